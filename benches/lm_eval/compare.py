@@ -213,15 +213,17 @@ def count_tokens(options, theirs):
 def parity(options, task):
     folder = options.work / task
     for name, command in commands(options, task, folder).items():
-        done = folder / (f"harness{options.softmax_dtype}.json" if name == "lm-eval" else "truing/results_lm_eval.json")
-        if not done.exists():
+        done = f"harness{options.softmax_dtype}.json" if name == "lm-eval" else "truing/results_2*.json"
+        if not any(folder.glob(done)):
             if name == "truing":
                 shutil.rmtree(folder / "truing", ignore_errors=True)
             run(options, command)
     benchmark = TASKS[task].benchmark
     theirs = json.loads((folder / f"harness{options.softmax_dtype}.json").read_text(encoding="utf-8"))
-    ours = json.loads((folder / "truing/results_lm_eval.json").read_text(encoding="utf-8"))["results"][benchmark]
-    samples = read_lines(folder / "truing" / f"samples_{benchmark}.jsonl")
+    newest = {kind: max((folder / "truing").glob(kind)) for kind in ("results_2*.json", f"samples_{benchmark}_2*.jsonl")}
+    ours, samples = (newest[kind] for kind in newest)
+    ours = json.loads(ours.read_text(encoding="utf-8"))["results"][benchmark]
+    samples = read_lines(samples)
     report = {"task": task, "items": len(samples), "lm-eval": theirs["version"],
               "results": compare_results(task, ours, theirs["results"])}
     if benchmark == "perplexity":

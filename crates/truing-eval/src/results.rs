@@ -2,6 +2,9 @@
 //! lm-evaluation-harness know, `results_*.json` and `samples_*.jsonl`. All files are written whole or not at
 //! all.
 
+mod names;
+mod python_json;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -12,9 +15,14 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 use truing_store::{StoreError, atomic};
 
+pub use names::{HARNESS_RESULTS, find_harness_results, harness_results_name, harness_samples_name};
+
+use names::sanitized;
+use python_json::python_json;
+
 use crate::benchmarks::{
-    Answer, Answers, Ask, Benchmark, BenchmarkError, DataFile, Item, ItemScore, MetricInfo, Prompt,
-    Recipient, Request, Scored, ScoringMode, Summary, TaskOptions,
+    Aggregation, Answer, Answers, Ask, Benchmark, BenchmarkError, DataFile, Item, ItemScore, MetricInfo,
+    Prompt, Recipient, Request, Scored, ScoringMode, Summary, TaskOptions,
 };
 
 /// One benchmark of a run.
@@ -28,15 +36,37 @@ pub struct TaskRecord {
     pub file: DataFile,
     /// Items in the file.
     pub n_items_in_file: usize,
-    /// Solved examples before each question.
+    /// Solved examples that were shown before each question; the fewest where their number differs.
     pub n_shots: usize,
+    /// Their mean over the items, where their number differs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean_shots: Option<f64>,
+    /// What is asked of the model, as lm-evaluation-harness names it: `generate_until`, `multiple_choice`,
+    /// `loglikelihood_rolling`; `reward` for a reward model.
+    #[serde(default)]
+    pub output_type: String,
     /// Whether quirks were kept.
     pub mode: ScoringMode,
     /// How strict scores differ from the published programs'.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub differences: Vec<String>,
+    /// What decides the answers and verdicts besides items and model: system prompt, chat template, sampling, seeds, and the
+    /// judge with its settings where there is one. Empty in records of earlier versions.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub settings: Map<String, Value>,
     /// The metrics.
     pub summary: Summary,
+}
+
+impl TaskRecord {
+    /// The setting with the judge's name.
+    pub const JUDGE: &str = "judge";
+
+    /// The judge's name, where there was one.
+    #[must_use]
+    pub fn judge(&self) -> Option<&str> {
+        self.settings.get(Self::JUDGE)?.as_str()
+    }
 }
 
 /// One item of a run, as it is stored: one JSON object a line. Scores can be made anew of it.
@@ -68,9 +98,6 @@ impl ItemRecord {
 
 /// The results of a run, in its folder: a list of [`TaskRecord`].
 pub const RESULTS: &str = "results.json";
-
-/// The results in the form of lm-evaluation-harness, in the run's folder.
-pub const HARNESS_RESULTS: &str = "results_lm_eval.json";
 
 /// The file with a task's items, in the run's folder.
 #[must_use]
@@ -136,8 +163,9 @@ pub fn read_items(path: &Path) -> Result<Vec<ItemRecord>, BenchmarkError> {
 pub struct RunFacts {
     /// The model as the user named it.
     pub model: String,
-    /// How it was run: `truing`, or a server's address.
-    pub model_source: String,
+    /// Address of the server that ran it; `None` where it ran in this process.
+    #[serde(default)]
+    pub base_url: Option<String>,
     /// Seconds since 1970 at the start, where the caller knows them.
     pub date: Option<f64>,
     /// Seconds that the run took; `None` where nothing was asked.
@@ -155,7 +183,7 @@ pub struct RunFacts {
     pub fewshot_as_multiturn: bool,
     /// `--limit`.
     #[serde(default)]
-    pub limit: Option<usize>,
+    pub limit: Option<f64>,
     /// The run's seed.
     #[serde(default)]
     pub seed: u64,
@@ -203,24 +231,24 @@ pub fn harness_results(
         shots.insert(task.clone(), record.n_shots.into());
         let counts = json!({"original": record.n_items_in_file, "effective": record.summary.n_items});
         n_samples.insert(task.clone(), counts);
-        let config = json!({
+        let mut config = json!({
             "task": task, "dataset_path": record.file.path, "dataset_sha256": record.file.sha256, "dataset_name": record.file.known_as,
+            "output_type": record.output_type, "metric_list": metric_list(record),
             "num_fewshot": record.n_shots, "scoring": record.mode, "metadata": {"version": record.version},
         });
+        if let Some(template) = own_template(run, task) {
+            config["doc_to_text"] = template.into();
+        }
         configs.insert(task.clone(), config);
     }
-    let sanitized: String = run
-        .model
-        .chars()
-        .map(|c| if c.is_alphanumeric() || matches!(c, '.' | '-' | '_') { c } else { '_' })
-        .collect();
-    let mut config = json!({
-        "model": run.model_source, "model_args": {"pretrained": run.model}, "limit": run.limit, "random_seed": run.seed,
-        "numpy_seed": run.seed, "fewshot_seed": run.seed,
+    let (model, model_args) = match &run.base_url {
+        None => ("truing", format!("pretrained={}", run.model)),
+        Some(url) => ("local-chat-completions", format!("model={},base_url={url}", run.model)),
+    };
+    let config = json!({
+        "model": model, "model_args": model_args, "limit": run.limit, "random_seed": run.seed, "numpy_seed": run.seed,
+        "torch_seed": run.seed, "fewshot_seed": run.seed, "truing": run.settings,
     });
-    if let Some(config) = config.as_object_mut() {
-        config.extend(run.settings.clone());
-    }
     json!({
         "results": results, "group_subtasks": subtasks, "configs": configs, "versions": versions, "n-shot": shots,
         "higher_is_better": directions, "n-samples": n_samples, "config": config, "git_hash": run.program, "date": run.date,
@@ -228,9 +256,40 @@ pub fn harness_results(
         "system_instruction_sha": run.system_instruction.as_deref().map(sha256),
         "fewshot_as_multiturn": run.fewshot_as_multiturn,
         "chat_template": run.chat_template, "chat_template_sha": run.chat_template.as_deref().map(sha256),
-        "task_hashes": task_hashes, "model_source": run.model_source, "model_name": run.model,
-        "model_name_sanitized": sanitized, "total_evaluation_time_seconds": run.seconds.map(|seconds| seconds.to_string()),
+        "task_hashes": task_hashes, "model_source": run.base_url.as_deref().unwrap_or(model), "model_name": run.model,
+        "model_name_sanitized": sanitized(&run.model), "total_evaluation_time_seconds": run.seconds.map(|seconds| seconds.to_string()),
     })
+}
+
+/// The metrics of a task as its configuration lists them there.
+fn metric_list(record: &TaskRecord) -> Vec<Value> {
+    let mut list: Vec<Value> = Vec::new();
+    for MetricInfo { name, aggregation, higher_is_better, .. } in
+        record.summary.metrics.iter().map(|summary| &summary.metric)
+    {
+        let aggregation = match aggregation {
+            Aggregation::Mean => "mean",
+            Aggregation::Ratio => "weighted_mean",
+            Aggregation::Perplexity => "weighted_perplexity",
+            Aggregation::Bits => "bits_per_byte",
+            Aggregation::MeanOfCategories(_) => "mean_of_categories",
+        };
+        let metric =
+            json!({"metric": name, "aggregation": aggregation, "higher_is_better": higher_is_better});
+        // Filters read one metric in several ways.
+        if !list.contains(&metric) {
+            list.push(metric);
+        }
+    }
+    list
+}
+
+/// The template of the question of a benchmark of the user's own.
+fn own_template(run: &RunFacts, task: &str) -> Option<String> {
+    let tasks = run.settings.get("task")?.as_array()?;
+    let mut custom = tasks.iter().filter_map(|one| one.get("custom"));
+    let own = custom.find(|custom| custom.get("name").and_then(Value::as_str) == Some(task))?;
+    own.get("prompt")?.as_str().map(str::to_owned)
 }
 
 /// The lines of `samples_<task>_*.jsonl` of lm-evaluation-harness, one for each item and filter, and the task's
@@ -344,19 +403,22 @@ fn sample(
         .collect();
     let names: Vec<&str> =
         metrics.iter().filter(|metric| metric.filter == filter).map(|metric| metric.name.as_ref()).collect();
-    let doc = serde_json::to_string_pretty(&item.row).unwrap_or_default();
+    let doc = item.original_row();
+    let doc_hash = sha256(&python_json(&doc));
     let mut line = Map::new();
     line.insert("doc_id".into(), doc_id.into());
-    line.insert("doc".into(), item.row.clone().into());
+    line.insert("doc".into(), doc.into());
     line.insert("target".into(), item.target.clone().into());
     line.insert("arguments".into(), numbered.into());
     line.insert("resps".into(), given.into_iter().map(|one| json!([one])).collect());
     line.insert("filtered_resps".into(), filtered.into());
     line.insert("filter".into(), filter.into());
     line.insert("metrics".into(), names.clone().into());
-    line.insert("doc_hash".into(), sha256(&doc).into());
+    line.insert("doc_hash".into(), doc_hash.into());
     line.insert("prompt_hash".into(), sha256(&first).into());
     line.insert("target_hash".into(), sha256(&item.target).into());
+    line.insert("item_id".into(), item.id.clone().into());
+    line.insert("seed".into(), record.seed.into());
     for name in names {
         // An unscored item has null, never 0.
         let measure =

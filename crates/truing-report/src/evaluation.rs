@@ -11,7 +11,7 @@ use std::path::Path;
 
 use truing_eval::comparison::RunPair;
 use truing_eval::results::{
-    HARNESS_RESULTS, ItemRecord, RESULTS, TaskRecord, items_file, read_items, read_results,
+    ItemRecord, RESULTS, TaskRecord, find_harness_results, items_file, read_items, read_results,
 };
 use truing_store::atomic;
 
@@ -48,7 +48,10 @@ struct Config {
 }
 
 fn read_facts(folder: &Path) -> Result<Facts, ReportError> {
-    Ok(read_json(&folder.join(HARNESS_RESULTS))?.unwrap_or_default())
+    match find_harness_results(folder) {
+        Some(path) => Ok(read_json(&path)?.unwrap_or_default()),
+        None => Ok(Facts::default()),
+    }
 }
 
 /// Reads the evaluation in `folder` and writes its page to `page`, whole or not at all.

@@ -42,6 +42,14 @@ pub trait RewardFunction {
             _ => Ok(0.0),
         }
     }
+
+    /// Checks of a row what can be known before there is a completion of it: `completion` has no text. Nothing is asked or run.
+    ///
+    /// # Errors
+    /// When no completion of the row will have a score.
+    fn check_row(&mut self, completion: &Completion<'_>) -> Result<(), Unscored> {
+        self.score_without_answer(completion).map(|_| ())
+    }
 }
 
 /// A column of the prompt's row as text; numbers as they are written.

@@ -317,6 +317,31 @@ impl Rewards {
         self.marks = marks;
     }
 
+    /// Checks of a row that every reward that is meant for it, and is not `optional`, will be able to score its completions.
+    /// `completion` has no text. Nothing is asked or run.
+    ///
+    /// # Errors
+    /// The name of the first reward that will not, and why.
+    pub fn check_row(&mut self, completion: &Completion<'_>) -> Result<(), (String, Unscored)> {
+        for part in self.parts.iter_mut().filter(|part| !part.optional) {
+            if !is_meant(&part.sources, &completion.origin.source) {
+                continue;
+            }
+            match part.function.check_row(completion) {
+                Err(unscored)
+                    if matches!(
+                        unscored.reason,
+                        UnscoredReason::MissingReference | UnscoredReason::BadReference
+                    ) =>
+                {
+                    return Err((part.name.clone(), unscored));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Scores completions, each by the rewards that its row is meant for.
     pub fn score(&mut self, completions: &[Completion<'_>]) -> Vec<ScoredCompletion> {
         self.score_after(completions, &vec![TextStart::Unknown; completions.len()])
@@ -399,6 +424,50 @@ mod tests {
     use super::*;
     use serde_json::json;
     use truing_types::{Conversation, FinishReason};
+
+    #[test]
+    fn a_row_that_no_completion_can_be_scored_of_is_known_before() {
+        let check = |recipe: Value, columns: Value| {
+            let configs: Vec<RewardConfig> = serde_json::from_value(recipe).unwrap();
+            let columns: Map<String, Value> = serde_json::from_value(columns).unwrap();
+            let (prompt, origin) = (Conversation::default(), RowOrigin { source: "a.jsonl".into(), line: 3 });
+            let completion = Completion {
+                prompt: &prompt,
+                text: "",
+                n_tokens: 0,
+                finish_reason: FinishReason::EndOfTurn,
+                columns: &columns,
+                origin: &origin,
+            };
+            let found = Rewards::new(&configs, Some(Path::new(""))).unwrap().check_row(&completion);
+            found.map_err(|(name, unscored)| format!("{name}: {}", unscored.detail))
+        };
+        let exact = json!([{"kind": {"exact_match": {}}}]);
+        assert_eq!(check(exact.clone(), json!({"answer": "x"})), Ok(()));
+        assert_eq!(
+            check(exact, json!({"ans": "x"})),
+            Err("exact_match: a.jsonl:3: the row has no `answer`".into())
+        );
+        let optional = json!([{"kind": {"exact_match": {}}, "optional": true}]);
+        assert_eq!(check(optional, json!({})), Ok(()));
+        let elsewhere = json!([{"kind": {"exact_match": {}}, "sources": ["b.jsonl"]}]);
+        assert_eq!(check(elsewhere, json!({})), Ok(()));
+        let schema = json!([{"kind": {"json_schema": {"column": "schema"}}}]);
+        let error = check(schema, json!({"schema": {"type": "nonsense"}})).unwrap_err();
+        assert!(error.contains("a.jsonl:3: `schema` is not a valid schema"), "{error}");
+        let ifeval = json!([{"kind": {"ifeval": {}}}]);
+        let row = json!({
+            "instruction_id_list": ["length_constraints:number_words"],
+            "kwargs": [{"num_words": 5, "relation": "below"}]
+        });
+        let error = check(ifeval, row).unwrap_err();
+        assert!(error.contains("relation"), "{error}");
+        // Programs are not run.
+        let code = json!([{"kind": {"code": {}}}]);
+        assert_eq!(check(code.clone(), json!({"test": "assert True"})), Ok(()));
+        let error = check(code, json!({})).unwrap_err();
+        assert_eq!(error, "code: a.jsonl:3: the row has no `test` and no `test_list`");
+    }
 
     fn score(recipe: Value, source: &str, columns: Value, text: &str) -> ScoredCompletion {
         let configs: Vec<RewardConfig> = serde_json::from_value(recipe).unwrap();

@@ -19,4 +19,8 @@ pub trait Probe {
     fn elapsed_secs(&self) -> f64;
     /// The most memory that this process has held so far.
     fn peak_resident_bytes(&self) -> Option<u64>;
+    /// The time of day in seconds since 1970, for names and records; `None` where there is no clock.
+    fn unix_secs(&self) -> Option<f64> {
+        None
+    }
 }

@@ -9,6 +9,7 @@ mod answer_log;
 mod asking;
 mod config;
 mod plan;
+mod records;
 mod run;
 
 use std::borrow::Cow;
@@ -21,9 +22,10 @@ use truing_types::StageName;
 
 pub(crate) use answer_log::AnswerLog;
 pub use config::{EvaluateConfig, EvaluateJudge, TaskConfig};
+pub(crate) use plan::resolution_row;
 pub use plan::{EvaluateInputs, EvaluatePlan, PlannedTask};
+pub use records::{EvaluateOutcome, rescore};
 pub(crate) use run::{Asking, SubjectModel};
-pub use run::{EvaluateOutcome, rescore};
 
 use crate::{PlanContext, RunContext, Stage, StageError};
 

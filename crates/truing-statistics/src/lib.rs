@@ -36,10 +36,13 @@ pub use kappa::{KappaWeights, cohen_kappa, fleiss_kappa};
 pub use kendall::kendall_w;
 pub use krippendorff::{Level, krippendorff_alpha};
 pub use logistic::{LogisticFit, Observation, fit_logistic};
-pub use means::{Interval, MeanEstimate, clustered_mean, clustered_ratio, mean_bounds, mean_estimate};
+pub use means::{
+    Interval, MeanEstimate, clustered_mean, clustered_ratio, interval_of_equal_values, mean_bounds,
+    mean_estimate,
+};
 pub use moments::{mean_and_deviation, mean_and_sample_deviation};
 pub use normal::normal_probability;
-pub use paired::{McNemar, PairedDifference, holm, mcnemar, paired_difference};
+pub use paired::{McNemar, PairedDifference, PairedInterval, holm, mcnemar, paired_difference};
 pub use pass_at_k::pass_at_k;
 pub use resolution::{Power, effective_items};
 pub use selection::selection_optimism;

@@ -94,6 +94,21 @@ pub fn mean_bounds(values: &[f64], n_missing: usize, range: Interval) -> Option<
     (n > 0).then(|| Interval { low: mean(range.low), high: mean(range.high) })
 }
 
+/// The 95 % interval of a mean of which all `n` independent units have the same value. They show no spread, so neither
+/// Student's t nor a bootstrap has a width. But as many as `1 - 0.025^(1/n)` of all units may have another value (the exact
+/// bound of a share of which none was seen; about `3.7/n`, and with one side the rule of three, Hanley and Lippman-Hand
+/// 1983), and those may lie at either end of `range`. `None` without units, or for a value outside the range.
+#[must_use]
+pub fn interval_of_equal_values(value: f64, n: usize, range: Interval) -> Option<Interval> {
+    const TAIL: f64 = 0.025;
+    let is_inside = range.low <= value && value <= range.high;
+    let others = 1.0 - TAIL.powf(1.0 / n as f64);
+    (n > 0 && is_inside).then(|| Interval {
+        low: value - others * (value - range.low),
+        high: value + others * (range.high - value),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,6 +153,19 @@ mod tests {
         assert!((ratio.mean - mean.mean).abs() < 1e-12);
         assert!((ratio.standard_error.unwrap() - mean.standard_error.unwrap()).abs() < 1e-12);
         assert_eq!(clustered_ratio(&[1.0], &[0.0], &[0]), None);
+    }
+
+    #[test]
+    fn equal_values_have_an_interval_of_their_range() {
+        // Shares: that of Clopper and Pearson, statsmodels.stats.proportion.proportion_confint(20, 20, method="beta").
+        let range = Interval { low: 0.0, high: 1.0 };
+        let found = interval_of_equal_values(1.0, 20, range).unwrap();
+        assert!((found.low - 0.831_566_529_016_914_6).abs() < 1e-10 && found.high == 1.0, "{found:?}");
+        // Eleven grades of 8 between 1 and 10: 1 - 0.025^(1/11) = 0.284914 of all answers may have other grades.
+        let found = interval_of_equal_values(8.0, 11, Interval { low: 1.0, high: 10.0 }).unwrap();
+        assert!((found.low - 6.005_600).abs() < 1e-5 && (found.high - 8.569_828).abs() < 1e-5, "{found:?}");
+        assert_eq!(interval_of_equal_values(1.0, 0, range), None);
+        assert_eq!(interval_of_equal_values(2.0, 5, range), None);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bootstrap::{Bootstrap, BootstrapKind};
 use crate::distributions::binomial_at_most;
+use crate::estimate::{Estimate, PairedPasses};
 use crate::means::{Interval, MeanEstimate, clustered_mean};
 
 /// Two systems on the same right-or-wrong items.
@@ -29,13 +30,32 @@ pub fn mcnemar(n_first_only: u64, n_second_only: u64) -> McNemar {
     McNemar { n_first_only, n_second_only, p_value: (2.0 * tail).min(1.0) }
 }
 
+/// How the interval of a paired difference was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PairedInterval {
+    /// Newcombe's of two shares of the same items ([`Estimate::difference_of_paired_shares`]): independent right-or-wrong
+    /// items. It has a width where the systems differ on no item, and holds where they differ on few.
+    Newcombe,
+    /// The percentile bootstrap by clusters.
+    Bootstrap,
+    /// That of a mean of equal values ([`crate::interval_of_equal_values`]): all clusters differ by the same amount, so that
+    /// every resample has the same mean.
+    EqualValues,
+}
+
 /// The mean difference of two systems on the same items.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct PairedDifference {
     /// Second minus first, with its standard error by clusters.
     pub estimate: MeanEstimate,
-    /// Bootstrap interval (percentile) of the difference, drawn by clusters.
+    /// 95 % interval of the difference; a bootstrap has the level of its settings. `None` where every cluster differs by the
+    /// same amount and the scores are not right or wrong: a bootstrap would have no width, and without the scores' range
+    /// nothing else has one.
     pub interval: Option<Interval>,
+    /// How it was made.
+    #[serde(default)]
+    pub interval_kind: Option<PairedInterval>,
     /// Two-sided probability by exchanging the two systems' scores within clusters.
     pub p_value: f64,
     /// Whether every exchange was counted, rather than a sample of them.
@@ -69,12 +89,41 @@ pub fn paired_difference<Cluster: Ord>(
         *n += 1.0;
     }
     let sums: Vec<(f64, f64)> = sums.into_values().collect();
-    let interval = settings.interval(sums.len(), BootstrapKind::Percentile, |drawn| {
+    let of_shares = (sums.len() == first.len()).then(|| of_right_or_wrong(first, second)).flatten();
+    let (interval, interval_kind) = match of_shares {
+        Some(interval) => (Some(interval), Some(PairedInterval::Newcombe)),
+        None => {
+            let interval = resampled(&sums, settings);
+            (interval, interval.map(|_| PairedInterval::Bootstrap))
+        }
+    };
+    let (p_value, is_exact) = sign_flips(&sums, settings);
+    Some(PairedDifference { estimate, interval, interval_kind, p_value, is_exact })
+}
+
+/// Newcombe's interval, where every score is 0 or 1.
+fn of_right_or_wrong(first: &[f64], second: &[f64]) -> Option<Interval> {
+    let is_right_or_wrong = |score: &f64| *score == 0.0 || *score == 1.0;
+    if !first.iter().chain(second).all(is_right_or_wrong) {
+        return None;
+    }
+    let pairs = first.iter().zip(second).map(|(first, second)| (*first == 1.0, *second == 1.0));
+    let Estimate { low, high, .. } = Estimate::difference_of_paired_shares(PairedPasses::count(pairs))?;
+    Some(Interval { low, high })
+}
+
+/// The percentile bootstrap of clusters with a sum and a number each. `None` where it has no width.
+fn resampled(sums: &[(f64, f64)], settings: &Bootstrap) -> Option<Interval> {
+    let mean_of = |(sum, n): &(f64, f64)| sum / n;
+    let means: Vec<f64> = sums.iter().map(mean_of).collect();
+    let scale = means.iter().fold(0.0_f64, |scale, mean| scale.max(mean.abs()));
+    if means.iter().all(|mean| (mean - means[0]).abs() <= EQUAL * scale) {
+        return None;
+    }
+    settings.interval(sums.len(), BootstrapKind::Percentile, |drawn| {
         let (sum, n) = drawn.iter().fold((0.0, 0.0), |(sum, n), &i| (sum + sums[i].0, n + sums[i].1));
         sum / n
-    });
-    let (p_value, is_exact) = sign_flips(&sums, settings);
-    Some(PairedDifference { estimate, interval, p_value, is_exact })
+    })
 }
 
 /// The share of patterns of exchanged clusters whose difference is at least as large (Fisher 1935); among
@@ -170,6 +219,26 @@ mod tests {
         assert!(!found.is_exact && (found.p_value - exact).abs() < 0.006, "{} {exact}", found.p_value);
         let interval = found.interval.unwrap();
         assert!(interval.low < 0.05 && interval.high > 0.05);
+    }
+
+    #[test]
+    fn few_differences_do_not_make_an_interval_without_width() {
+        let names: Vec<usize> = (0..60).collect();
+        let right: Vec<f64> = (0..60).map(|i| f64::from(u8::from(i < 40))).collect();
+        let same = paired_difference(&right, &right, &names, &Bootstrap::default()).unwrap();
+        // Newcombe's method 10 with 40 right and 20 wrong in both, by the formula in Python.
+        let Interval { low, high } = same.interval.unwrap();
+        assert_eq!(same.interval_kind, Some(PairedInterval::Newcombe));
+        assert!((low + 0.037_485).abs() < 1e-5 && (high - 0.037_485).abs() < 1e-5, "{low} {high}");
+        // Grades that are all one better: there is no spread to resample.
+        let grades = [5.0, 6.0, 7.0, 8.0];
+        let better = grades.map(|grade| grade + 1.0);
+        let found = paired_difference(&grades, &better, &[0, 1, 2, 3], &Bootstrap::default()).unwrap();
+        assert_eq!((found.interval, found.interval_kind, found.estimate.mean), (None, None, 1.0));
+        let mixed = paired_difference(&grades, &[6.0, 6.0, 8.0, 8.5], &[0, 1, 2, 3], &Bootstrap::default());
+        let mixed = mixed.unwrap();
+        assert_eq!(mixed.interval_kind, Some(PairedInterval::Bootstrap));
+        assert!(mixed.interval.is_some_and(|Interval { low, high }| low < 0.625 && high > 0.625));
     }
 
     #[test]

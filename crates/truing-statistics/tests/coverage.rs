@@ -16,6 +16,17 @@ fn used_intervals_hold_the_truth() {
         study::clusters(N, 50),
         study::differences(N, 200, 0.5),
     ];
+    // Where models differ on few items, the interval that is used holds; a bootstrap of them does not.
+    let rare = study::rare_differences(N, 60, 0.03);
+    assert!(
+        rare.iter().filter(|row| row.is_used).all(|row| row.share > 0.95),
+        "Newcombe's interval is too narrow"
+    );
+    let resampled = rare.iter().find(|row| row.method == "paired bootstrap");
+    assert!(
+        resampled.is_some_and(|row| row.share < 0.9),
+        "the bootstrap of few discordant items is too narrow"
+    );
     for row in rows.iter().flatten().filter(|row| row.is_used) {
         assert!((0.905..=0.99).contains(&row.share), "{} {}: {}", row.setting, row.method, row.share);
     }

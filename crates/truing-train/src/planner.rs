@@ -328,6 +328,10 @@ pub enum Amount {
     Seconds(f64),
     /// A part of a whole, between 0 and 1.
     Share(f64),
+    /// No number: it cannot be resolved with so many items.
+    NotResolvedWith(u64),
+    /// No number, and why.
+    Unknown(&'static str),
 }
 
 /// One line of a printed plan.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use truing_stages::{Machine, Probe};
@@ -93,6 +93,10 @@ impl Probe for ProcessProbe {
 
     fn peak_resident_bytes(&self) -> Option<u64> {
         peak_resident_bytes()
+    }
+
+    fn unix_secs(&self) -> Option<f64> {
+        SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs_f64())
     }
 }
 

@@ -195,8 +195,8 @@ impl Benchmark for ArenaHard {
                 });
             };
             let mut item = Item::new(id, row, Prompt::user(text.clone()), String::new());
-            item.row.insert(PROMPT.into(), text.into());
-            item.row.insert(BASELINE.into(), baseline.as_str().into());
+            item.add(PROMPT, text.into());
+            item.add(BASELINE, baseline.as_str().into());
             for dimension in ["category", "cluster"] {
                 if let Some(category) = row.optional_text(dimension)? {
                     item = item.with_category(dimension, category);

@@ -1,13 +1,15 @@
 //! A user's own benchmark, without code: rows, a template for the question, and a scorer, which is a reward of
 //! `truing-reward` with its settings, as in a recipe.
 
+use std::path::Path;
+
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 use truing_data::ObjectRow;
 use truing_reward::{Completion, RewardConfig, Rewards};
-use truing_types::{Conversation, Message, Role, SamplingOptions, Unscored, UnscoredReason};
+use truing_types::{Conversation, FinishReason, Message, Role, SamplingOptions, Unscored, UnscoredReason};
 
 use super::{
     Answers, Ask, Benchmark, BenchmarkError, Item, ItemScore, MetricInfo, Prompt, Recipient, Request, Row,
@@ -122,7 +124,7 @@ impl CustomBenchmark {
                 return Err(bad(name, text.clone(), &format!("a Jinja template: {error}")));
             }
         }
-        let names = Rewards::new(&config.scorer, Some(std::path::Path::new("")))
+        let names = Rewards::new(&config.scorer, Some(Path::new("")))
             .map(|rewards| rewards.names().map(str::to_owned).collect())
             .unwrap_or_default();
         Ok(Self { config, templates, names })
@@ -138,6 +140,28 @@ impl CustomBenchmark {
                 expected: format!("columns that it names ({})", error),
             })?;
         Ok(Some(text))
+    }
+
+    /// Refuses rows whose answers a scorer cannot score, before an answer is paid for.
+    fn check_columns(&self, items: &[Item]) -> Result<(), BenchmarkError> {
+        let Ok(mut rewards) = Rewards::new(&self.config.scorer, Some(Path::new(""))) else { return Ok(()) };
+        for item in items {
+            let (prompt, origin) = (item.prompt.conversation(false), item.origin());
+            let completion = Completion {
+                prompt: &prompt,
+                text: "",
+                n_tokens: 0,
+                finish_reason: FinishReason::EndOfTurn,
+                columns: &item.row,
+                origin: &origin,
+            };
+            if let Err((scorer, unscored)) = rewards.check_row(&completion) {
+                let place = format!("{origin}: ");
+                let reason = unscored.detail.strip_prefix(&place).unwrap_or(&unscored.detail).to_owned();
+                return Err(BenchmarkError::UnscorableRow { origin, scorer, reason });
+            }
+        }
+        Ok(())
     }
 
     fn total() -> MetricInfo {
@@ -184,7 +208,9 @@ impl Benchmark for CustomBenchmark {
             }
             Ok(item)
         };
-        rows.iter().map(item).collect()
+        let items: Vec<Item> = rows.iter().map(item).collect::<Result<_, BenchmarkError>>()?;
+        self.check_columns(&items)?;
+        Ok(items)
     }
 
     fn requests(&self, item: &Item, _: &Answers, _: &TaskOptions) -> Vec<Request> {

@@ -39,6 +39,16 @@ pub enum BenchmarkError {
         /// What should be there.
         expected: String,
     },
+    /// A row whose answers no score can be given.
+    #[error("{origin}: the scorer `{scorer}` can score no answer of this row: {reason}")]
+    UnscorableRow {
+        /// The row.
+        origin: RowOrigin,
+        /// The scorer.
+        scorer: String,
+        /// What is missing or wrong, with its column.
+        reason: String,
+    },
     /// Two items of one name: their answers would be mixed up.
     #[error("{origin}: the item `{id}` is already at {first}")]
     DuplicateItem {

@@ -218,7 +218,7 @@ impl Benchmark for UserExperience {
             let prompt = Prompt::user(row.text("prompt")?);
             let mut item = Item::new(id, row, prompt, String::new());
             if let Some(baseline) = options.baseline.get(&item.id) {
-                item.row.insert(BASELINE.into(), baseline.as_str().into());
+                item.add(BASELINE, baseline.as_str().into());
             }
             if let Some(category) = row.optional_text("category")? {
                 item = item.with_category("category", category);

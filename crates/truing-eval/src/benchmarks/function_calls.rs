@@ -272,7 +272,7 @@ impl Benchmark for FunctionCalls {
             let prompt = Prompt::Chat(Conversation { messages: turns, tools: Vec::new() });
             let kind = kind_of(&id).to_owned();
             let mut item = Item::new(id, row, prompt, truth.to_string()).with_category("kind", kind);
-            item.row.insert(TRUTH.into(), truth);
+            item.add(TRUTH, truth);
             Ok(item)
         };
         // A folder may hold the second file too: its rows have no question.

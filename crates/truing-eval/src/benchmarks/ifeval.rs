@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 use truing_data::ObjectRow;
-use truing_reward::verifiers::ifeval::{IfevalConfig, Mode, check_ids, check_row};
+use truing_reward::verifiers::ifeval::{IfevalConfig, Locale, Mode, check_ids, check_row};
 use truing_types::{Conversation, Message, Role, SamplingOptions, Unscored};
 
 use super::measure::Aggregation;
@@ -87,6 +87,20 @@ fn check_instructions(row: Row<'_>, columns: &Map<String, Value>) -> Result<(), 
     }
     check_ids(columns, &IfevalConfig::default()).map_err(|reason| {
         row.bad("instruction_id_list", &Value::from(ids.to_vec()), format!("known instructions: {reason}"))
+    })?;
+    check_settings(row, "kwargs", columns)
+}
+
+/// Refuses settings that are missing or make no sense: they are so for every answer. A row in a language without rules is
+/// unscored, and not refused.
+fn check_settings(row: Row<'_>, column: &str, columns: &Map<String, Value>) -> Result<(), BenchmarkError> {
+    let language = columns.get("language").and_then(Value::as_str).filter(|name| !name.trim().is_empty());
+    if language.is_some_and(|name| Locale::find(name).is_none()) {
+        return Ok(());
+    }
+    check_row(columns, "", Mode::Strict).map(|_| ()).map_err(|unscored| {
+        let found = columns.get("kwargs").unwrap_or(&Value::Null);
+        row.bad(column, found, format!("settings of each instruction: {}", unscored.detail))
     })
 }
 
@@ -97,6 +111,12 @@ impl Benchmark for Ifeval {
 
     fn about(&self) -> &str {
         self.about
+    }
+
+    fn differences(&self) -> &[&str] {
+        &[
+            "the language of a response (`language:response_language`, `change_case:english_lowercase`, `change_case:english_capital`) is detected by a trigram model that gives the same answer each time, and a text too short to tell counts as in the wanted language; langdetect, which the published program asks, draws at random and takes some English of a few words for another language",
+        ]
     }
 
     fn metrics(&self, _: &TaskOptions) -> Vec<MetricInfo> {
@@ -123,7 +143,9 @@ impl Benchmark for Ifeval {
             let group =
                 if groups.len() == 1 { groups.into_iter().next().unwrap_or_default() } else { "several" };
             item = item.with_category("instructions", group);
-            item.row = columns;
+            if let Some(language) = columns.get("language").filter(|_| !item.row.contains_key("language")) {
+                item.add("language", language.clone());
+            }
             Ok(item)
         };
         rows.iter().map(item).collect()
@@ -199,6 +221,7 @@ impl MultiIf {
                 let column = format!("turn_{turn}_instruction_id_list");
                 row.bad(&column, &columns["instruction_id_list"], format!("known instructions: {reason}"))
             })?;
+            check_settings(row, &format!("turn_{turn}_kwargs"), &columns)?;
             turns.push((prompt.to_owned(), columns));
         }
         match turns.is_empty() {
@@ -247,7 +270,7 @@ impl Benchmark for MultiIf {
                 columns.insert("prompt".into(), prompt.into());
                 Value::Object(columns)
             });
-            item.row.insert("turns".into(), turns.collect());
+            item.add("turns", turns.collect());
             Ok(item.with_category("language", language))
         };
         rows.iter().map(item).collect()

@@ -21,6 +21,9 @@ pub struct Item {
     pub line: u64,
     /// The row; several rows that are one item stand under `rows`.
     pub row: Map<String, Value>,
+    /// Columns of `row` that the benchmark added, with the row's own value where it had one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub added: BTreeMap<String, Option<Value>>,
     /// Items of one text or dialogue share a cluster; `None` where it stands alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
@@ -43,6 +46,7 @@ impl Item {
             source: row.origin().source.to_string(),
             line: row.origin().line,
             row: row.object().clone(),
+            added: BTreeMap::new(),
             cluster: None,
             categories: BTreeMap::new(),
             prompt,
@@ -50,11 +54,49 @@ impl Item {
         }
     }
 
+    /// Adds a column to the row, for scoring and records.
+    pub fn add(&mut self, column: &str, value: Value) {
+        let own = self.row.insert(column.to_owned(), value);
+        self.added.entry(column.to_owned()).or_insert(own);
+    }
+
+    /// The row as it stands in the file.
+    #[must_use]
+    pub fn original_row(&self) -> Map<String, Value> {
+        let mut row = self.row.clone();
+        for (column, own) in &self.added {
+            match own {
+                Some(value) => row.insert(column.clone(), value.clone()),
+                None => row.shift_remove(column),
+            };
+        }
+        row
+    }
+
     /// Adds a category.
     #[must_use]
     pub fn with_category(mut self, dimension: &str, category: impl Into<String>) -> Self {
         self.categories.insert(dimension.to_owned(), category.into());
         self
+    }
+
+    /// Whether another item is made of the same row. Files of one benchmark in different forms may write a number as `3` or
+    /// `3.0`, and leave a column out or make it null.
+    #[must_use]
+    pub fn has_same_content(&self, other: &Self) -> bool {
+        let is_of_file =
+            |column: &&String| !self.added.contains_key(*column) && !other.added.contains_key(*column);
+        let mut columns = self.row.keys().chain(other.row.keys()).filter(is_of_file);
+        columns.all(|column| same_fields(&self.row, &other.row, column))
+    }
+
+    /// Solved examples that its prompt shows.
+    #[must_use]
+    pub fn n_shots(&self) -> usize {
+        match &self.prompt {
+            Prompt::Completion(prompt) => prompt.shots.len(),
+            Prompt::Chat(_) => 0,
+        }
     }
 
     /// File and line.
@@ -67,6 +109,23 @@ impl Item {
     #[must_use]
     pub fn text(&self, column: &str) -> &str {
         self.row.get(column).and_then(Value::as_str).unwrap_or_default()
+    }
+}
+
+fn same_fields(one: &Map<String, Value>, other: &Map<String, Value>, key: &str) -> bool {
+    same_values(one.get(key).unwrap_or(&Value::Null), other.get(key).unwrap_or(&Value::Null))
+}
+
+fn same_values(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Number(one), Value::Number(other)) => one == other || one.as_f64() == other.as_f64(),
+        (Value::Array(one), Value::Array(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| same_values(one, other))
+        }
+        (Value::Object(one), Value::Object(other)) => {
+            one.keys().chain(other.keys()).all(|key| same_fields(one, other, key))
+        }
+        (one, other) => one == other,
     }
 }
 

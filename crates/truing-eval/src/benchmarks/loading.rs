@@ -43,6 +43,28 @@ pub struct Loaded {
     pub n_rows: usize,
 }
 
+/// Solved examples that the items of a benchmark are shown with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ShotCount {
+    /// The fewest before an item.
+    pub fewest: usize,
+    /// The mean over the items.
+    pub mean: f64,
+}
+
+impl Loaded {
+    /// The solved examples that are shown: fewer than asked for where the file of examples has fewer, or fewer of a
+    /// question's subject.
+    #[must_use]
+    pub fn shots(&self) -> ShotCount {
+        let shown = self.items.iter().map(Item::n_shots);
+        ShotCount {
+            fewest: shown.clone().min().unwrap_or(0),
+            mean: shown.sum::<usize>() as f64 / self.items.len().max(1) as f64,
+        }
+    }
+}
+
 /// Reads a benchmark's items: JSON Lines, a JSON list, Parquet, CSV or TSV, a file or a folder.
 ///
 /// # Errors
@@ -93,6 +115,9 @@ pub(crate) fn items_of(
         });
     }
     let mut items = benchmark.items(rows, options)?;
+    if let Some(wanted) = options.n_shots {
+        check_shots(benchmark, &items, wanted)?;
+    }
     let mut seen: BTreeMap<&str, RowOrigin> = BTreeMap::new();
     for item in &items {
         if let Some(first) = seen.insert(&item.id, item.origin()) {
@@ -100,8 +125,32 @@ pub(crate) fn items_of(
             return Err(BenchmarkError::DuplicateItem { origin, id, first });
         }
     }
-    items.truncate(options.limit.unwrap_or(usize::MAX));
+    if let Some(limit) = options.limit {
+        items.truncate(limited(items.len(), limit));
+    }
     Ok(items)
+}
+
+/// How many of `n` items a limit leaves: a number of 1 or more, or below 1 a share of them, rounded up, as
+/// lm-evaluation-harness has it.
+fn limited(n: usize, limit: f64) -> usize {
+    let wanted = if limit < 1.0 { (n as f64 * limit).ceil() } else { limit.floor() };
+    n.min(wanted as usize)
+}
+
+/// Every item is shown with as many examples as were asked for.
+fn check_shots(benchmark: &dyn Benchmark, items: &[Item], wanted: usize) -> Result<(), BenchmarkError> {
+    let Some(short) = items.iter().find(|item| item.n_shots() < wanted) else { return Ok(()) };
+    let expected = match items.iter().any(|item| item.n_shots() > 0) {
+        // An item is never an example of itself.
+        true => format!(
+            "at most {}: the file with examples has no more for the item at {}",
+            short.n_shots(),
+            short.origin()
+        ),
+        false => format!("0: `{}` is shown without solved examples", benchmark.name()),
+    };
+    Err(BenchmarkError::BadSetting { setting: "num_fewshot", found: wanted.to_string(), expected })
 }
 
 fn data_file(benchmark: &dyn Benchmark, path: &Path) -> Result<DataFile, BenchmarkError> {
@@ -137,4 +186,19 @@ pub(super) fn shot_rows<'a>(
     let n = options.n_shots.unwrap_or_else(|| benchmark.default_shots());
     let own = row.object.clone();
     options.shots.iter().filter(move |shot| shot.object != own && is_fit(shot)).take(n)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_a_number_or_a_share() {
+        // lm_eval.evaluator_utils.get_sample_size, which does not stop at the number of items
+        for (n, limit, expected) in
+            [(1319, 0.1, 132), (1319, 1.0, 1), (1319, 200.0, 200), (5, 200.0, 5), (5, 0.01, 1), (7, 0.5, 4)]
+        {
+            assert_eq!(limited(n, limit), expected, "{n} {limit}");
+        }
+    }
 }

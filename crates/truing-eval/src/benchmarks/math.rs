@@ -248,6 +248,10 @@ impl Benchmark for MathTask {
     fn items(&self, rows: &[ObjectRow], options: &TaskOptions) -> Result<Vec<Item>, BenchmarkError> {
         let item = |row: &ObjectRow| {
             let problem = (self.read)(Row(row))?;
+            // One way of reading would call it wrong and another unscored.
+            if problem.reference.trim().is_empty() {
+                return Err(Row(row).bad("answer", &Value::from(""), "a reference answer that is not empty"));
+            }
             let mut prompt = CompletionPrompt::new(problem.question);
             prompt.delimiter = self.delimiter.to_owned();
             prompt.description = options.description.clone().unwrap_or_default();
@@ -257,8 +261,8 @@ impl Benchmark for MathTask {
             }
             let id = Row(row).name_or_line(&["id", "ID", "unique_id"])?;
             let mut item = Item::new(id, Row(row), Prompt::Completion(prompt), problem.reference.clone());
-            item.row.insert(REFERENCE.into(), problem.reference.into());
-            item.row.insert("stop".into(), problem.stop.into());
+            item.add(REFERENCE, problem.reference.into());
+            item.add("stop", problem.stop.into());
             item.categories =
                 problem.categories.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
             Ok(item)

@@ -53,7 +53,7 @@ pub use fbbench::scores_of_judged as fbbench_scores_of_judged;
 pub use item::{Answer, Answers, Ask, CompletionPrompt, Item, LogLikelihood, Prompt, Recipient, Request};
 pub use judge_quality::{JudgeQuality, MeasuredShare, OrderConsistency, RepeatAgreement, judge_quality};
 pub use judging::{Question, Verdict, is_of_judge, repeated_name};
-pub use loading::{DataFile, KnownFile, Loaded, load};
+pub use loading::{DataFile, KnownFile, Loaded, ShotCount, load};
 pub use measure::{Aggregation, ItemScore, Measure, MetricInfo};
 pub use mt_bench::scores_of_judgments as mt_bench_scores_of_judgments;
 pub use row::Row;
@@ -82,8 +82,8 @@ pub struct TaskOptions {
     pub shots: Vec<ObjectRow>,
     /// Text before everything, instead of the benchmark's own.
     pub description: Option<String>,
-    /// Only the first items.
-    pub limit: Option<usize>,
+    /// Only the first items: so many, or below 1 that share of them, rounded up.
+    pub limit: Option<f64>,
     /// Whether quirks are kept.
     pub mode: ScoringMode,
     /// Answers drawn of each item, where a benchmark draws several.

@@ -340,9 +340,9 @@ impl Benchmark for MultipleChoice {
                 By::Generation => LETTERS[question.right].to_owned(),
             };
             let mut item = Item::new(id, Row(row), prompt, target);
-            item.row.insert(OPTIONS.into(), question.options.into());
-            item.row.insert(RIGHT.into(), question.right.into());
-            item.row.insert(LETTER.into(), LETTERS[question.right].into());
+            item.add(OPTIONS, question.options.into());
+            item.add(RIGHT, question.right.into());
+            item.add(LETTER, LETTERS[question.right].into());
             item.categories =
                 question.categories.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
             // Questions of a subject are numbered anew in each file.

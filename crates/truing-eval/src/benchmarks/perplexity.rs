@@ -116,9 +116,9 @@ impl Benchmark for Perplexity {
                 Prompt::Chat(Conversation::default()),
                 String::new(),
             );
-            item.row.insert(SCORED.into(), scored.into());
-            item.row.insert("n_words".into(), n_words(text).into());
-            item.row.insert("n_bytes".into(), text.len().into());
+            item.add(SCORED, scored.into());
+            item.add("n_words", n_words(text).into());
+            item.add("n_bytes", text.len().into());
             Ok(item)
         };
         rows.iter().map(item).collect()

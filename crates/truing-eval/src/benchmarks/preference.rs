@@ -146,8 +146,8 @@ impl Benchmark for Preferences {
             let id = format!("{stem}/{}", row.name_or_line(&["id"])?);
             let mut item = Item::new(id, row, Prompt::user(prompt), String::new());
             let subset = row.optional_text("subset")?.map_or(stem, str::to_owned);
-            item.row.insert(CHOSEN.into(), chosen.into());
-            item.row.insert(REJECTED.into(), rejected.into());
+            item.add(CHOSEN, chosen.into());
+            item.add(REJECTED, rejected.into());
             Ok(item.with_category("subset", subset))
         };
         rows.iter().map(item).collect()

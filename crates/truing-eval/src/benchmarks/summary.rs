@@ -5,8 +5,8 @@ use std::f64::consts::LN_2;
 
 use serde::{Deserialize, Serialize};
 use truing_statistics::{
-    Interval, MeanEstimate, ShareInterval, VarianceComponents, clustered_mean, clustered_ratio, mean_bounds,
-    mean_estimate, normal_quantile, variance_components,
+    Interval, MeanEstimate, ShareInterval, VarianceComponents, clustered_mean, clustered_ratio,
+    interval_of_equal_values, mean_bounds, mean_estimate, normal_quantile, variance_components,
 };
 use truing_types::Unscored;
 
@@ -28,6 +28,9 @@ pub enum IntervalKind {
     Normal,
     /// A bootstrap over items.
     Bootstrap,
+    /// That of equal values ([`interval_of_equal_values`]): the items have no spread, and their number alone says how many
+    /// others may differ.
+    EqualValues,
 }
 
 /// One metric over a set of items.
@@ -63,14 +66,23 @@ impl MetricSummary {
     /// A metric over `n` items with its values for items drawn again, sorted.
     pub(super) fn bootstrapped(metric: MetricInfo, value: f64, statistics: &[f64], n: usize) -> Self {
         let quantile = |level| truing_statistics::quantile(statistics, level);
-        let interval = quantile(0.025).zip(quantile(0.975)).map(|(low, high)| Interval { low, high });
+        let resampled = quantile(0.025).zip(quantile(0.975)).map(|(low, high)| Interval { low, high });
+        let range = metric.range.map(|[low, high]| Interval { low, high });
+        let (interval, interval_kind) = match resampled {
+            // Items that all say the same: every resample is the same.
+            Some(Interval { low, high }) if is_without_width(low, high) => {
+                let interval = range.and_then(|range| interval_of_equal_values(value, n, range));
+                (interval, interval.map(|_| IntervalKind::EqualValues))
+            }
+            interval => (interval, interval.map(|_| IntervalKind::Bootstrap)),
+        };
         let (_, deviation) = truing_statistics::mean_and_deviation(statistics);
         Self {
             metric,
             value: Some(value),
             standard_error: (!statistics.is_empty()).then_some(deviation),
             interval,
-            interval_kind: interval.map(|_| IntervalKind::Bootstrap),
+            interval_kind,
             n,
             unscored: BTreeMap::new(),
             bounds: None,
@@ -96,6 +108,12 @@ impl MetricSummary {
         ))
     }
 
+    /// Whether there is no interval because all scores are equal and the metric has no range.
+    #[must_use]
+    pub fn has_equal_scores(&self) -> bool {
+        self.interval.is_none() && self.standard_error.is_some()
+    }
+
     /// Items without a value.
     #[must_use]
     pub fn n_unscored(&self) -> usize {
@@ -111,10 +129,10 @@ pub struct Summary {
     /// The same by dimension and category.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub by_category: BTreeMap<String, BTreeMap<String, Vec<MetricSummary>>>,
-    /// Items of which nothing could be read out of the answer, by filter.
+    /// Replies of which nothing could be read out of the answer, by filter.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub n_unread: BTreeMap<String, usize>,
-    /// Items with a reply that was cut at its limit.
+    /// Items with a reply that was cut at its limit, each counted once a seed.
     pub n_cut: usize,
     /// Items.
     pub n_items: usize,
@@ -127,6 +145,21 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// Replies to the items, one for each seed.
+    #[must_use]
+    pub fn n_replies(&self) -> usize {
+        self.n_items * self.n_seeds
+    }
+
+    /// Replies from which the main metric's way of reading got no answer. Of a metric without a filter it is the only way.
+    #[must_use]
+    pub fn n_unread_of_main(&self) -> usize {
+        match self.metrics.first().map(|summary| &*summary.metric.filter) {
+            Some("none") | None => self.n_unread.values().max().copied().unwrap_or(0),
+            Some(filter) => self.n_unread.get(filter).copied().unwrap_or(0),
+        }
+    }
+
     /// A metric by its key.
     #[must_use]
     pub fn metric(&self, key: &str) -> Option<&MetricSummary> {
@@ -272,18 +305,25 @@ fn estimate(summary: &mut MetricSummary, measured: &Measured<'_>, metric: &Metri
                 Aggregation::Bits => put(summary, found, |ratio| -ratio / LN_2, 1.0 / LN_2),
                 _ => put(summary, found, |ratio| ratio, 1.0),
             }
-            // An unscored item is taken to weigh as much as the others do on average.
+            // An unscored item is taken to weigh as much as the others do on average; without others anything is possible.
             if n_unscored > 0
-                && let (Some(range), Some(found)) = (range, found)
+                && let Some(range) = range
             {
-                let ratio = |missing: f64| {
-                    let (n, m) = (values.len() as f64, n_unscored as f64);
-                    (found.mean * n + missing * m) / (n + m)
-                };
+                let (n, m) = (values.len() as f64, n_unscored as f64);
+                let ratio =
+                    |missing: f64| found.map_or(missing, |found| (found.mean * n + missing * m) / (n + m));
                 summary.bounds = Some(Interval { low: ratio(range.low), high: ratio(range.high) });
             }
         }
         Aggregation::MeanOfCategories(dimension) => mean_of_categories(summary, measured, dimension, range),
+    }
+    if let Some(Interval { low, high }) = summary.interval
+        && is_without_width(low, high)
+    {
+        let equal = range.zip(summary.value);
+        summary.interval =
+            equal.and_then(|(range, value)| interval_of_equal_values(value, summary.n_clusters, range));
+        summary.interval_kind = summary.interval.map(|_| IntervalKind::EqualValues);
     }
     // No value lies beyond the range; Student's and the normal interval may.
     let is_on_the_scale_of_items = !matches!(metric.aggregation, Aggregation::Perplexity | Aggregation::Bits);
@@ -294,6 +334,12 @@ fn estimate(summary: &mut MetricSummary, measured: &Measured<'_>, metric: &Metri
         };
         summary.interval = summary.interval.map(clamped);
     }
+}
+
+/// Whether an interval is that of values without spread: nothing but rounding lies between its bounds.
+fn is_without_width(low: f64, high: f64) -> bool {
+    const ROUNDING: f64 = 1e-12;
+    high - low <= ROUNDING * high.abs().max(low.abs()).max(1.0)
 }
 
 /// Sets value, error and interval from an estimate whose scale is changed by a monotone function with this
@@ -322,6 +368,7 @@ fn mean_of_categories(
     }
     let of_groups: Vec<MeanEstimate> = groups.values().filter_map(|values| mean_estimate(values)).collect();
     if of_groups.is_empty() {
+        summary.bounds = range.filter(|_| !measured.unscored.is_empty());
         return;
     }
     let n = of_groups.len() as f64;
@@ -417,6 +464,49 @@ mod tests {
         let found = summary(&macro_mean, &items, &values);
         assert!((found.metrics[0].value.unwrap() - 1.0 / 3.0).abs() < 1e-12);
         assert_eq!(found.metrics[0].interval, None, "one item says nothing of its category's spread");
+    }
+
+    #[test]
+    fn metrics_without_a_scored_item_have_their_range_as_bounds() {
+        let failed = [(); 3].map(|()| Err(Unscored::new(UnscoredReason::JudgeFailed, "no reply")));
+        for aggregation in
+            [Aggregation::Mean, Aggregation::Ratio, Aggregation::MeanOfCategories("kind".into())]
+        {
+            let metric = MetricInfo::share("csr").aggregated(aggregation.clone());
+            let found = summary(&metric, &[(None, "a"); 3], &failed);
+            let bounds = found.metrics[0].bounds;
+            assert_eq!(bounds, Some(Interval { low: 0.0, high: 1.0 }), "{aggregation:?}");
+        }
+        let half = [Ok(Measure { value: 2.0, weight: 4.0 }), failed[0].clone()];
+        let metric = MetricInfo::share("csr").aggregated(Aggregation::Ratio);
+        let found = summary(&metric, &[(None, "a"); 2], &half);
+        assert_eq!(found.metrics[0].bounds, Some(Interval { low: 0.25, high: 0.75 }));
+    }
+
+    #[test]
+    fn equal_scores_have_no_interval_without_width() {
+        let grades = MetricInfo::share("score").range(Some([1.0, 10.0]));
+        let found = summary(&grades, &[(None, "a"); 11], &[(); 11].map(|()| ok(8.0)));
+        let score = &found.metrics[0];
+        let Interval { low, high } = score.interval.unwrap();
+        // 1 - 0.025^(1/11) = 0.284914 of all answers may have any other grade.
+        assert!((low - 6.005_601).abs() < 1e-5 && (high - 8.569_828).abs() < 1e-5, "{low} {high}");
+        assert_eq!(score.interval_kind, Some(IntervalKind::EqualValues));
+        assert!(!score.has_equal_scores());
+        // Without a range there is nothing to say.
+        let found = summary(&grades.range(None), &[(None, "a"); 11], &[(); 11].map(|()| ok(8.0)));
+        assert_eq!((found.metrics[0].interval, found.metrics[0].has_equal_scores()), (None, true));
+    }
+
+    #[test]
+    fn replies_are_counted_with_their_seeds_and_read_by_the_main_filter() {
+        let metric = MetricInfo::share("exact_match").filter("verifier");
+        let mut found = summary(&metric, &[(None, "a"); 4], &[(); 4].map(|()| ok(0.0)));
+        found.n_seeds = 5;
+        found.n_unread = [("verifier".to_owned(), 3), ("strict-match".to_owned(), 20)].into();
+        assert_eq!((found.n_replies(), found.n_unread_of_main()), (20, 3));
+        found.n_unread.remove("verifier");
+        assert_eq!(found.n_unread_of_main(), 0);
     }
 
     #[test]

@@ -35,8 +35,11 @@ fn held_items_are_named_with_their_rows_and_scores_are_made_without_them() {
         file: items.file,
         n_items_in_file: 30,
         n_shots: 0,
+        mean_shots: None,
+        output_type: "generate_until".into(),
         mode: ScoringMode::Strict,
         differences: Vec::new(),
+        settings: serde_json::Map::new(),
         summary,
     };
     let training = [

@@ -65,6 +65,63 @@ fn examples_are_of_the_questions_subject() {
     assert!(error.contains("a subject with 3 solved examples (`num_fewshot`); the file has 2"), "{error}");
 }
 
+#[test]
+fn the_examples_that_are_shown_are_counted_and_a_number_that_cannot_be_met_is_refused() {
+    let problem =
+        |i: usize| json!({"question": format!("What is 1 + {i}?"), "answer": format!("So.\n#### {}", i + 1)});
+    let rows: Vec<Value> = (0..4).map(problem).collect();
+    let options = |n_shots, n_rows: usize| TaskOptions {
+        n_shots,
+        shots: (10..10 + n_rows).map(|i| row(i as u64, &problem(i))).collect(),
+        ..TaskOptions::default()
+    };
+    let gsm8k = find("gsm8k").unwrap();
+    let shots = |options: &TaskOptions| loaded(gsm8k, &rows, options).map(|loaded| loaded.shots().fewest);
+    // Five are customary: without a file there are none, of a file with three there are three.
+    assert_eq!(
+        [options(None, 0), options(None, 3), options(None, 7)].map(|options| shots(&options).unwrap()),
+        [0, 3, 5]
+    );
+    assert_eq!(shots(&options(Some(2), 7)), Ok(2));
+    let error = shots(&options(Some(5), 3)).unwrap_err();
+    assert!(error.contains("`num_fewshot` is 5, expected at most the 3 rows"), "{error}");
+    // A question is no example of itself.
+    let own =
+        TaskOptions { shots: (0..4).map(|i| row(i as u64 + 1, &problem(i))).collect(), ..options(None, 0) };
+    let counted = loaded(gsm8k, &rows, &own).unwrap().shots();
+    assert_eq!((counted.fewest, counted.mean), (3, 3.0));
+    let error = shots(&TaskOptions { n_shots: Some(4), ..own }).unwrap_err();
+    assert!(
+        error.contains("`num_fewshot` is 4, expected at most 3: the file with examples has no more"),
+        "{error}"
+    );
+    let ifeval = find("ifeval").unwrap();
+    let row =
+        json!({"key": 1, "prompt": "x", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]});
+    let error = loaded(ifeval, &[row], &options(Some(1), 3)).unwrap_err();
+    assert!(error.contains("expected 0: `ifeval` is shown without solved examples"), "{error}");
+}
+
+#[test]
+fn an_empty_reference_is_refused_whatever_reads_the_answer() {
+    let gsm8k = find("gsm8k").unwrap();
+    let rows = [json!({"question": "Q", "answer": "#### 1"}), json!({"question": "Q", "answer": " "})];
+    let error = loaded(gsm8k, &rows, &TaskOptions::default()).unwrap_err();
+    assert!(error.contains("own.jsonl:2: `answer` is `\"\"`, expected a reference answer"), "{error}");
+}
+
+#[test]
+fn the_mean_is_named_where_subjects_have_different_numbers_of_examples() {
+    let mmlu = find("mmlu").unwrap();
+    let question = |subject: &str, text: &str| json!({"question": text, "choices": ["a", "b"], "answer": 0, "subject": subject});
+    let options = TaskOptions {
+        shots: vec![row(1, &question("law", "one")), row(2, &question("law", "two"))],
+        ..TaskOptions::default()
+    };
+    let items = loaded(mmlu, &[question("law", "x"), question("anatomy", "y")], &options).unwrap();
+    assert_eq!((items.shots().fewest, items.shots().mean), (0, 1.0));
+}
+
 fn likelihoods(sums: &[f64]) -> Answer {
     let one = |&sum| LogLikelihood { sum, n_tokens: 2, is_greedy: false };
     Answer::LogLikelihoods(sums.iter().map(one).collect())
@@ -121,8 +178,11 @@ fn gsm8k() -> (Vec<ItemRecord>, TaskRecord, TaskOptions) {
         file: loaded.file,
         n_items_in_file: loaded.n_rows,
         n_shots: 0,
+        mean_shots: None,
+        output_type: "generate_until".into(),
         mode: options.mode,
         differences: Vec::new(),
+        settings: serde_json::Map::new(),
         summary,
     };
     (records, record, options)
@@ -153,6 +213,10 @@ fn results_and_samples_have_the_harnesss_keys() {
     assert_eq!((&strict["exact_match"], &strict["metrics"]), (&json!(0.0), &json!(["exact_match"])));
     assert_eq!(strict["arguments"]["gen_args_0"]["arg_0"], "Question: What is 1 + 1?\nAnswer:");
     assert_eq!(strict["arguments"]["gen_args_0"]["arg_1"]["until"][0], "Question:");
+    // The row is the file's; what the benchmark adds is not in it.
+    assert_eq!(strict["doc"], json!({"question": "What is 1 + 1?", "answer": "So.\n#### 2"}));
+    // hash_string(json.dumps(doc, indent=2, default=handle_non_serializable, ensure_ascii=False)) of lm_eval.utils
+    assert_eq!(strict["doc_hash"], "6e12afdc585b0429ef9ed9e72eb3ecdbd1801d2dde876f1026d6cb94514d1a74");
     // sha256 of the prompt, as Python's hashlib has it.
     assert_eq!(strict["prompt_hash"], "0c4106e8aca708afd9f54dac2dab06463d341daab2761f2da119d8fb764b029f");
     let run = RunFacts { model: "org/a b".into(), date: Some(1.5), ..RunFacts::default() };
@@ -163,7 +227,15 @@ fn results_and_samples_have_the_harnesss_keys() {
     assert_eq!(results["n-samples"]["gsm8k"], json!({"original": 3, "effective": 3}));
     assert_eq!(results["higher_is_better"]["gsm8k"]["exact_match"], true);
     assert_eq!((&results["n-shot"]["gsm8k"], &results["task_hashes"]["gsm8k"]), (&json!(0), &json!(hash)));
-    assert_eq!(results["model_name_sanitized"], "org_a_b");
+    // The names that lm-evaluation-harness 0.4.13 gives: `sanitize_model_name`, a string of arguments, a number as date.
+    assert_eq!(results["model_name_sanitized"], "org__a b");
+    assert_eq!(results["config"]["model_args"], "pretrained=org/a b");
+    assert_eq!((&results["config"]["model"], &results["date"]), (&json!("truing"), &json!(1.5)));
+    let config = &results["configs"]["gsm8k"];
+    assert_eq!((&config["task"], &config["num_fewshot"]), (&json!("gsm8k"), &json!(0)));
+    assert_eq!(config["output_type"], "generate_until");
+    let metric = json!({"metric": "exact_match", "aggregation": "mean", "higher_is_better": true});
+    assert_eq!(config["metric_list"], json!([metric]));
     for key in [
         "group_subtasks",
         "configs",

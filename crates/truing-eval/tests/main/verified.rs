@@ -50,6 +50,27 @@ fn ifeval_counts_chinese_in_characters() {
 }
 
 #[test]
+fn settings_of_instructions_that_cannot_be_checked_are_refused_with_their_column() {
+    let options = TaskOptions::default();
+    let wrong = json!([{"num_words": 5, "relation": "below"}]);
+    let row = json!({"key": 7, "prompt": "x", "instruction_id_list": ["length_constraints:number_words"], "kwargs": wrong});
+    let error = loaded(find("ifeval").unwrap(), &[row], &options).unwrap_err();
+    assert!(
+        error.contains("own.jsonl:1: `kwargs` is") && error.contains("`relation` is \"below\""),
+        "{error}"
+    );
+    let turn = |language: &str| {
+        json!({"key": "k", "language": language, "turn_1_prompt": "x",
+        "turn_1_instruction_id_list": ["length_constraints:number_words"], "turn_1_kwargs": wrong})
+    };
+    let multi_if = find("multi_if").unwrap();
+    let error = loaded(multi_if, &[turn("English")], &options).unwrap_err();
+    assert!(error.contains("own.jsonl:1: `turn_1_kwargs` is"), "{error}");
+    // Without rules for a language its rows are unscored.
+    assert!(loaded(multi_if, &[turn("Klingon")], &options).is_ok());
+}
+
+#[test]
 fn multi_if_adds_turns_and_means_over_them() {
     let benchmark = find("multi_if").unwrap();
     let rows = [json!({"key": "k", "language": "English",

@@ -126,5 +126,5 @@ fn check_sum(
     let divides = settings.normalize && method.parameters.contains(&"normalize") && !method.elects_sign;
     let sum: f64 = settings.models.iter().map(|model| model.weight).sum();
     let expected = "weights whose sum is not 0, or `normalize = false`";
-    check_value(place, "weight", tensor, sum, !divides || sum.abs() > 1e-8, expected)
+    check_value(place, "sum of the weights", tensor, sum, !divides || sum.abs() > 1e-8, expected)
 }

@@ -50,6 +50,8 @@ struct Line {
     p: String,
     p_adjusted: String,
     changed: String,
+    /// Items that are not compared, with the worst case; empty where all are.
+    missing: String,
     resolvable: String,
     finding: &'static str,
     class: &'static str,
@@ -127,7 +129,10 @@ fn lines(task: &TaskPair) -> impl Iterator<Item = Line> {
             first: number(comparison.first),
             second: number(comparison.second),
             difference: signed(comparison.difference.estimate.mean),
-            interval: signed_range(comparison.interval()),
+            interval: match comparison.interval() {
+                None => "none: all differences are equal".to_owned(),
+                interval => signed_range(interval),
+            },
             test: match comparison.test {
                 Test::McNemar => "McNemar",
                 Test::Exchange => "permutation",
@@ -135,10 +140,8 @@ fn lines(task: &TaskPair) -> impl Iterator<Item = Line> {
             p: p_value(comparison.p_value),
             p_adjusted: comparison.p_adjusted.map_or_else(String::new, p_value),
             changed: format!("{} up, {} down", grouped(gained.len()), grouped(lost.len())),
-            resolvable: comparison
-                .resolvable
-                .filter(|smallest| *smallest > 0.0)
-                .map_or_else(String::new, number),
+            missing: comparison.not_compared().unwrap_or_default(),
+            resolvable: comparison.resolvable_text(),
             finding,
             class,
         }

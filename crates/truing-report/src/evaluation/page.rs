@@ -53,7 +53,10 @@ impl ScoreLine {
             task,
             metric: metric_name(&summary.metric),
             value: maybe(summary.value),
-            interval: range(summary.interval),
+            interval: match summary.has_equal_scores() {
+                true => "none: all scores are equal".to_owned(),
+                false => range(summary.interval),
+            },
             n: match summary.n_clusters {
                 n_clusters if n_clusters > 0 && n_clusters < summary.n => {
                     format!("{} in {} clusters", grouped(summary.n), grouped(n_clusters))
@@ -182,7 +185,16 @@ fn section(number: usize, record: &TaskRecord) -> TaskSection<'_> {
         Some(known) => ("published as", known.clone()),
         None => ("SHA-256", record.file.sha256.chars().take(16).collect::<String>() + "…"),
     });
-    facts.push(("solved examples", record.n_shots.to_string()));
+    facts.push((
+        "solved examples",
+        match record.mean_shots {
+            Some(mean) => format!("{} or more, {mean:.2} on average", record.n_shots),
+            None => record.n_shots.to_string(),
+        },
+    ));
+    if let Some(judge) = record.judge() {
+        facts.push(("judge", judge.to_owned()));
+    }
     let mode = match record.mode {
         ScoringMode::Strict => "strict",
         ScoringMode::Official => "official",
@@ -222,17 +234,20 @@ fn section(number: usize, record: &TaskRecord) -> TaskSection<'_> {
 /// What has to be known to read the scores.
 fn notes(record: &TaskRecord) -> Vec<String> {
     let summary = &record.summary;
-    let n_unread = summary.n_unread.values().max().copied().unwrap_or(0);
-    let n_items = grouped(summary.n_items);
+    let n_unread = summary.n_unread_of_main();
+    let n_replies = grouped(summary.n_replies());
     let mut notes = Vec::new();
     if n_unread > 0 {
         notes.push(format!(
-            "No answer could be read out of {} of {n_items} replies; they count as wrong.",
+            "No answer could be read out of {} of {n_replies} replies; they count as wrong.",
             grouped(n_unread)
         ));
     }
     if summary.n_cut > 0 {
-        notes.push(format!("{} of {n_items} replies were cut at their token limit.", grouped(summary.n_cut)));
+        notes.push(format!(
+            "{} of {n_replies} replies were cut at their token limit.",
+            grouped(summary.n_cut)
+        ));
     }
     let judge = summary.judge.as_ref();
     notes.extend(judge.into_iter().flat_map(JudgeQuality::remarks).map(sentence));

@@ -69,8 +69,11 @@ fn record(
         file: loaded.file,
         n_items_in_file: loaded.n_rows,
         n_shots: 0,
+        mean_shots: None,
+        output_type: "generate_until".into(),
         mode: truing_eval::benchmarks::ScoringMode::Strict,
         differences: vec!["one <difference>".into()],
+        settings: serde_json::Map::new(),
         summary: summarise_benchmark(benchmark, &scored, &options),
     }
 }
@@ -194,6 +197,26 @@ fn the_page_of_two_evaluations_has_differences_and_the_items_that_changed() {
     if let Some(keep) = std::env::var_os("TRUING_TEST_KEEP_PAGE") {
         fs::copy(&page, keep).unwrap();
     }
+}
+
+#[test]
+fn the_page_of_two_evaluations_counts_what_is_not_compared() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    write_run(folders[0].path(), 40, |i| Some(i < 20));
+    write_run(folders[1].path(), 36, |i| (i != 5).then_some(i < 20));
+    let paths = [folders[0].path(), folders[1].path()];
+    let pair = RunPair::read(paths[0], paths[1]).unwrap();
+    let page = folders[0].path().join("comparison.html");
+    write_comparison(paths, &pair, &page).unwrap();
+    let html = fs::read_to_string(&page).unwrap();
+    // 20 of 40 in the first; in the second 19 of 40, and five more at most.
+    for expected in
+        ["4 only in the first run, 1 without a score", "from -0.025 to +0.100", "detectable difference"]
+    {
+        assert!(html.contains(expected), "{expected}");
+    }
+    // Four questions of ARC can show nothing.
+    assert!(html.contains("no difference can be resolved with 4 items"), "ARC");
 }
 
 #[test]

@@ -53,7 +53,10 @@ impl AnswerLog {
             }
             let Line { task, item, request, digest, answer } =
                 serde_json::from_slice(line).map_err(|error| {
-                    failed(std::io::Error::other(format!("invalid record in line {}: {error}", idx + 1)))
+                    failed(std::io::Error::other(format!(
+                        "invalid record in line {}: {error}; remove that line, and what it answered is asked again",
+                        idx + 1
+                    )))
                 })?;
             known.insert((task, item, request), (digest, answer));
         }
@@ -126,5 +129,6 @@ mod tests {
         assert!(
             std::error::Error::source(&error).unwrap().to_string().starts_with("invalid record in line 1")
         );
+        assert!(std::error::Error::source(&error).unwrap().to_string().contains("remove that line"));
     }
 }

@@ -280,10 +280,10 @@ fn ask_rewards<E: Engine>(
     Ok(())
 }
 
-/// What ends an evaluation: every further request would fail.
-pub(super) fn refusal(name: &str, reason: &str) -> StageError {
+/// What ends an evaluation: every further request would fail. `key` is the setting of the model that was asked.
+pub(super) fn refusal(key: &'static str, name: &str, reason: &str) -> StageError {
     StageError::Run(RunError::BadSetting {
-        key: "model",
+        key,
         found: format!("{name}: {reason}"),
         expected: "a working model; the answers so far are saved, and the same command continues".into(),
     })

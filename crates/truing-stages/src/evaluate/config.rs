@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use truing_ask::{ChatModelConfig, judging};
 use truing_data::read_objects;
 use truing_eval::benchmarks::{self, Benchmark, CustomBenchmark, CustomConfig, ScoringMode, TaskOptions};
@@ -49,9 +50,10 @@ pub struct EvaluateConfig {
     /// tokenizer does so itself, as Llama's does; so has lm-evaluation-harness. A chat template writes its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub add_bos_token: Option<bool>,
-    /// Only the first items of each task. For tests: the score of a part says little.
+    /// Only the first items of each task: so many, or below 1 that share of them (`0.1`: a tenth, rounded up). For tests: the
+    /// score of a part says little.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub limit: Option<usize>,
+    pub limit: Option<f64>,
     /// Solved examples before each question, for all tasks without a number of their own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_fewshot: Option<usize>,
@@ -61,7 +63,7 @@ pub struct EvaluateConfig {
     /// Sampling temperature of answers. Default: the benchmark's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f32>,
-    /// Also write `samples_<task>.jsonl` in the form of lm-evaluation-harness.
+    /// Also write `samples_<task>_<date>.jsonl` in the form of lm-evaluation-harness.
     #[schemars(extend("x-decides" = "outcome"))]
     pub log_samples: bool,
     /// Stop asking after this many consecutive failures.
@@ -116,15 +118,16 @@ pub struct TaskConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-decides" = "name_and_content"))]
     pub shots_path: Option<PathBuf>,
-    /// Solved examples before each question. Default: the benchmark's own number.
+    /// Solved examples before each question, of `shots_path`, which must have so many for every question. Default: the
+    /// benchmark's own number, or as many as `shots_path` has; none without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_fewshot: Option<usize>,
     /// Text before everything, instead of the benchmark's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// Only the first items.
+    /// Only the first items: so many, or below 1 that share of them.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub limit: Option<usize>,
+    pub limit: Option<f64>,
     /// Whether the quirks of the published programs are kept.
     pub scoring: ScoringMode,
     /// Answers sampled per item, where a benchmark samples several (`pass@k`).
@@ -208,6 +211,12 @@ impl TaskConfig {
     /// Finds the benchmark.
     pub(crate) fn benchmark(&self) -> Result<TaskBenchmark, StageError> {
         match (&self.custom, self.name.is_empty()) {
+            (Some(custom), true) if benchmarks::find(&custom.name).is_ok() => Err(RunError::BadSetting {
+                key: "task.custom.name",
+                found: format!("`{}`, the name of a benchmark of this program", custom.name),
+                expected: "another name, as comparisons and reports know benchmarks by their names".into(),
+            }
+            .into()),
             (Some(custom), true) => {
                 Ok(TaskBenchmark::Custom(Box::new(CustomBenchmark::new(custom.clone())?)))
             }
@@ -293,9 +302,18 @@ impl EvaluateConfig {
                 .into());
             }
         }
+        for limit in self.task.iter().map(|task| task.limit).chain([self.limit]).flatten() {
+            if !(limit > 0.0 && limit.is_finite() && (limit < 1.0 || limit.fract() == 0.0)) {
+                return Err(RunError::BadSetting {
+                    key: "limit",
+                    found: limit.to_string(),
+                    expected: "a whole number of items, or a share of them between 0 and 1".into(),
+                }
+                .into());
+            }
+        }
         require_not_negative("temperature", self.temperature.unwrap_or_default())?;
         Ok(require_counts([
-            ("limit", self.limit.unwrap_or(1)),
             ("max_new_tokens", self.max_new_tokens.unwrap_or(1)),
             ("max_failures_in_a_row", self.max_failures_in_a_row),
             ("seeds", self.seeds),
@@ -369,24 +387,38 @@ fn baseline(path: &Path) -> Result<BTreeMap<String, String>, StageError> {
     for row in read_objects(path).map_err(RunError::from)? {
         let text = |keys: &[&str]| {
             keys.iter().find_map(|key| match row.object.get(*key)? {
-                serde_json::Value::String(text) => Some(text.clone()),
-                serde_json::Value::Number(number) => Some(number.to_string()),
+                Value::String(text) => Some(text.clone()),
+                Value::Number(number) => Some(number.to_string()),
                 _ => None,
             })
         };
         let id = text(&["id", "uid", "question_id", "key"]);
-        let (Some(id), Some(answer)) = (id, text(&["answer", "output", "response", "completion"])) else {
+        let answer =
+            text(&["answer", "output", "response", "completion"]).or_else(|| published_answer(&row.object));
+        let (Some(id), Some(answer)) = (id, answer) else {
             return Err(RunError::BadColumn {
                 origin: row.origin,
                 column: "id".into(),
                 found: "a row without it, or without an answer".into(),
-                expected: "`id` and `answer`, both texts",
+                expected: "`id` and `answer`, both texts, or `uid` and `messages` as Arena-Hard's files of answers have them",
             }
             .into());
         };
         answers.insert(id, answer);
     }
     Ok(answers)
+}
+
+/// The answer of a row of the published files: the last message of the assistant (Arena-Hard), whose content may be an object
+/// with `answer`, or the first turn of the first choice (MT-Bench and the first files of Arena-Hard).
+fn published_answer(row: &Map<String, Value>) -> Option<String> {
+    let is_of_assistant = |message: &&Value| message.get("role").and_then(Value::as_str) == Some("assistant");
+    let messages = row.get("messages").and_then(Value::as_array).into_iter().flatten();
+    let of_messages = messages.filter(is_of_assistant).next_back().and_then(|message| message.get("content"));
+    let of_choices = || row.get("choices")?.get(0)?.get("turns")?.get(0);
+    let content = of_messages.or_else(of_choices)?;
+    let content = content.get("answer").or_else(|| content.get("content")).unwrap_or(content);
+    content.as_str().map(str::to_owned)
 }
 
 /// The name of the request whose reply is an item's answer.
@@ -426,5 +458,35 @@ impl Recipe for EvaluateConfig {
             recipe::find_source(path, &data_dir, find)?;
         }
         self.task.iter_mut().try_for_each(|task| task.find_data(&data_dir, find))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn answers_are_read_of_own_and_published_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("answers.jsonl");
+        let rows = [
+            json!({"id": 1, "answer": "own"}),
+            // As Arena-Hard publishes them, now and at first.
+            json!({"uid": "a", "model": "m", "messages": [
+                {"role": "user", "content": "Q?"}, {"role": "assistant", "content": {"answer": "new"}}]}),
+            json!({"uid": "b", "messages": [
+                {"role": "user", "content": "Q?"}, {"role": "assistant", "content": "plain"}]}),
+            json!({"question_id": "c", "choices": [{"index": 0, "turns": [{"content": "first"}]}]}),
+            json!({"question_id": "d", "choices": [{"index": 0, "turns": ["one", "two"]}]}),
+        ];
+        std::fs::write(&path, rows.map(|row| format!("{row}\n")).concat()).unwrap();
+        let expected = [("1", "own"), ("a", "new"), ("b", "plain"), ("c", "first"), ("d", "one")];
+        let expected = expected.map(|(id, answer)| (id.to_owned(), answer.to_owned()));
+        assert_eq!(baseline(&path).unwrap(), BTreeMap::from(expected));
+        std::fs::write(&path, "{\"uid\": \"a\", \"messages\": []}\n").unwrap();
+        let error = baseline(&path).unwrap_err().to_string();
+        assert!(error.contains("answers.jsonl:1") && error.contains("`uid` and `messages`"), "{error}");
     }
 }

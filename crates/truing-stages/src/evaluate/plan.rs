@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use truing_ask::judging::BYTES_PER_TOKEN;
 use truing_eval::benchmarks::{
-    self, Answer, Answers, Ask, Benchmark, Item, Loaded, LogLikelihood, MetricInfo, Recipient, Request,
-    TaskOptions,
+    self, Aggregation, Answer, Answers, Ask, Benchmark, Item, Loaded, LogLikelihood, MetricInfo, Recipient,
+    Request, ScoringMode, TaskOptions,
 };
 use truing_eval::comparison::{Resolution, resolution};
 use truing_model::{HeadKind, ModelFiles};
@@ -31,8 +31,14 @@ pub struct PlannedTask {
     pub n_model_calls: u64,
     /// Calls of the judge, where every first reply can be read.
     pub n_judge_calls: u64,
-    /// Most calls of the judge for verdicts that are asked for a second time.
+    /// Most calls of the judge, where no reply can be read and each is requested again as often as the benchmark does.
+    pub max_judge_calls: u64,
+    /// Most calls of the judge for verdicts that are asked for a second time, with requests for unreadable replies.
     pub n_repeated_calls: u64,
+    /// Most tokens of the model's answers: the limit of each.
+    pub max_answer_tokens: u64,
+    /// Most tokens of the judge's replies to all of these calls.
+    pub max_verdict_tokens: u64,
     /// Tokens of the prompts of these calls, estimated.
     pub prompt_tokens: u64,
     /// What the items can resolve.
@@ -44,6 +50,22 @@ impl PlannedTask {
     #[must_use]
     pub fn main_metric(&self) -> Option<MetricInfo> {
         self.benchmark.get().metrics(&self.options).into_iter().next()
+    }
+
+    /// That fewer solved examples are shown than is customary, where that is so and nobody asked for a number.
+    fn fewer_shots(&self) -> Option<String> {
+        let (usual, shown) = (self.benchmark.get().default_shots(), self.loaded.shots().fewest);
+        if self.options.n_shots.is_some() || shown >= usual {
+            return None;
+        }
+        let why = match &self.config.shots_path {
+            Some(path) => format!("`{}` has no more for some items", path.display()),
+            None => "they need a file, `shots_path`".to_owned(),
+        };
+        Some(format!(
+            "{}: customary are {usual} solved examples, {shown} are shown: {why}; `num_fewshot = {shown}` says so in the recipe",
+            self.config.name()
+        ))
     }
 }
 
@@ -127,6 +149,9 @@ impl EvaluateInputs {
         };
         inputs.check_kinds()?;
         for task in &inputs.tasks {
+            if let Some(remark) = task.fewer_shots() {
+                context.events.emit(Event::Warning(remark));
+            }
             if config.seeds > 1 && !is_sampled(config, task) {
                 context.events.emit(Event::Warning(format!(
                     "{}: answers are not sampled, so the {} seeds give the same ones; `temperature` above 0 samples",
@@ -134,11 +159,11 @@ impl EvaluateInputs {
                     config.seeds
                 )));
             }
-            if let Some(limit) = task.options.limit.filter(|limit| *limit < task.loaded.n_rows) {
+            if task.options.limit.is_some_and(|limit| limit < task.loaded.n_rows as f64) {
                 context.events.emit(Event::Warning(format!(
                     "{}: only {} of {} rows are used (`limit`); the score is not that of the benchmark",
                     task.config.name(),
-                    limit,
+                    task.loaded.items.len(),
                     task.loaded.n_rows
                 )));
             }
@@ -202,37 +227,78 @@ fn planned(config: &EvaluateConfig, task: &TaskConfig) -> Result<PlannedTask, St
         loaded,
         n_model_calls: 0,
         n_judge_calls: 0,
+        max_judge_calls: 0,
         n_repeated_calls: 0,
+        max_answer_tokens: 0,
+        max_verdict_tokens: 0,
         prompt_tokens: 0,
         resolution,
     };
-    let n_seeds = config.seeds as u64;
-    let (mut n_model, mut n_judge, mut max_of_judge, mut bytes) = (0, 0, 0, 0);
-    for item in &planned.loaded.items {
-        let mut n_judge_of_item = 0;
-        for request in simulated_requests(planned.benchmark.get(), item, &planned.options) {
-            match request.to {
-                // Log-likelihoods and rewards are the same for every seed.
-                Recipient::Model if kind(&request.ask) == Kind::Text => n_model += n_seeds,
-                Recipient::Model => n_model += 1,
-                Recipient::Judge => n_judge_of_item += 1,
-            }
-            bytes += shown_bytes(&request.ask);
-        }
-        n_judge += n_judge_of_item * n_seeds;
-        max_of_judge = max_of_judge.max(n_judge_of_item);
-    }
-    planned.n_model_calls = n_model;
-    planned.n_judge_calls = n_judge;
-    planned.prompt_tokens = bytes / BYTES_PER_TOKEN;
-    let n_repeated =
-        config.judge.as_ref().map_or(0, |judge| judge.repeat_items.min(planned.loaded.items.len()));
-    planned.n_repeated_calls = n_repeated as u64 * max_of_judge * n_seeds;
+    count_calls(&mut planned, config);
     Ok(planned)
 }
 
-/// What an item is asked if every request to the model has an answer and the judge's first replies can be read.
-fn simulated_requests(benchmark: &dyn Benchmark, item: &Item, options: &TaskOptions) -> Vec<Request> {
+/// Counts what a task asks for.
+fn count_calls(planned: &mut PlannedTask, config: &EvaluateConfig) {
+    let n_seeds = config.seeds as u64;
+    let (mut bytes, mut max_calls, mut max_tokens) = (0, 0, 0);
+    for item in &planned.loaded.items {
+        let benchmark = planned.benchmark.get();
+        for request in simulated_requests(benchmark, item, &planned.options, Verdicts::ReadAtOnce) {
+            match request.to {
+                // Log-likelihoods and rewards are the same for every seed.
+                Recipient::Model if kind(&request.ask) == Kind::Text => planned.n_model_calls += n_seeds,
+                Recipient::Model => planned.n_model_calls += 1,
+                Recipient::Judge => planned.n_judge_calls += n_seeds,
+            }
+            if request.to == Recipient::Model {
+                let limit = config.max_new_tokens.map_or(token_limit(&request.ask), |limit| limit as u64);
+                let is_text = kind(&request.ask) == Kind::Text;
+                planned.max_answer_tokens += if is_text { limit * n_seeds } else { 0 };
+            }
+            bytes += shown_bytes(&request.ask);
+        }
+        if benchmark.needs_judge() {
+            let all = simulated_requests(benchmark, item, &planned.options, Verdicts::NeverRead);
+            let of_judge = all.iter().filter(|request| request.to == Recipient::Judge);
+            let n_calls = of_judge.clone().count() as u64;
+            let n_tokens: u64 = of_judge.map(|request| token_limit(&request.ask)).sum();
+            planned.max_judge_calls += n_calls * n_seeds;
+            planned.max_verdict_tokens += n_tokens * n_seeds;
+            (max_calls, max_tokens) = (max_calls.max(n_calls), max_tokens.max(n_tokens));
+        }
+    }
+    planned.prompt_tokens = bytes / BYTES_PER_TOKEN;
+    let n_repeated =
+        config.judge.as_ref().map_or(0, |judge| judge.repeat_items.min(planned.loaded.items.len())) as u64;
+    planned.n_repeated_calls = n_repeated * max_calls * n_seeds;
+    planned.max_verdict_tokens += n_repeated * max_tokens * n_seeds;
+}
+
+/// Tokens that an answer may have.
+fn token_limit(ask: &Ask) -> u64 {
+    match ask {
+        Ask::Generate { sampling, .. } => sampling.max_new_tokens as u64,
+        Ask::LogLikelihood { .. } | Ask::Rolling { .. } | Ask::Reward { .. } => 0,
+    }
+}
+
+/// How a simulated judge replies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdicts {
+    /// The first reply can be read.
+    ReadAtOnce,
+    /// No reply can be read, so that each is requested again.
+    NeverRead,
+}
+
+/// What an item is asked if every request to the model has an answer.
+fn simulated_requests(
+    benchmark: &dyn Benchmark,
+    item: &Item,
+    options: &TaskOptions,
+    verdicts: Verdicts,
+) -> Vec<Request> {
     let (mut answers, mut found) = (Answers::default(), Vec::<Request>::new());
     loop {
         let mut is_new = false;
@@ -240,7 +306,7 @@ fn simulated_requests(benchmark: &dyn Benchmark, item: &Item, options: &TaskOpti
             if found.iter().any(|known| known.id == request.id) {
                 continue;
             }
-            if request.to == Recipient::Model {
+            if request.to == Recipient::Model || verdicts == Verdicts::NeverRead {
                 answers.0.insert(request.id.clone(), simulated_answer(&request.ask));
                 is_new = true;
             }
@@ -317,6 +383,8 @@ pub struct EvaluatePlan {
     pub config: EvaluateConfig,
     /// Threads to compute with.
     pub n_threads: usize,
+    /// Benchmarks that are scored otherwise than their published programs do, and how.
+    pub differences: Vec<(String, Vec<String>)>,
     rows: Vec<PlanRow>,
     summary: String,
 }
@@ -333,32 +401,66 @@ impl EvaluatePlan {
             let name = task.config.name();
             n_items += task.loaded.items.len();
             rows.push(PlanRow::new(format!("{name}: items"), Amount::Count(task.loaded.items.len() as u64)));
+            rows.push(PlanRow::new(
+                format!("{name}: solved examples before each item"),
+                Amount::Count(task.loaded.shots().fewest as u64),
+            ));
             rows.push(PlanRow::new(format!("{name}: calls of the model"), Amount::Count(task.n_model_calls)));
             if task.n_judge_calls > 0 {
-                rows.push(PlanRow::new(
-                    format!("{name}: calls of the judge"),
-                    Amount::Count(task.n_judge_calls),
-                ));
-                rows.push(PlanRow::new(
-                    format!("{name}: calls of the judge for repeated verdicts, at most"),
-                    Amount::Count(task.n_repeated_calls),
-                ));
+                for (what, count) in [
+                    ("calls of the judge, if every first reply can be read", task.n_judge_calls),
+                    (
+                        "calls of the judge, with requests for unreadable replies, at most",
+                        task.max_judge_calls,
+                    ),
+                    ("calls of the judge for repeated verdicts, at most", task.n_repeated_calls),
+                    ("tokens of verdicts, at most", task.max_verdict_tokens),
+                ] {
+                    rows.push(PlanRow::new(format!("{name}: {what}"), Amount::Count(count)));
+                }
             }
             rows.push(PlanRow::new(
                 format!("{name}: tokens of prompts, estimated"),
                 Amount::Count(task.prompt_tokens),
             ));
-            if let Some(difference) = task.resolution.paired {
-                let name = format!("{name}: smallest difference of two models that can be shown");
-                rows.push(PlanRow::new(name, Amount::Share(difference)));
+            if task.max_answer_tokens > 0 {
+                let what = format!("{name}: tokens of answers, at most");
+                rows.push(PlanRow::new(what, Amount::Count(task.max_answer_tokens)));
             }
+            let what = format!("{name}: smallest difference of two models that can be shown");
+            rows.push(resolution_row(what, task.main_metric().as_ref(), &task.resolution));
         }
         let summary = format!(
             "{} on {}",
             counted(n_items as u64, "item", "items"),
             inputs.tasks.iter().map(|task| task.config.name()).collect::<Vec<_>>().join(", ")
         );
-        Ok(Self { n_threads: machine.n_threads, config, rows, summary })
+        let strict = inputs.tasks.iter().filter(|task| task.options.mode == ScoringMode::Strict);
+        let differences = strict
+            .map(|task| (task.config.name().to_owned(), task.benchmark.get().differences()))
+            .filter(|(_, differences)| !differences.is_empty())
+            .map(|(name, differences)| (name, differences.iter().map(|&text| text.to_owned()).collect()))
+            .collect();
+        Ok(Self { n_threads: machine.n_threads, config, differences, rows, summary })
+    }
+}
+
+/// The line of a plan with the smallest difference in a metric that items can show, or why there is none.
+pub(crate) fn resolution_row(what: String, metric: Option<&MetricInfo>, resolution: &Resolution) -> PlanRow {
+    if metric.is_some_and(|metric| matches!(metric.aggregation, Aggregation::Perplexity | Aggregation::Bits))
+    {
+        return PlanRow::new(what, Amount::Unknown("likelihoods of texts have no range"));
+    }
+    let range = metric.and_then(|metric| metric.range);
+    let what = match range {
+        Some([low, high]) if [low, high] != [0.0, 1.0] => format!(
+            "{what}, as a share of the range {low} to {high}, if an item's two scores differ by a fifth of it"
+        ),
+        _ => what,
+    };
+    match resolution.paired_in(range) {
+        Some(difference) => PlanRow::new(what, Amount::Share(difference)),
+        None => PlanRow::new(what, Amount::NotResolvedWith(resolution.n_items as u64)),
     }
 }
 

@@ -1,41 +1,27 @@
 //! The work: ask in rounds until every item is complete, keep each answer, score, write the results.
 
-use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use truing_ask::{OpenChatModel, judged_folder};
-use truing_eval::benchmarks::{
-    self, Answer, Answers, Ask, Item, Recipient, Request, Scored, Scoring, ScoringMode, summarise_benchmark,
-};
-use truing_eval::results::{
-    HARNESS_RESULTS, ItemRecord, RESULTS, RunFacts, TaskRecord, harness_results, harness_samples, items_file,
-    read_items, write_harness_samples, write_items,
-};
+use truing_eval::benchmarks::{self, Answer, Answers, Ask, Recipient, Request, Scoring};
+use truing_eval::results::RESULTS;
 use truing_model::{Engine, ModelFiles};
 use truing_run::{Ended, Recipe, RunError};
-use truing_store::atomic;
 use truing_text::RenderOptions;
 use truing_types::{Event, EventSink};
 
 use super::answer_log::AnswerLog;
 use super::asking::{Showing, Subject, ask_judge, refusal};
-use super::config::{EvaluateConfig, LLMBAR};
+use super::config::EvaluateConfig;
 use super::plan::{EvaluateInputs, EvaluatePlan, PlannedTask};
+use super::records::{EvaluateOutcome, Facts, write_records};
 use crate::{RunContext, StageError};
 
 /// Items that are asked about at a time.
 const REQUESTS_OF_A_CHUNK: usize = 64;
-
-/// What a finished run leaves behind.
-#[derive(Debug, Clone, PartialEq)]
-pub struct EvaluateOutcome {
-    /// The run's folder.
-    pub folder: PathBuf,
-    /// The benchmarks, in the recipe's order.
-    pub tasks: Vec<TaskRecord>,
-}
+/// Items that are asked about to the end before the others, at most, until a judge has given a verdict.
+const ITEMS_TO_TRY: usize = 3;
 
 /// Asks model and judge, and writes `results.json`, `items_<task>.jsonl`, and lm-evaluation-harness's `results_*.json` and
 /// `samples_*.jsonl`. The folder of a run with the same recipe and inputs is used again.
@@ -71,17 +57,12 @@ pub(super) fn run<E: Engine + 'static>(
             None => return Ok(Ended::STOPPED),
         }
     }
+    let n_asked = asking.n_asked;
     run.write_inputs(&record)?;
     run.write_recipe(&config.to_toml())?;
-    let scoring = Scoring { sandbox_program };
-    let mut tasks = Vec::new();
-    for (task, answers) in inputs.tasks.iter().zip(answered) {
-        tasks.push(score_task(config, task, answers, inputs.is_chat, scoring)?);
-    }
-    let seconds = probe.elapsed_secs() - begin;
-    let (mut tasks, hashes): (Vec<TaskRecord>, Vec<(String, String)>) = tasks.into_iter().unzip();
-    name_accuracy_of_judge(&mut tasks);
-    write_results(config, inputs, &tasks, &hashes.into_iter().collect(), Some(seconds))?;
+    let seconds = (n_asked > 0).then(|| probe.elapsed_secs() - begin);
+    let facts = Facts::of_run(config, seconds, probe.unix_secs());
+    let tasks = write_records(config, inputs, answered, facts, Scoring { sandbox_program })?;
     events.emit(Event::Saved { what: "results".into(), path: folder.join(RESULTS) });
     Ok(Ended::Finished(EvaluateOutcome { folder: folder.clone(), tasks }))
 }
@@ -112,6 +93,8 @@ pub(crate) struct Asking<'a, E: Engine> {
     log: AnswerLog,
     stop: &'a AtomicBool,
     events: &'a mut dyn EventSink,
+    /// Requests that came back, also with a failure.
+    n_asked: u64,
     n_failed_in_a_row: usize,
     /// Why every further request would fail.
     refusal: Option<String>,
@@ -183,6 +166,7 @@ impl<'a, E: Engine> Asking<'a, E> {
             log,
             stop,
             events,
+            n_asked: 0,
             n_failed_in_a_row: 0,
             refusal: None,
         }
@@ -198,7 +182,14 @@ impl<'a, E: Engine> Asking<'a, E> {
         let mut of_seeds = Vec::new();
         for seed in 0..self.config.seeds {
             let mut answers = vec![Answers::default(); item_indices.len()];
-            if !self.complete(task, Variation { seed, is_repeat: false }, item_indices, &mut answers)? {
+            let variation = Variation { seed, is_repeat: false };
+            if seed == 0
+                && task.benchmark.get().needs_judge()
+                && !self.try_judge(task, variation, item_indices, &mut answers)?
+            {
+                return Ok(None);
+            }
+            if !self.complete(task, variation, item_indices, &mut answers)? {
                 return Ok(None);
             }
             let repeated = self.repeated_items(task, item_indices, &answers);
@@ -216,6 +207,39 @@ impl<'a, E: Engine> Asking<'a, E> {
             of_seeds.push(answers);
         }
         Ok(Some(of_seeds))
+    }
+
+    /// Asks about the first items to the end, one by one, until the judge has given a verdict: that it does not answer is found
+    /// before the answers to all items are paid for. False when the run is to stop.
+    fn try_judge(
+        &mut self,
+        task: &PlannedTask,
+        variation: Variation,
+        item_indices: &[usize],
+        answers: &mut [Answers],
+    ) -> Result<bool, StageError> {
+        let mut failure = None;
+        for idx in 0..item_indices.len().min(ITEMS_TO_TRY) {
+            if !self.complete(task, variation, &item_indices[idx..=idx], &mut answers[idx..=idx])? {
+                return Ok(false);
+            }
+            let of_judge = answers[idx].0.iter().filter(|(id, _)| benchmarks::is_of_judge(id));
+            for (_, answer) in of_judge {
+                match answer {
+                    Answer::Failed(unscored) => failure = Some(unscored.detail.clone()),
+                    _ => return Ok(true),
+                }
+            }
+        }
+        match failure {
+            Some(reason) => Err(self.judge_refuses(&reason)),
+            None => Ok(true),
+        }
+    }
+
+    fn judge_refuses(&self, reason: &str) -> StageError {
+        let name = self.config.judge.as_ref().map_or_else(String::new, |judge| judge.model.name());
+        refusal("judge.model", &name, reason)
     }
 
     /// Of the items at `places` those whose verdicts are asked for a second time, evenly spaced among those with verdicts.
@@ -330,13 +354,10 @@ impl<'a, E: Engine> Asking<'a, E> {
                 }
             }
             if let Some(reason) = self.refusal.take() {
-                let name = match to {
-                    Recipient::Model => self.config.model.name(),
-                    Recipient::Judge => {
-                        self.config.judge.as_ref().map_or_else(String::new, |judge| judge.model.name())
-                    }
-                };
-                return Err(refusal(&name, &reason));
+                return Err(match to {
+                    Recipient::Model => refusal("model", &self.config.model.name(), &reason),
+                    Recipient::Judge => self.judge_refuses(&reason),
+                });
             }
         }
         Ok(!self.stop.load(Ordering::Relaxed))
@@ -369,10 +390,11 @@ impl<'a, E: Engine> Asking<'a, E> {
         let requests: Vec<&Request> = chunk.iter().map(|one| &one.request).collect();
         let mut found: Vec<Option<Answer>> = vec![None; chunk.len()];
         let mut failed = None;
-        let Self { log, events, stop, n_failed_in_a_row, refusal, subject, judge, .. } = self;
+        let Self { log, events, stop, n_asked, n_failed_in_a_row, refusal, subject, judge, .. } = self;
         let on_answer: &mut dyn FnMut(usize, Answer) -> ControlFlow<()> = &mut |answer_idx, answer| {
             let Open { item, request, .. } = chunk[answer_idx];
             *n_done += 1;
+            *n_asked += 1;
             events.emit(Event::Progress { done: *n_done, note: String::new() });
             match &answer {
                 // Failures are not kept: the next run asks again.
@@ -416,133 +438,8 @@ impl<'a, E: Engine> Asking<'a, E> {
     }
 }
 
-/// Puts the judge's accuracy on LLMBar beside every score that it gave.
-fn name_accuracy_of_judge(tasks: &mut [TaskRecord]) {
-    let llmbar = tasks.iter().find(|task| task.task == LLMBAR);
-    let Some(accuracy) = llmbar.and_then(|task| task.summary.metrics.first()).cloned() else { return };
-    for judge in tasks.iter_mut().filter_map(|task| task.summary.judge.as_mut()) {
-        judge.llmbar = Some(accuracy.clone());
-    }
-}
-
 /// The model's answers.
 fn without_verdicts(answers: &Answers) -> Answers {
     let of_model = answers.0.iter().filter(|(id, _)| !benchmarks::is_of_judge(id));
     Answers(of_model.map(|(id, answer)| (id.clone(), answer.clone())).collect())
-}
-
-/// Scores the answers to a benchmark's items, for each seed in the items' order, and writes `items_<task>.jsonl` and
-/// `samples_<task>.jsonl`; the record, and the task's hash.
-fn score_task(
-    config: &EvaluateConfig,
-    task: &PlannedTask,
-    answers: Vec<Vec<Answers>>,
-    is_chat: bool,
-    scoring: Scoring<'_>,
-) -> Result<(TaskRecord, (String, String)), StageError> {
-    let benchmark = task.benchmark.get();
-    let items = &task.loaded.items;
-    let mut records: Vec<ItemRecord> = Vec::new();
-    for (seed, answers) in answers.into_iter().enumerate() {
-        let pairs: Vec<(&Item, &Answers)> = items.iter().zip(&answers).collect();
-        let scores = benchmark.score(&pairs, &task.options, &scoring);
-        let of_seed = items.iter().zip(answers).zip(scores);
-        records.extend(of_seed.map(|((item, answers), score)| ItemRecord {
-            item: item.clone(),
-            seed,
-            answers,
-            score,
-        }));
-    }
-    let scored: Vec<Scored<'_>> = records.iter().map(ItemRecord::scored).collect();
-    let summary = summarise_benchmark(benchmark, &scored, &task.options);
-    let name = task.config.name();
-    let folder = &config.output_dir;
-    write_items(&folder.join(items_file(name)), &records)?;
-    let (lines, hash) = harness_samples(benchmark, &records, &task.options, is_chat);
-    if config.log_samples {
-        write_harness_samples(&folder.join(format!("samples_{name}.jsonl")), lines)?;
-    }
-    let strict = task.options.mode == ScoringMode::Strict;
-    let differences = if strict { benchmark.differences() } else { &[] };
-    let record = TaskRecord {
-        task: name.to_owned(),
-        version: benchmark.version(),
-        file: task.loaded.file.clone(),
-        n_items_in_file: task.loaded.n_rows,
-        n_shots: task.options.n_shots.unwrap_or_else(|| benchmark.default_shots()),
-        mode: task.options.mode,
-        differences: differences.iter().map(|&text| text.to_owned()).collect(),
-        summary,
-    };
-    Ok((record, (name.to_owned(), hash)))
-}
-
-fn write_results(
-    config: &EvaluateConfig,
-    inputs: &EvaluateInputs,
-    tasks: &[TaskRecord],
-    hashes: &BTreeMap<String, String>,
-    seconds: Option<f64>,
-) -> Result<(), StageError> {
-    let settings = serde_json::to_value(config).ok().and_then(|value| value.as_object().cloned());
-    let facts = RunFacts {
-        model: config.model.name(),
-        model_source: config
-            .model
-            .server
-            .as_ref()
-            .map_or_else(|| "truing".into(), |server| server.base_url.clone()),
-        seconds,
-        program: format!("truing {}", env!("CARGO_PKG_VERSION")),
-        system_instruction: config.system_instruction.clone(),
-        chat_template: inputs.chat_template.clone(),
-        fewshot_as_multiturn: config.fewshot_as_multiturn,
-        limit: config.limit,
-        seed: config.seed,
-        settings: settings.unwrap_or_default(),
-        ..RunFacts::default()
-    };
-    let folder = &config.output_dir;
-    atomic::write_json(&folder.join(HARNESS_RESULTS), &harness_results(tasks, &facts, hashes))?;
-    Ok(atomic::write_json(&folder.join(RESULTS), &tasks)?)
-}
-
-/// Scores the stored answers of a run again, without asking: after a scorer has changed. `tasks` are the benchmarks of the
-/// run's recipe, loaded again.
-///
-/// # Errors
-/// When an item of the run is not stored, or the disk fails.
-pub fn rescore(
-    config: &EvaluateConfig,
-    inputs: &EvaluateInputs,
-    sandbox_program: Option<&Path>,
-) -> Result<EvaluateOutcome, StageError> {
-    let (mut tasks, mut hashes) = (Vec::new(), BTreeMap::new());
-    for task in &inputs.tasks {
-        let path = config.output_dir.join(items_file(task.config.name()));
-        let stored: HashMap<(String, usize), Answers> = read_items(&path)?
-            .into_iter()
-            .map(|record| ((record.item.id, record.seed), record.answers))
-            .collect();
-        let mut of_seeds = Vec::new();
-        for seed in 0..config.seeds {
-            let mut answers = Vec::new();
-            for item in &task.loaded.items {
-                let Some(of_item) = stored.get(&(item.id.clone(), seed)) else {
-                    let source = std::io::Error::other(format!("item `{}` has no stored answer", item.id));
-                    return Err(RunError::Read { path, source }.into());
-                };
-                answers.push(of_item.clone());
-            }
-            of_seeds.push(answers);
-        }
-        let (record, (name, hash)) =
-            score_task(config, task, of_seeds, inputs.is_chat, Scoring { sandbox_program })?;
-        tasks.push(record);
-        hashes.insert(name, hash);
-    }
-    name_accuracy_of_judge(&mut tasks);
-    write_results(config, inputs, &tasks, &hashes, None)?;
-    Ok(EvaluateOutcome { folder: config.output_dir.clone(), tasks })
 }

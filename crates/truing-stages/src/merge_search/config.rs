@@ -58,9 +58,9 @@ pub struct MergeSearchConfig {
     pub search_share: f64,
     /// What the best candidate maximises.
     pub objective: Objective,
-    /// Only the first items of each task.
+    /// Only the first items of each task: so many, or below 1 that share of them.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub limit: Option<usize>,
+    pub limit: Option<f64>,
     /// Solved examples before each question, for all tasks without a number of their own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_fewshot: Option<usize>,

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use rand_chacha::rand_core::Rng as _;
+use truing_eval::comparison::resolution;
 use truing_model::ModelFiles;
 use truing_model::merge::MergePlan;
 use truing_run::{Machine, RunError};
@@ -11,7 +12,7 @@ use truing_types::{Seed, counted};
 
 use super::candidates::first_candidates;
 use super::config::MergeSearchConfig;
-use crate::evaluate::{EvaluateInputs, PlannedTask};
+use crate::evaluate::{EvaluateInputs, PlannedTask, resolution_row};
 use crate::{PlanContext, StageError, StagePlan};
 
 /// Places of the items of each task, in the order in which they are used.
@@ -151,12 +152,9 @@ impl MergeSearchPlan {
             let name = task.config.name();
             rows.push(PlanRow::new(format!("{name}: items"), Amount::Count(task.loaded.items.len() as u64)));
             rows.push(PlanRow::new(format!("{name}: held-out items"), Amount::Count(confirm.len() as u64)));
-            let n = confirm.len() as u64;
-            let discordance = truing_eval::comparison::USUAL_DISCORDANCE;
-            if let Some(smallest) = truing_statistics::Power::default().paired_shares(n, discordance) {
-                let name = format!("{name}: smallest difference from a parent that these can show");
-                rows.push(PlanRow::new(name, Amount::Share(smallest)));
-            }
+            let held_out = resolution(confirm.iter().map(|idx| &task.loaded.items[*idx]));
+            let what = format!("{name}: smallest difference from a parent that these can show");
+            rows.push(resolution_row(what, task.main_metric().as_ref(), &held_out));
         }
         let summary = format!(
             "search for a merge of {} on {}",

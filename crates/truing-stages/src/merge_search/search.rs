@@ -72,6 +72,9 @@ pub struct Confirmation {
     pub is_own: bool,
     /// The parent is the first, the merge the second.
     pub comparison: MetricComparison,
+    /// What difference these items could have shown, in words.
+    #[serde(default)]
+    pub resolution: String,
 }
 
 /// What a search leaves behind.
@@ -473,7 +476,13 @@ impl Search<'_> {
                     compare_metric(name, metric, both.0, both.1, &Bootstrap::default())
                 {
                     comparison.flips.clear();
-                    found.push(Confirmation { parent: idx, is_own: own[task] == idx, comparison });
+                    let resolution = comparison.resolvable_text();
+                    found.push(Confirmation {
+                        parent: idx,
+                        is_own: own[task] == idx,
+                        comparison,
+                        resolution,
+                    });
                 }
             }
         }

@@ -9,8 +9,9 @@ use truing_ask::OpenChatModel;
 use truing_eval::results::{ItemRecord, TaskRecord, read_items};
 use truing_predict::{Continuations, LikelihoodOptions, log_likelihoods};
 use truing_stages::evaluate::{EvaluateConfig, EvaluateOutcome, EvaluateStage, rescore};
-use truing_stages::{Ended, PlanContext, Recipe, Stage, StageError};
+use truing_stages::{Ended, PlanContext, Recipe, Stage, StageError, StagePlan};
 use truing_text::RenderOptions;
+use truing_train::Amount;
 use truing_types::{Event, Silent};
 
 use crate::scripted::Scripted;
@@ -227,6 +228,115 @@ fn stored_answers_are_scored_again_without_a_model() {
     assert_eq!(rescore(&plan.config, &inputs, None).unwrap().tasks, outcome.tasks);
 }
 
+/// Loads the recipe again and scores the stored answers.
+fn rescored(folder: &Path, recipe: &str, overrides: &[&str]) -> Result<EvaluateOutcome, StageError> {
+    let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+    let config = EvaluateConfig::from_toml(recipe, &folder.join("recipe.toml"), &overrides)?;
+    let machine = || setup::MACHINE;
+    let mut planning =
+        PlanContext { render: RenderOptions::default(), machine: &machine, events: &mut Silent };
+    let (plan, inputs) = EvaluateStage::prepare::<Cpu>(config, &mut planning)?;
+    rescore(&plan.config, &inputs, None)
+}
+
+#[test]
+fn a_rescore_changes_the_scorer_and_nothing_else() {
+    let folder = folder();
+    let error = rescored(folder.path(), SERVER, &[]).unwrap_err().to_string();
+    assert!(error.contains("is not the folder of a finished evaluation"), "{error}");
+    run(folder.path(), SERVER, &[], vec![adder().open()]).unwrap();
+    let stored = |file: &str| fs::read_to_string(folder.path().join("run").join(file)).unwrap();
+    let (items_before, results_before) = (stored("items_sums.jsonl"), stored("results_lm_eval.json"));
+    // Other items, another model or another question are another run, and nothing is written.
+    for (overrides, expected) in [
+        (&["limit=3"][..], "limit"),
+        (&["model.server.model=other"], "model"),
+        (&["task.0.custom.prompt=Sum: {{ question }}"], "task"),
+        (&["temperature=0.5"], "temperature"),
+    ] {
+        let error = rescored(folder.path(), SERVER, overrides).unwrap_err().to_string();
+        assert!(error.contains(expected) && error.contains("another recipe"), "{overrides:?}: {error}");
+        assert_eq!(stored("items_sums.jsonl"), items_before, "{overrides:?}");
+    }
+    let error = rescored(folder.path(), SERVER, &["seeds=2"]).unwrap_err().to_string();
+    assert!(error.contains("no stored answer with seed 2"), "{error}");
+    // A laxer scorer finds the sum within other words; model and time stay those of the run.
+    let lax = SERVER.replace("exact_match = {}", "exact_match = { contained = true }");
+    let outcome = rescored(folder.path(), &lax, &[]).unwrap();
+    assert_eq!(outcome.tasks[0].summary.metrics[0].value, Some(0.75));
+    assert_eq!(stored("items_sums.jsonl").lines().count(), 12);
+    let facts = |text: &str| {
+        let facts: Value = serde_json::from_str(text).unwrap();
+        (facts["model_name"].clone(), facts["total_evaluation_time_seconds"].clone())
+    };
+    assert_eq!(facts(&stored("results_lm_eval.json")), facts(&results_before));
+    assert_eq!(facts(&results_before).0, "m");
+    assert!(stored("recipe.resolved.toml").contains("contained = true"));
+    // The file changed: those are other items.
+    let path = folder.path().join("sums.jsonl");
+    let text = fs::read_to_string(&path).unwrap().replace("0 + 1 =", "0 + 2 =");
+    fs::write(&path, text).unwrap();
+    let error = rescored(folder.path(), &lax, &[]).unwrap_err().to_string();
+    assert!(error.contains("sums.jsonl") && error.contains("has changed"), "{error}");
+}
+
+#[test]
+fn a_finished_run_that_is_run_again_keeps_its_time() {
+    let folder = folder();
+    run(folder.path(), SERVER, &[], vec![adder().open()]).unwrap();
+    let path = folder.path().join("run/results_lm_eval.json");
+    let mut results: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    results["total_evaluation_time_seconds"] = "12.5".into();
+    fs::write(&path, results.to_string()).unwrap();
+    run(folder.path(), SERVER, &[], vec![adder().open()]).unwrap();
+    let results: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    assert_eq!(results["total_evaluation_time_seconds"], "12.5");
+}
+
+#[test]
+fn the_number_of_examples_that_are_shown_is_recorded_and_a_missing_file_is_said() {
+    let folder = folder();
+    let problem = |i: usize| json!({"question": format!("{i} + 1 ="), "answer": format!("#### {}", i + 1)});
+    write_lines(&folder.path().join("gsm8k.jsonl"), (0..3).map(problem));
+    write_lines(&folder.path().join("train.jsonl"), (5..7).map(problem));
+    let recipe = SERVER.split("[[task]]").next().unwrap().to_owned()
+        + "[[task]]\nname = \"gsm8k\"\npath = \"gsm8k.jsonl\"\n";
+    let with_shots = format!("{recipe}shots_path = \"train.jsonl\"\n");
+    for (recipe, n_shown, warning) in [
+        (&recipe, 0, "customary are 5 solved examples, 0 are shown: they need a file, `shots_path`"),
+        (&with_shots, 2, "customary are 5 solved examples, 2 are shown: `"),
+    ] {
+        let overrides = [format!("output_dir={}", folder.path().join(format!("run{n_shown}")).display())];
+        let config =
+            EvaluateConfig::from_toml(recipe, &folder.path().join("recipe.toml"), &overrides).unwrap();
+        let stop = AtomicBool::new(false);
+        let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(setup::never) };
+        let machine = || setup::MACHINE;
+        let mut planning =
+            PlanContext { render: RenderOptions::default(), machine: &machine, events: &mut events };
+        let (plan, inputs) = EvaluateStage::prepare::<Cpu>(config, &mut planning).unwrap();
+        let is_said = |event: &Event| matches!(event, Event::Warning(text) if text.contains(warning));
+        assert!(events.seen.iter().any(is_said), "{warning}: {:?}", events.seen);
+        let row = plan.table().into_iter().find(|row| row.name == "gsm8k: solved examples before each item");
+        assert_eq!(row.unwrap().amount, Amount::Count(n_shown));
+        let models = vec![Scripted::says("#### 1").open()];
+        let ended = EvaluateStage::run::<Cpu>(&plan, &inputs, setup::judged(models, &mut Silent, &stop));
+        let Ended::Finished(outcome) = ended.unwrap() else { panic!("nobody stopped it") };
+        assert_eq!(outcome.tasks[0].n_shots, n_shown as usize);
+    }
+}
+
+#[test]
+fn a_row_that_no_scorer_can_score_is_refused_before_anything_is_asked() {
+    let folder = folder();
+    let model = adder();
+    let recipe = SERVER.replace("exact_match = {}", "exact_match = { column = \"ans\" }");
+    let error = run(folder.path(), &recipe, &[], vec![model.open()]).unwrap_err().to_string();
+    assert!(error.contains("sums.jsonl:1: the scorer `exact_match`"), "{error}");
+    assert!(error.contains("the row has no `ans`"), "{error}");
+    assert!(model.asked().is_empty() && !folder.path().join("run").exists());
+}
+
 #[test]
 fn what_cannot_be_evaluated_is_refused_before_anything_is_asked() {
     let folder = folder();
@@ -242,6 +352,8 @@ fn what_cannot_be_evaluated_is_refused_before_anything_is_asked() {
         (SERVER, &["apply_chat_template=false"], "apply_chat_template"),
         (SERVER, &["task.0.name=arc"], "task.custom"),
         (SERVER, &["task.0.custom.prompt={{ question"], "prompt"),
+        (SERVER, &["task.0.custom.name=gsm8k"], "`gsm8k`, the name of a benchmark of this program"),
+        (SERVER, &["limit=2.5"], "`limit` is 2.5, expected a whole number"),
     ] {
         let error = run(folder.path(), recipe, overrides, Vec::new()).unwrap_err().to_string();
         assert!(error.contains(expected), "{overrides:?}: {error}");
@@ -397,6 +509,27 @@ fn a_judged_score_says_how_far_its_judge_can_be_trusted() {
 }
 
 #[test]
+fn a_judge_that_does_not_answer_is_found_before_all_answers_are_paid_for() {
+    let folder = folder();
+    let questions = (0..8).map(|n| {
+        json!({"question_id": n, "category": "writing", "turns": [format!("Write about topic {n}."), "Shorter."]})
+    });
+    write_lines(&folder.path().join("questions.jsonl"), questions);
+    let recipe = JUDGED.replace("llmbar = \"llmbar.jsonl\"\n", "");
+    let model = Scripted::says("A text.");
+    let models = vec![model.open(), Scripted::fails().open()];
+    let error = run(folder.path(), &recipe, &[], models).unwrap_err().to_string();
+    assert!(error.contains("`judge.model` is j: ") && error.contains("the server is down"), "{error}");
+    assert!(error.contains("the same command continues"), "{error}");
+    // Two turns of each of the first three questions, of sixteen in all.
+    assert_eq!(model.asked().len(), 6);
+    // With a judge the run goes on, and names it.
+    let outcome =
+        run(folder.path(), &recipe, &[], vec![model.open(), Scripted::says("[[7]]").open()]).unwrap();
+    assert_eq!((model.asked().len(), outcome.tasks[0].judge()), (16, Some("j")));
+}
+
+#[test]
 fn the_plan_counts_every_turn_and_every_repeated_verdict() {
     let folder = folder();
     let questions = (0..8).map(|n| {
@@ -411,5 +544,9 @@ fn the_plan_counts_every_turn_and_every_repeated_verdict() {
         PlanContext { render: RenderOptions::default(), machine: &machine, events: &mut Silent };
     let (_, inputs) = EvaluateStage::prepare::<Cpu>(config, &mut planning).unwrap();
     let task = &inputs.tasks[0];
-    assert_eq!((task.n_model_calls, task.n_judge_calls, task.n_repeated_calls), (48, 48, 4 * 2 * 3));
+    assert_eq!((task.n_model_calls, task.n_judge_calls), (48, 48));
+    // Each unreadable verdict is asked for three times.
+    assert_eq!((task.max_judge_calls, task.n_repeated_calls), (3 * 48, 3 * 4 * 2 * 3));
+    assert_eq!(task.max_answer_tokens, 48 * 1024);
+    assert!(task.max_verdict_tokens > 0 && task.max_verdict_tokens % (3 * 48 + 3 * 24) == 0);
 }

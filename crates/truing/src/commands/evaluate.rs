@@ -1,24 +1,24 @@
 //! `truing evaluate`: a model on benchmarks, as a recipe or the command line says; two evaluations compared; stored answers
 //! scored again; the list of benchmarks.
 
+mod quick;
+
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use truing_data::read_objects;
-use truing_eval::benchmarks::{BENCHMARKS, JudgeQuality, MetricSummary};
+use truing_eval::benchmarks::{BENCHMARKS, Benchmark, JudgeQuality, MetricSummary, find as find_benchmark};
 use truing_eval::comparison::{Finding, MetricComparison, RunPair};
 use truing_eval::contamination::{ContaminationOptions, TaskContamination, contamination};
 use truing_eval::results::{ItemRecord, RESULTS, TaskRecord, items_file, read_items, read_results};
-use truing_stages::evaluate::{
-    EvaluateConfig, EvaluateOutcome, EvaluatePlan, EvaluateStage, TaskConfig, rescore,
-};
-use truing_stages::{Recipe as _, StageError, StagePlan as _};
+use truing_stages::evaluate::{EvaluateOutcome, EvaluatePlan, EvaluateStage, rescore};
+use truing_stages::{StageError, StagePlan as _};
 use truing_statistics::Interval;
 
+use quick::Quick;
+
 use super::judging;
-use super::model::find;
 use super::stage::{self, RecipeArguments, RunArguments, StageCommand};
 use crate::Context;
 use crate::outcome::Outcome;
@@ -46,47 +46,19 @@ pub(crate) struct Arguments {
     run: RunArguments,
 }
 
-/// An evaluation without a recipe.
-#[derive(Debug, Args)]
-struct Quick {
-    /// Without a recipe: the model, a path or a name.
-    #[arg(long, short, value_name = "PATH|NAME", conflicts_with = "recipe")]
-    model: Option<String>,
-    /// Without a recipe: a benchmark and the file or folder with its items. May be given several times.
-    #[arg(long = "task", visible_alias = "tasks", value_name = "NAME=PATH", conflicts_with = "recipe")]
-    tasks: Vec<String>,
-    /// Without a recipe: output folder.
-    #[arg(long, short, visible_alias = "output_path", value_name = "FOLDER", conflicts_with = "recipe")]
-    output: Option<PathBuf>,
-    /// Seeds with which each item is answered; useful only with sampling (`--temperature`).
-    #[arg(long, value_name = "N", conflicts_with = "recipe")]
-    seeds: Option<usize>,
-    /// Sampling temperature of answers. Default: the benchmark's own.
-    #[arg(long, value_name = "T", conflicts_with = "recipe")]
-    temperature: Option<f32>,
-    /// Only the first items of each task.
-    #[arg(long, value_name = "N", conflicts_with = "recipe")]
-    limit: Option<usize>,
-    /// Solved examples before each question, from `--shots`.
-    #[arg(long, visible_alias = "num_fewshot", value_name = "N", conflicts_with = "recipe")]
-    num_fewshot: Option<usize>,
-    /// A benchmark and the file with its solved examples. May be given several times.
-    #[arg(long, value_name = "NAME=PATH", conflicts_with = "recipe")]
-    shots: Vec<String>,
-    /// Whether prompts are shown through the chat template. Default: if the model has one.
-    #[arg(
-        long, visible_alias = "apply_chat_template", value_name = "true|false", num_args = 0..=1,
-        default_missing_value = "true", conflicts_with = "recipe"
-    )]
-    apply_chat_template: Option<bool>,
-}
-
 /// What else can be done with evaluations.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List the benchmarks.
-    #[command(after_help = "Example: truing evaluate list")]
+    /// List the benchmarks, or how scores of one differ from those of its published program.
+    #[command(
+        after_help = "Examples:\n  truing evaluate list\n  truing evaluate list cfbench\n  truing evaluate list --differences"
+    )]
     List {
+        /// A benchmark: what it measures, and the differences from its published program.
+        benchmark: Option<String>,
+        /// With all benchmarks, also list the differences.
+        #[arg(long)]
+        differences: bool,
         /// Print one JSON object.
         #[arg(long)]
         json: bool,
@@ -141,7 +113,9 @@ enum Command {
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
     match (&arguments.command, &arguments.recipe) {
-        (Some(Command::List { json }), _) => list(*json, context),
+        (Some(Command::List { benchmark, differences, json }), _) => {
+            list(benchmark.as_deref(), *differences, *json, context)
+        }
         (Some(Command::Compare { first, second, html, json }), _) => {
             compare([first, second], html.as_deref(), *json, context)
         }
@@ -160,49 +134,10 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
     }
 }
 
-impl Quick {
-    /// The settings that the options mean.
-    fn config(&self, context: &Context) -> anyhow::Result<EvaluateConfig> {
-        let (Some(model), false) = (&self.model, self.tasks.is_empty()) else {
-            return Err(stage::no_recipe(
-                "truing evaluate recipes/evaluate.toml, or: truing evaluate --model PATH --task gsm8k=test.jsonl",
-            ));
-        };
-        let named = |text: &str| -> anyhow::Result<(String, PathBuf)> {
-            let (name, path) = text
-                .split_once('=')
-                .with_context(|| format!("`{text}`: expected NAME=PATH, such as gsm8k=test.jsonl"))?;
-            Ok((name.to_owned(), path.into()))
-        };
-        let mut config = EvaluateConfig {
-            output_dir: self.output.clone().unwrap_or_else(|| "runs/evaluate".into()),
-            seeds: self.seeds.unwrap_or(1),
-            temperature: self.temperature,
-            limit: self.limit,
-            num_fewshot: self.num_fewshot,
-            apply_chat_template: self.apply_chat_template,
-            ..EvaluateConfig::default()
-        };
-        config.model.model_name_or_path = Some(find(model, context)?);
-        for text in self.tasks.iter().flat_map(|text| text.split(',')) {
-            let (name, path) = named(text)?;
-            config.task.push(TaskConfig { name, path, ..TaskConfig::default() });
-        }
-        for text in &self.shots {
-            let (name, path) = named(text)?;
-            match config.task.iter_mut().find(|task| task.name == name) {
-                Some(task) => task.shots_path = Some(path),
-                None => bail!("`--shots {text}`: no `--task` is called `{name}`"),
-            }
-        }
-        config.fill_in();
-        Ok(config)
-    }
-}
-
 impl StageCommand for EvaluateStage {
     const STOPPING: &'static str = judging::STOPPING;
     const STOPPED: &'static str = judging::STOPPED;
+    const CONTINUES: bool = true;
     const TRAINS: bool = false;
 
     fn announce(plan: &EvaluatePlan, context: &Context) {
@@ -212,8 +147,26 @@ impl StageCommand for EvaluateStage {
         }
     }
 
-    fn advice(error: &StageError, _: &Path, _: bool) -> Option<String> {
-        judging::advice(error)
+    fn print_plan(plan: &EvaluatePlan, context: &Context) -> anyhow::Result<()> {
+        stage::print_rows(plan, context)?;
+        let texts: Vec<(&str, Vec<&str>)> = plan
+            .differences
+            .iter()
+            .map(|(name, differences)| (name.as_str(), differences.iter().map(String::as_str).collect()))
+            .collect();
+        print_differences(texts.iter().map(|(name, differences)| (*name, &differences[..])), context)
+    }
+
+    fn plan_json(plan: &EvaluatePlan) -> Value {
+        let mut fields = stage::rows_json(plan);
+        let differences: Map<String, Value> =
+            plan.differences.iter().map(|(name, texts)| (name.clone(), json!(texts))).collect();
+        fields["differences"] = differences.into();
+        fields
+    }
+
+    fn advice(error: &StageError, folder: &Path, _: bool) -> Option<String> {
+        judging::advice(error, folder, Some("judge.model.cache"))
     }
 
     fn finish(
@@ -250,7 +203,10 @@ fn print_outcome(outcome: &EvaluateOutcome, as_json: bool, context: &Context) ->
                 task.task.clone(),
                 metric.metric.key().trim_end_matches(",none").to_owned(),
                 value(metric.value),
-                metric.interval.map_or_else(String::new, range),
+                match metric.has_equal_scores() {
+                    true => "none: all scores are equal".to_owned(),
+                    false => metric.interval.map_or_else(String::new, range),
+                },
                 match task.summary.n_seeds {
                     1 => metric.n.to_string(),
                     n_seeds => format!("{} x {n_seeds}", task.summary.n_items),
@@ -273,15 +229,16 @@ fn print_outcome(outcome: &EvaluateOutcome, as_json: bool, context: &Context) ->
 fn print_remarks(task: &TaskRecord, context: &Context) -> anyhow::Result<()> {
     let printer = context.printer;
     let name = &task.task;
-    let n_unread = task.summary.n_unread.values().max().copied().unwrap_or(0);
+    let n_unread = task.summary.n_unread_of_main();
+    let n = task.summary.n_replies();
     if n_unread > 0 {
-        let n = task.summary.n_items;
         printer.line(format_args!(
             "{name}: no answer could be read out of {n_unread} of {n} replies; they count as wrong"
         ))?;
     }
     if task.summary.n_cut > 0 {
-        printer.line(format_args!("{name}: {} replies were cut at their limit", task.summary.n_cut))?;
+        printer
+            .line(format_args!("{name}: {} of {n} replies were cut at their limit", task.summary.n_cut))?;
     }
     let bounded = |metric: &&MetricSummary| metric.bounds.is_some();
     for metric in task.summary.metrics.iter().filter(bounded) {
@@ -316,18 +273,33 @@ fn value(value: Option<f64>) -> String {
     }
 }
 
+/// A p-value: never 0.
+pub(super) fn p_value(value: f64) -> String {
+    if value < 0.001 { "< 0.001".to_owned() } else { format!("{value:.3}") }
+}
+
 fn range(interval: Interval) -> String {
     format!("{} to {}", value(Some(interval.low)), value(Some(interval.high)))
 }
 
-fn list(as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
+fn list(
+    name: Option<&str>,
+    with_differences: bool,
+    as_json: bool,
+    context: &Context,
+) -> anyhow::Result<Outcome> {
+    let benchmarks: Vec<&dyn Benchmark> = match name {
+        Some(name) => vec![find_benchmark(name)?],
+        None => BENCHMARKS.to_vec(),
+    };
     if as_json {
-        let all: Vec<_> = BENCHMARKS
+        let all: Vec<_> = benchmarks
             .iter()
             .map(|benchmark| {
                 json!({
                     "name": benchmark.name(), "about": benchmark.about(), "needs_judge": benchmark.needs_judge(),
                     "needs_baseline": benchmark.needs_baseline(), "default_shots": benchmark.default_shots(),
+                    "differences": benchmark.differences(),
                 })
             })
             .collect();
@@ -335,14 +307,36 @@ fn list(as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
         return Ok(Outcome::Fine);
     }
     let mut table = Table::new(&[("", Align::Left), ("", Align::Left)]);
-    for benchmark in BENCHMARKS {
+    for benchmark in &benchmarks {
         let judge = if benchmark.needs_judge() { " (judge)" } else { "" };
         table.row([benchmark.name().to_owned(), format!("{}{judge}", benchmark.about())]);
     }
     for line in table.lines() {
         context.printer.line(line)?;
     }
+    if with_differences || name.is_some() {
+        let differences = benchmarks.iter().map(|benchmark| (benchmark.name(), benchmark.differences()));
+        print_differences(differences, context)?;
+    }
     Ok(Outcome::Fine)
+}
+
+/// How strict scores differ from those of the published programs.
+fn print_differences<'a>(
+    benchmarks: impl Iterator<Item = (&'a str, &'a [&'a str])>,
+    context: &Context,
+) -> anyhow::Result<()> {
+    let printer = context.printer;
+    for (name, differences) in benchmarks.filter(|(_, differences)| !differences.is_empty()) {
+        printer.line("")?;
+        printer.line(format_args!(
+            "{name}: differences from the published program (`scoring = \"official\"` scores as it does)"
+        ))?;
+        for difference in differences {
+            printer.line(format_args!("- {difference}"))?;
+        }
+    }
+    Ok(())
 }
 
 fn compare(
@@ -389,14 +383,16 @@ fn print_comparisons(comparisons: &[&MetricComparison], context: &Context) -> an
                 Finding::SecondBetter => "better",
                 Finding::Unresolved => "-",
             };
-            let interval = comparison.interval();
+            let interval = comparison.interval().map_or_else(
+                || "none: all differences are equal".to_owned(),
+                |Interval { low, high }| format!("{low:+.3} to {high:+.3}"),
+            );
             table.row([
                 comparison.metric.key().trim_end_matches(",none").to_owned(),
                 format!("{:.3}", comparison.first),
                 format!("{:.3}", comparison.second),
-                interval
-                    .map_or_else(String::new, |Interval { low, high }| format!("{low:+.3} to {high:+.3}")),
-                format!("{:.3}", comparison.p_adjusted.unwrap_or(comparison.p_value)),
+                interval,
+                p_value(comparison.p_adjusted.unwrap_or(comparison.p_value)),
                 found.to_owned(),
             ]);
         }
@@ -407,16 +403,16 @@ fn print_comparisons(comparisons: &[&MetricComparison], context: &Context) -> an
     }
     for comparison in comparisons {
         let key = comparison.metric.key();
-        let resolvable = comparison.resolvable.filter(|smallest| *smallest > 0.0);
-        let resolvable = resolvable.map_or_else(String::new, |smallest| {
-            format!("; minimum detectable difference {}", value(Some(smallest)))
-        });
         printer.line(format_args!(
-            "{} {key}: {} items in common, {} changed{resolvable}",
+            "{} {key}: {} items in common, {} changed; {}",
             comparison.task,
             comparison.n,
-            comparison.flips.len()
+            comparison.flips.len(),
+            comparison.resolvable_text()
         ))?;
+        if let Some(missing) = comparison.not_compared() {
+            printer.line(format_args!("  {missing}"))?;
+        }
         let flips = comparison.flips.iter().take(N_FLIPS);
         let shown: Vec<String> = flips
             .map(|flip| format!("{} ({} to {})", flip.id, value(Some(flip.first)), value(Some(flip.second))))

@@ -1,11 +1,17 @@
 //! What the commands share that ask judges: `truing label` and `truing quality`.
 
+use std::path::Path;
+
 use truing_stages::{RunError, StageError};
 use truing_statistics::Agreement;
 
 use super::stage::{self, RecipeArguments, RunArguments, StageCommand};
 use crate::Context;
 use crate::outcome::Outcome;
+use crate::printer::clean_path;
+
+/// The file in a run's folder with the judges' replies, unless a judge's `cache` names another one.
+const REPLIES: &str = "replies.sqlite";
 
 /// Printed when the user stops the run.
 pub(crate) const STOPPING: &str =
@@ -39,18 +45,23 @@ pub(crate) fn outcome(says_little: bool) -> Outcome {
     if says_little { Outcome::Finding } else { Outcome::Fine }
 }
 
-/// What to do about a folder that holds another run. The same command continues a run, so nothing else is advised.
-pub(crate) fn advice(error: &StageError) -> Option<String> {
-    match error {
+/// What to do about a folder that holds another run. The same command continues a run, so nothing else is advised. `cache_key`
+/// is the setting of the stage that names the file with the judge's replies; a stage without a judge has none.
+pub(crate) fn advice(error: &StageError, folder: &Path, cache_key: Option<&str>) -> Option<String> {
+    let is_other_run = matches!(
+        error,
         StageError::Run(
             RunError::RecipeChanged { .. } | RunError::InputsChanged { .. } | RunError::FileChanged { .. },
-        ) => Some(
-            "`--set output_dir=...` starts another run; `--set judge.0.model.cache=FOLDER/replies.sqlite` lets \
-             it use the replies that the first one paid for"
-                .to_owned(),
-        ),
-        _ => None,
-    }
+        )
+    );
+    let replies = folder.join(REPLIES);
+    let paid = cache_key.filter(|_| replies.is_file()).map_or_else(String::new, |key| {
+        format!(
+            "; `--set {key}={}` lets it use the replies that the first one paid for",
+            clean_path(&replies)
+        )
+    });
+    is_other_run.then(|| format!("`--set output_dir=...` starts another run{paid}"))
 }
 
 /// Two judges on one dimension.
@@ -70,4 +81,23 @@ pub(crate) fn print_agreement(
 /// A share, or a dash where there is none.
 pub(crate) fn share(share: Option<f64>) -> String {
     share.map_or_else(|| "-".to_owned(), |share| format!("{share:.2}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hint_names_the_key_of_the_stage_where_there_are_replies() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = StageError::Run(RunError::RecipeChanged { keys: vec!["limit".into()] });
+        let hint = |key| advice(&error, folder.path(), key).unwrap();
+        assert_eq!(hint(Some("judge.model.cache")), "`--set output_dir=...` starts another run");
+        let replies = folder.path().join(REPLIES);
+        std::fs::write(&replies, "").unwrap();
+        let set = format!("`--set judge.model.cache={}`", replies.display());
+        assert!(hint(Some("judge.model.cache")).contains(&set), "{}", hint(Some("judge.model.cache")));
+        assert_eq!(hint(None), "`--set output_dir=...` starts another run");
+        assert_eq!(advice(&StageError::Stopped, folder.path(), None), None);
+    }
 }

@@ -40,6 +40,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
 impl StageCommand for LabelStage {
     const STOPPING: &'static str = judging::STOPPING;
     const STOPPED: &'static str = judging::STOPPED;
+    const CONTINUES: bool = true;
     const TRAINS: bool = false;
 
     fn announce(plan: &LabelPlan, context: &Context) {
@@ -47,8 +48,8 @@ impl StageCommand for LabelStage {
         judging::announce_tokens(plan.prompt_tokens, plan.completion_tokens, context);
     }
 
-    fn advice(error: &StageError, _: &Path, _: bool) -> Option<String> {
-        judging::advice(error)
+    fn advice(error: &StageError, folder: &Path, _: bool) -> Option<String> {
+        judging::advice(error, folder, Some("judge.0.model.cache"))
     }
 
     fn finish(outcome: LabelOutcome, _: &Path, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {

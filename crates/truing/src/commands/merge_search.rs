@@ -4,13 +4,15 @@ use std::path::Path;
 
 use serde_json::json;
 use truing_eval::benchmarks::MetricSummary;
-use truing_eval::comparison::Finding;
+use truing_eval::comparison::{Finding, cannot_be_resolved};
 use truing_stages::merge_search::{
     Confirmation, MERGE_RECIPE, MODEL, MergeSearchOutcome, MergeSearchStage, RECORD, SearchRecord, SearchRow,
 };
 use truing_stages::{StageError, StagePlan as _};
 use truing_statistics::Interval;
+use truing_types::counted;
 
+use super::evaluate::p_value;
 use super::judging;
 use super::stage::StageCommand;
 use crate::Context;
@@ -24,6 +26,7 @@ const N_CANDIDATES: usize = 8;
 impl StageCommand for MergeSearchStage {
     const STOPPING: &'static str = "stopping: all answers are kept; run the same command to continue";
     const STOPPED: &'static str = "stopped; run the same command to continue; stored answers are reused";
+    const CONTINUES: bool = true;
     const TRAINS: bool = false;
 
     fn announce(plan: &Self::Plan, context: &Context) {
@@ -33,8 +36,8 @@ impl StageCommand for MergeSearchStage {
         }
     }
 
-    fn advice(error: &StageError, _: &Path, _: bool) -> Option<String> {
-        judging::advice(error)
+    fn advice(error: &StageError, folder: &Path, _: bool) -> Option<String> {
+        judging::advice(error, folder, None)
     }
 
     fn finish(
@@ -71,10 +74,7 @@ impl StageCommand for MergeSearchStage {
         }
         printer.line("")?;
         print_optimism(record, context)?;
-        printer.line(match lost.is_empty() {
-            true => "no ability is shown to be lost: the merge is not significantly worse than the parent of any task".into(),
-            false => format!("lost: the merge is significantly worse than the task's own parent on {}", lost.join(", ")),
-        })?;
+        print_verdict(record, context)?;
         printer.line("")?;
         for (name, file) in [("model", MODEL), ("recipe", MERGE_RECIPE), ("record", RECORD)] {
             printer.line(format_args!("{name:<7} {}", clean_path(&folder.join(file))))?;
@@ -128,16 +128,39 @@ fn sentence(confirmation: &Confirmation, record: &SearchRecord) -> String {
     let interval = comparison
         .interval()
         .map_or_else(String::new, |Interval { low, high }| format!(" ({low:+.3} to {high:+.3})"));
-    let resolvable = comparison.resolvable.filter(|smallest| *smallest > 0.0);
-    let resolvable = resolvable
-        .map_or_else(String::new, |smallest| format!("; minimum detectable difference {smallest:.3}"));
+    let resolvable = comparison.resolvable_text();
     format!(
-        "{}, merge minus {own} {}: {:+.3}{interval}, p (Holm) {:.3}, {finding}{resolvable}",
+        "{}, merge minus {own} {}: {:+.3}{interval}, p (Holm) {}, {finding}; {resolvable}",
         comparison.task,
         name.display(),
         comparison.difference.estimate.mean,
-        comparison.p_adjusted.unwrap_or(comparison.p_value),
+        p_value(comparison.p_adjusted.unwrap_or(comparison.p_value)),
     )
+}
+
+/// What the held-out items say of the abilities, and what they could not have said.
+fn print_verdict(record: &SearchRecord, context: &Context) -> anyhow::Result<()> {
+    let lost = record.lost_abilities();
+    context.printer.line(match lost.is_empty() {
+        true => {
+            "no ability is shown to be lost: the merge is not significantly worse than the parent of any task"
+                .into()
+        }
+        false => format!(
+            "lost: the merge is significantly worse than the task's own parent on {}",
+            lost.join(", ")
+        ),
+    })?;
+    for one in record.confirmations.iter().filter(|one| one.is_own) {
+        let comparison = &one.comparison;
+        let could = match comparison.resolvable {
+            Some(smallest) => format!("a loss below {smallest:.3} would not have been found"),
+            None => cannot_be_resolved(comparison.n),
+        };
+        let items = counted(comparison.n as u64, "held-out item", "held-out items");
+        context.printer.line(format_args!("  {}, {items}: {could}", comparison.task))?;
+    }
+    Ok(())
 }
 
 fn print_optimism(record: &SearchRecord, context: &Context) -> anyhow::Result<()> {

@@ -298,6 +298,7 @@ fn advice(error: &StageError) -> Option<String> {
 impl StageCommand for PasStage {
     const STOPPING: &'static str = judging::STOPPING;
     const STOPPED: &'static str = judging::STOPPED;
+    const CONTINUES: bool = true;
     const TRAINS: bool = false;
 
     fn announce(plan: &PasPlan, context: &Context) {
@@ -357,6 +358,7 @@ fn print_pairs(summary: &PasSummary, context: &Context) -> anyhow::Result<()> {
 impl StageCommand for PasEvaluateStage {
     const STOPPING: &'static str = judging::STOPPING;
     const STOPPED: &'static str = judging::STOPPED;
+    const CONTINUES: bool = true;
     const TRAINS: bool = false;
 
     fn announce(plan: &PasEvaluatePlan, context: &Context) {

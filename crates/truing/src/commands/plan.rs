@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use truing_stages::StagePlan;
 use truing_stages::training::TrainingPlan;
 use truing_train::{Amount, SegmentChoice};
+use truing_types::counted;
 
 use super::plan_cluster::{self, Request};
 use super::stage::{RecipeArguments, no_recipe};
@@ -146,6 +147,10 @@ pub(super) fn amount_text(amount: Amount) -> String {
         Amount::Flops(flops) => format!("{:.1} GFLOP", flops / 1e9),
         Amount::Seconds(seconds) => units::duration(seconds),
         Amount::Share(share) => format!("{:.1} %", 100.0 * share),
+        Amount::NotResolvedWith(n_items) => {
+            format!("cannot be resolved with {}", counted(n_items, "item", "items"))
+        }
+        Amount::Unknown(why) => format!("unknown: {why}"),
     }
 }
 
@@ -156,5 +161,6 @@ pub(super) fn amount_json(amount: Amount) -> Value {
         Amount::Cost(number) | Amount::Flops(number) | Amount::Seconds(number) | Amount::Share(number) => {
             number.into()
         }
+        Amount::NotResolvedWith(_) | Amount::Unknown(_) => Value::Null,
     }
 }

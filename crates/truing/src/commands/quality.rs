@@ -42,6 +42,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
 impl StageCommand for QualityStage {
     const STOPPING: &'static str = judging::STOPPING;
     const STOPPED: &'static str = judging::STOPPED;
+    const CONTINUES: bool = true;
     const TRAINS: bool = false;
 
     fn announce(plan: &QualityPlan, context: &Context) {
@@ -49,8 +50,8 @@ impl StageCommand for QualityStage {
         judging::announce_tokens(plan.prompt_tokens, plan.completion_tokens, context);
     }
 
-    fn advice(error: &StageError, _: &Path, _: bool) -> Option<String> {
-        judging::advice(error)
+    fn advice(error: &StageError, folder: &Path, _: bool) -> Option<String> {
+        judging::advice(error, folder, Some("judge.0.model.cache"))
     }
 
     fn finish(

@@ -73,27 +73,20 @@ pub(crate) trait StageCommand: Stage {
     const STOPPING: &'static str = "stopping: saving a checkpoint of the last complete step";
     /// Printed at the end of a stopped run without steps.
     const STOPPED: &'static str = "stopped; --resume continues from there";
+    /// Whether the same command continues a run whose folder is there, also without `--resume`: a stage whose answers are kept
+    /// as they arrive. Another recipe or other inputs are refused either way.
+    const CONTINUES: bool = false;
     /// Whether the stage trains: its metrics go to TensorBoard files, and a stopped run has a report as well.
     const TRAINS: bool = true;
 
     /// Prints a plan.
     fn print_plan(plan: &Self::Plan, context: &Context) -> anyhow::Result<()> {
-        let mut table = Table::new(&[("", Align::Left), ("", Align::Right)]);
-        for row in plan.table() {
-            table.row([row.name, plan::amount_text(row.amount)]);
-        }
-        for line in table.lines() {
-            context.printer.line(line)?;
-        }
-        context.printer.line("")?;
-        Ok(context.printer.line(context.printer.styled(Style::Bold, plan.summary()))?)
+        print_rows(plan, context)
     }
 
     /// A plan as one JSON object.
     fn plan_json(plan: &Self::Plan) -> Value {
-        let rows: Map<String, Value> =
-            plan.table().into_iter().map(|row| (row.name, plan::amount_json(row.amount))).collect();
-        json!({ "fits": true, "rows": rows })
+        rows_json(plan)
     }
 
     /// Says what is about to be done.
@@ -113,6 +106,26 @@ pub(crate) trait StageCommand: Stage {
         as_json: bool,
         context: &Context,
     ) -> anyhow::Result<Outcome>;
+}
+
+/// Prints the table of a plan and its summary.
+pub(crate) fn print_rows(plan: &impl StagePlan, context: &Context) -> anyhow::Result<()> {
+    let mut table = Table::new(&[("", Align::Left), ("", Align::Right)]);
+    for row in plan.table() {
+        table.row([row.name, plan::amount_text(row.amount)]);
+    }
+    for line in table.lines() {
+        context.printer.line(line)?;
+    }
+    context.printer.line("")?;
+    Ok(context.printer.line(context.printer.styled(Style::Bold, plan.summary()))?)
+}
+
+/// The table of a plan as one JSON object.
+pub(crate) fn rows_json(plan: &impl StagePlan) -> Value {
+    let rows: Map<String, Value> =
+        plan.table().into_iter().map(|row| (row.name, plan::amount_json(row.amount))).collect();
+    json!({ "fits": true, "rows": rows })
 }
 
 /// Reads the recipe, plans, runs, and says how it ended.
@@ -207,7 +220,11 @@ pub(crate) fn run_config<S: StageCommand>(
 
 /// Checks, before anything is read, that the run's folder can be used.
 fn check_folder<S: StageCommand>(folder: &Path, resume: bool) -> anyhow::Result<()> {
-    if !resume && let Err(error) = RunDirectory::check_free(folder) {
+    let blocks = |error: &StoreError| !(S::CONTINUES && matches!(error, StoreError::RunExists { .. }));
+    if !resume
+        && let Err(error) = RunDirectory::check_free(folder)
+        && blocks(&error)
+    {
         let error = StageError::from(RunError::from(error));
         return Err(match S::advice(&error, folder, resume) {
             Some(hint) => anyhow::Error::new(Hinted { source: error.into(), hint }),

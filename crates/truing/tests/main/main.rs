@@ -9,6 +9,7 @@ mod command;
 mod datasets;
 mod embed;
 mod errors;
+mod evaluations;
 mod inspect;
 mod judging;
 mod memory;

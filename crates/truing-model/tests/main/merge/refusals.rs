@@ -116,7 +116,7 @@ fn values_are_checked_for_every_tensor() {
         (
             json!({"method": "linear", "models": [{"model": "a", "parameters": {"weight": 1}},
                                                {"model": "b", "parameters": {"weight": -1}}]}),
-            "`weight` is 0 for tensor `model.embed_tokens.weight`, expected weights whose sum is not 0, or `normalize = false`",
+            "`sum of the weights` is 0 for tensor `model.embed_tokens.weight`, expected weights whose sum is not 0, or `normalize = false`",
         ),
         (
             json!({"method": "linear", "models": [{"model": "a", "parameters": {"weight": {"filter": "self_atn", "value": 1}}}]}),

@@ -224,6 +224,11 @@ impl RewardFunction for Code {
         let lost = || Err(Unscored::new(UnscoredReason::Failed, "the worker thread failed"));
         (0..completions.len()).map(|i| scored.remove(&i).unwrap_or_else(lost)).collect()
     }
+
+    /// Whether the row has tests; they are not run.
+    fn check_row(&mut self, completion: &Completion<'_>) -> Result<(), Unscored> {
+        assemble(&self.config, completion).map(|_| ())
+    }
 }
 
 /// The path of a program: the one given, or the first of its name in `PATH`.
