@@ -253,7 +253,18 @@ impl Default for PreferConfig {
             output_dir: PathBuf::new(),
             data_dir: PathBuf::new(),
             seed: 0,
-            skip_fates: ["failed", "cut", "empty", "duplicate"].map(str::to_owned).to_vec(),
+            skip_fates: [
+                "failed",
+                "not_sampled",
+                "cut",
+                "empty",
+                "filtered",
+                "tool_calls",
+                "near_duplicate",
+                "duplicate",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
             repeat_share: 0.1,
             temperature: 0.0,
             max_new_tokens: 400,
@@ -382,5 +393,32 @@ impl PreferConfig {
         self.judge.iter().try_for_each(PreferJudge::check)?;
         self.data.iter().try_for_each(|source| source.in_folder(&self.data_dir).check_as::<PromptRow>())?;
         Ok(self.judge.iter().try_for_each(|judge| judge.model.check("judge.model"))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::respond::Fate;
+
+    #[test]
+    fn responses_that_cannot_be_used_are_left_out_by_the_names_that_respond_writes() {
+        let unusable = [
+            Fate::Failed,
+            Fate::NotSampled,
+            Fate::Cut,
+            Fate::Empty,
+            Fate::Filtered,
+            Fate::ToolCalls,
+            Fate::NearDuplicate,
+        ];
+        let names: Vec<String> = unusable
+            .iter()
+            .map(|fate| json!(fate).as_str().map(str::to_owned).unwrap_or_default())
+            .chain(["duplicate".to_owned()])
+            .collect();
+        assert_eq!(PreferConfig::default().skip_fates, names);
     }
 }
