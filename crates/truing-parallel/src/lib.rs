@@ -17,7 +17,7 @@ mod threads;
 
 pub use control::{Cause, ControlChannel, ControlError, ControlListener, ControlOptions, Loss};
 #[cfg(feature = "mpi")]
-pub use over_mpi::{MpiError, MpiOptions, MpiWorld};
+pub use over_mpi::{JobError, MpiError, MpiJob, MpiOptions, MpiWorld};
 pub use rendezvous::{Launcher, Rendezvous, RendezvousError};
 pub use solo::Solo;
 pub use threads::{ThreadRank, thread_world};

@@ -8,6 +8,7 @@
 //! an MPI library chooses. Groups are lists of ranks with a tag of their own; leaving one needs no call of MPI.
 
 mod communicator;
+mod job;
 mod transfers;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use ::mpi::topology::{Communicator as _, SimpleCommunicator};
 use truing_types::Communicator;
 
 use communicator::MpiCommunicator;
+pub use job::{JobError, MpiJob};
 
 /// How collectives over MPI work.
 #[derive(Debug, Clone, Copy)]

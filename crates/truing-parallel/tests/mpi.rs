@@ -11,10 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use truing_parallel::conformance::{self, CHECKS};
-use truing_parallel::{
-    ControlChannel, ControlListener, ControlOptions, Loss, MpiError, MpiOptions, MpiWorld,
-};
-use truing_types::{CommunicationError, Communicator, Rank};
+use truing_parallel::{Cause, Launcher, Loss, MpiError, MpiJob, MpiOptions, MpiWorld, Rendezvous};
+use truing_types::{CommunicationError, Rank};
 
 /// After a failure of one rank the job ends within this time.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -33,21 +31,21 @@ fn main() -> ExitCode {
     let worlds = [1, 2, 3, 4];
     match Command::new("mpirun").arg("--version").output() {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            let n_left_out = worlds.len() * 2 * CHECKS.len() + FAILURES.len();
+            let n_left_out = worlds.len() * 3 * CHECKS.len() + FAILURES.len();
             println!("skipped {n_left_out} checks: mpirun is not installed");
             return ExitCode::SUCCESS;
         }
         found => assert!(found.unwrap().status.success(), "mpirun --version"),
     }
     for n_ranks in worlds {
-        for behaviour in ["conform", "conform in pieces"] {
+        for behaviour in ["conform", "conform in pieces", "job"] {
             let output = mpirun(n_ranks, behaviour);
             let said = text(&output);
             assert!(output.status.success(), "{behaviour}, {n_ranks} ranks: {said}");
             let n_done = said.matches("passed all checks").count();
             assert_eq!(n_done, n_ranks, "{said}");
         }
-        println!("{} checks on {n_ranks} ranks over MPI, twice", CHECKS.len());
+        println!("{} checks on {n_ranks} ranks over MPI, three times", CHECKS.len());
     }
     if arguments.iter().any(|argument| argument == "--long") {
         let output = mpirun(2, "long");
@@ -81,6 +79,9 @@ fn text(output: &Output) -> String {
 
 /// What one rank does. Collectives are called from the main thread, MPI from its own.
 fn work(behaviour: &str) -> ExitCode {
+    if ["job", "stop"].contains(&behaviour) {
+        return work_in_job(behaviour);
+    }
     let mut options = MpiOptions::default();
     match behaviour {
         "conform in pieces" => options.n_bytes_at_once = 1000,
@@ -89,7 +90,6 @@ fn work(behaviour: &str) -> ExitCode {
     }
     let mpi = MpiWorld::start(options).unwrap();
     let world = mpi.communicator();
-    let channel = (behaviour == "stop").then(|| control(&*world));
     let is_faulty = world.rank() == Rank(1);
     world.barrier().unwrap();
     match behaviour {
@@ -118,38 +118,37 @@ fn work(behaviour: &str) -> ExitCode {
         "panic" if is_faulty => panic!("on purpose"),
         "abort" if is_faulty => std::process::abort(),
         "status" if is_faulty => return ExitCode::from(3),
-        "stop" if is_faulty => {
-            let myself = std::process::id().to_string();
-            Command::new("kill").args(["-STOP", &myself]).status().unwrap();
-        }
         "overdue" if is_faulty => thread::sleep(LIMIT * 3),
         _ => {}
     }
     // The others wait for the faulty rank: until the launcher ends them, or their patience does.
     let error = world.barrier().unwrap_err();
     assert_eq!(error, CommunicationError::Overdue { operation: "barrier", seconds: 2 });
-    drop(channel);
     ExitCode::from(75)
 }
 
-/// A control channel whose address rank 0 tells over MPI.
-fn control(world: &dyn Communicator) -> ControlChannel {
-    let rank = world.rank();
-    let options =
-        ControlOptions::new(rank, world.world_size(), format!("test rank {}", rank.0), "test".into());
+/// A job as the program starts it: it ends in order, or one rank stops and the others hear it.
+fn work_in_job(behaviour: &str) -> ExitCode {
+    let place = Rendezvous::from_variables(&std::env::vars().collect()).unwrap().unwrap();
+    assert_eq!((place.launcher, place.has_mpi), (Launcher::OpenMpi, true));
     let on_loss = |loss: &Loss| {
-        assert_eq!(loss.rank, Rank(1));
+        assert_eq!((loss.rank, loss.cause), (Rank(1), Cause::Silent));
+        println!("{loss}");
         std::process::exit(75)
     };
-    let listener = (rank == Rank(0)).then(|| ControlListener::bind("127.0.0.1:0").unwrap());
-    let port = listener.as_ref().map_or(0, |listener| listener.address().unwrap().port());
-    let mut bytes = port.to_le_bytes().to_vec();
-    world.broadcast_bytes(&mut bytes, Rank(0)).unwrap();
-    match listener {
-        Some(listener) => ControlChannel::listen(listener, &options, on_loss).unwrap(),
-        None => {
-            let port = u16::from_le_bytes([bytes[0], bytes[1]]);
-            ControlChannel::connect(("127.0.0.1", port), &options, on_loss).unwrap()
+    let job = MpiJob::start(&place, "here", std::process::id(), "test", on_loss).unwrap();
+    assert_eq!(job.n_on_host(), place.world_size);
+    let world = job.world();
+    conformance::run_all(&*world);
+    if behaviour == "stop" {
+        if world.rank() == Rank(1) {
+            let myself = std::process::id().to_string();
+            Command::new("kill").args(["-STOP", &myself]).status().unwrap();
         }
+        world.barrier().unwrap();
+        unreachable!("a rank is stopped");
     }
+    job.finish().unwrap();
+    println!("rank {} passed all checks", world.rank().0);
+    ExitCode::SUCCESS
 }
