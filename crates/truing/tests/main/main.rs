@@ -12,6 +12,7 @@ mod judging;
 mod memory;
 mod merge;
 mod pas;
+mod ranks;
 mod score;
 mod sft;
 mod talk;
