@@ -1,10 +1,23 @@
-//! Implementations of [`Communicator`](truing_types::Communicator): the world of one, and ranks as threads of
-//! one process, which is how tests run a world of several.
+//! Implementations of [`Communicator`](truing_types::Communicator): the world of one; ranks as threads of one process,
+//! which is how tests run a world of several; and ranks as processes over MPI (feature `mpi`).
 //!
-//! No collective algorithm of our own lives here; engines (MPI) come behind the same trait.
+//! Beside them is what a job of several processes needs: [`Rendezvous`] reads what a launcher says about the ranks, and
+//! a [`ControlChannel`] notices ranks that died, panicked or stopped. What every implementation has to do is a suite of
+//! checks, `conformance` (a feature).
 
+mod call;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod control;
+#[cfg(feature = "mpi")]
+mod over_mpi;
+mod rendezvous;
 mod solo;
 mod threads;
 
+pub use control::{Cause, ControlChannel, ControlError, ControlListener, ControlOptions, Loss};
+#[cfg(feature = "mpi")]
+pub use over_mpi::{JobError, MpiError, MpiJob, MpiOptions, MpiWorld};
+pub use rendezvous::{Launcher, Rendezvous, RendezvousError};
 pub use solo::Solo;
 pub use threads::{ThreadRank, thread_world};

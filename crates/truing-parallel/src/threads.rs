@@ -10,6 +10,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use truing_types::{CommunicationError, Communicator, Rank};
 
+use crate::call::{Call, Fit, Lengths, check};
+
 /// One rank of a [`thread_world`], or of a group split from one. Dropping it tells the others that this peer has left.
 #[derive(Debug)]
 pub struct ThreadRank {
@@ -37,20 +39,11 @@ struct Exchange {
 /// What one rank brings to a collective. What the collective does not use is empty.
 #[derive(Debug, Default)]
 struct Brought {
-    operation: &'static str,
+    call: Call,
     numbers: Vec<f64>,
-    /// How many numbers the rank has room for.
-    n_receive: usize,
     bytes: Vec<u8>,
     /// A colour, and a place where the ranks of this colour can meet: the first of them provides it.
     group: Option<(usize, Arc<Meeting>)>,
-}
-
-/// How long the buffers of a collective have to be, on every rank.
-#[derive(Debug, Clone, Copy)]
-struct Lengths {
-    send: usize,
-    receive: usize,
 }
 
 /// Makes `world_size` ranks, to be moved into one thread each.
@@ -73,8 +66,8 @@ impl Meeting {
 
 impl ThreadRank {
     /// Brings something and returns everybody's, in rank order.
-    fn exchange(&self, mine: Brought) -> Result<Arc<Vec<Brought>>, CommunicationError> {
-        let operation = mine.operation;
+    fn exchange(&self, mine: Brought, fit: Fit) -> Result<Arc<Vec<Brought>>, CommunicationError> {
+        let operation = mine.call.operation;
         let mut exchange = self.meeting.lock();
         // The previous exchange must have been taken by all before this rank may bring again.
         while exchange.gathered.is_some() && !exchange.is_broken {
@@ -105,58 +98,38 @@ impl ThreadRank {
             self.meeting.changed.notify_all();
         }
         drop(exchange);
-        let operation = gathered[0].operation;
-        match gathered.iter().position(|brought| brought.operation != operation) {
-            Some(rank) => Err(CommunicationError::OperationMismatch {
-                operation,
-                rank,
-                found: gathered[rank].operation,
-            }),
-            None => Ok(gathered),
-        }
+        let calls: Vec<Call> = gathered.iter().map(|brought| brought.call).collect();
+        check(&calls, fit).map(|()| gathered)
     }
 
-    /// Brings numbers, with room for `n_receive` of them. `lengths` derives from rank 0's lengths what those of every
-    /// rank have to be.
+    /// Brings numbers, with room for `n_receive` of them.
     fn gather(
         &self,
         operation: &'static str,
         numbers: Vec<f64>,
         n_receive: usize,
-        lengths: impl Fn(Lengths) -> Lengths,
+        fit: Fit,
     ) -> Result<Arc<Vec<Brought>>, CommunicationError> {
-        let gathered = self.exchange(Brought { operation, numbers, n_receive, ..Brought::default() })?;
-        let expected = lengths(gathered[0].lengths());
-        for (rank, brought) in gathered.iter().enumerate() {
-            let found = brought.lengths();
-            for (expected, found) in [(expected.send, found.send), (expected.receive, found.receive)] {
-                if expected != found {
-                    return Err(CommunicationError::LengthMismatch { operation, rank, expected, found });
-                }
-            }
-        }
-        Ok(gathered)
+        let lengths = Lengths { send: numbers.len(), receive: n_receive };
+        let call = Call { operation, root: 0, lengths };
+        self.exchange(Brought { call, numbers, ..Brought::default() }, fit)
     }
 
-    /// Brings as many numbers as every other rank, and takes as many.
-    fn gather_equal(
+    /// Brings bytes, of any length.
+    fn gather_any(
         &self,
         operation: &'static str,
-        numbers: Vec<f64>,
+        bytes: Vec<u8>,
+        root: usize,
     ) -> Result<Arc<Vec<Brought>>, CommunicationError> {
-        let n_receive = numbers.len();
-        self.gather(operation, numbers, n_receive, |first| first)
+        let call = Call { operation, root, ..Call::default() };
+        self.exchange(Brought { call, bytes, ..Brought::default() }, Fit::Free)
     }
 
     fn sum(&self, operation: &'static str, values: Vec<f64>) -> Result<Vec<f64>, CommunicationError> {
-        let gathered = self.gather_equal(operation, values)?;
-        Ok(sum_in_rank_order(&gathered, 0, gathered[0].numbers.len()))
-    }
-}
-
-impl Brought {
-    fn lengths(&self) -> Lengths {
-        Lengths { send: self.numbers.len(), receive: self.n_receive }
+        let n_values = values.len();
+        let gathered = self.gather(operation, values, n_values, Fit::Equal)?;
+        Ok(sum_in_rank_order(&gathered, 0, n_values))
     }
 }
 
@@ -182,31 +155,27 @@ impl Communicator for ThreadRank {
     }
 
     fn broadcast(&self, values: &mut [f32], root: Rank) -> Result<(), CommunicationError> {
-        let gathered = self.gather_equal("broadcast", doubles(values))?;
+        let call = Call { operation: "broadcast", root: root.0, lengths: Lengths::equal(values.len()) };
+        let mine = Brought { call, numbers: doubles(values), ..Brought::default() };
+        let gathered = self.exchange(mine, Fit::Equal)?;
         copy_singles(values, &gathered[root.0].numbers);
         Ok(())
     }
 
     fn broadcast_bytes(&self, bytes: &mut Vec<u8>, root: Rank) -> Result<(), CommunicationError> {
         let mine = if self.rank == root.0 { std::mem::take(bytes) } else { Vec::new() };
-        let operation = "broadcast_bytes";
-        let gathered = self.exchange(Brought { operation, bytes: mine, ..Brought::default() })?;
+        let gathered = self.gather_any("broadcast_bytes", mine, root.0)?;
         bytes.clone_from(&gathered[root.0].bytes);
         Ok(())
     }
 
     fn all_gather_bytes(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, CommunicationError> {
-        let (operation, bytes) = ("all_gather_bytes", bytes.to_vec());
-        let gathered = self.exchange(Brought { operation, bytes, ..Brought::default() })?;
+        let gathered = self.gather_any("all_gather_bytes", bytes.to_vec(), 0)?;
         Ok(gathered.iter().map(|brought| brought.bytes.clone()).collect())
     }
 
     fn all_to_all(&self, send: &[f32], receive: &mut [f32]) -> Result<(), CommunicationError> {
-        let whole_blocks = |first: Lengths| {
-            let n_values = first.receive / self.size * self.size;
-            Lengths { send: n_values, receive: n_values }
-        };
-        let gathered = self.gather("all_to_all", doubles(send), receive.len(), whole_blocks)?;
+        let gathered = self.gather("all_to_all", doubles(send), receive.len(), Fit::Blocks)?;
         let n_block = receive.len() / self.size;
         for (rank, brought) in gathered.iter().enumerate() {
             let meant_for_me = &brought.numbers[self.rank * n_block..][..n_block];
@@ -216,8 +185,7 @@ impl Communicator for ThreadRank {
     }
 
     fn all_gather(&self, send: &[f32], receive: &mut [f32]) -> Result<(), CommunicationError> {
-        let one_to_all = |first: Lengths| Lengths { send: first.send, receive: first.send * self.size };
-        let gathered = self.gather("all_gather", doubles(send), receive.len(), one_to_all)?;
+        let gathered = self.gather("all_gather", doubles(send), receive.len(), Fit::OneToAll)?;
         for (rank, brought) in gathered.iter().enumerate() {
             copy_singles(&mut receive[rank * send.len()..][..send.len()], &brought.numbers);
         }
@@ -225,22 +193,21 @@ impl Communicator for ThreadRank {
     }
 
     fn reduce_scatter_sum(&self, send: &[f32], receive: &mut [f32]) -> Result<(), CommunicationError> {
-        let all_to_one = |first: Lengths| Lengths { send: first.receive * self.size, receive: first.receive };
-        let gathered = self.gather("reduce_scatter_sum", doubles(send), receive.len(), all_to_one)?;
+        let gathered = self.gather("reduce_scatter_sum", doubles(send), receive.len(), Fit::AllToOne)?;
         let sum = sum_in_rank_order(&gathered, self.rank * receive.len(), receive.len());
         copy_singles(receive, &sum);
         Ok(())
     }
 
     fn gather_bytes(&self, bytes: &[u8], root: Rank) -> Result<Option<Vec<Vec<u8>>>, CommunicationError> {
-        let (operation, bytes) = ("gather_bytes", bytes.to_vec());
-        let gathered = self.exchange(Brought { operation, bytes, ..Brought::default() })?;
+        let gathered = self.gather_any("gather_bytes", bytes.to_vec(), root.0)?;
         Ok((self.rank == root.0).then(|| gathered.iter().map(|brought| brought.bytes.clone()).collect()))
     }
 
     fn split(&self, colour: usize) -> Result<Arc<dyn Communicator>, CommunicationError> {
-        let group = Some((colour, Arc::default()));
-        let gathered = self.exchange(Brought { operation: "split", group, ..Brought::default() })?;
+        let call = Call { operation: "split", ..Call::default() };
+        let mine = Brought { call, group: Some((colour, Arc::default())), ..Brought::default() };
+        let gathered = self.exchange(mine, Fit::Free)?;
         let of_this_colour = |(rank, brought): (usize, &'_ Brought)| match &brought.group {
             Some((its, meeting)) if *its == colour => Some((rank, Arc::clone(meeting))),
             _ => None,
@@ -251,7 +218,7 @@ impl Communicator for ThreadRank {
     }
 
     fn barrier(&self) -> Result<(), CommunicationError> {
-        self.exchange(Brought { operation: "barrier", ..Brought::default() }).map(drop)
+        self.gather_any("barrier", Vec::new(), 0).map(drop)
     }
 }
 

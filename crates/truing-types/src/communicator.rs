@@ -45,6 +45,26 @@ pub enum CommunicationError {
         /// What it called.
         found: &'static str,
     },
+    /// Ranks name different roots for the same collective.
+    #[error("{operation}: rank {rank} expects the values of rank {found}, rank 0 those of rank {expected}")]
+    RootMismatch {
+        /// The collective.
+        operation: &'static str,
+        /// The first rank with another root than rank 0's.
+        rank: usize,
+        /// Rank 0's root.
+        expected: usize,
+        /// The root of `rank`.
+        found: usize,
+    },
+    /// A collective did not complete within the time that it may take.
+    #[error("{operation}: not all ranks have taken part within {seconds} s")]
+    Overdue {
+        /// The collective.
+        operation: &'static str,
+        /// The time that was allowed, in whole seconds.
+        seconds: u64,
+    },
     /// Bytes of a rank that do not decode to the values expected.
     #[error("rank {rank} sent {n_bytes} bytes that are not lists of numbers")]
     Malformed {
@@ -56,7 +76,10 @@ pub enum CommunicationError {
 }
 
 /// Collectives over a group of ranks. A world of one is not a special case: every reduction of the trainer
-/// goes through here. All sums run in rank order, so a result does not depend on timing.
+/// goes through here. All sums run in rank order and in double precision, so a result depends neither on timing nor on
+/// the algorithm of a library.
+///
+/// Every rank calls the collectives of all its groups in the same order. Implementations may run them one after another.
 pub trait Communicator: Send + Sync {
     /// This process's number.
     fn rank(&self) -> Rank;

@@ -1,8 +1,12 @@
-//! Every environment variable that `truing` reads, in one place. Nothing else in the workspace looks.
+//! Every environment variable that `truing` reads, in one place; those of launchers are [`Rendezvous::VARIABLES`]. Nothing
+//! else in the workspace looks.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
 use std::path::PathBuf;
+
+use truing_parallel::Rendezvous;
 
 /// Name and meaning of each variable, for `truing doctor` and the documents.
 pub(crate) const VARIABLES: &[(&str, &str)] = &[
@@ -25,7 +29,7 @@ pub(crate) const VARIABLES: &[(&str, &str)] = &[
     ("HTTP_PROXY", "the same behind http; requests to this machine never use a proxy"),
     ("ALL_PROXY", "proxy where neither of the two is set"),
     ("NO_PROXY", "hosts for which no proxy is used, separated by commas"),
-    ("PATH", "where python and pip are looked for"),
+    ("PATH", "where python, pip and mpirun are looked for"),
     ("NO_COLOR", "any value: no colours"),
 ];
 
@@ -56,6 +60,8 @@ pub(crate) struct Environment {
     pub(crate) search_path: Vec<PathBuf>,
     /// `NO_COLOR`.
     pub(crate) no_color: bool,
+    /// What a launcher of several processes says ([`Rendezvous::VARIABLES`]).
+    pub(crate) of_launcher: BTreeMap<String, String>,
     /// Names of the variables above that are set at all.
     pub(crate) variables_set: Vec<&'static str>,
 }
@@ -107,6 +113,10 @@ impl Environment {
                 .collect(),
             search_path: get("PATH").map(|value| env::split_paths(&value).collect()).unwrap_or_default(),
             no_color: get("NO_COLOR").is_some(),
+            of_launcher: Rendezvous::VARIABLES
+                .iter()
+                .filter_map(|&name| Some((name.to_owned(), text(name)?)))
+                .collect(),
             variables_set: VARIABLES
                 .iter()
                 .map(|(name, _)| *name)

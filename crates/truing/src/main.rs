@@ -12,6 +12,7 @@ mod outcome;
 mod printer;
 mod progress;
 mod quickstart;
+mod ranks;
 mod recorder;
 #[cfg(test)]
 mod reference;
@@ -22,6 +23,7 @@ mod units;
 use std::process::ExitCode;
 
 use clap::Parser;
+use truing_parallel::Rendezvous;
 
 use commands::Command;
 use environment::Environment;
@@ -36,6 +38,8 @@ pub(crate) struct Context {
     pub(crate) environment: Environment,
     /// Threads of the pool that computes.
     pub(crate) n_threads: usize,
+    /// The place of this process among those that a launcher started.
+    pub(crate) place: Option<Rendezvous>,
 }
 
 /// Aligns language models: prompt selection, SFT, reward models, DPO, GRPO; with checks of correctness.
@@ -88,8 +92,10 @@ fn sandbox_child() -> Option<ExitCode> {
 
 fn run(cli: &Cli, handled: anyhow::Result<()>) -> ExitCode {
     let environment = Environment::read();
-    let printer = Printer::new(cli.quiet, environment.no_color);
-    let outcome = handled.and_then(|()| start(cli, environment, printer));
+    let place = place_of(&cli.command, &environment);
+    let rank = place.as_ref().ok().and_then(Option::as_ref).map_or(0, |place| place.rank);
+    let printer = Printer::new(cli.quiet, environment.no_color).of_rank(rank);
+    let outcome = handled.and(place).and_then(|place| start(cli, environment, printer, place));
     match outcome {
         Ok(outcome) => ExitCode::from(outcome.status()),
         Err(error) if outcome::is_broken_pipe(&error) => ExitCode::from(outcome::FINE),
@@ -100,13 +106,31 @@ fn run(cli: &Cli, handled: anyhow::Result<()>) -> ExitCode {
     }
 }
 
-fn start(cli: &Cli, environment: Environment, printer: Printer) -> anyhow::Result<Outcome> {
+/// The place of this process among those that a launcher started. Variables that contradict each other are an error of
+/// commands that have several ranks; the others run as one process, unless MPI's launcher started more.
+fn place_of(command: &Command, environment: &Environment) -> anyhow::Result<Option<Rendezvous>> {
+    let place = Rendezvous::from_variables(&environment.of_launcher);
+    if command.runs_on_ranks() {
+        return Ok(place?);
+    }
+    match place.ok().flatten() {
+        Some(place) if place.has_mpi && place.world_size > 1 => Err(ranks::refusal(&place)),
+        _ => Ok(None),
+    }
+}
+
+fn start(
+    cli: &Cli,
+    environment: Environment,
+    printer: Printer,
+    place: Option<Rendezvous>,
+) -> anyhow::Result<Outcome> {
     let n_threads = match cli.threads.or(environment.n_threads) {
         Some(0) => anyhow::bail!("`--threads` is 0, expected at least 1"),
         Some(n_threads) => n_threads,
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
     rayon::ThreadPoolBuilder::new().num_threads(n_threads).build_global()?;
-    let mut context = Context { printer, environment, n_threads };
+    let mut context = Context { printer, environment, n_threads, place };
     cli.command.run(&mut context)
 }

@@ -43,6 +43,8 @@ impl Style {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Printer {
     is_quiet: bool,
+    /// Of several processes that run together rank 0 alone prints.
+    rank: usize,
     stdout_is_terminal: bool,
     stderr_is_terminal: bool,
     wants_colour: bool,
@@ -53,10 +55,16 @@ impl Printer {
     pub(crate) fn new(is_quiet: bool, no_colour: bool) -> Self {
         Self {
             is_quiet,
+            rank: 0,
             stdout_is_terminal: io::stdout().is_terminal(),
             stderr_is_terminal: io::stderr().is_terminal(),
             wants_colour: !no_colour,
         }
+    }
+
+    /// The printer of one of several processes that run together. All but the first print nothing but errors.
+    pub(crate) fn of_rank(self, rank: usize) -> Self {
+        Self { rank, is_quiet: self.is_quiet || rank > 0, ..self }
     }
 
     /// Whether progress may be drawn over itself.
@@ -76,12 +84,18 @@ impl Printer {
 
     /// A line of results.
     pub(crate) fn line(&self, text: impl fmt::Display) -> io::Result<()> {
+        if self.rank > 0 {
+            return Ok(());
+        }
         let mut out = io::stdout().lock();
         writeln!(out, "{text}")
     }
 
     /// Results without a line end, shown at once.
     pub(crate) fn text(&self, text: impl fmt::Display) -> io::Result<()> {
+        if self.rank > 0 {
+            return Ok(());
+        }
         let mut out = io::stdout().lock();
         write!(out, "{text}")?;
         out.flush()
@@ -103,6 +117,9 @@ impl Printer {
 
     /// A warning on stderr; `--quiet` does not silence it.
     pub(crate) fn warning(&self, text: impl fmt::Display) {
+        if self.rank > 0 {
+            return;
+        }
         let label = self.styled_for(self.stderr_is_terminal, Style::Yellow, "warning:");
         let _ = writeln!(io::stderr().lock(), "{label} {text}");
     }
@@ -124,7 +141,8 @@ impl Printer {
     pub(crate) fn print_error(&self, error: &anyhow::Error) {
         let mut err = io::stderr().lock();
         let label = self.styled_for(self.stderr_is_terminal, Style::Red, "error:");
-        let _ = writeln!(err, "{label} {}", one_sentence(error));
+        let rank = if self.rank > 0 { format!(" rank {}:", self.rank) } else { String::new() };
+        let _ = writeln!(err, "{label}{rank} {}", one_sentence(error));
         for cause in error.chain() {
             if let Some(hinted) = cause.downcast_ref::<Hinted>() {
                 let label = self.styled_for(self.stderr_is_terminal, Style::Cyan, "hint:");

@@ -8,35 +8,6 @@ use truing_types::{CommunicationError, Communicator, Rank};
 
 use crate::on_every_rank;
 
-/// What each rank must find, run on all ranks of a world at once.
-pub(crate) fn check(communicator: &dyn Communicator) {
-    let (rank, size) = (communicator.rank().0, communicator.world_size());
-    // Block b of rank r is [10 r + b, -0.0].
-    let block = |from: usize, to: usize| [(10 * from + to) as f32, -0.0];
-    let send: Vec<f32> = (0..size).flat_map(|to| block(rank, to)).collect();
-    let mut receive = vec![f32::NAN; 2 * size];
-    communicator.all_to_all(&send, &mut receive).unwrap();
-    assert_eq!(bits(&receive), bits(&(0..size).flat_map(|from| block(from, rank)).collect::<Vec<_>>()));
-
-    communicator.all_gather(&block(rank, 7), &mut receive).unwrap();
-    assert_eq!(bits(&receive), bits(&(0..size).flat_map(|from| block(from, 7)).collect::<Vec<_>>()));
-
-    let mut sum = [f32::NAN; 2];
-    communicator.reduce_scatter_sum(&send, &mut sum).unwrap();
-    let expected: usize = (0..size).map(|from| 10 * from + rank).sum();
-    assert_eq!(bits(&sum), bits(&[expected as f32, -0.0]));
-
-    for root in 0..size {
-        let bytes_of = |rank: usize| vec![rank as u8; 2 * rank];
-        let gathered = communicator.gather_bytes(&bytes_of(rank), Rank(root)).unwrap();
-        assert_eq!(gathered, (rank == root).then(|| (0..size).map(bytes_of).collect()));
-    }
-
-    communicator.all_to_all(&[], &mut []).unwrap();
-    communicator.all_gather(&[], &mut []).unwrap();
-    communicator.reduce_scatter_sum(&[], &mut []).unwrap();
-}
-
 fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }

@@ -3,39 +3,14 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use truing_parallel::conformance::groups::check_members;
 use truing_parallel::{Solo, thread_world};
 use truing_types::{CommunicationError, Communicator, Groups, Rank};
 
 use crate::on_every_rank;
 
-/// What each rank must find, run on all ranks of a world at once.
-pub(crate) fn check(communicator: &dyn Communicator) {
-    let (rank, size) = (communicator.rank().0, communicator.world_size());
-    // Even and odd ranks, each rank alone, and everybody; several groups are in use at the same time.
-    let colours: [fn(usize) -> usize; 3] = [|rank| rank % 2, |rank| 100 + rank, |_| usize::MAX];
-    let groups: Vec<_> = colours.iter().map(|colour| communicator.split(colour(rank)).unwrap()).collect();
-    for _ in 0..10 {
-        for (colour, group) in colours.iter().zip(&groups) {
-            check_members(&**group, rank, &members_of(*colour, rank, size));
-        }
-        check_members(communicator, rank, &(0..size).collect::<Vec<_>>());
-    }
-}
-
 fn members_of(colour: impl Fn(usize) -> usize, rank: usize, world_size: usize) -> Vec<usize> {
     (0..world_size).filter(|&other| colour(other) == colour(rank)).collect()
-}
-
-/// Checks that `group` is the group of these ranks of the world, as `world_rank` sees it.
-fn check_members(group: &dyn Communicator, world_rank: usize, members: &[usize]) {
-    assert_eq!(group.world_size(), members.len());
-    assert_eq!(members[group.rank().0], world_rank);
-    let mut all = vec![0.0; members.len()];
-    group.all_gather(&[world_rank as f32], &mut all).unwrap();
-    assert_eq!(all, members.iter().map(|&member| member as f32).collect::<Vec<_>>());
-    let mut sum = [world_rank as f32];
-    group.all_reduce_sum(&mut sum).unwrap();
-    assert_eq!(sum, [members.iter().sum::<usize>() as f32]);
 }
 
 #[test]
@@ -67,31 +42,6 @@ fn a_size_that_does_not_divide_the_world_is_an_error_on_every_rank() {
     let uneven = CommunicationError::UnevenGroups { world_size: 1, sequence_size: 2 };
     assert_eq!(Groups::new(Arc::new(Solo), 2).err().unwrap(), uneven);
     assert_eq!(uneven.to_string(), "1 ranks cannot be divided into sequence groups of 2");
-}
-
-#[test]
-fn a_group_can_be_split_further() {
-    on_every_rank(4, |world| {
-        let rank = world.rank().0;
-        let half = world.split(rank / 2).unwrap();
-        let single = half.split(half.rank().0).unwrap();
-        check_members(&*half, rank, &[rank / 2 * 2, rank / 2 * 2 + 1]);
-        check_members(&*single, rank, &[rank]);
-    });
-}
-
-#[test]
-fn a_dropped_group_leaves_the_world_and_other_groups_intact() {
-    on_every_rank(4, |world| {
-        let rank = world.rank().0;
-        let pair = world.split(rank / 2).unwrap();
-        let everybody = world.split(0).unwrap();
-        drop(pair);
-        check_members(&*everybody, rank, &[0, 1, 2, 3]);
-        check_members(&*world, rank, &[0, 1, 2, 3]);
-        let pair = world.split(rank / 2).unwrap();
-        check_members(&*pair, rank, &[rank / 2 * 2, rank / 2 * 2 + 1]);
-    });
 }
 
 #[test]

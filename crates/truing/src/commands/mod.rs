@@ -14,6 +14,7 @@ mod import;
 mod inspect;
 mod judging;
 mod label;
+mod launch;
 mod merge;
 mod merge_probe;
 mod merge_search;
@@ -137,6 +138,9 @@ pub(crate) enum Command {
         after_help = "Examples:\n  truing plan recipes/tiny.toml --set memory_gib=4\n  truing plan --cluster recipes/cluster_h100.toml --model Qwen/Qwen2.5-72B-Instruct\n  truing plan recipes/sft_7b_full.toml --cluster recipes/cluster_h100.toml"
     )]
     Plan(plan::Arguments),
+    /// Run a training command as several processes on this machine, over MPI.
+    #[command(after_help = "Example: truing launch -n 2 -- sft recipes/tiny.toml")]
+    Launch(launch::Arguments),
     /// Check on your model and data that packing, checkpointing and micro-batches do not change results.
     #[command(visible_alias = "prove", after_help = "Example: truing verify --data quickstart/train.jsonl")]
     Verify(verify::Arguments),
@@ -183,6 +187,21 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// Whether several processes of a launcher may run it together: training, and what prints the same everywhere.
+    pub(crate) fn runs_on_ranks(&self) -> bool {
+        matches!(
+            self,
+            Self::Run(_)
+                | Self::Sft(_)
+                | Self::Distill(_)
+                | Self::Dpo(_)
+                | Self::Grpo(_)
+                | Self::Reward(reward::Command::Train(_))
+                | Self::Pas(pas::Command::Train(_))
+                | Self::Plan(_)
+        )
+    }
+
     /// Runs the command.
     pub(crate) fn run(&self, context: &mut Context) -> anyhow::Result<Outcome> {
         match self {
@@ -206,6 +225,7 @@ impl Command {
             Self::Build(arguments) => build::run(arguments, context),
             Self::Embed(arguments) => embed::run(arguments, context),
             Self::Plan(arguments) => plan::run(arguments, context),
+            Self::Launch(arguments) => launch::run(arguments, context),
             Self::Verify(arguments) => verify::run(arguments, context),
             Self::Inspect(arguments) => inspect::run(arguments, context),
             Self::Chat(arguments) => chat::run(arguments, context),

@@ -8,7 +8,6 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::{Map, Value, json};
 use truing_model::is_adapter;
-use truing_parallel::Solo;
 use truing_run::AsRunError as _;
 use truing_stages::{
     Ended, PlanContext, Probe, Recipe, RunContext, RunError, Stage, StageError, StagePlan, Start,
@@ -24,6 +23,7 @@ use crate::metrics_hook::MetricsHook;
 use crate::outcome::{Hinted, Outcome, WithHint};
 use crate::printer::{Style, clean_path};
 use crate::progress::{self, FanOut};
+use crate::ranks::Ranks;
 use crate::recorder::TensorBoard;
 use crate::table::{Align, Table};
 use crate::{Context, asking, interrupt, machine};
@@ -158,27 +158,42 @@ pub(crate) fn run_config<S: StageCommand>(
     arguments: &RunArguments,
     context: &Context,
 ) -> anyhow::Result<Outcome> {
-    if !arguments.plan {
+    let ranks = Ranks::start(S::TRAINS, context)?;
+    let ended = run_on_ranks::<S>(config, arguments, &ranks, context);
+    ranks.end(ended)
+}
+
+/// [`run_config`] as one of the ranks does it. Rank 0 alone checks and describes the run's folder.
+fn run_on_ranks<S: StageCommand>(
+    config: S::Config,
+    arguments: &RunArguments,
+    ranks: &Ranks,
+    context: &Context,
+) -> anyhow::Result<Outcome> {
+    if !arguments.plan && ranks.is_first() {
         check_folder::<S>(config.output_dir(), arguments.resume)?;
     }
-    let (plan, inputs, folder) = match prepare::<S>(config, context) {
+    let (plan, inputs, folder) = match prepare_on::<S>(config, ranks, context) {
         Ok(prepared) => prepared,
         Err(error) => return refuse(error, arguments.json, context),
     };
     if arguments.plan {
         return show::<S>(&plan, &inputs, arguments.json, context);
     }
+    ranks.check_same(|| Ok(S::content_key::<LocalEngine>(&plan, &inputs)?.to_string()))?;
     S::announce(&plan, context);
     let stop = interrupt::stop_flag(S::STOPPING);
     let mut sinks: Vec<Box<dyn EventSink>> = vec![progress::for_this_terminal(&context.printer)];
     let (mut recording_error, mut hook_error) = (None, None);
-    if let Some(command) = &arguments.metrics_command {
+    if let Some(command) = &arguments.metrics_command
+        && ranks.is_first()
+    {
         let (hook, error) =
             MetricsHook::start(command, &folder).context("cannot start `--metrics-command`")?;
         sinks.push(Box::new(hook));
         hook_error = Some(error);
     }
-    if S::TRAINS {
+    if S::TRAINS && ranks.is_first() {
         let (tensor_board, error) = TensorBoard::new(&folder.join("events"));
         sinks.push(Box::new(tensor_board));
         recording_error = Some(error);
@@ -193,11 +208,10 @@ pub(crate) fn run_config<S: StageCommand>(
     let start = if arguments.resume { Start::Resume } else { Start::Fresh };
     // This binary starts itself again as the sandbox's child.
     let program = std::env::current_exe().ok();
-    let groups = Solo::groups();
     let run_context = RunContext {
         chat_models,
         sandbox_program: program.as_deref(),
-        ..RunContext::new(start, &groups, &probe as &dyn Probe, &mut events, &stop)
+        ..RunContext::new(start, ranks.groups(), &probe as &dyn Probe, &mut events, &stop)
     };
     let ended = S::run::<LocalEngine>(&plan, &inputs, run_context).map_err(|error| {
         match S::advice(&error, &folder, arguments.resume) {
@@ -213,6 +227,8 @@ pub(crate) fn run_config<S: StageCommand>(
         context.printer.warning(format_args!("the metrics command did not take all metrics: {error}"));
     }
     match ended {
+        Ended::Finished(_) if !ranks.is_first() => Ok(Outcome::Fine),
+        Ended::Interrupted { .. } if !ranks.is_first() => Ok(Outcome::Interrupted),
         Ended::Finished(outcome) => S::finish(outcome, &folder, arguments.json, context),
         Ended::Interrupted { step } => interrupted::<S>(step, &folder, arguments.json, context),
     }
@@ -323,14 +339,25 @@ pub(crate) fn read_config<S: StageCommand>(arguments: &RecipeArguments) -> anyho
 
 /// Finds and reads models and data, and makes the plan; returns it with the inputs and the run's folder.
 pub(crate) fn prepare<S: StageCommand>(
-    mut config: S::Config,
+    config: S::Config,
     context: &Context,
 ) -> anyhow::Result<(S::Plan, S::Inputs, PathBuf)> {
-    config.find_models(&mut |name| model::find(name, context))?;
-    config.find_data(&mut |name| model::find_data(name, context))?;
+    prepare_on::<S>(config, &Ranks::solo(), context)
+}
+
+/// [`prepare`] on every rank of a run.
+fn prepare_on<S: StageCommand>(
+    mut config: S::Config,
+    ranks: &Ranks,
+    context: &Context,
+) -> anyhow::Result<(S::Plan, S::Inputs, PathBuf)> {
+    ranks.first_before_others(|| {
+        config.find_models(&mut |name| model::find(name, context))?;
+        config.find_data(&mut |name| model::find_data(name, context))
+    })?;
     let folder = config.output_dir().to_path_buf();
     let mut events = progress::for_this_terminal(&context.printer);
-    let machine = || machine::for_stages(context.n_threads, machine::measure_step_gigaflops());
+    let machine = || ranks.machine(context.n_threads);
     let mut planning = PlanContext { render: render_options(), machine: &machine, events: events.as_mut() };
     let (plan, inputs) = S::prepare::<LocalEngine>(config, &mut planning)?;
     Ok((plan, inputs, folder))

@@ -47,7 +47,8 @@ pub(crate) fn run_inside<S: AsRef<OsStr>>(home: &Path, arguments: impl IntoItera
     finish(truing(home).current_dir(home).args(arguments))
 }
 
-fn finish(command: &mut Command) -> Finished {
+/// Runs a command to its end.
+pub(crate) fn finish(command: &mut Command) -> Finished {
     let output = command.output().unwrap();
     Finished {
         status: output.status.code(),

@@ -16,6 +16,7 @@ mod memory;
 mod merge;
 mod pas;
 mod prefer;
+mod ranks;
 mod respond;
 mod score;
 mod sft;

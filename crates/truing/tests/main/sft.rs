@@ -12,12 +12,12 @@ use crate::command::{run, truing};
 use crate::tiny_model;
 
 /// A folder with a tiny model, a few conversations and a recipe.
-struct Workshop {
+pub(crate) struct Workshop {
     folder: tempfile::TempDir,
 }
 
 impl Workshop {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         tiny_model::write(&folder.path().join("model"));
         let rows: String = (0..60)
@@ -38,17 +38,17 @@ impl Workshop {
         Self { folder }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Arguments of a command on the recipe.
-    fn on_recipe(&self, command: &str, more: &[&str]) -> Vec<String> {
+    pub(crate) fn on_recipe(&self, command: &str, more: &[&str]) -> Vec<String> {
         let recipe = self.path("recipe.toml").display().to_string();
         [command, &recipe].into_iter().chain(more.iter().copied()).map(str::to_owned).collect()
     }
 
-    fn home(&self) -> &Path {
+    pub(crate) fn home(&self) -> &Path {
         self.folder.path()
     }
 }

@@ -1,0 +1,158 @@
+//! How the ranks find each other: every one says hello to rank 0, which lets all start at once or refuses all.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufReader, ErrorKind};
+use std::net::{TcpListener, TcpStream, ToSocketAddrs as _};
+use std::thread;
+use std::time::Duration;
+
+use super::message::{Message, Unread};
+use super::{ControlError, ControlOptions};
+
+/// The time between two looks for a connection, or two attempts to make one.
+const PAUSE: Duration = Duration::from_millis(20);
+/// How long one attempt to connect, or a stranger who says nothing, may take.
+const ATTEMPT: Duration = Duration::from_secs(1);
+
+/// A rank at the other end of a connection.
+pub(super) struct Peer {
+    pub(super) rank: usize,
+    pub(super) name: String,
+    pub(super) reader: BufReader<TcpStream>,
+}
+
+/// Rank 0: accepts connections until every rank is here, and lets them start.
+pub(super) fn accept_all(
+    listener: &TcpListener,
+    options: &ControlOptions,
+) -> Result<Vec<Peer>, ControlError> {
+    listener.set_nonblocking(true).map_err(ControlError::Setup)?;
+    let mut peers = BTreeMap::new();
+    let found = gather(listener, options, &mut peers);
+    let message = match &found {
+        Ok(()) => Message::Start { name: options.name.clone() },
+        Err(error) => Message::Refused { reason: error.to_string() },
+    };
+    for peer in peers.values() {
+        // A rank that is gone already will be missed when it should beat.
+        let _ = message.write(peer.reader.get_ref());
+    }
+    found.map(|()| peers.into_values().collect())
+}
+
+fn gather(
+    listener: &TcpListener,
+    options: &ControlOptions,
+    peers: &mut BTreeMap<usize, Peer>,
+) -> Result<(), ControlError> {
+    let mut left = options.join_within;
+    while peers.len() + 1 < options.world_size {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                let Some(reader) = prepared(stream, ATTEMPT).map_err(ControlError::Setup)? else { continue };
+                welcome(reader, options, peers)?;
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                let ranks = (1..options.world_size).filter(|rank| !peers.contains_key(rank)).collect();
+                let seconds = options.join_within.as_secs();
+                left = left.checked_sub(PAUSE).ok_or(ControlError::Missing { ranks, seconds })?;
+                thread::sleep(PAUSE);
+            }
+            // A connection that ended before it was accepted.
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {}
+            Err(error) => return Err(ControlError::Setup(error)),
+        }
+    }
+    Ok(())
+}
+
+/// Takes a rank in. A connection that does not speak this protocol is dropped.
+fn welcome(
+    mut reader: BufReader<TcpStream>,
+    options: &ControlOptions,
+    peers: &mut BTreeMap<usize, Peer>,
+) -> Result<(), ControlError> {
+    let Ok(Message::Hello { rank, world_size, job, name }) = Message::read(&mut reader) else {
+        return Ok(());
+    };
+    let reason = if world_size != options.world_size {
+        Some(format!(
+            "rank {rank} ({name}) was started as one of {world_size} ranks, rank 0 as one of {}",
+            options.world_size
+        ))
+    } else if job != options.job {
+        Some(format!("rank {rank} ({name}) belongs to another job: {job:?}, rank 0 to {:?}", options.job))
+    } else if let Some(earlier) = peers.get(&rank) {
+        Some(format!("rank {rank} came twice: {} and {name}", earlier.name))
+    } else if rank == 0 || rank >= world_size {
+        Some(format!("{name} is rank {rank}, expected 1 to {}", world_size - 1))
+    } else {
+        None
+    };
+    let Some(reason) = reason else {
+        peers.insert(rank, Peer { rank, name, reader });
+        return Ok(());
+    };
+    let _ = Message::Refused { reason: reason.clone() }.write(reader.get_ref());
+    Err(ControlError::Refused { reason })
+}
+
+/// Sets a connection's options; `None` if it is gone already.
+fn prepared(stream: TcpStream, timeout: Duration) -> io::Result<Option<BufReader<TcpStream>>> {
+    // A listener that does not block may hand on that property.
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
+    // Fails where the other side has hung up.
+    Ok(stream.set_nodelay(true).is_ok().then(|| BufReader::new(stream)))
+}
+
+/// Any other rank: connects to rank 0, which may not listen yet, and waits for the start.
+pub(super) fn join((host, port): (&str, u16), options: &ControlOptions) -> Result<Peer, ControlError> {
+    let stream = connect(host, port, options.join_within)?;
+    // Rank 0 waits as long for the last rank, and then says what it misses.
+    let timeout = options.join_within + ATTEMPT * 5;
+    let prepared = prepared(stream, timeout).map_err(ControlError::Setup)?;
+    let mut reader = prepared.ok_or(ControlError::Ended)?;
+    let ControlOptions { rank, world_size, job, name, .. } = options.clone();
+    let hello = Message::Hello { rank: rank.0, world_size, job, name };
+    hello.write(reader.get_ref()).map_err(|_| ControlError::Ended)?;
+    match Message::read(&mut reader) {
+        Ok(Message::Start { name }) => Ok(Peer { rank: 0, name, reader }),
+        Ok(Message::Refused { reason }) => Err(ControlError::Refused { reason }),
+        Ok(_) | Err(Unread::Closed) => Err(ControlError::Ended),
+        Err(Unread::Silent) => {
+            let seconds = timeout.as_secs();
+            let reason =
+                format!("rank 0 at {host}:{port} accepts a connection, but says nothing for {seconds} s");
+            Err(ControlError::Refused { reason })
+        }
+    }
+}
+
+fn connect(host: &str, port: u16, within: Duration) -> Result<TcpStream, ControlError> {
+    let attempt = || {
+        let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
+        for address in (host, port).to_socket_addrs()? {
+            match TcpStream::connect_timeout(&address, ATTEMPT) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    };
+    let mut left = within;
+    loop {
+        let source = match attempt() {
+            Ok(stream) => return Ok(stream),
+            Err(error) => error,
+        };
+        let spent = if source.kind() == ErrorKind::TimedOut { ATTEMPT } else { PAUSE };
+        let Some(rest) = left.checked_sub(spent) else {
+            let (address, seconds) = (format!("{host}:{port}"), within.as_secs());
+            return Err(ControlError::Unreachable { address, seconds, source });
+        };
+        left = rest;
+        thread::sleep(PAUSE);
+    }
+}
