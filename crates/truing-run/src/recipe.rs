@@ -718,7 +718,8 @@ mod tests {
             ),
             (
                 "stage = \"ppo\"\n",
-                "recipes/r.toml:1: unknown stage \"ppo\": expected one of \"merge_search\", \"pas\", \"pas_evaluate\", \"evaluate\", \"select\", \"embed\", \"label\", \"quality\", \
+                "recipes/r.toml:1: unknown stage \"ppo\": expected one of \"build\", \"merge_search\", \"pas\", \"pas_evaluate\", \
+                 \"respond\", \"prefer\", \"evaluate\", \"select\", \"embed\", \"label\", \"quality\", \
                  \"grpo\", \"classifier\", \"distill\", \"dpo\", \"reward_model\", \"sft\"",
             ),
         ] {

@@ -159,13 +159,13 @@ fn the_bytes_of_a_device_are_those_counted_by_hand() {
     // 32 tokens a device. A segment's input: 8 values. A layer: 16 + 16 + 8 + 32 values, attention once more (8), at 2
     // bytes, and 4 normalisers in f32: 176 bytes. One segment of two left its input, the other keeps two layers.
     assert_eq!((bytes.segment_inputs, bytes.kept_layers, bytes.recomputed_layers), (32 * 16, 32 * 352, 0));
-    // 8 + max(16 + 16, 4 * 8 + 2 * 4) values; exchange 2 * (8 + 2 * 4) values; the logits' piece.
-    assert_eq!((bytes.workspace, bytes.exchange, bytes.head), (32 * 96, 32 * 32, 1 << 20));
+    // 8 + max(16 + 16, 4 * 8 + 2 * 4) values of 2 bytes; exchange 2 * (8 + 2 * 4) of them; the logits' piece.
+    assert_eq!((bytes.workspace, bytes.exchange, bytes.head), (32 * 96, 32 * 64, 1 << 20));
     assert_eq!((bytes.kv_cache, bytes.fixed, bytes.moment), (0, 0, PeakMoment::EndOfForward));
-    assert_eq!(bytes.total(), 10_144 + 5056 + (1 << 20) + 11_776 + 4096);
+    assert_eq!(bytes.total(), 10_144 + 5056 + (1 << 20) + 11_776 + 5120);
     // When the first segment has been computed again its input is used, and two layers are alive.
     let [_, recomputing, sampling] = plan.best().moments;
-    assert_eq!(recomputing.total(), 10_144 + 5056 + (1 << 20) + 2 * 32 * 176 + 4096);
+    assert_eq!(recomputing.total(), 10_144 + 5056 + (1 << 20) + 2 * 32 * 176 + 5120);
     assert_eq!(sampling.total(), 10_144 + 5056 + (1 << 20));
 }
 
