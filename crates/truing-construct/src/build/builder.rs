@@ -10,7 +10,7 @@ use truing_stages::StageError;
 use super::asking::Asking;
 use super::config::BuildConfig;
 use super::inputs::SeedRow;
-use super::{constraints, mathematics, reversal, system_messages};
+use super::{constraints, mathematics, reasoning, reversal, system_messages};
 
 /// A builder as users meet it.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +34,7 @@ pub(super) type Prepare = fn(&BuildConfig, &[SeedRow]) -> Result<Box<dyn Job>, S
 
 /// All builders, in the order in which they are listed.
 pub const BUILDERS: &[BuilderInfo] =
-    &[constraints::INFO, reversal::INFO, mathematics::INFO, system_messages::INFO];
+    &[constraints::INFO, reversal::INFO, mathematics::INFO, system_messages::INFO, reasoning::INFO];
 
 impl BuilderInfo {
     /// The builder of an ability.

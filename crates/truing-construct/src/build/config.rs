@@ -15,19 +15,20 @@ use truing_stages::StageError;
 use truing_types::{PromptRow, StageName};
 
 use super::{
-    BUILDERS, BuilderInfo, ConstraintsConfig, MathematicsConfig, ReversalConfig, SystemMessagesConfig,
+    BUILDERS, BuilderInfo, ConstraintsConfig, MathematicsConfig, ReasoningConfig, ReversalConfig,
+    SystemMessagesConfig,
 };
 
-/// One flat table, then `[constraints]`, `[reversal]`, `[mathematics]` or `[system_messages]`, `[[data]]`,
-/// `[[evaluation_data]]`, `[writer]` and `[checker]`.
+/// One flat table, then the builder's own table (`[constraints]`, `[reasoning]`, ...), `[[data]]`, `[[evaluation_data]]`,
+/// `[writer]` and `[checker]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BuildConfig {
     /// The stage that the recipe configures. Required.
     #[schemars(extend("x-default" = ""))]
     pub stage: StageName,
-    /// The builder: `constraints`, `reversal`, `mathematics` or `system_messages`; `truing build list` describes
-    /// them. Required.
+    /// The builder: `constraints`, `reversal`, `mathematics`, `system_messages` or `reasoning`; `truing build list`
+    /// describes them. Required.
     pub ability: String,
     /// Output folder of the run.
     #[schemars(extend("x-decides" = "nothing"))]
@@ -74,7 +75,10 @@ pub struct BuildConfig {
     /// Settings of the builder `system_messages`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system_messages: Option<SystemMessagesConfig>,
-    /// The seed rows: prompts, texts, or problems with answers.
+    /// Settings of the builder `reasoning`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<ReasoningConfig>,
+    /// The seed rows: prompts, texts, or problems and questions with answers.
     pub data: Vec<SourceConfig>,
     /// Evaluation data to decontaminate against, in addition to the evaluation sets in this repository.
     pub evaluation_data: Vec<SourceConfig>,
@@ -107,6 +111,7 @@ impl Default for BuildConfig {
             reversal: None,
             mathematics: None,
             system_messages: None,
+            reasoning: None,
             data: Vec::new(),
             evaluation_data: Vec::new(),
             writer: ChatModelConfig::default(),
@@ -218,6 +223,7 @@ impl BuildConfig {
             ("reversal", self.reversal.is_some()),
             ("mathematics", self.mathematics.is_some()),
             ("system_messages", self.system_messages.is_some()),
+            ("reasoning", self.reasoning.is_some()),
         ];
         if let Some((key, _)) = given.into_iter().find(|(key, is_given)| *is_given && *key != ability) {
             let expected = format!("no such table, because `ability` is `{ability}`");
@@ -234,6 +240,9 @@ impl BuildConfig {
         }
         if let Some(system_messages) = &self.system_messages {
             system_messages.check()?;
+        }
+        if let Some(reasoning) = &self.reasoning {
+            reasoning.check()?;
         }
         Ok(())
     }

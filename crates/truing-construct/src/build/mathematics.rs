@@ -31,7 +31,8 @@ use super::builder::{BuilderInfo, Built, BuiltRow, Dropped, Fates, Job, PlannedC
 use super::config::BuildConfig;
 use super::inputs::{SEED, SeedRow};
 use super::texts::{PromptText, prompt_text, tagged};
-use answers::{gives, is_readable, mentions_reference, reference_of};
+pub(super) use answers::mentions_reference;
+use answers::{gives, is_readable, reference_of};
 pub use points::{KnowledgePoint, Level, load_knowledge_points};
 
 /// How the builder is listed.

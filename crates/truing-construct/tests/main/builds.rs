@@ -4,6 +4,7 @@
 mod constraints;
 mod mathematics;
 mod misbehaviour;
+mod reasoning;
 mod resumes;
 mod reversal;
 mod system_messages;
