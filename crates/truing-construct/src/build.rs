@@ -26,6 +26,7 @@ mod responding;
 mod reversal;
 mod run;
 mod system_messages;
+mod textbook;
 mod texts;
 
 pub use asking::{Asking, Question};
@@ -40,6 +41,7 @@ pub use reasoning::{ReasoningConfig, ReasoningKind};
 pub use reversal::ReversalConfig;
 pub use run::{BuildOutcome, BuildSummary, FateRow, Recheck};
 pub use system_messages::{SystemKind, SystemMessagesConfig};
+pub use textbook::{TextbookAspect, TextbookConfig};
 
 use std::borrow::Cow;
 

@@ -16,7 +16,7 @@ use truing_types::{PromptRow, StageName};
 
 use super::{
     BUILDERS, BuilderInfo, ConstraintsConfig, MathematicsConfig, ReasoningConfig, ReversalConfig,
-    SystemMessagesConfig,
+    SystemMessagesConfig, TextbookConfig,
 };
 
 /// One flat table, then the builder's own table (`[constraints]`, `[reasoning]`, ...), `[[data]]`, `[[evaluation_data]]`,
@@ -27,8 +27,8 @@ pub struct BuildConfig {
     /// The stage that the recipe configures. Required.
     #[schemars(extend("x-default" = ""))]
     pub stage: StageName,
-    /// The builder: `constraints`, `reversal`, `mathematics`, `system_messages` or `reasoning`; `truing build list`
-    /// describes them. Required.
+    /// The builder: `constraints`, `reversal`, `mathematics`, `system_messages`, `reasoning` or `textbook`;
+    /// `truing build list` describes them. Required.
     pub ability: String,
     /// Output folder of the run.
     #[schemars(extend("x-decides" = "nothing"))]
@@ -78,6 +78,9 @@ pub struct BuildConfig {
     /// Settings of the builder `reasoning`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reasoning: Option<ReasoningConfig>,
+    /// Settings of the builder `textbook`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub textbook: Option<TextbookConfig>,
     /// The seed rows: prompts, texts, or problems and questions with answers.
     pub data: Vec<SourceConfig>,
     /// Evaluation data to decontaminate against, in addition to the evaluation sets in this repository.
@@ -112,6 +115,7 @@ impl Default for BuildConfig {
             mathematics: None,
             system_messages: None,
             reasoning: None,
+            textbook: None,
             data: Vec::new(),
             evaluation_data: Vec::new(),
             writer: ChatModelConfig::default(),
@@ -224,6 +228,7 @@ impl BuildConfig {
             ("mathematics", self.mathematics.is_some()),
             ("system_messages", self.system_messages.is_some()),
             ("reasoning", self.reasoning.is_some()),
+            ("textbook", self.textbook.is_some()),
         ];
         if let Some((key, _)) = given.into_iter().find(|(key, is_given)| *is_given && *key != ability) {
             let expected = format!("no such table, because `ability` is `{ability}`");
@@ -243,6 +248,9 @@ impl BuildConfig {
         }
         if let Some(reasoning) = &self.reasoning {
             reasoning.check()?;
+        }
+        if let Some(textbook) = &self.textbook {
+            textbook.check()?;
         }
         Ok(())
     }

@@ -356,7 +356,7 @@ impl MathematicsJob {
         }
         columns.extend(self.units[idx].kinds.first().map(|id| ("knowledge_point".to_owned(), json!(id))));
         let (prompt, response) = (work.problem, Some(solution));
-        Ok(BuiltRow { system: None, prompt, response, no_response: None, has_reward_columns: true, columns })
+        Ok(BuiltRow { prompt, response, has_reward_columns: true, columns, ..BuiltRow::default() })
     }
 }
 

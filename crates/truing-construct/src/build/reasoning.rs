@@ -384,7 +384,7 @@ impl ReasoningJob {
         }
         columns.extend(work.wrong().map(|wrong| ("wrong_response".to_owned(), json!(wrong.text))));
         let (prompt, response) = (work.question.clone(), Some(response.to_owned()));
-        Ok(BuiltRow { system: None, prompt, response, no_response: None, has_reward_columns: true, columns })
+        Ok(BuiltRow { prompt, response, has_reward_columns: true, columns, ..BuiltRow::default() })
     }
 }
 

@@ -18,8 +18,19 @@ macro_rules! prompt_text {
 pub(super) use prompt_text;
 
 /// Tags that separate data from instructions in the texts.
-const TAGS: [&str; 9] =
-    ["prompt", "constraints", "text", "missing", "problem", "answer", "system", "question", "response"];
+const TAGS: [&str; 11] = [
+    "prompt",
+    "constraints",
+    "text",
+    "missing",
+    "problem",
+    "answer",
+    "system",
+    "question",
+    "response",
+    "lesson",
+    "exercise",
+];
 
 impl PromptText {
     /// Fills `{{name}}` places in one pass, given as `{name}`. Data cannot close the tags around it: `<` of the
@@ -102,7 +113,7 @@ mod tests {
             assert!(page.contains(&block), "docs/build-abilities.md does not repeat {name}");
             n_files += 1;
         }
-        assert_eq!(n_files, 32);
+        assert_eq!(n_files, 38);
     }
 
     #[test]

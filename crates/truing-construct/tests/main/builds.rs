@@ -8,6 +8,7 @@ mod reasoning;
 mod resumes;
 mod reversal;
 mod system_messages;
+mod textbook;
 
 use std::fs;
 use std::path::Path;

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use truing_run::Ended;
 
 use super::MODELS;
-use super::{constraints, mathematics, reasoning, reversal, system_messages};
+use super::{constraints, mathematics, reasoning, reversal, system_messages, textbook};
 use crate::scripted::Scripted;
 
 /// Calls of the writer after which a run is stopped.
@@ -22,7 +22,7 @@ struct Builder {
     checker: fn() -> Scripted,
 }
 
-const BUILDERS: [Builder; 5] = [
+const BUILDERS: [Builder; 6] = [
     Builder {
         recipe: constraints::RECIPE,
         folder: constraints::folder,
@@ -52,6 +52,12 @@ const BUILDERS: [Builder; 5] = [
         folder: reasoning::folder,
         writer: reasoning::writer,
         checker: reasoning::checker,
+    },
+    Builder {
+        recipe: textbook::RECIPE,
+        folder: textbook::folder,
+        writer: textbook::writer,
+        checker: textbook::checker,
     },
 ];
 
