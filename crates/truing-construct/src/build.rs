@@ -15,6 +15,7 @@ pub mod screening;
 
 mod asking;
 mod builder;
+mod code;
 mod config;
 mod constraints;
 mod coverage;
@@ -31,6 +32,7 @@ mod texts;
 
 pub use asking::{Asking, Question};
 pub use builder::{BUILDERS, BuilderInfo, Built, BuiltRow, Dropped, Fates, Job, PlannedCalls, Unit};
+pub use code::{CodeCategory, CodeConfig, CodeDifficulty, ProgrammingLanguage};
 pub use config::BuildConfig;
 pub use constraints::ConstraintsConfig;
 pub use coverage::{Coverage, CoverageRow};

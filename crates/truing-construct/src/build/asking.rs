@@ -1,5 +1,6 @@
 //! Calls of the writer and the checker.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use truing_ask::judging::{Asker, reason};
@@ -34,6 +35,8 @@ pub struct Asking<'a> {
     pub(super) writer: Asker<'a>,
     /// `None` where the writer is its own checker.
     pub(super) checker: Option<Asker<'a>>,
+    /// What starts the sandbox, for builders that run programs.
+    pub(super) sandbox_program: Option<&'a Path>,
     pub(super) stop: &'a AtomicBool,
     pub(super) events: &'a mut dyn EventSink,
 }

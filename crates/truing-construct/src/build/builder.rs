@@ -10,7 +10,7 @@ use truing_stages::StageError;
 use super::asking::Asking;
 use super::config::BuildConfig;
 use super::inputs::SeedRow;
-use super::{constraints, mathematics, reasoning, reversal, system_messages, textbook};
+use super::{code, constraints, mathematics, reasoning, reversal, system_messages, textbook};
 
 /// A builder as users meet it.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +40,7 @@ pub const BUILDERS: &[BuilderInfo] = &[
     system_messages::INFO,
     reasoning::INFO,
     textbook::INFO,
+    code::INFO,
 ];
 
 impl BuilderInfo {

@@ -15,7 +15,7 @@ use truing_stages::StageError;
 use truing_types::{PromptRow, StageName};
 
 use super::{
-    BUILDERS, BuilderInfo, ConstraintsConfig, MathematicsConfig, ReasoningConfig, ReversalConfig,
+    BUILDERS, BuilderInfo, CodeConfig, ConstraintsConfig, MathematicsConfig, ReasoningConfig, ReversalConfig,
     SystemMessagesConfig, TextbookConfig,
 };
 
@@ -27,8 +27,8 @@ pub struct BuildConfig {
     /// The stage that the recipe configures. Required.
     #[schemars(extend("x-default" = ""))]
     pub stage: StageName,
-    /// The builder: `constraints`, `reversal`, `mathematics`, `system_messages`, `reasoning` or `textbook`;
-    /// `truing build list` describes them. Required.
+    /// The builder: `constraints`, `reversal`, `mathematics`, `system_messages`, `reasoning`, `textbook` or
+    /// `code`; `truing build list` describes them. Required.
     pub ability: String,
     /// Output folder of the run.
     #[schemars(extend("x-decides" = "nothing"))]
@@ -81,6 +81,9 @@ pub struct BuildConfig {
     /// Settings of the builder `textbook`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub textbook: Option<TextbookConfig>,
+    /// Settings of the builder `code`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<CodeConfig>,
     /// The seed rows: prompts, texts, or problems and questions with answers.
     pub data: Vec<SourceConfig>,
     /// Evaluation data to decontaminate against, in addition to the evaluation sets in this repository.
@@ -116,6 +119,7 @@ impl Default for BuildConfig {
             system_messages: None,
             reasoning: None,
             textbook: None,
+            code: None,
             data: Vec::new(),
             evaluation_data: Vec::new(),
             writer: ChatModelConfig::default(),
@@ -229,6 +233,7 @@ impl BuildConfig {
             ("system_messages", self.system_messages.is_some()),
             ("reasoning", self.reasoning.is_some()),
             ("textbook", self.textbook.is_some()),
+            ("code", self.code.is_some()),
         ];
         if let Some((key, _)) = given.into_iter().find(|(key, is_given)| *is_given && *key != ability) {
             let expected = format!("no such table, because `ability` is `{ability}`");
@@ -251,6 +256,9 @@ impl BuildConfig {
         }
         if let Some(textbook) = &self.textbook {
             textbook.check()?;
+        }
+        if let Some(code) = &self.code {
+            code.check()?;
         }
         Ok(())
     }

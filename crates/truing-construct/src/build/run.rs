@@ -118,7 +118,7 @@ pub(super) fn run(
     inputs: &BuildInputs,
     context: RunContext<'_>,
 ) -> Result<Ended<BuildOutcome>, StageError> {
-    let RunContext { events, stop, chat_models: models, .. } = context;
+    let RunContext { events, stop, chat_models: models, sandbox_program, .. } = context;
     let config = &plan.config;
     let folder = &config.output_dir;
     let record = plan.record(inputs)?;
@@ -135,6 +135,7 @@ pub(super) fn run(
         config,
         writer: Asker::new(&names[0], writer, retries),
         checker: checker.map(|model| Asker::new(&names[1], model, retries)),
+        sandbox_program,
         stop,
         events,
     };

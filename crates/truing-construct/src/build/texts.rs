@@ -18,7 +18,7 @@ macro_rules! prompt_text {
 pub(super) use prompt_text;
 
 /// Tags that separate data from instructions in the texts.
-const TAGS: [&str; 11] = [
+const TAGS: [&str; 13] = [
     "prompt",
     "constraints",
     "text",
@@ -30,6 +30,8 @@ const TAGS: [&str; 11] = [
     "response",
     "lesson",
     "exercise",
+    "task",
+    "follow_up",
 ];
 
 impl PromptText {
@@ -113,7 +115,7 @@ mod tests {
             assert!(page.contains(&block), "docs/build-abilities.md does not repeat {name}");
             n_files += 1;
         }
-        assert_eq!(n_files, 38);
+        assert_eq!(n_files, 46);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use truing_ask::OpenChatModel;
 
 use super::{MODELS, lines};
-use super::{constraints, mathematics, reasoning, reversal, system_messages, textbook};
+use super::{code, constraints, mathematics, reasoning, reversal, system_messages, textbook};
 use crate::scripted::Scripted;
 
 /// Replies of a model that has lost its way.
@@ -24,7 +24,7 @@ const WRONG: [&str; 9] = [
 ];
 
 /// Each builder with its recipe and its folder of data.
-fn builders() -> [(String, TempDir); 6] {
+fn builders() -> [(String, TempDir); 7] {
     let of = |recipe: &str, folder| (format!("{recipe}{MODELS}"), folder);
     [
         of(constraints::RECIPE, constraints::folder()),
@@ -33,6 +33,7 @@ fn builders() -> [(String, TempDir); 6] {
         of(system_messages::RECIPE, system_messages::folder()),
         of(reasoning::RECIPE, reasoning::folder()),
         of(textbook::RECIPE, textbook::folder()),
+        of(code::RECIPE, code::folder()),
     ]
 }
 

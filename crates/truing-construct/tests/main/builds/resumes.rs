@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use truing_run::Ended;
 
 use super::MODELS;
-use super::{constraints, mathematics, reasoning, reversal, system_messages, textbook};
+use super::{code, constraints, mathematics, reasoning, reversal, system_messages, textbook};
 use crate::scripted::Scripted;
 
 /// Calls of the writer after which a run is stopped.
@@ -22,7 +22,7 @@ struct Builder {
     checker: fn() -> Scripted,
 }
 
-const BUILDERS: [Builder; 6] = [
+const BUILDERS: [Builder; 7] = [
     Builder {
         recipe: constraints::RECIPE,
         folder: constraints::folder,
@@ -59,6 +59,7 @@ const BUILDERS: [Builder; 6] = [
         writer: textbook::writer,
         checker: textbook::checker,
     },
+    Builder { recipe: code::RECIPE, folder: code::folder, writer: code::writer, checker: code::checker },
 ];
 
 /// What a model was asked, in the order of the texts. Several answers to one question are one text several times.
