@@ -29,6 +29,7 @@ mod run;
 mod system_messages;
 mod textbook;
 mod texts;
+mod tools;
 
 pub use asking::{Asking, Question};
 pub use builder::{BUILDERS, BuilderInfo, Built, BuiltRow, Dropped, Fates, Job, PlannedCalls, Unit};
@@ -44,6 +45,7 @@ pub use reversal::ReversalConfig;
 pub use run::{BuildOutcome, BuildSummary, FateRow, Recheck};
 pub use system_messages::{SystemKind, SystemMessagesConfig};
 pub use textbook::{TextbookAspect, TextbookConfig};
+pub use tools::{CallPattern, ToolsConfig, ToolsFormat};
 
 use std::borrow::Cow;
 

@@ -10,7 +10,7 @@ use truing_stages::StageError;
 use super::asking::Asking;
 use super::config::BuildConfig;
 use super::inputs::SeedRow;
-use super::{code, constraints, mathematics, reasoning, reversal, system_messages, textbook};
+use super::{code, constraints, mathematics, reasoning, reversal, system_messages, textbook, tools};
 
 /// A builder as users meet it.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +41,7 @@ pub const BUILDERS: &[BuilderInfo] = &[
     reasoning::INFO,
     textbook::INFO,
     code::INFO,
+    tools::INFO,
 ];
 
 impl BuilderInfo {
@@ -166,6 +167,16 @@ pub trait Job: std::fmt::Debug + Send + Sync {
     /// # Errors
     /// What is wrong with it.
     fn recheck(&self, record: &Map<String, Value>) -> Result<(), String>;
+
+    /// The turns of a row of `rows.jsonl` and its other columns, as they are to be written.
+    fn layout(
+        &self,
+        turns: Vec<Value>,
+        columns: Map<String, Value>,
+        _unit: &Unit,
+    ) -> (Vec<Value>, Map<String, Value>) {
+        (turns, columns)
+    }
 }
 
 /// Which units are still open while they are built.

@@ -3,11 +3,12 @@
 //! 1. The writer writes a task of a category, a language, a difficulty and a topic, all balanced; for Python programs
 //!    also a solution and tests.
 //! 2. Python: the solution must pass the tests, the faulty program of a debugging task must not, and enough variants of
-//!    the solution with one fault ([`mutants`]) must fail, all in the sandbox.
-//! 3. The writer answers the task. Python programs must pass the tests. The checker verifies task and response, and says
-//!    how difficult the task is; very hard tasks are dropped. What fails is answered again, at most `max_responses` times.
-//! 4. The writer adds a deeper question and its answer, which the checker verifies. A row whose second half fails is kept
-//!    without it.
+//!    the solution with one fault (`mutants.rs`) must fail, all in the sandbox.
+//! 3. The writer answers the task. Python programs must pass the tests. The checker verifies task and response, and
+//!    says how difficult the task is; very hard tasks are dropped. What fails is answered again, at most
+//!    `max_responses` times.
+//! 4. The writer adds a deeper question and its answer, which the checker verifies. A row whose second half fails is
+//!    kept without it.
 //!
 //! Programs in other languages are not run: the checker reads them. The coverage table counts them apart.
 
@@ -63,8 +64,8 @@ const TASK_FORM: (&str, &str) = (
 const RESPONSE_FORM: (&str, &str) = ("a response", "Your reply is empty. Answer the request.");
 const REVIEW_FORM: (&str, &str) = (
     "a difficulty and a verdict on each question",
-    "Your reply lacks the difficulty, a number from 1 to 4 between <difficulty> and </difficulty>, or does not end with \
-     one verdict for each question, YES or NO, in double brackets. Write both.",
+    "Your reply lacks the difficulty, a number from 1 to 4 between <difficulty> and </difficulty>, or does not end \
+     with one verdict for each question, YES or NO, in double brackets. Write both.",
 );
 const FOLLOW_UP_FORM: (&str, &str) = (
     "a deeper question and an answer",

@@ -16,19 +16,19 @@ use truing_types::{PromptRow, StageName};
 
 use super::{
     BUILDERS, BuilderInfo, CodeConfig, ConstraintsConfig, MathematicsConfig, ReasoningConfig, ReversalConfig,
-    SystemMessagesConfig, TextbookConfig,
+    SystemMessagesConfig, TextbookConfig, ToolsConfig,
 };
 
-/// One flat table, then the builder's own table (`[constraints]`, `[reasoning]`, ...), `[[data]]`, `[[evaluation_data]]`,
-/// `[writer]` and `[checker]`.
+/// One flat table, then the builder's own table (`[constraints]`, `[reasoning]`, ...), `[[data]]`,
+/// `[[evaluation_data]]`, `[writer]` and `[checker]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BuildConfig {
     /// The stage that the recipe configures. Required.
     #[schemars(extend("x-default" = ""))]
     pub stage: StageName,
-    /// The builder: `constraints`, `reversal`, `mathematics`, `system_messages`, `reasoning`, `textbook` or
-    /// `code`; `truing build list` describes them. Required.
+    /// The builder: `constraints`, `reversal`, `mathematics`, `system_messages`, `reasoning`, `textbook`,
+    /// `code` or `tools`; `truing build list` describes them. Required.
     pub ability: String,
     /// Output folder of the run.
     #[schemars(extend("x-decides" = "nothing"))]
@@ -84,6 +84,9 @@ pub struct BuildConfig {
     /// Settings of the builder `code`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<CodeConfig>,
+    /// Settings of the builder `tools`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tools: Option<ToolsConfig>,
     /// The seed rows: prompts, texts, or problems and questions with answers.
     pub data: Vec<SourceConfig>,
     /// Evaluation data to decontaminate against, in addition to the evaluation sets in this repository.
@@ -120,6 +123,7 @@ impl Default for BuildConfig {
             reasoning: None,
             textbook: None,
             code: None,
+            tools: None,
             data: Vec::new(),
             evaluation_data: Vec::new(),
             writer: ChatModelConfig::default(),
@@ -234,6 +238,7 @@ impl BuildConfig {
             ("reasoning", self.reasoning.is_some()),
             ("textbook", self.textbook.is_some()),
             ("code", self.code.is_some()),
+            ("tools", self.tools.is_some()),
         ];
         if let Some((key, _)) = given.into_iter().find(|(key, is_given)| *is_given && *key != ability) {
             let expected = format!("no such table, because `ability` is `{ability}`");
@@ -259,6 +264,9 @@ impl BuildConfig {
         }
         if let Some(code) = &self.code {
             code.check()?;
+        }
+        if let Some(tools) = &self.tools {
+            tools.check()?;
         }
         Ok(())
     }

@@ -283,7 +283,8 @@ fn written_rows(plan: &BuildPlan, built: &[Built]) -> (Lines, Lines) {
         if let Some(response) = response {
             turns.extend(between.iter().cloned());
             turns.push(turn("assistant", response));
-            rows.push(with_first("messages", json!(turns), common));
+            let (turns, columns) = plan.job.layout(turns, common, unit);
+            rows.push(with_first("messages", json!(turns), columns));
         }
     }
     (rows, prompts)

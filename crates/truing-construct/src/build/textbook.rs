@@ -1,5 +1,5 @@
-//! Textbook style (report 4.1): a lesson about how to approach a request, then an exercise of the same kind with an answer
-//! that follows the lesson.
+//! Textbook style (report 4.1): a lesson about how to approach a request, then an exercise of the same kind with an
+//! answer that follows the lesson.
 //!
 //! 1. Each seed prompt gets one of four aspects ([`TextbookAspect`]), all equally often.
 //! 2. The writer writes a learner's question and a lesson of three parts.

@@ -18,7 +18,7 @@ macro_rules! prompt_text {
 pub(super) use prompt_text;
 
 /// Tags that separate data from instructions in the texts.
-const TAGS: [&str; 13] = [
+const TAGS: [&str; 19] = [
     "prompt",
     "constraints",
     "text",
@@ -32,6 +32,12 @@ const TAGS: [&str; 13] = [
     "exercise",
     "task",
     "follow_up",
+    "scenario",
+    "atomic",
+    "tools",
+    "state",
+    "transcript",
+    "call",
 ];
 
 impl PromptText {
@@ -115,7 +121,7 @@ mod tests {
             assert!(page.contains(&block), "docs/build-abilities.md does not repeat {name}");
             n_files += 1;
         }
-        assert_eq!(n_files, 46);
+        assert_eq!(n_files, 58);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod resumes;
 mod reversal;
 mod system_messages;
 mod textbook;
+mod tools;
 
 use std::fs;
 use std::path::Path;

@@ -22,7 +22,7 @@ impl Spec {
         self.language == ProgrammingLanguage::Python && self.category.wants_program()
     }
 
-    /// What the row counts for in the coverage table. Rows that are run are counted apart from those that are only read.
+    /// What the row counts for in the coverage table. Rows that are run are counted apart from those only read.
     pub(super) fn kinds(self) -> Vec<String> {
         let checked = if self.has_tests() { "tests" } else { "checker" };
         vec![

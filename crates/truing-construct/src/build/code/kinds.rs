@@ -34,7 +34,8 @@ impl CodeCategory {
         let about = match language {
             Language::En => [
                 "generation: the user describes what a program or function is to do, and wants it written",
-                "completion: the user shows the beginning of a program, with signature and comments, and wants the rest",
+                "completion: the user shows the beginning of a program, with signature and comments, and wants the \
+                 rest",
                 "debugging: the user shows a program that does not do what it should, says what is observed, and wants \
                  the fault found and corrected",
                 "explanation: the user shows a program and wants to know what it does, why it is written like this, or \

@@ -152,8 +152,8 @@ static PARTS: [[Part; N_PARTS]; 4] = [
             tag: "principles",
             heading: ["Principles that apply", "适用的原则"],
             about: [
-                "which principles bear on the request (to be helpful, honest, harmless, fair, to respect privacy and the \
-                 asker's own choice), and why",
+                "which principles bear on the request (to be helpful, honest, harmless, fair, to respect privacy and \
+                 the asker's own choice), and why",
                 "哪些原则与请求有关（有用、诚实、无害、公正、尊重隐私、尊重提问者自己的选择），为什么",
             ],
         },
