@@ -15,29 +15,37 @@ pub mod screening;
 
 mod asking;
 mod builder;
+mod code;
 mod config;
 mod constraints;
 mod coverage;
 mod inputs;
 mod mathematics;
 mod plan;
+mod reasoning;
 mod responding;
 mod reversal;
 mod run;
 mod system_messages;
+mod textbook;
 mod texts;
+mod tools;
 
 pub use asking::{Asking, Question};
 pub use builder::{BUILDERS, BuilderInfo, Built, BuiltRow, Dropped, Fates, Job, PlannedCalls, Unit};
+pub use code::{CodeCategory, CodeConfig, CodeDifficulty, ProgrammingLanguage};
 pub use config::BuildConfig;
 pub use constraints::ConstraintsConfig;
 pub use coverage::{Coverage, CoverageRow};
 pub use inputs::{BuildInputs, SeedRow};
 pub use mathematics::{KnowledgePoint, Level, MathematicsConfig, load_knowledge_points};
 pub use plan::BuildPlan;
+pub use reasoning::{ReasoningConfig, ReasoningKind};
 pub use reversal::ReversalConfig;
 pub use run::{BuildOutcome, BuildSummary, FateRow, Recheck};
 pub use system_messages::{SystemKind, SystemMessagesConfig};
+pub use textbook::{TextbookAspect, TextbookConfig};
+pub use tools::{CallPattern, ToolsConfig, ToolsFormat};
 
 use std::borrow::Cow;
 

@@ -1,11 +1,12 @@
 //! Calls of the writer and the checker.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use truing_ask::judging::{Asker, reason};
 use truing_ask::pas::questions::request;
 use truing_stages::StageError;
-use truing_types::{EventSink, Message, Role, SamplingOptions};
+use truing_types::{ChatRequest, EventSink, Message, Role, SamplingOptions};
 
 use super::config::BuildConfig;
 
@@ -34,6 +35,8 @@ pub struct Asking<'a> {
     pub(super) writer: Asker<'a>,
     /// `None` where the writer is its own checker.
     pub(super) checker: Option<Asker<'a>>,
+    /// What starts the sandbox, for builders that run programs.
+    pub(super) sandbox_program: Option<&'a Path>,
     pub(super) stop: &'a AtomicBool,
     pub(super) events: &'a mut dyn EventSink,
 }
@@ -63,15 +66,7 @@ impl Asking<'_> {
         read: impl Fn(usize, &str) -> Option<V>,
     ) -> Result<Vec<Result<V, String>>, StageError> {
         let config = self.config;
-        let requests = questions.into_iter().map(|Question { system, text, variation }| {
-            let seed = config.seed.wrapping_add(variation);
-            let sampling = SamplingOptions { temperature: config.temperature, seed, ..sampling(config) };
-            let mut request = request(text, sampling);
-            if let Some(system) = system {
-                request.conversation.messages.insert(0, Message::new(Role::System, system));
-            }
-            request
-        });
+        let requests = questions.into_iter().map(|question| sampled(config, question));
         let answers = self.writer.ask(phase, requests.collect(), reminder, read, &mut *self.events)?;
         Ok(answers.into_iter().map(|answer| answer.map_err(|error| reason(&error, expected))).collect())
     }
@@ -94,6 +89,24 @@ impl Asking<'_> {
         Ok(answers.into_iter().map(|answer| answer.map_err(|error| reason(&error, expected))).collect())
     }
 
+    /// Asks the checker at the recipe's temperature, for answers of which there may be several to one question.
+    ///
+    /// # Errors
+    /// When the model refuses every request.
+    pub fn answer<V>(
+        &mut self,
+        phase: &str,
+        questions: Vec<Question>,
+        (expected, reminder): (&str, &str),
+        read: impl Fn(usize, &str) -> Option<V>,
+    ) -> Result<Vec<Result<V, String>>, StageError> {
+        let config = self.config;
+        let requests = questions.into_iter().map(|question| sampled(config, question));
+        let checker = self.checker.as_ref().unwrap_or(&self.writer);
+        let answers = checker.ask(phase, requests.collect(), reminder, read, &mut *self.events)?;
+        Ok(answers.into_iter().map(|answer| answer.map_err(|error| reason(&error, expected))).collect())
+    }
+
     /// Reports the number of requests to each model.
     pub(super) fn note_counts(&mut self) {
         self.writer.note_counts(&mut *self.events);
@@ -101,6 +114,17 @@ impl Asking<'_> {
             checker.note_counts(&mut *self.events);
         }
     }
+}
+
+/// A request at the recipe's temperature, with a seed of its own.
+fn sampled(config: &BuildConfig, question: Question) -> ChatRequest {
+    let seed = config.seed.wrapping_add(question.variation);
+    let sampling = SamplingOptions { temperature: config.temperature, seed, ..sampling(config) };
+    let mut request = request(question.text, sampling);
+    if let Some(system) = question.system {
+        request.conversation.messages.insert(0, Message::new(Role::System, system));
+    }
+    request
 }
 
 fn sampling(config: &BuildConfig) -> SamplingOptions {

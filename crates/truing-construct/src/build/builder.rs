@@ -10,7 +10,7 @@ use truing_stages::StageError;
 use super::asking::Asking;
 use super::config::BuildConfig;
 use super::inputs::SeedRow;
-use super::{constraints, mathematics, reversal, system_messages};
+use super::{code, constraints, mathematics, reasoning, reversal, system_messages, textbook, tools};
 
 /// A builder as users meet it.
 #[derive(Debug, Clone, Copy)]
@@ -33,8 +33,16 @@ pub struct BuilderInfo {
 pub(super) type Prepare = fn(&BuildConfig, &[SeedRow]) -> Result<Box<dyn Job>, StageError>;
 
 /// All builders, in the order in which they are listed.
-pub const BUILDERS: &[BuilderInfo] =
-    &[constraints::INFO, reversal::INFO, mathematics::INFO, system_messages::INFO];
+pub const BUILDERS: &[BuilderInfo] = &[
+    constraints::INFO,
+    reversal::INFO,
+    mathematics::INFO,
+    system_messages::INFO,
+    reasoning::INFO,
+    textbook::INFO,
+    code::INFO,
+    tools::INFO,
+];
 
 impl BuilderInfo {
     /// The builder of an ability.
@@ -87,13 +95,15 @@ impl Dropped {
 }
 
 /// A row that was made.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct BuiltRow {
     /// The system message, where there is one.
     pub system: Option<String>,
-    /// The user's turn.
+    /// The first turn of the user.
     pub prompt: String,
-    /// The assistant's turn; `None` where the row has a prompt alone.
+    /// Turns between the first and the last, as they are written: objects with `role` and `content`.
+    pub between: Vec<Value>,
+    /// The last turn, which is the assistant's; `None` where the row has a prompt alone.
     pub response: Option<String>,
     /// Why a row that may have a response has none.
     pub no_response: Option<String>,
@@ -104,13 +114,16 @@ pub struct BuiltRow {
 }
 
 impl BuiltRow {
-    /// System message, prompt, response and columns in one object, as [`Job::recheck`] sees them.
+    /// System message, prompt, the turns `between`, response and columns in one object, as [`Job::recheck`] sees them.
     #[must_use]
     pub fn record(&self) -> Map<String, Value> {
         let mut record = self.columns.clone();
         record.insert("prompt".into(), self.prompt.clone().into());
         for (name, text) in [("system", &self.system), ("response", &self.response)] {
             record.extend(text.as_ref().map(|text| (name.to_owned(), text.clone().into())));
+        }
+        if !self.between.is_empty() {
+            record.insert("between".into(), self.between.clone().into());
         }
         record
     }
@@ -154,6 +167,16 @@ pub trait Job: std::fmt::Debug + Send + Sync {
     /// # Errors
     /// What is wrong with it.
     fn recheck(&self, record: &Map<String, Value>) -> Result<(), String>;
+
+    /// The turns of a row of `rows.jsonl` and its other columns, as they are to be written.
+    fn layout(
+        &self,
+        turns: Vec<Value>,
+        columns: Map<String, Value>,
+        _unit: &Unit,
+    ) -> (Vec<Value>, Map<String, Value>) {
+        (turns, columns)
+    }
 }
 
 /// Which units are still open while they are built.
@@ -234,14 +257,7 @@ mod tests {
             if value == 7 { Err(Dropped::new("check", "seven").with_detail("7")) } else { Ok(()) }
         });
         fates.drop_unit(2, Dropped::new("later", "not this one"));
-        let row = BuiltRow {
-            system: None,
-            prompt: "p".into(),
-            response: Some("r".into()),
-            no_response: None,
-            has_reward_columns: false,
-            columns: Map::new(),
-        };
+        let row = BuiltRow { prompt: "p".into(), response: Some("r".into()), ..BuiltRow::default() };
         assert_eq!(serde_json::json!(row.record()), serde_json::json!({"prompt": "p", "response": "r"}));
         let built = fates.finish(|_| Ok(row.clone()));
         let steps: Vec<Option<&str>> =

@@ -15,10 +15,11 @@ use truing_stages::StageError;
 use truing_types::{PromptRow, StageName};
 
 use super::{
-    BUILDERS, BuilderInfo, ConstraintsConfig, MathematicsConfig, ReversalConfig, SystemMessagesConfig,
+    BUILDERS, BuilderInfo, CodeConfig, ConstraintsConfig, MathematicsConfig, ReasoningConfig, ReversalConfig,
+    SystemMessagesConfig, TextbookConfig, ToolsConfig,
 };
 
-/// One flat table, then `[constraints]`, `[reversal]`, `[mathematics]` or `[system_messages]`, `[[data]]`,
+/// One flat table, then the builder's own table (`[constraints]`, `[reasoning]`, ...), `[[data]]`,
 /// `[[evaluation_data]]`, `[writer]` and `[checker]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -26,8 +27,8 @@ pub struct BuildConfig {
     /// The stage that the recipe configures. Required.
     #[schemars(extend("x-default" = ""))]
     pub stage: StageName,
-    /// The builder: `constraints`, `reversal`, `mathematics` or `system_messages`; `truing build list` describes
-    /// them. Required.
+    /// The builder: `constraints`, `reversal`, `mathematics`, `system_messages`, `reasoning`, `textbook`,
+    /// `code` or `tools`; `truing build list` describes them. Required.
     pub ability: String,
     /// Output folder of the run.
     #[schemars(extend("x-decides" = "nothing"))]
@@ -74,7 +75,19 @@ pub struct BuildConfig {
     /// Settings of the builder `system_messages`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system_messages: Option<SystemMessagesConfig>,
-    /// The seed rows: prompts, texts, or problems with answers.
+    /// Settings of the builder `reasoning`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<ReasoningConfig>,
+    /// Settings of the builder `textbook`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub textbook: Option<TextbookConfig>,
+    /// Settings of the builder `code`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<CodeConfig>,
+    /// Settings of the builder `tools`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tools: Option<ToolsConfig>,
+    /// The seed rows: prompts, texts, or problems and questions with answers.
     pub data: Vec<SourceConfig>,
     /// Evaluation data to decontaminate against, in addition to the evaluation sets in this repository.
     pub evaluation_data: Vec<SourceConfig>,
@@ -107,6 +120,10 @@ impl Default for BuildConfig {
             reversal: None,
             mathematics: None,
             system_messages: None,
+            reasoning: None,
+            textbook: None,
+            code: None,
+            tools: None,
             data: Vec::new(),
             evaluation_data: Vec::new(),
             writer: ChatModelConfig::default(),
@@ -218,6 +235,10 @@ impl BuildConfig {
             ("reversal", self.reversal.is_some()),
             ("mathematics", self.mathematics.is_some()),
             ("system_messages", self.system_messages.is_some()),
+            ("reasoning", self.reasoning.is_some()),
+            ("textbook", self.textbook.is_some()),
+            ("code", self.code.is_some()),
+            ("tools", self.tools.is_some()),
         ];
         if let Some((key, _)) = given.into_iter().find(|(key, is_given)| *is_given && *key != ability) {
             let expected = format!("no such table, because `ability` is `{ability}`");
@@ -234,6 +255,18 @@ impl BuildConfig {
         }
         if let Some(system_messages) = &self.system_messages {
             system_messages.check()?;
+        }
+        if let Some(reasoning) = &self.reasoning {
+            reasoning.check()?;
+        }
+        if let Some(textbook) = &self.textbook {
+            textbook.check()?;
+        }
+        if let Some(code) = &self.code {
+            code.check()?;
+        }
+        if let Some(tools) = &self.tools {
+            tools.check()?;
         }
         Ok(())
     }

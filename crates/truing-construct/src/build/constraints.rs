@@ -292,7 +292,7 @@ impl ConstraintsJob {
             Err(reason) => (None, Some(reason)),
         };
         let prompt = prompt.to_owned();
-        BuiltRow { system: None, prompt, response, no_response, has_reward_columns: true, columns }
+        BuiltRow { prompt, response, no_response, has_reward_columns: true, columns, ..BuiltRow::default() }
     }
 }
 
@@ -424,12 +424,11 @@ mod tests {
         let bullets = of("format.bullets").sample(Locale::En, &mut draw);
         let row = |constraints: &[Constraint], prompt: &str, response: &str| {
             let row = BuiltRow {
-                system: None,
                 prompt: prompt.into(),
                 response: Some(response.into()),
-                no_response: None,
                 has_reward_columns: true,
                 columns: columns(constraints),
+                ..BuiltRow::default()
             };
             recheck_constraints(&row.record())
         };

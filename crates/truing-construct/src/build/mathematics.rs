@@ -31,7 +31,8 @@ use super::builder::{BuilderInfo, Built, BuiltRow, Dropped, Fates, Job, PlannedC
 use super::config::BuildConfig;
 use super::inputs::{SEED, SeedRow};
 use super::texts::{PromptText, prompt_text, tagged};
-use answers::{gives, is_readable, mentions_reference, reference_of};
+pub(super) use answers::mentions_reference;
+use answers::{gives, is_readable, reference_of};
 pub use points::{KnowledgePoint, Level, load_knowledge_points};
 
 /// How the builder is listed.
@@ -355,7 +356,7 @@ impl MathematicsJob {
         }
         columns.extend(self.units[idx].kinds.first().map(|id| ("knowledge_point".to_owned(), json!(id))));
         let (prompt, response) = (work.problem, Some(solution));
-        Ok(BuiltRow { system: None, prompt, response, no_response: None, has_reward_columns: true, columns })
+        Ok(BuiltRow { prompt, response, has_reward_columns: true, columns, ..BuiltRow::default() })
     }
 }
 

@@ -282,12 +282,10 @@ impl ReversalJob {
         columns.insert("prompt_score".into(), json!(draft.score));
         columns.insert("n_rounds".into(), json!(draft.n_rounds));
         BuiltRow {
-            system: None,
             prompt: draft.prompt.clone(),
             response: Some(unit.text.clone()),
-            no_response: None,
-            has_reward_columns: false,
             columns,
+            ..BuiltRow::default()
         }
     }
 }

@@ -118,7 +118,7 @@ pub(super) fn run(
     inputs: &BuildInputs,
     context: RunContext<'_>,
 ) -> Result<Ended<BuildOutcome>, StageError> {
-    let RunContext { events, stop, chat_models: models, .. } = context;
+    let RunContext { events, stop, chat_models: models, sandbox_program, .. } = context;
     let config = &plan.config;
     let folder = &config.output_dir;
     let record = plan.record(inputs)?;
@@ -135,6 +135,7 @@ pub(super) fn run(
         config,
         writer: Asker::new(&names[0], writer, retries),
         checker: checker.map(|model| Asker::new(&names[1], model, retries)),
+        sandbox_program,
         stop,
         events,
     };
@@ -203,9 +204,16 @@ fn screen_rows(plan: &BuildPlan, inputs: &BuildInputs, built: &mut [Built]) -> R
         None => row.prompt.clone(),
     };
     let prompts: Vec<String> = built.iter().flatten().map(asked).collect();
-    let kept = built.iter().flatten().zip(&prompts);
+    // Every later turn is searched for texts of evaluations.
+    let later = |row: &BuiltRow| -> Option<String> {
+        let contents = row.between.iter().filter_map(|turn| turn["content"].as_str());
+        let texts: Vec<&str> = contents.chain(row.response.as_deref()).collect();
+        (!texts.is_empty()).then(|| texts.join("\n\n"))
+    };
+    let responses: Vec<Option<String>> = built.iter().flatten().map(later).collect();
+    let texts = prompts.iter().zip(&responses);
     let texts: Vec<RowTexts<'_>> =
-        kept.map(|(row, prompt)| RowTexts { prompt, response: row.response.as_deref() }).collect();
+        texts.map(|(prompt, response)| RowTexts { prompt, response: response.as_deref() }).collect();
     let screened = screen(&texts, &inputs.evaluations, options)?;
     for (one, dropped) in built.iter_mut().filter(|one| one.is_ok()).zip(screened.dropped) {
         if let Some(dropped) = dropped {
@@ -254,7 +262,8 @@ type Lines = Vec<Map<String, Value>>;
 fn written_rows(plan: &BuildPlan, built: &[Built]) -> (Lines, Lines) {
     let (mut rows, mut prompts) = (Vec::new(), Vec::new());
     for (unit, built) in plan.job.units().iter().zip(built) {
-        let Ok(BuiltRow { system, prompt, response, has_reward_columns, columns, .. }) = built else {
+        let Ok(BuiltRow { system, prompt, between, response, has_reward_columns, columns, .. }) = built
+        else {
             continue;
         };
         let mut common = unit.kept.clone();
@@ -272,8 +281,10 @@ fn written_rows(plan: &BuildPlan, built: &[Built]) -> (Lines, Lines) {
             prompts.push(with_first("prompt", asked, common.clone()));
         }
         if let Some(response) = response {
+            turns.extend(between.iter().cloned());
             turns.push(turn("assistant", response));
-            rows.push(with_first("messages", json!(turns), common));
+            let (turns, columns) = plan.job.layout(turns, common, unit);
+            rows.push(with_first("messages", json!(turns), columns));
         }
     }
     (rows, prompts)

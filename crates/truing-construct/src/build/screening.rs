@@ -19,7 +19,7 @@ const SCREENING: &str = "screening";
 pub struct RowTexts<'a> {
     /// The user's turn.
     pub prompt: &'a str,
-    /// The assistant's turn, where there is one.
+    /// What follows it, where anything does.
     pub response: Option<&'a str>,
 }
 

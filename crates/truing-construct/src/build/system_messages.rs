@@ -329,6 +329,7 @@ impl SystemMessagesJob {
             no_response,
             has_reward_columns: true,
             columns,
+            ..BuiltRow::default()
         }
     }
 }

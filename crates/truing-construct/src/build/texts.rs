@@ -18,7 +18,27 @@ macro_rules! prompt_text {
 pub(super) use prompt_text;
 
 /// Tags that separate data from instructions in the texts.
-const TAGS: [&str; 7] = ["prompt", "constraints", "text", "missing", "problem", "answer", "system"];
+const TAGS: [&str; 19] = [
+    "prompt",
+    "constraints",
+    "text",
+    "missing",
+    "problem",
+    "answer",
+    "system",
+    "question",
+    "response",
+    "lesson",
+    "exercise",
+    "task",
+    "follow_up",
+    "scenario",
+    "atomic",
+    "tools",
+    "state",
+    "transcript",
+    "call",
+];
 
 impl PromptText {
     /// Fills `{{name}}` places in one pass, given as `{name}`. Data cannot close the tags around it: `<` of the
@@ -101,7 +121,7 @@ mod tests {
             assert!(page.contains(&block), "docs/build-abilities.md does not repeat {name}");
             n_files += 1;
         }
-        assert_eq!(n_files, 24);
+        assert_eq!(n_files, 58);
     }
 
     #[test]

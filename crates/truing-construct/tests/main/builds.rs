@@ -1,12 +1,16 @@
 //! The builders of `truing build`, each with a writer and a checker that answer from a file of replies, and with
 //! models that misbehave. No network.
 
+mod code;
 mod constraints;
 mod mathematics;
 mod misbehaviour;
+mod reasoning;
 mod resumes;
 mod reversal;
 mod system_messages;
+mod textbook;
+mod tools;
 
 use std::fs;
 use std::path::Path;
@@ -16,10 +20,13 @@ use serde_json::Value;
 use truing_ask::OpenChatModel;
 use truing_construct::build::{BuildConfig, BuildInputs, BuildOutcome, BuildPlan, BuildStage, FateRow};
 use truing_data::{OnBadRow, SourceConfig, read_prompts, read_rows};
-use truing_stages::{Ended, Recipe, Stage, StageError};
+use truing_stages::{Ended, Recipe, RunContext, Stage, StageError};
 use truing_types::Silent;
 
 use crate::setup::{Cpu, judged};
+
+/// What starts the sandbox.
+pub(crate) const SANDBOX_CHILD: &str = env!("CARGO_BIN_EXE_truing-construct-sandbox-child");
 
 /// The tables of both models.
 pub(crate) const MODELS: &str = r#"
@@ -61,7 +68,9 @@ pub(crate) fn run_until(
     stop: &AtomicBool,
 ) -> Result<Ended<BuildOutcome>, StageError> {
     let (plan, inputs) = plan(folder, recipe, &[])?;
-    BuildStage::run::<Cpu>(&plan, &inputs, judged(models, &mut Silent, stop))
+    let context =
+        RunContext { sandbox_program: Some(Path::new(SANDBOX_CHILD)), ..judged(models, &mut Silent, stop) };
+    BuildStage::run::<Cpu>(&plan, &inputs, context)
 }
 
 /// Runs to the end, and reads what was written; `truing sft` and `truing grpo` can read it too.

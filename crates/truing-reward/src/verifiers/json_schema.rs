@@ -42,9 +42,9 @@ pub struct JsonSchema {
 }
 
 enum Source {
-    One(Box<Compiled>),
+    One(Box<CompiledSchema>),
     /// Schemas of rows by their text, each compiled once.
-    Column(String, HashMap<String, Result<Box<Compiled>, String>>),
+    Column(String, HashMap<String, Result<Box<CompiledSchema>, String>>),
 }
 
 impl std::fmt::Debug for JsonSchema {
@@ -53,13 +53,24 @@ impl std::fmt::Debug for JsonSchema {
     }
 }
 
-struct Compiled {
+/// A schema that values are checked against. It refers to nothing outside itself.
+pub struct CompiledSchema {
     schemas: Schemas,
     index: SchemaIndex,
 }
 
-impl Compiled {
-    fn new(schema: Value) -> Result<Self, String> {
+impl std::fmt::Debug for CompiledSchema {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CompiledSchema").finish_non_exhaustive()
+    }
+}
+
+impl CompiledSchema {
+    /// Compiles a schema, given as JSON or as a string that holds it.
+    ///
+    /// # Errors
+    /// Why it is no valid schema.
+    pub fn new(schema: Value) -> Result<Self, String> {
         let mut schema = match schema {
             Value::String(text) => {
                 serde_json::from_str(&text).map_err(|error| format!("is not valid JSON: {error}"))?
@@ -77,8 +88,16 @@ impl Compiled {
         Ok(Self { schemas, index })
     }
 
+    /// Checks a value.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self, value: &Value) -> Result<(), String> {
+        self.schemas.validate(value, self.index).map_err(|error| error.to_string())
+    }
+
     fn is_valid(&self, text: &str) -> bool {
-        serde_json::from_str(text).is_ok_and(|value| self.schemas.validate(&value, self.index).is_ok())
+        serde_json::from_str(text).is_ok_and(|value| self.check(&value).is_ok())
     }
 }
 
@@ -130,7 +149,7 @@ impl JsonSchema {
             reason,
         };
         let compile = |key: &'static str, schema: Value| {
-            Compiled::new(schema)
+            CompiledSchema::new(schema)
                 .map(|compiled| Source::One(Box::new(compiled)))
                 .map_err(|reason| bad(key, reason))
         };
@@ -164,7 +183,7 @@ impl JsonSchema {
                     completion.columns.get(column).filter(|schema| !schema.is_null()).ok_or_else(missing)?;
                 let compiled = known
                     .entry(schema.to_string())
-                    .or_insert_with(|| Compiled::new(schema.clone()).map(Box::new));
+                    .or_insert_with(|| CompiledSchema::new(schema.clone()).map(Box::new));
                 compiled.as_ref().map_err(|reason| {
                     let detail = format!("{}: `{column}` {reason}", completion.origin);
                     Unscored::new(UnscoredReason::BadReference, detail)

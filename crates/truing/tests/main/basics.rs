@@ -34,7 +34,16 @@ fn the_list_of_builders_fits_a_terminal() {
     let home = tempfile::tempdir().unwrap();
     let list = run(home.path(), ["build", "list"]).expect_status(0);
     assert!(list.stdout.lines().all(|line| line.chars().count() <= 80), "{}", list.stdout);
-    for builder in ["constraints", "reversal", "mathematics", "system_messages"] {
+    for builder in [
+        "constraints",
+        "reversal",
+        "mathematics",
+        "system_messages",
+        "reasoning",
+        "textbook",
+        "code",
+        "tools",
+    ] {
         assert!(list.stdout.lines().any(|line| line.starts_with(builder)), "{}", list.stdout);
     }
     let listed = run(home.path(), ["build", "list", "--json"]).expect_status(0);

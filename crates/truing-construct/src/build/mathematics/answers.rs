@@ -43,7 +43,7 @@ const MENTIONS: [&str; 21] = [
 ];
 
 /// Whether a solution speaks of a reference that its reader does not know.
-pub(super) fn mentions_reference(solution: &str) -> bool {
+pub(in crate::build) fn mentions_reference(solution: &str) -> bool {
     let text = solution.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ");
     MENTIONS.iter().any(|phrase| text.contains(phrase))
 }

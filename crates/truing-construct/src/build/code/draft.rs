@@ -1,0 +1,173 @@
+//! What a task is made from, its parts while it is worked on, and how they are read from replies.
+
+use truing_ask::pas::Language;
+
+use super::kinds::{CodeCategory, CodeDifficulty, ProgrammingLanguage};
+use crate::build::Dropped;
+use crate::build::texts::tagged;
+
+/// What a task is to be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Spec {
+    pub(super) category: CodeCategory,
+    pub(super) language: ProgrammingLanguage,
+    pub(super) difficulty: CodeDifficulty,
+    /// How many tasks about the topic came before.
+    pub(super) variant: usize,
+}
+
+impl Spec {
+    /// Whether its programs are run with tests.
+    pub(super) fn has_tests(self) -> bool {
+        self.language == ProgrammingLanguage::Python && self.category.wants_program()
+    }
+
+    /// What the row counts for in the coverage table. Rows that are run are counted apart from those only read.
+    pub(super) fn kinds(self) -> Vec<String> {
+        let checked = if self.has_tests() { "tests" } else { "checker" };
+        vec![
+            format!("category.{}", self.category.code()),
+            format!("language.{}", self.language.code()),
+            format!("difficulty.{}", self.difficulty.code()),
+            format!("checked_by.{checked}"),
+        ]
+    }
+
+    /// The parts of a task that the writer replies with, each between its tags, on a line of its own.
+    pub(super) fn outline(self, language: Language) -> String {
+        let is_english = language == Language::En;
+        let mut lines = vec![match is_english {
+            true => "<task>what the user writes, without the code that the user shows</task>",
+            false => "<task>用户写的话，不包括用户给出的代码</task>",
+        }];
+        if self.category.gives_code() {
+            lines.push(match is_english {
+                true => "<given_code>the code that the user shows</given_code>",
+                false => "<given_code>用户给出的代码</given_code>",
+            });
+        }
+        if self.has_tests() {
+            lines.push(match is_english {
+                true => "<solution>a complete program that does what is asked</solution>",
+                false => "<solution>完成任务的完整程序</solution>",
+            });
+            lines.push(match is_english {
+                true => {
+                    "<tests>five or more `assert` statements that call the functions of the solution by the names that \
+                     the task gives them, with ordinary cases and edge cases; without imports, input or output</tests>"
+                }
+                false => {
+                    "<tests>五条以上的assert语句，用任务中规定的函数名调用解答中的函数，包括普通情形和边界情形；不要导入模块，\
+                     不要输入输出</tests>"
+                }
+            });
+        }
+        lines.join("\n")
+    }
+}
+
+/// The parts of a task.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Task {
+    /// What the user sends: the text, and the code in a fence.
+    pub(super) prompt: String,
+    /// The code that the user shows.
+    pub(super) given_code: Option<String>,
+    /// A program that passes the tests; empty where nothing is run.
+    pub(super) solution: String,
+    /// Its tests; empty where nothing is run.
+    pub(super) tests: String,
+}
+
+impl Task {
+    /// Reads a reply. `None` where a part is missing.
+    pub(super) fn read(reply: &str, spec: Spec) -> Option<Self> {
+        let part = |tag: &str| tagged(reply, tag).map(without_fence).filter(|text| !text.is_empty());
+        let text = tagged(reply, "task")?;
+        let given_code = match spec.category.gives_code() {
+            true => Some(part("given_code")?),
+            false => None,
+        };
+        let (solution, tests) = match spec.has_tests() {
+            true => (part("solution")?, part("tests")?),
+            false => (String::new(), String::new()),
+        };
+        let prompt = match &given_code {
+            Some(code) => format!("{text}\n\n{}", fenced(code, spec.language)),
+            None => text.to_owned(),
+        };
+        Some(Self { prompt, given_code, solution, tests })
+    }
+}
+
+/// A row while it is worked on.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Draft {
+    pub(super) task: Task,
+    /// Faulty variants of the solution, and how many of them a test notices.
+    pub(super) n_mutants: usize,
+    pub(super) n_caught: usize,
+    pub(super) response: Option<String>,
+    pub(super) difficulty: Option<CodeDifficulty>,
+    /// The deeper question and its answer.
+    pub(super) follow_up: Option<(String, String)>,
+    /// Why the last response was not used.
+    pub(super) rejected: Option<Dropped>,
+}
+
+/// Code in a fence of its language.
+pub(super) fn fenced(code: &str, language: ProgrammingLanguage) -> String {
+    format!("```{}\n{}\n```", language.code(), code.trim_matches('\n'))
+}
+
+/// Code without the fence around it, if there is one. Its indentation stays.
+fn without_fence(text: &str) -> String {
+    let inner = text.strip_prefix("```").and_then(|rest| rest.strip_suffix("```"));
+    let inner = inner.and_then(|rest| rest.split_once('\n')).map(|(_, code)| code);
+    inner.unwrap_or(text).trim_matches('\n').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(category: CodeCategory, language: ProgrammingLanguage) -> Spec {
+        Spec { category, language, difficulty: CodeDifficulty::Easy, variant: 0 }
+    }
+
+    #[test]
+    fn tasks_have_the_parts_of_their_category() {
+        let debugging = spec(CodeCategory::Debugging, ProgrammingLanguage::Python);
+        let reply = "<task>It is wrong.</task>\n<given_code>\n```python\ndef f():\n    return 2\n```\n</given_code>\n\
+            <solution>def f():\n    return 1</solution><tests>assert f() == 1</tests>";
+        let task = Task::read(reply, debugging).unwrap();
+        assert_eq!(task.prompt, "It is wrong.\n\n```python\ndef f():\n    return 2\n```");
+        assert_eq!(task.given_code.as_deref(), Some("def f():\n    return 2"));
+        assert_eq!(
+            (task.solution.as_str(), task.tests.as_str()),
+            ("def f():\n    return 1", "assert f() == 1")
+        );
+        assert_eq!(Task::read(&reply.replace("</tests>", ""), debugging), None);
+        assert_eq!(Task::read(&reply.replace("given_code", "code"), debugging), None);
+        let question = spec(CodeCategory::KnowledgeQa, ProgrammingLanguage::Python);
+        let task = Task::read("<task>What is a list?</task>", question).unwrap();
+        assert_eq!(
+            (task.prompt.as_str(), task.given_code, task.tests.as_str()),
+            ("What is a list?", None, "")
+        );
+    }
+
+    #[test]
+    fn rows_that_are_run_are_counted_apart() {
+        let kind = |category, language| spec(category, language).kinds().pop().unwrap();
+        assert_eq!(kind(CodeCategory::Generation, ProgrammingLanguage::Python), "checked_by.tests");
+        assert_eq!(kind(CodeCategory::Generation, ProgrammingLanguage::Go), "checked_by.checker");
+        assert_eq!(kind(CodeCategory::Explanation, ProgrammingLanguage::Python), "checked_by.checker");
+        let outline = spec(CodeCategory::Completion, ProgrammingLanguage::Python).outline(Language::En);
+        assert_eq!(outline.lines().count(), 4);
+        assert_eq!(
+            spec(CodeCategory::Generation, ProgrammingLanguage::Go).outline(Language::Zh).lines().count(),
+            1
+        );
+    }
+}
