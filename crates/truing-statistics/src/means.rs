@@ -103,7 +103,7 @@ pub fn interval_of_equal_values(value: f64, n: usize, range: Interval) -> Option
     const TAIL: f64 = 0.025;
     let is_inside = range.low <= value && value <= range.high;
     let others = 1.0 - TAIL.powf(1.0 / n as f64);
-    (n > 0 && is_inside).then(|| Interval {
+    (n > 0 && is_inside).then_some(Interval {
         low: value - others * (value - range.low),
         high: value + others * (range.high - value),
     })

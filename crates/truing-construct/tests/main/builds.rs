@@ -68,8 +68,9 @@ pub(crate) fn run_until(
     stop: &AtomicBool,
 ) -> Result<Ended<BuildOutcome>, StageError> {
     let (plan, inputs) = plan(folder, recipe, &[])?;
+    let mut events = Silent;
     let context =
-        RunContext { sandbox_program: Some(Path::new(SANDBOX_CHILD)), ..judged(models, &mut Silent, stop) };
+        RunContext { sandbox_program: Some(Path::new(SANDBOX_CHILD)), ..judged(models, &mut events, stop) };
     BuildStage::run::<Cpu>(&plan, &inputs, context)
 }
 

@@ -413,8 +413,8 @@ fn baseline(path: &Path) -> Result<BTreeMap<String, String>, StageError> {
 /// with `answer`, or the first turn of the first choice (MT-Bench and the first files of Arena-Hard).
 fn published_answer(row: &Map<String, Value>) -> Option<String> {
     let is_of_assistant = |message: &&Value| message.get("role").and_then(Value::as_str) == Some("assistant");
-    let messages = row.get("messages").and_then(Value::as_array).into_iter().flatten();
-    let of_messages = messages.filter(is_of_assistant).next_back().and_then(|message| message.get("content"));
+    let mut messages = row.get("messages").and_then(Value::as_array).into_iter().flatten();
+    let of_messages = messages.rfind(is_of_assistant).and_then(|message| message.get("content"));
     let of_choices = || row.get("choices")?.get(0)?.get("turns")?.get(0);
     let content = of_messages.or_else(of_choices)?;
     let content = content.get("answer").or_else(|| content.get("content")).unwrap_or(content);

@@ -210,7 +210,6 @@ fn write_results(
         limit: config.limit,
         seed: config.seed,
         settings: settings.unwrap_or_default(),
-        ..RunFacts::default()
     };
     let folder = &config.output_dir;
     let results = folder.join(harness_results_name(facts.date));

@@ -82,6 +82,7 @@ fn list(as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
 impl StageCommand for BuildStage {
     const STOPPING: &'static str = judging::STOPPING;
     const STOPPED: &'static str = judging::STOPPED;
+    const CONTINUES: bool = true;
     const TRAINS: bool = false;
 
     fn announce(plan: &BuildPlan, context: &Context) {
@@ -89,8 +90,8 @@ impl StageCommand for BuildStage {
         judging::announce_tokens(plan.prompt_tokens, plan.completion_tokens, context);
     }
 
-    fn advice(error: &StageError, _: &Path, _: bool) -> Option<String> {
-        judging::advice(error)
+    fn advice(error: &StageError, folder: &Path, _: bool) -> Option<String> {
+        judging::advice(error, folder, Some("writer.cache"))
     }
 
     fn finish(outcome: BuildOutcome, _: &Path, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {

@@ -101,6 +101,7 @@ fn print_self_test(rows: &[SelfTestRow], context: &Context) -> anyhow::Result<()
 impl StageCommand for PreferStage {
     const STOPPING: &'static str = judging::STOPPING;
     const STOPPED: &'static str = judging::STOPPED;
+    const CONTINUES: bool = true;
     const TRAINS: bool = false;
 
     fn announce(plan: &PreferPlan, context: &Context) {
@@ -108,8 +109,8 @@ impl StageCommand for PreferStage {
         judging::announce_tokens(plan.prompt_tokens(), plan.completion_tokens(), context);
     }
 
-    fn advice(error: &StageError, _: &Path, _: bool) -> Option<String> {
-        judging::advice(error)
+    fn advice(error: &StageError, folder: &Path, _: bool) -> Option<String> {
+        judging::advice(error, folder, Some("judge.0.model.cache"))
     }
 
     fn finish(outcome: PreferOutcome, _: &Path, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {

@@ -6,7 +6,7 @@ use serde_json::json;
 use truing_construct::respond::{
     Fate, PromptFate, RespondOutcome, RespondPlan, RespondStage, RespondSummary,
 };
-use truing_stages::{RunError, StageError, StagePlan};
+use truing_stages::{StageError, StagePlan};
 
 use super::judging::{self, share};
 use super::stage::StageCommand;
@@ -18,6 +18,7 @@ use crate::table::{Align, Table};
 impl StageCommand for RespondStage {
     const STOPPING: &'static str = judging::STOPPING;
     const STOPPED: &'static str = judging::STOPPED;
+    const CONTINUES: bool = true;
     const TRAINS: bool = false;
 
     fn announce(plan: &RespondPlan, context: &Context) {
@@ -27,20 +28,8 @@ impl StageCommand for RespondStage {
         judging::announce_tokens(prompt_tokens, completion_tokens, context);
     }
 
-    fn advice(error: &StageError, _: &Path, _: bool) -> Option<String> {
-        let is_other_run = matches!(
-            error,
-            StageError::Run(
-                RunError::RecipeChanged { .. }
-                    | RunError::InputsChanged { .. }
-                    | RunError::FileChanged { .. },
-            )
-        );
-        is_other_run.then(|| {
-            "`--set output_dir=...` starts another run; `--set model.0.cache=FOLDER/replies.sqlite` lets it use the \
-             replies that the first one paid for"
-                .to_owned()
-        })
+    fn advice(error: &StageError, folder: &Path, _: bool) -> Option<String> {
+        judging::advice(error, folder, Some("model.0.cache"))
     }
 
     fn finish(
