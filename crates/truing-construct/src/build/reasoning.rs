@@ -20,7 +20,6 @@ use std::collections::BTreeMap;
 
 use rand_chacha::rand_core::Rng;
 use serde_json::{Map, Value, json};
-use truing_ask::pas::Language;
 use truing_reward::checklist::read_verdicts;
 use truing_run::RunError;
 use truing_stages::StageError;
@@ -476,6 +475,7 @@ impl Job for ReasoningJob {
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
+    use truing_ask::pas::Language;
 
     fn solution(answer: &str, is_right: bool) -> Solution {
         Solution { text: format!("I think so.\nAnswer: {answer}"), answer: answer.into(), is_right }
