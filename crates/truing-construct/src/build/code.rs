@@ -19,8 +19,7 @@ mod mutants;
 mod runner;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::Mutex;
 
 use rand_chacha::rand_core::Rng;
 use serde_json::{Map, Value, json};
@@ -65,7 +64,7 @@ const RESPONSE_FORM: (&str, &str) = ("a response", "Your reply is empty. Answer 
 const REVIEW_FORM: (&str, &str) = (
     "a difficulty and a verdict on each question",
     "Your reply lacks the difficulty, a number from 1 to 4 between <difficulty> and </difficulty>, or does not end \
-     with one verdict for each question, YES or NO, in double brackets. Write both.",
+      with one verdict for each question, YES or NO, in double brackets. Write both.",
 );
 const FOLLOW_UP_FORM: (&str, &str) = (
     "a deeper question and an answer",
@@ -89,8 +88,8 @@ struct CodeJob {
     seed: Seed,
     units: Vec<Unit>,
     specs: Vec<Spec>,
-    /// The program that starts the sandbox, known once the run has begun.
-    sandbox_program: OnceLock<PathBuf>,
+    /// What ran Python, kept for the check of the rows.
+    runner: Mutex<Option<Runner>>,
 }
 
 fn prepare(config: &BuildConfig, seeds: &[SeedRow]) -> Result<Box<dyn Job>, StageError> {
@@ -113,10 +112,10 @@ fn prepare(config: &BuildConfig, seeds: &[SeedRow]) -> Result<Box<dyn Job>, Stag
             variant: row / n_topics.max(1),
         }
     };
-    let (mut units, mut specs) = (Vec::new(), Vec::new());
+    let (mut units, mut specs, mut n_used) = (Vec::new(), Vec::new(), 0);
     for seed_row in seeds {
-        let n_used = units.iter().filter(|unit: &&Unit| unit.dropped.is_none()).count();
         let spec = spec(n_used, usize::MAX);
+        n_used += usize::from(seed_row.dropped.is_none());
         units.push(seed_row.unit(spec.kinds()));
         specs.push(spec);
     }
@@ -138,7 +137,7 @@ fn prepare(config: &BuildConfig, seeds: &[SeedRow]) -> Result<Box<dyn Job>, Stag
         });
         specs.push(spec);
     }
-    Ok(Box::new(CodeJob { settings, seed, units, specs, sandbox_program: OnceLock::new() }))
+    Ok(Box::new(CodeJob { settings, seed, units, specs, runner: Mutex::new(None) }))
 }
 
 /// What is wrong with a task and its response, by the first verdict that is a no.
@@ -200,10 +199,6 @@ impl CodeJob {
                 format!("a machine on which Python runs in the sandbox, or other languages: {why}");
             RunError::BadSetting { key: "code.languages", found: "`python`".into(), expected }
         })?;
-        if let Some(program) = asking.sandbox_program {
-            // A second run of the same job has the same program.
-            self.sandbox_program.get_or_init(|| program.to_owned());
-        }
         Ok(Some(runner))
     }
 
@@ -518,6 +513,9 @@ impl Job for CodeJob {
         if self.settings.follow_up {
             self.follow_up(&mut drafts, asking, &fates)?;
         }
+        if let Ok(mut kept) = self.runner.lock() {
+            *kept = runner;
+        }
         Ok(Some(fates.finish(|idx| self.row(idx, std::mem::take(&mut drafts[idx])))))
     }
 
@@ -540,9 +538,8 @@ impl Job for CodeJob {
         if !record.contains_key("test") {
             return Ok(());
         }
-        let program = self.sandbox_program.get().map(PathBuf::as_path);
-        let mut runner =
-            Runner::new(&self.settings.interpreter, program).map_err(|error| error.to_string())?;
+        let mut runner = self.runner.lock().map_err(|_| "what runs Python is broken")?;
+        let runner = runner.as_mut().ok_or("nothing runs Python here")?;
         let trial = Trial { text: first_response.to_owned(), tests: text("test").to_owned() };
         match runner.run(&[trial]).pop() {
             Some(Ok(true)) => Ok(()),

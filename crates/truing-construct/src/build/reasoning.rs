@@ -474,6 +474,7 @@ impl Job for ReasoningJob {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use truing_ask::pas::Language;
 
     use truing_ask::pas::Language;
 

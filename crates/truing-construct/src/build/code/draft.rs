@@ -33,12 +33,13 @@ impl Spec {
         ]
     }
 
-    /// The parts of a task that the writer replies with, each between its tags, on a line of its own.
+    /// The parts of a task that the writer replies with, each between its tags, on a line of its own. None of these tags
+    /// is one that is taken out of data.
     pub(super) fn outline(self, language: Language) -> String {
         let is_english = language == Language::En;
         let mut lines = vec![match is_english {
-            true => "<task>what the user writes, without the code that the user shows</task>",
-            false => "<task>用户写的话，不包括用户给出的代码</task>",
+            true => "<request>what the user writes, without the code that the user shows</request>",
+            false => "<request>用户写的话，不包括用户给出的代码</request>",
         }];
         if self.category.gives_code() {
             lines.push(match is_english {
@@ -83,7 +84,7 @@ impl Task {
     /// Reads a reply. `None` where a part is missing.
     pub(super) fn read(reply: &str, spec: Spec) -> Option<Self> {
         let part = |tag: &str| tagged(reply, tag).map(without_fence).filter(|text| !text.is_empty());
-        let text = tagged(reply, "task")?;
+        let text = tagged(reply, "request")?;
         let given_code = match spec.category.gives_code() {
             true => Some(part("given_code")?),
             false => None,
@@ -138,7 +139,7 @@ mod tests {
     #[test]
     fn tasks_have_the_parts_of_their_category() {
         let debugging = spec(CodeCategory::Debugging, ProgrammingLanguage::Python);
-        let reply = "<task>It is wrong.</task>\n<given_code>\n```python\ndef f():\n    return 2\n```\n</given_code>\n\
+        let reply = "<request>It is wrong.</request>\n<given_code>\n```python\ndef f():\n    return 2\n```\n</given_code>\n\
             <solution>def f():\n    return 1</solution><tests>assert f() == 1</tests>";
         let task = Task::read(reply, debugging).unwrap();
         assert_eq!(task.prompt, "It is wrong.\n\n```python\ndef f():\n    return 2\n```");
@@ -150,7 +151,7 @@ mod tests {
         assert_eq!(Task::read(&reply.replace("</tests>", ""), debugging), None);
         assert_eq!(Task::read(&reply.replace("given_code", "code"), debugging), None);
         let question = spec(CodeCategory::KnowledgeQa, ProgrammingLanguage::Python);
-        let task = Task::read("<task>What is a list?</task>", question).unwrap();
+        let task = Task::read("<request>What is a list?</request>", question).unwrap();
         assert_eq!(
             (task.prompt.as_str(), task.given_code, task.tests.as_str()),
             ("What is a list?", None, "")

@@ -62,7 +62,7 @@ fn writer_of(replies: &'static str) -> Scripted {
         if text.starts_with("Write a request") || text.starts_with("请写出一条") {
             let reply = holds("category", text);
             let parts =
-                [("task", "task"), ("given_code", "code"), ("solution", "solution"), ("tests", "tests")];
+                [("request", "task"), ("given_code", "code"), ("solution", "solution"), ("tests", "tests")];
             return Ok(parts.map(|(tag, field)| tagged(&reply, tag, field)).concat());
         }
         let reply = holds("task", text);

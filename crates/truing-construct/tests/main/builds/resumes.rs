@@ -60,6 +60,7 @@ const BUILDERS: [Builder; 7] = [
         checker: textbook::checker,
     },
     Builder { recipe: code::RECIPE, folder: code::folder, writer: code::writer, checker: code::checker },
+    Builder { recipe: tools::RECIPE, folder: tools::folder, writer: tools::writer, checker: tools::checker },
 ];
 
 /// What a model was asked, in the order of the texts. Several answers to one question are one text several times.
