@@ -476,8 +476,6 @@ mod tests {
     use std::collections::BTreeSet;
     use truing_ask::pas::Language;
 
-    use truing_ask::pas::Language;
-
     use super::*;
 
     fn solution(answer: &str, is_right: bool) -> Solution {

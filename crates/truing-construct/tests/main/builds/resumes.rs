@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use truing_run::Ended;
 
 use super::MODELS;
-use super::{code, constraints, mathematics, reasoning, reversal, system_messages, textbook};
+use super::{code, constraints, mathematics, reasoning, reversal, system_messages, textbook, tools};
 use crate::scripted::Scripted;
 
 /// Calls of the writer after which a run is stopped.
@@ -22,7 +22,7 @@ struct Builder {
     checker: fn() -> Scripted,
 }
 
-const BUILDERS: [Builder; 7] = [
+const BUILDERS: [Builder; 8] = [
     Builder {
         recipe: constraints::RECIPE,
         folder: constraints::folder,
