@@ -102,8 +102,14 @@ mod tests {
     }
 
     fn checked(row: &Value) -> Result<usize, String> {
-        let scale =
-            Scale { judge: "s".into(), kind: RaterKind::Score, weight: 1.0, mean: 0.5, deviation: 0.5 };
+        let scale = Scale {
+            judge: "s".into(),
+            kind: RaterKind::Score,
+            weight: 1.0,
+            reliability: 1.0,
+            mean: 0.5,
+            deviation: 0.5,
+        };
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pairs.jsonl");
         fs::write(&path, format!("{row}\n")).unwrap();

@@ -166,7 +166,7 @@ fn judge_report(
     let values: Vec<f64> = raw.iter().flatten().flatten().copied().collect();
     let (mean, deviation) = mean_and_deviation(&values);
     let mut report = JudgeReport {
-        scale: Scale { judge: name.to_owned(), kind, weight: 0.0, mean, deviation },
+        scale: Scale { judge: name.to_owned(), kind, weight: 0.0, reliability: 0.0, mean, deviation },
         n_calls: asked.len(),
         n_read: read.len(),
         parse_rate: share(read.len(), asked.len()),
@@ -187,11 +187,14 @@ fn judge_report(
         report.measure_order(&asked, &read);
     }
     report.measure_repeats(replies);
+    if report.n_scored > 0 {
+        let measured = [report.parse_rate, report.order_consistency, report.self_agreement];
+        report.scale.reliability =
+            weight.unwrap_or_else(|| measured.iter().map(|share| share.unwrap_or(1.0)).product());
+    }
     if report.tells_apart() {
         report.length_slope = length_slope(&report.scale, raw, inputs);
-        let measured = [report.parse_rate, report.order_consistency, report.self_agreement];
-        report.scale.weight =
-            weight.unwrap_or_else(|| measured.iter().map(|share| share.unwrap_or(1.0)).product());
+        report.scale.weight = report.scale.reliability;
     }
     report
 }

@@ -235,8 +235,14 @@ pub(super) fn ranked_row(config: &PreferConfig, group: &PromptGroup, decision: &
 
 /// A prompt whose responses are all bad, with the best of them and what the judges said about it.
 pub(super) fn edit_row(group: &PromptGroup, decision: &Decision, replies: &[&Reply]) -> Option<Value> {
-    let best = *ranked(&decision.scores).first()?;
-    let found = decision.scores[best].as_ref()?;
+    let best_rated = || {
+        let rated =
+            decision.ratings.iter().enumerate().filter_map(|(place, rating)| Some((place, (*rating)?)));
+        // The first of the best ones.
+        rated.rev().max_by(|one, other| one.1.total_cmp(&other.1)).map(|(place, _)| place)
+    };
+    let best = ranked(&decision.scores).first().copied().or_else(best_rated)?;
+    let found = decision.scores[best].as_ref();
     let is_of_best = |reply: &&&Reply| reply.call.shown == Shown::One(best) && !reply.call.is_repeat;
     let said = replies.iter().filter(is_of_best).filter_map(|reply| reply.said.as_ref().ok());
     let critiques: Vec<Value> = said
@@ -249,9 +255,9 @@ pub(super) fn edit_row(group: &PromptGroup, decision: &Decision, replies: &[&Rep
         "prompt": group.prompt.messages,
         "response": group.responses[best].text,
         "model": group.responses[best].model,
-        "score": found.score,
-        "rating": found.rating,
-        "scores": found.aspects,
+        "score": found.map(|found| found.score),
+        "rating": decision.ratings[best],
+        "scores": found.map(|found| &found.aspects),
         "critiques": critiques,
         "source": PromptSource::of(&group.origin),
     }))
@@ -261,8 +267,6 @@ pub(super) fn edit_row(group: &PromptGroup, decision: &Decision, replies: &[&Rep
 pub(super) fn fate_row(group: &PromptGroup, decision: &Decision) -> Value {
     let scores: Vec<Option<f64>> =
         decision.scores.iter().map(|found| found.as_ref().map(|found| found.score)).collect();
-    let ratings: Vec<Option<f64>> =
-        decision.scores.iter().map(|found| found.as_ref().and_then(|found| found.rating)).collect();
     json!({
         "prompt": group.question,
         "source": PromptSource::of(&group.origin),
@@ -270,7 +274,7 @@ pub(super) fn fate_row(group: &PromptGroup, decision: &Decision) -> Value {
         "n_responses": group.responses.len(),
         "left_out": group.left_out,
         "scores": scores,
-        "ratings": ratings,
+        "ratings": decision.ratings,
         "gap": decision.gap,
         "n_pairs": decision.pairs.len(),
         "n_contradicted": decision.n_contradicted,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::{PairRule, PreferConfig};
 use super::inputs::PromptGroup;
-use super::scores::{ResponseScore, Scale, direct_preference, group_scores};
+use super::scores::{ResponseScore, Scale, direct_preference, group_ratings, group_scores};
 use super::verdict::Verdict;
 
 /// Scores that differ by less are equal: the rest is rounding.
@@ -63,6 +63,8 @@ pub struct Decision {
     pub fate: Fate,
     /// The scores of its responses `[n_responses]`; `None` for one without.
     pub scores: Vec<Option<ResponseScore>>,
+    /// The mean ratings of its responses `[n_responses]`; `None` for one without.
+    pub ratings: Vec<Option<f64>>,
     /// Difference of the best score and the worst.
     pub gap: Option<f64>,
     /// Its pairs; none unless the fate is [`Fate::Paired`].
@@ -81,21 +83,21 @@ pub fn decide(
 ) -> Decision {
     let n_responses = group.responses.len();
     let scores = group_scores(scales, n_responses, verdicts, config.prior_deviation);
+    let ratings = group_ratings(scales, n_responses, verdicts, config.prior_deviation);
     let order = ranked(&scores);
     let score = |place: usize| scores[place].as_ref().map_or(f64::NAN, |found| found.score);
+    let alike = fate_of_ratings(config, &scores, &ratings);
     let (Some(&best), Some(&worst)) = (order.first(), order.last()) else {
-        let fate = if group.is_comparable() { Fate::Unscored } else { Fate::TooFew };
-        return Decision { fate, scores, gap: None, pairs: Vec::new(), n_contradicted: 0 };
+        let fate = match group.is_comparable() {
+            true => alike.unwrap_or(Fate::Unscored),
+            false => Fate::TooFew,
+        };
+        return Decision { fate, scores, ratings, gap: None, pairs: Vec::new(), n_contradicted: 0 };
     };
     let gap = score(best) - score(worst);
-    let ratings: Option<Vec<f64>> = scores.iter().flatten().map(|score| score.rating).collect();
-    let are_all =
-        |is: &dyn Fn(f64) -> bool| ratings.as_ref().is_some_and(|all| all.iter().all(|&one| is(one)));
     let (mut pairs, mut n_contradicted) = (Vec::new(), 0);
-    let fate = if are_all(&|rating| rating >= config.all_high) {
-        Fate::AllHigh
-    } else if are_all(&|rating| rating <= config.all_low) {
-        Fate::AllLow
+    let fate = if let Some(alike) = alike {
+        alike
     } else if gap < config.min_gap || !is_margin(gap, config.min_margin) {
         Fate::NearEqual
     } else {
@@ -110,7 +112,25 @@ pub fn decide(
         }
         if pairs.is_empty() { Fate::Contradicted } else { Fate::Paired }
     };
-    Decision { fate, scores, gap: Some(gap), pairs, n_contradicted }
+    Decision { fate, scores, ratings, gap: Some(gap), pairs, n_contradicted }
+}
+
+/// Whether all responses that were rated are good, or all bad. Every response with a score needs a rating, and two
+/// responses have to be rated.
+fn fate_of_ratings(
+    config: &PreferConfig,
+    scores: &[Option<ResponseScore>],
+    ratings: &[Option<f64>],
+) -> Option<Fate> {
+    let is_missing = scores.iter().zip(ratings).any(|(score, rating)| score.is_some() && rating.is_none());
+    let rated: Vec<f64> = ratings.iter().flatten().copied().collect();
+    if is_missing || rated.len() < 2 {
+        return None;
+    }
+    if rated.iter().all(|&rating| rating >= config.all_high) {
+        return Some(Fate::AllHigh);
+    }
+    rated.iter().all(|&rating| rating <= config.all_low).then_some(Fate::AllLow)
 }
 
 /// Whether a difference of scores makes a pair.
@@ -161,7 +181,7 @@ mod tests {
     }
 
     fn scale(judge: &str, kind: RaterKind, mean: f64) -> Scale {
-        Scale { judge: judge.into(), kind, weight: 0.5, mean, deviation: 1.0 }
+        Scale { judge: judge.into(), kind, weight: 0.5, reliability: 0.5, mean, deviation: 1.0 }
     }
 
     fn golden(ratings: &[f64]) -> Vec<Verdict> {

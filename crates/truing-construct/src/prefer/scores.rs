@@ -9,8 +9,11 @@
 //!
 //! where `P` is the distribution function of the standard normal distribution. The score lies between 1 and 5, is 3
 //! for an average response, and grows with `z`. The sums are over the same judges for all responses of a prompt:
-//! those with a weight above 0 that scored at least two of its responses. A response that one of them did not score
-//! has no score; nothing is filled in.
+//! those with a weight above 0 that scored all of them. Where no judge did, they are over those that scored at least
+//! two, and a response that one of them did not score has no score; nothing is filled in.
+//!
+//! The rating of a response is the mean of the raw scores of absolute and golden judges, each with its reliability: also of
+//! a judge that gives every response the same, which says how good they are, though not which is better.
 
 use std::collections::BTreeMap;
 
@@ -28,6 +31,8 @@ pub struct Scale {
     pub kind: RaterKind,
     /// Share of its scores in the common score; the weights of all judges sum to 1, or are all 0.
     pub weight: f64,
+    /// Weight of its ratings in the mean rating: what its weight would be if it told responses apart.
+    pub reliability: f64,
     /// Mean of its raw scores.
     pub mean: f64,
     /// Population deviation of its raw scores.
@@ -61,26 +66,49 @@ pub fn group_scores(
 ) -> Vec<Option<ResponseScore>> {
     let of_judge =
         |scale: &Scale| verdicts.iter().filter(|verdict| verdict.judge == scale.judge).collect::<Vec<_>>();
-    let used: Vec<(&Scale, Vec<Option<f64>>)> = scales
+    let mut used: Vec<(&Scale, Vec<Option<f64>>)> = scales
         .iter()
         .filter(|scale| scale.weight > 0.0)
         .map(|scale| (scale, raw_scores(scale.kind, n_responses, &of_judge(scale), prior_deviation)))
         .filter(|(_, raw)| raw.iter().flatten().count() >= 2)
         .collect();
+    let is_complete = |raw: &[Option<f64>]| raw.iter().all(Option::is_some);
+    if used.iter().any(|(_, raw)| is_complete(raw)) {
+        used.retain(|(_, raw)| is_complete(raw));
+    }
+    let ratings = group_ratings(scales, n_responses, verdicts, prior_deviation);
     let score = |place: usize| {
         let raw: Vec<(&Scale, f64)> =
             used.iter().map(|(scale, raw)| Some((*scale, raw[place]?))).collect::<Option<_>>()?;
         let z = weighted_mean(raw.iter().map(|&(scale, raw)| (scale.weight, scale.standardised(raw))))?;
-        let ratings = raw.iter().filter(|(scale, _)| scale.kind.is_rating());
         Some(ResponseScore {
             score: 1.0 + 4.0 * normal_probability(z),
-            rating: weighted_mean(ratings.map(|&(scale, raw)| (scale.weight, raw))),
+            rating: ratings[place],
             aspects: aspects(&used, verdicts, place),
         })
     };
     let scores: Vec<Option<ResponseScore>> = (0..n_responses).map(score).collect();
     // What is scored alone is compared with nothing.
     if scores.iter().flatten().count() < 2 { vec![None; n_responses] } else { scores }
+}
+
+/// The mean ratings of a prompt's responses; `None` for a response that no absolute or golden judge rated.
+#[must_use]
+pub fn group_ratings(
+    scales: &[Scale],
+    n_responses: usize,
+    verdicts: &[Verdict],
+    prior_deviation: f64,
+) -> Vec<Option<f64>> {
+    let raters = scales.iter().filter(|scale| scale.kind.is_rating() && scale.reliability > 0.0);
+    let raw: Vec<(f64, Vec<Option<f64>>)> = raters
+        .map(|scale| {
+            let own: Vec<&Verdict> = verdicts.iter().filter(|verdict| verdict.judge == scale.judge).collect();
+            (scale.reliability, raw_scores(scale.kind, n_responses, &own, prior_deviation))
+        })
+        .collect();
+    let rated = |place: usize| raw.iter().filter_map(move |(weight, raw)| Some((*weight, raw[place]?)));
+    (0..n_responses).map(|place| weighted_mean(rated(place))).collect()
 }
 
 fn weighted_mean(weighted: impl Iterator<Item = (f64, f64)>) -> Option<f64> {
@@ -141,7 +169,7 @@ mod tests {
     }
 
     fn scale(judge: &str, weight: f64, mean: f64, deviation: f64) -> Scale {
-        Scale { judge: judge.into(), kind: RaterKind::Golden, weight, mean, deviation }
+        Scale { judge: judge.into(), kind: RaterKind::Golden, weight, reliability: weight, mean, deviation }
     }
 
     fn scores(scales: &[Scale], n_responses: usize, verdicts: &[Verdict]) -> Vec<Option<f64>> {
@@ -168,12 +196,26 @@ mod tests {
         // `b` scored one response alone: it is not used.
         let one = [&a[..], &[golden("b", 0, 1.0)]].concat();
         assert_eq!(scores(&scales, 3, &one), scores(&scales[..1], 3, &a));
-        // `b` scored two: the third has no score.
-        let two = [&a[..], &[golden("b", 0, 4.0), golden("b", 1, 2.0)]].concat();
-        let found = scores(&scales, 3, &two);
+        // `b` scored two, `a` all: `b` is left out.
+        let b = [golden("b", 0, 4.0), golden("b", 1, 2.0)];
+        assert_eq!(scores(&scales, 3, &[&a[..], &b].concat()), scores(&scales[..1], 3, &a));
+        // Neither scored all: what one of them missed has no score.
+        let found = scores(&scales, 3, &[&a[..2], &b].concat());
         assert!(found[0] > found[1] && found[1].is_some() && found[2].is_none(), "{found:?}");
         assert_eq!(scores(&scales, 3, &a[..1]), [None; 3]);
         assert_eq!(scores(&[scale("a", 0.0, 3.0, 1.0)], 3, &a), [None; 3]);
+    }
+
+    #[test]
+    fn a_judge_that_always_says_the_same_still_rates() {
+        let same = Scale { weight: 0.0, reliability: 1.0, ..scale("a", 0.0, 5.0, 0.0) };
+        let verdicts = [golden("a", 0, 5.0), golden("a", 1, 5.0), golden("b", 0, 4.0), golden("b", 1, 2.0)];
+        assert_eq!(scores(std::slice::from_ref(&same), 2, &verdicts), [None; 2]);
+        let one = std::slice::from_ref(&same);
+        assert_eq!(group_ratings(one, 3, &verdicts, 2.0), [Some(5.0), Some(5.0), None]);
+        let both = [same, scale("b", 1.0, 3.0, 1.0)];
+        assert_eq!(group_ratings(&both, 2, &verdicts, 2.0), [Some(4.5), Some(3.5)]);
+        assert_eq!(group_scores(&both, 2, &verdicts, 2.0)[0].as_ref().unwrap().rating, Some(4.5));
     }
 
     #[test]
