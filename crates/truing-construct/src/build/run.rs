@@ -64,6 +64,15 @@ pub struct Recheck {
     pub n_passed: usize,
     /// Their share; `None` without rows.
     pub share: Option<f64>,
+    /// Of the checked rows those with a response. Of the others only the prompt can be checked.
+    #[serde(default)]
+    pub n_with_response: usize,
+    /// Rows with a response that passed.
+    #[serde(default)]
+    pub n_passed_with_response: usize,
+    /// Their share of the rows with a response; `None` without such rows.
+    #[serde(default)]
+    pub share_with_response: Option<f64>,
 }
 
 /// A run in numbers.
@@ -180,16 +189,23 @@ fn check_again(plan: &BuildPlan, built: &mut [Built]) -> Recheck {
     let mut recheck = Recheck::default();
     for one in built {
         let Ok(row) = &*one else { continue };
+        let with_response = usize::from(row.response.is_some());
         recheck.n_checked += 1;
+        recheck.n_with_response += with_response;
         match plan.job.recheck(&row.record()) {
-            Ok(()) => recheck.n_passed += 1,
+            Ok(()) => {
+                recheck.n_passed += 1;
+                recheck.n_passed_with_response += with_response;
+            }
             Err(problem) => {
                 *one =
                     Err(Dropped::new(RECHECK, "the check of the finished row failed").with_detail(problem));
             }
         }
     }
-    recheck.share = (recheck.n_checked > 0).then(|| recheck.n_passed as f64 / recheck.n_checked as f64);
+    let share = |n_passed: usize, n: usize| (n > 0).then(|| n_passed as f64 / n as f64);
+    recheck.share = share(recheck.n_passed, recheck.n_checked);
+    recheck.share_with_response = share(recheck.n_passed_with_response, recheck.n_with_response);
     recheck
 }
 
