@@ -174,16 +174,19 @@ fn every_finished_reply_is_kept_whatever_it_says() {
     }
 }
 
-/// A stream that ends before the server says that the reply is whole is a failure.
+/// What ends before the server says that it is whole is a failure, and no reply.
 #[test]
-fn a_stream_that_breaks_off_is_not_kept() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("c");
-    let setup = setup(vec![ends("Half of", "abort"), says("whole")], |settings| settings.max_retries = 0);
-    let broken = cached(&setup, &path, CacheMode::Live).chat_all(&[request("x")], &mut go_on);
-    assert!(matches!(broken[0], Err(ChatError::Failed(_))), "{broken:?}");
-    assert!(ReplyCache::open(&path).unwrap().is_empty().unwrap());
-    assert_eq!(texts(&cached(&setup, &path, CacheMode::Live), &[request("x")]), ["whole"]);
+fn a_reply_that_breaks_off_is_not_kept() {
+    let stream = Act::Events("data: {\"choices\":[{\"delta\":{\"content\":\"Half of\"}}]}\n\n".into());
+    for act in [ends("Half of", "abort"), stream] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c");
+        let setup = setup(vec![act, says("whole")], |settings| settings.max_retries = 0);
+        let broken = cached(&setup, &path, CacheMode::Live).chat_all(&[request("x")], &mut go_on);
+        assert!(matches!(broken[0], Err(ChatError::Failed(_))), "{broken:?}");
+        assert!(ReplyCache::open(&path).unwrap().is_empty().unwrap());
+        assert_eq!(texts(&cached(&setup, &path, CacheMode::Live), &[request("x")]), ["whole"]);
+    }
 }
 
 /// As ranks do that share a judge's cache: each has its own connection, and all begin with a file that is not there.
