@@ -1,12 +1,12 @@
 //! The work: the builder's calls, the check of every row, screening; rows, fates and summary.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use truing_ask::judged_folder;
-use truing_ask::judging::{Asker, RetryPolicy, main_reason};
+use truing_ask::judging::{Asker, NOT_ASKED, RetryPolicy, main_reason};
 use truing_ask::pas::Language;
 use truing_run::rows::write_lines;
 use truing_run::{Ended, PromptSource, Recipe, write_skipped};
@@ -164,10 +164,7 @@ pub(super) fn run(
     write_lines(&fates_path, &fates)?;
     atomic::write_json(&folder.join("summary.json"), &summary)?;
     if summary.n_kept == 0 {
-        let reasons = reasons_of_begun(plan.job.units(), &built);
-        let problem = format!("no rows of {} that were begun: {}", summary.n_begun, main_reason(&reasons));
-        let saved = format!("{} has all of them; replies are kept", fates_path.display());
-        return Err(StageError::Unscored { problem, saved });
+        return Err(no_rows(plan.job.units(), &built, summary.n_begun, &fates_path));
     }
     let (rows, prompts) = written_rows(plan, &built);
     let mut write = |name: &str, rows: &[Map<String, Value>]| -> Result<Option<PathBuf>, StageError> {
@@ -237,6 +234,18 @@ fn screen_rows(plan: &BuildPlan, inputs: &BuildInputs, built: &mut [Built]) -> R
         }
     }
     Ok(screened.largest_template_share)
+}
+
+/// Why there is nothing to train on. What no model was asked about is counted apart from what failed.
+fn no_rows(units: &[Unit], built: &[Built], n_begun: usize, fates_path: &Path) -> StageError {
+    let reasons = reasons_of_begun(units, built);
+    let not_asked = match reasons.get(NOT_ASKED) {
+        None => String::new(),
+        Some(n) => format!("; {n} were never asked about, because a model kept failing"),
+    };
+    let problem = format!("no rows of {n_begun} that were begun: {}{not_asked}", main_reason(&reasons));
+    let saved = format!("{} has all of them; replies are kept", fates_path.display());
+    StageError::Unscored { problem, saved }
 }
 
 /// Why units that were begun have no row, counted.
