@@ -153,9 +153,9 @@ fn samplers(config: &RespondConfig, works: &[PromptWork]) -> Vec<SamplerSummary>
 
 fn warnings(config: &RespondConfig, summary: &RespondSummary, is_over_budget: bool) -> Vec<String> {
     let mut warnings = Vec::new();
-    if is_over_budget {
+    let n_left = summary.prompts.get(&PromptFate::NotSampled).copied().unwrap_or(0);
+    if is_over_budget && n_left + summary.n_partial > 0 {
         let (cost, budget) = (summary.cost.unwrap_or_default(), config.budget.unwrap_or_default());
-        let n_left = summary.prompts.get(&PromptFate::NotSampled).copied().unwrap_or(0);
         warnings.push(format!(
             "the budget of {budget} was reached (the samples cost {cost:.2}): of {} prompts {n_left} are not sampled, \
              and {} only in part; with a higher `budget` the same command continues",
