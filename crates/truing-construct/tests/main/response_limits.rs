@@ -30,7 +30,8 @@ fn at_the_budget_nothing_more_is_sent_and_with_a_higher_one_the_run_continues() 
     assert_eq!((summary.cost, summary.n_accepted, summary.n_sampled), (Some(4.0), 1, 2));
     assert_eq!(summary.prompts[&PromptFate::NotSampled], 1);
     assert_eq!(summary.n_partial, 1);
-    let told = "the budget of 4 was reached (the samples cost 4.00): of 3 prompts 1 are not sampled, and 1 only in";
+    let told =
+        "the budget of 4 was reached (the samples cost 4.00): of 3 prompts 1 are not sampled, and 1 only in";
     assert!(summary.warnings[0].starts_with(told), "{:?}", summary.warnings);
     let outcome = run(folder.path(), &["budget=4"], vec![model.cached(&cache)]).unwrap();
     assert_eq!((model.asked().len(), outcome.summary.cost), (4, Some(4.0)), "what was spent stays spent");
