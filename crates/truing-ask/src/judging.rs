@@ -165,26 +165,40 @@ impl<'a> Asker<'a> {
         requests: Vec<ChatRequest>,
         events: &mut dyn EventSink,
     ) -> Result<Vec<ChatResult>, AskError> {
-        self.replies_until(phase, requests, &mut |_, _| false, events)
+        self.replies_in_parts(phase, requests, &|_| usize::MAX, events)
     }
 
-    /// As [`replies`](Self::replies), until `is_enough` of a result that arrives, which is given with the place of its
-    /// request: what is not sent by then is [`ChatError::BrokenOff`].
+    /// As [`replies`](Self::replies), one part of the requests after the other: `n_next` is given the results so far,
+    /// and says how many of the requests after them are sent together. With 0 the phase ends, and the rest is
+    /// [`ChatError::BrokenOff`]. Which requests are sent does not depend on the order in which replies arrive.
     ///
     /// # Errors
     /// When the model refuses every request. What was answered is kept.
-    pub fn replies_until(
+    pub fn replies_in_parts(
         &self,
         phase: &str,
         requests: Vec<ChatRequest>,
-        is_enough: &mut dyn FnMut(usize, &ChatResult) -> bool,
+        n_next: &dyn Fn(&[ChatResult]) -> usize,
         events: &mut dyn EventSink,
     ) -> Result<Vec<ChatResult>, AskError> {
+        let model = self.open.model.as_ref();
         self.in_phase(phase, requests, events, |session, requests| {
-            self.open.model.chat_all(&requests, &mut |place, result| {
-                let flow = session.note(result, true);
-                if is_enough(place, result) { ControlFlow::Break(()) } else { flow }
-            })
+            let mut results: Vec<ChatResult> = Vec::with_capacity(requests.len());
+            loop {
+                let rest = &requests[results.len()..];
+                let part = &rest[..n_next(&results).min(rest.len())];
+                if part.is_empty() {
+                    break;
+                }
+                let replies = model.chat_all(part, &mut |_, result| session.note(result, true));
+                let is_broken_off = replies.iter().any(|reply| matches!(reply, Err(ChatError::BrokenOff)));
+                results.extend(replies);
+                if is_broken_off || session.is_given_up() || session.is_refused() {
+                    break;
+                }
+            }
+            results.resize_with(requests.len(), || Err(ChatError::BrokenOff));
+            results
         })
     }
 

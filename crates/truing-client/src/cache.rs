@@ -14,9 +14,10 @@ use truing_types::{ChatReply, FinishReason, TokenId};
 use crate::{CacheMode, ClientError};
 
 const VERSION: i64 = 1;
-/// Rows that hold a reply without an answer.
-const WITHOUT_ANSWER: &str = "WHERE trim(json_extract(replies.reply, '$.text'), ' ' || char(9, 10, 13)) = ''
-    AND json_extract(replies.reply, '$.finish_reason') IN ('end_of_turn', 'stop_text')";
+/// What a recording does with the reply that is there.
+const REPLACE: &str = "UPDATE SET model = excluded.model, request = excluded.request, reply = excluded.reply,
+    n_prompt_tokens = excluded.n_prompt_tokens, n_completion_tokens = excluded.n_completion_tokens,
+    unix_secs = excluded.unix_secs";
 /// How long to wait for another process that is writing.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long to wait before a lock is tried again.
@@ -150,8 +151,8 @@ impl ReplyCache {
         }))
     }
 
-    /// Keeps a reply. In [`CacheMode::Live`] the first one stays, so that all who share the file see the same; but not one
-    /// without an answer, which caches of older versions hold.
+    /// Keeps a reply. In [`CacheMode::Live`] the first one stays, so that all who share the file see the same;
+    /// [`CacheMode::Record`] replaces it.
     pub(crate) fn put(
         &self,
         key: &Digest,
@@ -161,12 +162,9 @@ impl ReplyCache {
         unix_secs: f64,
         mode: CacheMode,
     ) -> Result<(), ClientError> {
-        let which = if mode == CacheMode::Record { "" } else { WITHOUT_ANSWER };
+        let conflict = if mode == CacheMode::Record { REPLACE } else { "NOTHING" };
         let statement = format!(
-            "INSERT INTO replies VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-             ON CONFLICT (key) DO UPDATE SET model = excluded.model, request = excluded.request,
-             reply = excluded.reply, n_prompt_tokens = excluded.n_prompt_tokens,
-             n_completion_tokens = excluded.n_completion_tokens, unix_secs = excluded.unix_secs {which}"
+            "INSERT INTO replies VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (key) DO {conflict}"
         );
         let kept = CachedReply {
             text: reply.text.clone(),

@@ -15,10 +15,10 @@ use crate::{CacheMode, ClientError, Clock, Counts};
 
 /// Any model, in this process or elsewhere, with a cache before it: equal requests are asked once, also by the next run.
 ///
-/// Kept is what the same request will bring again: a whole answer, and also one that was cut at the request's own limit,
-/// withheld by a filter, refused, or that calls a tool. Not kept are failures, replies that the caller cancelled, and, in
-/// [`CacheMode::Live`], replies that ended by themselves without an answer (empty, or nothing but a thought): they are a
-/// failure of the server that may pass, so the next run asks again. A recording has them all.
+/// Every reply that the server gave as finished is kept, whatever it says: it is paid for, and a run that continues has
+/// to see what it saw before. That includes a reply that is empty, is nothing but a thought, was cut at the request's
+/// own limit, was withheld by a filter, refuses, or calls a tool. Another reply needs another request: one with another
+/// seed, or with a reminder. Failures, streams that broke off, and replies that the caller cancelled are not kept.
 pub struct CachedChat {
     model: Box<dyn ChatModel>,
     fingerprint: Fingerprint,
@@ -70,8 +70,6 @@ impl CachedChat {
             CacheMode::Record => None,
             CacheMode::Live | CacheMode::Replay => self.cache.get(&canonical.key)?,
         };
-        // Caches of older versions hold replies without an answer.
-        let found = found.filter(|reply| self.mode == CacheMode::Replay || !lacks_answer(reply));
         match (found, self.mode) {
             (Some(reply), _) => {
                 self.counts.add(|counts| counts.cache_hits += 1);
@@ -99,16 +97,9 @@ fn keep(
 ) -> Result<(), ClientError> {
     match result {
         Ok(reply) if reply.finish_reason == FinishReason::Cancelled => Ok(()),
-        Ok(reply) if mode == CacheMode::Live && lacks_answer(reply) => Ok(()),
         Ok(reply) => cache.put(&canonical.key, model, &canonical.text, reply, unix_secs, mode),
         Err(_) => Ok(()),
     }
-}
-
-/// Whether a model ended its turn and said nothing.
-fn lacks_answer(reply: &ChatReply) -> bool {
-    matches!(reply.finish_reason, FinishReason::EndOfTurn | FinishReason::StopText)
-        && reply.text.trim().is_empty()
 }
 
 impl ChatModel for CachedChat {

@@ -121,8 +121,8 @@ pub enum RewardError {
     BadRow {
         /// The row.
         origin: RowOrigin,
-        /// The kind.
-        reward: &'static str,
+        /// The reward's name.
+        reward: String,
         /// What is wrong.
         reason: String,
     },
@@ -200,7 +200,10 @@ impl RewardConfig {
     pub fn check_row(&self, columns: &Map<String, Value>, origin: &RowOrigin) -> Result<(), RewardError> {
         match &self.kind {
             RewardKind::Ifeval(config) if !self.optional && self.is_for(&origin.source) => {
-                let bad = |reason| RewardError::BadRow { origin: origin.clone(), reward: "ifeval", reason };
+                let bad = |reason| {
+                    let reward = self.name.clone().unwrap_or_else(|| "ifeval".into());
+                    RewardError::BadRow { origin: origin.clone(), reward, reason }
+                };
                 ifeval::check_ids(columns, config).map_err(bad)
             }
             _ => Ok(()),

@@ -196,6 +196,11 @@ impl DataReport {
         Ok(())
     }
 
+    /// Leaves a row out that the caller cannot use, and says why.
+    pub fn leave_out(&mut self, origin: &RowOrigin, reason: String) {
+        self.skipped.push(SkippedRow::new(self.role, origin, "", reason));
+    }
+
     /// Counts a remark about a row.
     pub fn note(&mut self, remark: impl Into<String>, origin: &RowOrigin) {
         self.notes.add(remark.into(), origin);

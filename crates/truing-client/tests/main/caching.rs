@@ -143,41 +143,50 @@ fn ends(content: &str, finish: &str) -> Act {
     )
 }
 
+/// Also a reply that says nothing is paid for. A run that asked for it again would pay twice, and continue with another
+/// reply than the one it saw.
 #[test]
-fn a_reply_without_an_answer_is_asked_again_by_the_next_run_and_one_that_was_cut_is_not() {
-    for (content, finish, is_kept) in [
-        ("", "stop", false),
-        (" \\n", "stop", false),
-        ("<think>a</think>", "stop", false),
-        ("<think>a", "stop", false),
-        ("<think>a", "length", true),
-        ("", "length", true),
-        ("", "content_filter", true),
-        ("b", "stop", true),
+fn every_finished_reply_is_kept_whatever_it_says() {
+    for (content, finish) in [
+        ("", "stop"),
+        (" \\n", "stop"),
+        ("<think>a</think>", "stop"),
+        ("<think>a", "stop"),
+        ("<think>a", "length"),
+        ("", "length"),
+        ("", "content_filter"),
+        ("b", "stop"),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c");
         let setup = setup(vec![ends(content, finish), says("now")], |_| {});
-        let first = texts(&cached(&setup, &path, CacheMode::Live), &[request("x")]);
-        let next = texts(&cached(&setup, &path, CacheMode::Live), &[request("x")]);
-        let expected = if is_kept { first } else { vec!["now".to_owned()] };
-        assert_eq!(next, expected, "{content} {finish}");
-        assert_eq!(texts(&cached(&setup, &path, CacheMode::Replay), &[request("x")]), expected);
-        assert_eq!(setup.server.asked().len(), if is_kept { 1 } else { 2 }, "{content} {finish}");
+        let ask = |mode, request: ChatRequest| texts(&cached(&setup, &path, mode), &[request]);
+        let first = ask(CacheMode::Live, request("x"));
+        assert_ne!(first, ["now"], "{content} {finish}");
+        for mode in [CacheMode::Live, CacheMode::Replay] {
+            assert_eq!(ask(mode, request("x")), first, "{content} {finish} {mode:?}");
+        }
+        assert_eq!(setup.server.asked().len(), 1, "{content} {finish}");
+        let mut other = request("x");
+        other.sampling.seed = 1;
+        assert_eq!(ask(CacheMode::Live, other), ["now"], "another seed is another request");
+        assert_eq!(setup.server.asked().len(), 2, "{content} {finish}");
     }
 }
 
+/// What ends before the server says that it is whole is a failure, and no reply.
 #[test]
-fn a_reply_without_an_answer_in_an_old_cache_makes_way_and_is_replayed() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("c");
-    let setup = setup(vec![ends("", "stop"), says("now")], |_| {});
-    // A recording keeps whatever came, as older versions did.
-    assert_eq!(texts(&cached(&setup, &path, CacheMode::Record), &[request("x")]), [""]);
-    assert_eq!(texts(&cached(&setup, &path, CacheMode::Replay), &[request("x")]), [""]);
-    assert_eq!(texts(&cached(&setup, &path, CacheMode::Live), &[request("x")]), ["now"]);
-    assert_eq!(texts(&cached(&setup, &path, CacheMode::Live), &[request("x")]), ["now"]);
-    assert_eq!(setup.server.asked().len(), 2);
+fn a_reply_that_breaks_off_is_not_kept() {
+    let stream = Act::Events("data: {\"choices\":[{\"delta\":{\"content\":\"Half of\"}}]}\n\n".into());
+    for act in [ends("Half of", "abort"), stream] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c");
+        let setup = setup(vec![act, says("whole")], |settings| settings.max_retries = 0);
+        let broken = cached(&setup, &path, CacheMode::Live).chat_all(&[request("x")], &mut go_on);
+        assert!(matches!(broken[0], Err(ChatError::Failed(_))), "{broken:?}");
+        assert!(ReplyCache::open(&path).unwrap().is_empty().unwrap());
+        assert_eq!(texts(&cached(&setup, &path, CacheMode::Live), &[request("x")]), ["whole"]);
+    }
 }
 
 /// As ranks do that share a judge's cache: each has its own connection, and all begin with a file that is not there.

@@ -1,12 +1,12 @@
 //! The work: the builder's calls, the check of every row, screening; rows, fates and summary.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use truing_ask::judged_folder;
-use truing_ask::judging::{Asker, RetryPolicy, main_reason};
+use truing_ask::judging::{Asker, NOT_ASKED, RetryPolicy, main_reason};
 use truing_ask::pas::Language;
 use truing_run::rows::write_lines;
 use truing_run::{Ended, PromptSource, Recipe, write_skipped};
@@ -64,6 +64,15 @@ pub struct Recheck {
     pub n_passed: usize,
     /// Their share; `None` without rows.
     pub share: Option<f64>,
+    /// Of the checked rows those with a response. Of the others only the prompt can be checked.
+    #[serde(default)]
+    pub n_with_response: usize,
+    /// Rows with a response that passed.
+    #[serde(default)]
+    pub n_passed_with_response: usize,
+    /// Their share of the rows with a response; `None` without such rows.
+    #[serde(default)]
+    pub share_with_response: Option<f64>,
 }
 
 /// A run in numbers.
@@ -155,10 +164,7 @@ pub(super) fn run(
     write_lines(&fates_path, &fates)?;
     atomic::write_json(&folder.join("summary.json"), &summary)?;
     if summary.n_kept == 0 {
-        let reasons = reasons_of_begun(plan.job.units(), &built);
-        let problem = format!("no rows of {} that were begun: {}", summary.n_begun, main_reason(&reasons));
-        let saved = format!("{} has all of them; replies are kept", fates_path.display());
-        return Err(StageError::Unscored { problem, saved });
+        return Err(no_rows(plan.job.units(), &built, summary.n_begun, &fates_path));
     }
     let (rows, prompts) = written_rows(plan, &built);
     let mut write = |name: &str, rows: &[Map<String, Value>]| -> Result<Option<PathBuf>, StageError> {
@@ -180,16 +186,23 @@ fn check_again(plan: &BuildPlan, built: &mut [Built]) -> Recheck {
     let mut recheck = Recheck::default();
     for one in built {
         let Ok(row) = &*one else { continue };
+        let with_response = usize::from(row.response.is_some());
         recheck.n_checked += 1;
+        recheck.n_with_response += with_response;
         match plan.job.recheck(&row.record()) {
-            Ok(()) => recheck.n_passed += 1,
+            Ok(()) => {
+                recheck.n_passed += 1;
+                recheck.n_passed_with_response += with_response;
+            }
             Err(problem) => {
                 *one =
                     Err(Dropped::new(RECHECK, "the check of the finished row failed").with_detail(problem));
             }
         }
     }
-    recheck.share = (recheck.n_checked > 0).then(|| recheck.n_passed as f64 / recheck.n_checked as f64);
+    let share = |n_passed: usize, n: usize| (n > 0).then(|| n_passed as f64 / n as f64);
+    recheck.share = share(recheck.n_passed, recheck.n_checked);
+    recheck.share_with_response = share(recheck.n_passed_with_response, recheck.n_with_response);
     recheck
 }
 
@@ -221,6 +234,18 @@ fn screen_rows(plan: &BuildPlan, inputs: &BuildInputs, built: &mut [Built]) -> R
         }
     }
     Ok(screened.largest_template_share)
+}
+
+/// Why there is nothing to train on. What no model was asked about is counted apart from what failed.
+fn no_rows(units: &[Unit], built: &[Built], n_begun: usize, fates_path: &Path) -> StageError {
+    let reasons = reasons_of_begun(units, built);
+    let not_asked = match reasons.get(NOT_ASKED) {
+        None => String::new(),
+        Some(n) => format!("; {n} were never asked about, because a model kept failing"),
+    };
+    let problem = format!("no rows of {n_begun} that were begun: {}{not_asked}", main_reason(&reasons));
+    let saved = format!("{} has all of them; replies are kept", fates_path.display());
+    StageError::Unscored { problem, saved }
 }
 
 /// Why units that were begun have no row, counted.

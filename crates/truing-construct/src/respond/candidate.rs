@@ -53,6 +53,8 @@ pub enum PromptFate {
     NoResponse,
     /// Not sampled: `accept`, `max_candidates` or `budget` was reached before.
     NotSampled,
+    /// Not sampled: the same prompt is in an earlier row.
+    Repeated,
 }
 
 /// One response of `candidates.jsonl`.
@@ -118,7 +120,7 @@ pub(super) struct PromptWork {
     /// In the order of sampling: by model, decoding setting and sample.
     pub(super) candidates: Vec<Candidate>,
     pub(super) fate: PromptFate,
-    /// Share of the scored responses that pass; `None` where none is scored.
+    /// Share of the scored responses that pass; `None` where none is scored or samples are missing.
     pub(super) pass_rate: Option<f64>,
 }
 
@@ -128,9 +130,16 @@ impl PromptWork {
         Self { candidates, fate: PromptFate::NoneSelected, pass_rate: None }
     }
 
-    /// Of a prompt that is not sampled.
-    pub(super) fn not_sampled() -> Self {
-        Self { candidates: Vec::new(), fate: PromptFate::NotSampled, pass_rate: None }
+    /// Of a prompt that is not sampled, and why.
+    pub(super) fn without_samples(fate: PromptFate) -> Self {
+        Self { candidates: Vec::new(), fate, pass_rate: None }
+    }
+
+    /// Whether the budget ended between its samples. What is there is then no whole sample of responses: it has no pass
+    /// rate, and does not show that the prompt is answered well.
+    pub(super) fn is_partial(&self) -> bool {
+        let is_missing = |candidate: &Candidate| candidate.fate == Fate::NotSampled;
+        self.candidates.iter().any(is_missing) && !self.candidates.iter().all(is_missing)
     }
 
     /// The scores that are known, in the order of sampling.

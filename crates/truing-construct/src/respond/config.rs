@@ -73,16 +73,16 @@ pub struct RespondConfig {
     /// Prompts of a round: they are sampled, scored and selected together, then `accept` and `budget` are looked at.
     #[schemars(extend("x-decides" = "outcome"))]
     pub round_prompts: usize,
-    /// Maximum cost of the samples, in the currency of the prices. Once it is reached no further sample is requested,
-    /// and what is there is written. Replies from the cache count, so that a continued run ends where it would have
-    /// ended. The judge is not included.
+    /// Maximum cost of the samples, in the currency of the prices. A sample is requested if those before it in the
+    /// recipe's order cost less, so that the last one may exceed it. Replies from the cache count: a run that continues
+    /// ends where it would have ended. What is there is written. The judge is not included.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-decides" = "outcome"))]
     pub budget: Option<f64>,
     /// A model is no longer used after this many consecutive failures.
     #[schemars(extend("x-decides" = "outcome"))]
     pub max_failures_in_a_row: usize,
-    /// What to do with invalid rows: rows that cannot be read.
+    /// What to do with invalid rows: rows that cannot be read, or lack a column that a reward needs.
     pub on_bad_row: OnBadRow,
     /// Decoding settings; each model samples with each of them. Default: one table with the default values.
     pub decoding: Vec<Decoding>,

@@ -1,16 +1,19 @@
 //! The prompts, and what it will cost to sample responses to them.
 
-use std::collections::BTreeSet;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
 
 use truing_ask::judged_folder::JudgedInputs;
 use truing_ask::judging::BYTES_PER_TOKEN;
-use truing_data::read_prompts;
+use truing_data::{OnBadRow, read_prompts};
+use truing_reward::{Completion, RewardError, Rewards};
 use truing_run::{DataReport, Machine, RunError};
 use truing_stages::{StageError, StagePlan};
-use truing_store::RunInputs;
+use truing_store::{Digest, RunInputs};
 use truing_text::RenderOptions;
 use truing_train::{Amount, PlanRow};
-use truing_types::{Conversation, Event, EventSink, PromptRow, RowOrigin};
+use truing_types::{Conversation, Event, EventSink, FinishReason, PromptRow, RowOrigin};
 
 use super::config::RespondConfig;
 
@@ -24,6 +27,9 @@ pub struct SourcePrompt {
     pub row: PromptRow,
     /// The row.
     pub origin: RowOrigin,
+    /// The first row with the same prompt, where there is one before it. The requests would be the same, so it is not
+    /// sampled.
+    pub repeats: Option<RowOrigin>,
 }
 
 /// Everything a plan looks at.
@@ -41,8 +47,8 @@ impl RespondInputs {
     /// Reads the prompts.
     ///
     /// # Errors
-    /// When a setting is invalid, a file cannot be read, a row is invalid and `on_bad_row` is `error`, or a reward is
-    /// meant for a row that it will never score, or for a file that is not read.
+    /// When a setting is invalid, a file cannot be read, or a reward is meant for a file that is not read. With
+    /// `on_bad_row = "error"` also when a row is invalid, or a reward is meant for it and will never score it.
     pub fn load(
         config: &RespondConfig,
         render: RenderOptions,
@@ -51,12 +57,31 @@ impl RespondInputs {
         config.check()?;
         events.emit(Event::PhaseStarted { phase: "reading the prompts".into(), total: None });
         let (mut prompts, mut report) = (Vec::new(), DataReport::of("data"));
+        // What is needed to run programs is not needed to look at columns.
+        let mut rewards = Rewards::new(&config.reward, Some(Path::new("")))?;
+        let mut first_rows: HashMap<Digest, RowOrigin> = HashMap::new();
         for source in &config.data {
             let mut rows = read_prompts(&source.in_folder(&config.data_dir), config.on_bad_row)?;
             for row in &mut rows {
                 let (row, origin) = row?;
-                config.rewards().check_row(&row.columns, &origin)?;
-                prompts.push(SourcePrompt { row, origin });
+                match check_columns(config, &mut rewards, &row, &origin) {
+                    Ok(()) => {}
+                    Err(RewardError::BadRow { origin, reward, reason })
+                        if config.on_bad_row == OnBadRow::Skip =>
+                    {
+                        report.leave_out(&origin, format!("reward `{reward}`: {reason}"));
+                        continue;
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+                let repeats = match first_rows.entry(request_key(&row.prompt)) {
+                    Entry::Occupied(first) => Some(first.get().clone()),
+                    Entry::Vacant(place) => {
+                        place.insert(origin.clone());
+                        None
+                    }
+                };
+                prompts.push(SourcePrompt { row, origin, repeats });
             }
             report.end_source(&rows);
             events.emit(Event::Progress { done: prompts.len() as u64, note: String::new() });
@@ -70,6 +95,42 @@ impl RespondInputs {
         config.rewards().check_sources(&known, "`data`")?;
         Ok(Self { prompts, report, render })
     }
+
+    /// The places of the prompts that are sampled: no prompt twice.
+    pub(super) fn distinct(&self) -> impl Iterator<Item = usize> {
+        (0..self.prompts.len()).filter(|&place| self.prompts[place].repeats.is_none())
+    }
+}
+
+/// Refuses a row that a reward is meant for and will never score, for instance because it has no `answer`.
+fn check_columns(
+    config: &RespondConfig,
+    rewards: &mut Rewards,
+    row: &PromptRow,
+    origin: &RowOrigin,
+) -> Result<(), RewardError> {
+    config.reward.iter().try_for_each(|reward| reward.check_row(&row.columns, origin))?;
+    let completion = Completion {
+        prompt: &row.prompt,
+        text: "",
+        n_tokens: 0,
+        finish_reason: FinishReason::EndOfTurn,
+        columns: &row.columns,
+        origin,
+    };
+    rewards.check_row(&completion).map_err(|(reward, unscored)| {
+        let place = format!("{origin}: ");
+        let reason = unscored.detail.strip_prefix(&place).unwrap_or(&unscored.detail).to_owned();
+        RewardError::BadRow { origin: origin.clone(), reward, reason }
+    })
+}
+
+/// Equal for prompts that give equal requests.
+fn request_key(prompt: &Conversation) -> Digest {
+    let mut asked = prompt.clone();
+    // It is for training, and not sent.
+    asked.messages.iter_mut().for_each(|turn| turn.weight = None);
+    Digest::of_bytes(&serde_json::to_vec(&asked).expect("texts and numbers are JSON"))
 }
 
 /// What a model is asked.
@@ -94,10 +155,12 @@ pub struct RespondPlan {
     pub config: RespondConfig,
     /// Threads of a reward model.
     pub n_threads: usize,
-    /// Prompts that may be sampled: the first ones, as many as `max_candidates` allows.
+    /// Prompts that may be sampled: the first distinct ones, as many as `max_candidates` allows.
     pub n_prompts: usize,
     /// All prompts.
     pub n_all_prompts: usize,
+    /// Prompts that repeat an earlier row and are not sampled.
+    pub n_repeated: usize,
     /// What each model is asked, at most.
     pub models: Vec<ModelPlan>,
     /// Calls of the judge, at most.
@@ -121,9 +184,11 @@ impl RespondPlan {
         }
         let per_prompt = config.candidates_per_prompt();
         let n_possible = config.max_candidates.map_or(usize::MAX, |most| most / per_prompt);
-        let n_prompts = inputs.prompts.len().min(n_possible);
+        let n_distinct = inputs.distinct().count();
+        let n_prompts = n_distinct.min(n_possible);
         let tokens = |prompt: &SourcePrompt| estimated_tokens(&prompt.row.prompt);
-        let tokens_once: u64 = inputs.prompts[..n_prompts].iter().map(tokens).sum();
+        let sampled = inputs.distinct().take(n_prompts);
+        let tokens_once: u64 = sampled.map(|place| tokens(&inputs.prompts[place])).sum();
         let n_samples: usize = config.decoding.iter().map(|decoding| decoding.n).sum();
         let max_new_tokens: usize =
             config.decoding.iter().map(|decoding| decoding.n * decoding.max_new_tokens).sum();
@@ -144,6 +209,7 @@ impl RespondPlan {
             n_threads: machine.n_threads,
             n_prompts,
             n_all_prompts: inputs.prompts.len(),
+            n_repeated: inputs.prompts.len() - n_distinct,
             models: models.collect(),
             judge_calls: (n_prompts * per_prompt * verdicts) as u64,
             config,
@@ -193,6 +259,7 @@ impl StagePlan for RespondPlan {
         let per_prompt = self.config.candidates_per_prompt() as u64;
         let mut rows = vec![
             count("prompts".into(), self.n_all_prompts as u64),
+            count("prompts that repeat an earlier row".into(), self.n_repeated as u64),
             count("prompts that are sampled, at most".into(), self.n_prompts as u64),
             count("responses per prompt".into(), per_prompt),
             count("responses, at most".into(), per_prompt * self.n_prompts as u64),

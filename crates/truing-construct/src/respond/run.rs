@@ -23,7 +23,7 @@ use super::plan::{RespondInputs, RespondPlan, SourcePrompt};
 use super::sample::Sampler;
 use super::score::score;
 use super::select;
-use super::summary::{RespondSummary, is_in_range, summarise};
+use super::summary::{RespondSummary, is_in_range, not_asked, summarise};
 use super::write::{candidates_row, prompt_row, response_rows};
 
 /// What a finished run leaves behind.
@@ -65,14 +65,16 @@ pub(super) fn run<E: Engine + 'static>(
     let OpenedRewards { mut rewards, judge_counts } =
         OpenedRewards::open::<E>(config.rewards(), judge, resources, events)?;
     let mut sampler = Sampler::new(config, &models);
-    let mut works: Vec<PromptWork> = Vec::with_capacity(inputs.prompts.len());
+    let mut works: Vec<PromptWork> = inputs.prompts.iter().map(before_sampling).collect();
     let is_stopped = || stop.load(Ordering::Relaxed);
 
-    let rounds = inputs.prompts[..plan.n_prompts].chunks(config.round_prompts);
+    let places: Vec<usize> = inputs.distinct().take(plan.n_prompts).collect();
+    let rounds = places.chunks(config.round_prompts);
     let n_rounds = rounds.len();
-    for (round, prompts) in rounds.enumerate() {
+    for (round, places) in rounds.enumerate() {
+        let prompts: Vec<&SourcePrompt> = places.iter().map(|&place| &inputs.prompts[place]).collect();
         let phase = format!("round {} of {n_rounds}, sampling", round + 1);
-        let mut sampled = sampler.sample(prompts, &phase, events)?;
+        let mut sampled = sampler.sample(&prompts, &phase, events)?;
         if is_stopped() {
             return Ok(Ended::STOPPED);
         }
@@ -80,13 +82,15 @@ pub(super) fn run<E: Engine + 'static>(
             drop_near_duplicates(&mut work.candidates, config.max_rouge_l);
         }
         if !config.rewards().is_empty() {
-            score_round(plan, &mut rewards, prompts, &mut sampled, events)?;
+            score_round(plan, &mut rewards, &prompts, &mut sampled, events)?;
         }
         if is_stopped() {
             return Ok(Ended::STOPPED);
         }
-        sampled.iter_mut().for_each(|work| select::select_in_prompt(config, work));
-        works.extend(sampled);
+        for (&place, mut work) in places.iter().zip(sampled) {
+            select::select_in_prompt(config, &mut work);
+            works[place] = work;
+        }
         let is_enough = config.accept.is_some_and(|accept| select::n_accepted(config, &works) >= accept);
         if is_enough || sampler.is_over_budget() {
             break;
@@ -96,7 +100,6 @@ pub(super) fn run<E: Engine + 'static>(
     if let Some(counts) = &judge_counts {
         note_counts("judge", counts, events);
     }
-    works.resize_with(inputs.prompts.len(), PromptWork::not_sampled);
     select::limit(config, &mut works);
 
     let summary = summarise(config, &works, sampler.cost(), sampler.is_over_budget());
@@ -106,11 +109,19 @@ pub(super) fn run<E: Engine + 'static>(
     write(plan, inputs, &works, summary, events).map(Ended::Finished)
 }
 
+/// What becomes of a prompt unless it is sampled.
+fn before_sampling(prompt: &SourcePrompt) -> PromptWork {
+    PromptWork::without_samples(match prompt.repeats {
+        Some(_) => PromptFate::Repeated,
+        None => PromptFate::NotSampled,
+    })
+}
+
 /// Scores the responses of a round. Where scoring cannot succeed, the run ends.
 fn score_round(
     plan: &RespondPlan,
     rewards: &mut Rewards,
-    prompts: &[SourcePrompt],
+    prompts: &[&SourcePrompt],
     works: &mut [PromptWork],
     events: &mut dyn EventSink,
 ) -> Result<(), StageError> {
@@ -173,18 +184,21 @@ fn remove(path: &Path) -> Result<(), RunError> {
 /// Why there is nothing to train on.
 fn nothing_accepted(summary: &RespondSummary, candidates: &Path) -> StageError {
     let count = |fate: PromptFate| summary.prompts.get(&fate).copied().unwrap_or(0);
+    let failures = match (main_reason(&summary.failures), summary.n_not_asked) {
+        ("", _) => String::new(),
+        (reason, 0) => format!("; failures: {reason}"),
+        (reason, n) => {
+            format!("; failures: {reason}; of {} responses {}", summary.n_candidates, not_asked(n))
+        }
+    };
     let problem = format!(
         "no response is accepted: of {} sampled prompts {} have none that can be used, {} none that could be scored, \
-         {} are answered well already, of {} none is selected{}",
+         {} are answered well already, of {} none is selected{failures}",
         summary.n_sampled,
         count(PromptFate::NoResponse),
         count(PromptFate::Unscored),
         count(PromptFate::AnsweredWell),
-        count(PromptFate::NoneSelected),
-        match main_reason(&summary.failures) {
-            "" => String::new(),
-            reason => format!("; failures: {reason}"),
-        }
+        count(PromptFate::NoneSelected)
     );
     let saved = format!("{} has all of them; replies are kept", candidates.display());
     StageError::Unscored { problem, saved }

@@ -8,7 +8,9 @@ use truing_ask::OpenChatModel;
 use truing_ask::judging::{Asker, BYTES_PER_TOKEN, NOT_ASKED, RetryPolicy};
 use truing_run::rows::{prompt_text, text_key};
 use truing_stages::StageError;
-use truing_types::{ChatError, ChatReply, ChatRequest, Conversation, EventSink, FinishReason, Seed};
+use truing_types::{
+    ChatError, ChatReply, ChatRequest, ChatResult, Conversation, EventSink, FinishReason, Seed,
+};
 
 use super::candidate::{Candidate, Fate, PromptWork};
 use super::config::{RespondConfig, RespondModel};
@@ -72,7 +74,7 @@ impl<'a> Sampler<'a> {
     /// When a model refuses every request. What was answered is kept.
     pub(super) fn sample(
         &mut self,
-        prompts: &[SourcePrompt],
+        prompts: &[&SourcePrompt],
         phase: &str,
         events: &mut dyn EventSink,
     ) -> Result<Vec<PromptWork>, StageError> {
@@ -110,7 +112,7 @@ impl<'a> Sampler<'a> {
     fn ask(
         &mut self,
         model: usize,
-        prompts: &[SourcePrompt],
+        prompts: &[&SourcePrompt],
         slots: &[Slot],
         phase: &str,
         events: &mut dyn EventSink,
@@ -125,24 +127,28 @@ impl<'a> Sampler<'a> {
             return none(Fate::Failed, NOT_ASKED);
         }
         let requests = prompts.iter().flat_map(|prompt| self.requests(prompt, slots)).collect();
-        let (price, budget) = (&self.config.model[model], self.config.budget.unwrap_or(f64::INFINITY));
-        let cost =
-            |place: usize, reply: &ChatReply| cost(price, &prompts[place / slots.len()].row.prompt, reply);
-        let (mut spent, mut is_over_budget) = (self.spent, false);
+        let (config, price, spent_before) = (self.config, &self.config.model[model], self.spent);
+        let asked = |place: usize| &prompts[place / slots.len()].row.prompt;
+        // In the order of the requests: the sum does not depend on which reply came first.
+        let spent = |results: &[ChatResult]| {
+            let replies = results.iter().enumerate();
+            spent_before
+                + replies
+                    .filter_map(|(i, result)| Some(cost(price, asked(i), result.as_ref().ok()?)))
+                    .sum::<f64>()
+        };
+        let budget = config.budget.unwrap_or(f64::INFINITY);
+        let most: Vec<f64> = (0..prompts.len() * slots.len())
+            .map(|place| {
+                let decoding = &config.decoding[slots[place % slots.len()].decoding];
+                highest_cost(price, asked(place), decoding.max_new_tokens)
+            })
+            .collect();
+        let n_next = |results: &[ChatResult]| n_in_budget(budget - spent(results), &most[results.len()..]);
         let phase = format!("{phase}: {}", self.names[model]);
-        let results = self.asker(model).replies_until(
-            &phase,
-            requests,
-            &mut |place, result| {
-                spent += result.as_ref().map_or(0.0, |reply| cost(place, reply));
-                is_over_budget |= spent >= budget;
-                is_over_budget
-            },
-            events,
-        )?;
-        // In the order of the prompts: the sum of a run does not depend on which reply came first.
-        let replies = results.iter().enumerate();
-        self.spent += replies.filter_map(|(i, result)| Some(cost(i, result.as_ref().ok()?))).sum::<f64>();
+        let results = self.asker(model).replies_in_parts(&phase, requests, &n_next, events)?;
+        self.spent = spent(&results);
+        let is_over_budget = self.spent >= budget;
         self.is_over_budget = is_over_budget;
         let is_broken_off = results.iter().any(|result| matches!(result, Err(ChatError::BrokenOff)));
         self.is_given_up[model] = is_broken_off && !is_over_budget;
@@ -216,6 +222,24 @@ fn fate_of(reply: &ChatReply) -> Fate {
     }
 }
 
+/// The highest cost of a reply, by the estimate of the prompt's tokens.
+fn highest_cost(model: &RespondModel, prompt: &Conversation, max_new_tokens: usize) -> f64 {
+    model.cost(estimated_tokens(prompt), max_new_tokens as u64).unwrap_or_default()
+}
+
+/// How many of the next samples are requested together where `left` of the budget is left: those before which less than
+/// that is spent even if every sample before them costs as much as it can (`most`). So none is requested that would
+/// not be requested if they were sampled one after the other, and a run that continues requests the same ones.
+fn n_in_budget(left: f64, most: &[f64]) -> usize {
+    let mut spent = 0.0;
+    let is_in = |cost: &&f64| {
+        let is_in = spent < left;
+        spent += **cost;
+        is_in
+    };
+    most.iter().take_while(is_in).count()
+}
+
 /// What a reply costs. Tokens that the server does not tell are estimated.
 fn cost(model: &RespondModel, prompt: &Conversation, reply: &ChatReply) -> f64 {
     let bytes = reply.text.len() + reply.reasoning.as_ref().map_or(0, String::len);
@@ -247,6 +271,17 @@ mod tests {
         ] {
             assert_eq!(fate(text, finish_reason), expected, "{text:?} {finish_reason:?}");
         }
+    }
+
+    #[test]
+    fn as_many_are_requested_together_as_fit_the_budget_at_their_highest_cost() {
+        for (left, expected) in
+            [(9.0, 3), (6.5, 3), (6.0, 2), (4.1, 2), (4.0, 1), (0.5, 1), (0.0, 0), (-1.0, 0)]
+        {
+            assert_eq!(n_in_budget(left, &[4.0, 2.0, 1.0]), expected, "{left}");
+        }
+        assert_eq!(n_in_budget(f64::INFINITY, &[4.0; 5]), 5);
+        assert_eq!(n_in_budget(1.0, &[0.0; 5]), 5, "what costs nothing");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::plan::SourcePrompt;
 /// count in a pass rate. Returns how many could not be scored, and why.
 pub(super) fn score(
     rewards: &mut Rewards,
-    prompts: &[SourcePrompt],
+    prompts: &[&SourcePrompt],
     works: &mut [PromptWork],
     counts_all: bool,
 ) -> UnscoredSummary {
@@ -20,7 +20,7 @@ pub(super) fn score(
             || counts_all && matches!(candidate.fate, Fate::NearDuplicate | Fate::Cut | Fate::Empty)
     };
     let mut asked: Vec<(&SourcePrompt, &mut Candidate, String)> = Vec::new();
-    for (prompt, work) in prompts.iter().zip(works) {
+    for (&prompt, work) in prompts.iter().zip(works) {
         for candidate in work.candidates.iter_mut().filter(|candidate| is_scored(candidate)) {
             let text = whole_text(candidate);
             asked.push((prompt, candidate, text));
@@ -78,7 +78,7 @@ mod tests {
     fn prompt(columns: Value) -> SourcePrompt {
         let columns: Map<String, Value> = serde_json::from_value(columns).unwrap();
         let row = PromptRow { prompt: Conversation::default(), columns };
-        SourcePrompt { row, origin: RowOrigin { source: "a.jsonl".into(), line: 1 } }
+        SourcePrompt { row, origin: RowOrigin { source: "a.jsonl".into(), line: 1 }, repeats: None }
     }
 
     #[test]
@@ -95,7 +95,7 @@ mod tests {
         let failed = Candidate { fate: Fate::Failed, ..usable("", None) };
         let all = vec![usable("4", None), usable("5", None), thought, cut, failed];
         let mut works = vec![PromptWork::new(all), PromptWork::new(vec![usable("4", None)])];
-        let prompts = [prompt(json!({"answer": "4"})), prompt(json!({}))];
+        let prompts = [&prompt(json!({"answer": "4"})), &prompt(json!({}))];
         let summary = score(&mut rewards, &prompts, &mut works, false);
         let scores = |work: &PromptWork| work.candidates.iter().map(|one| one.score).collect::<Vec<_>>();
         assert_eq!(scores(&works[0]), [Some(2.0), Some(0.0), Some(2.0), None, None]);

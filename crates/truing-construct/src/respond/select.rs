@@ -8,7 +8,8 @@ use super::config::{RespondConfig, Selection};
 
 /// Selects among the responses to one prompt. Where scores are equal, the first in the order of sampling is better.
 pub(super) fn select_in_prompt(config: &RespondConfig, work: &mut PromptWork) {
-    work.pass_rate = pass_rate(work, config.pass_reward);
+    let is_partial = work.is_partial();
+    work.pass_rate = pass_rate(work, config.pass_reward).filter(|_| !is_partial);
     let has_scores = !config.rewards().is_empty();
     let usable: Vec<usize> =
         (0..work.candidates.len()).filter(|&idx| work.candidates[idx].is_usable()).collect();
@@ -18,7 +19,7 @@ pub(super) fn select_in_prompt(config: &RespondConfig, work: &mut PromptWork) {
         return;
     }
     let is_high = |score: f64| config.max_prompt_score.is_some_and(|most| score >= most);
-    if work.scores().next().is_some() && work.scores().all(is_high) {
+    if !is_partial && work.scores().next().is_some() && work.scores().all(is_high) {
         work.fate = PromptFate::AnsweredWell;
         usable.iter().for_each(|&idx| work.candidates[idx].fate = Fate::AnsweredWell);
         return;
@@ -179,6 +180,20 @@ mod tests {
         assert_eq!(accepted(&well, &[Some(1.0), None, Some(3.0)]), none(PromptFate::AnsweredWell));
         assert_eq!(accepted(&well, &[Some(0.5), Some(3.0)]).0, [1]);
         assert_eq!(accepted(&well, &[None]), none(PromptFate::Unscored), "nothing is known of it");
+    }
+
+    #[test]
+    fn a_prompt_with_samples_missing_has_no_pass_rate_and_is_not_answered_well() {
+        let missing = || Candidate { fate: Fate::NotSampled, ..usable("", None) };
+        let select = |candidates: Vec<Candidate>| {
+            let mut work = PromptWork::new(candidates);
+            select_in_prompt(&config(&["max_prompt_score=1"]), &mut work);
+            (work.is_partial(), work.fate, work.pass_rate)
+        };
+        let good = || usable("x", Some(1.0));
+        assert_eq!(select(vec![good(), good()]), (false, PromptFate::AnsweredWell, Some(1.0)));
+        assert_eq!(select(vec![good(), missing()]), (true, PromptFate::Accepted, None));
+        assert_eq!(select(vec![missing(), missing()]), (false, PromptFate::NotSampled, None));
     }
 
     #[test]

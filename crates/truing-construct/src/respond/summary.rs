@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use truing_ask::judging::main_reasons;
+use truing_ask::judging::{NOT_ASKED, main_reasons};
 
 use super::candidate::{Candidate, Fate, PromptFate, PromptWork};
 use super::config::RespondConfig;
@@ -13,8 +13,11 @@ use super::config::RespondConfig;
 pub struct RespondSummary {
     /// Prompts of the data.
     pub n_prompts: usize,
-    /// Prompts that were sampled.
+    /// Prompts that were sampled, also those of `n_partial`.
     pub n_sampled: usize,
+    /// Prompts of which the budget left samples out. They are neither in `prompts.jsonl` nor answered well.
+    #[serde(default)]
+    pub n_partial: usize,
     /// Responses that were sampled or tried.
     pub n_candidates: usize,
     /// Rows of `responses.jsonl`.
@@ -30,6 +33,9 @@ pub struct RespondSummary {
     pub samplers: Vec<SamplerSummary>,
     /// Why responses are missing, by how often.
     pub failures: BTreeMap<String, usize>,
+    /// Responses that were never requested, because their model kept failing. They are not in `failures`.
+    #[serde(default)]
+    pub n_not_asked: usize,
     /// What the samples cost, with those from the cache; `None` without prices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<f64>,
@@ -77,11 +83,15 @@ pub(super) fn summarise(
     for work in works {
         *summary.prompts.entry(work.fate).or_default() += 1;
     }
-    summary.n_sampled = works.iter().filter(|work| work.fate != PromptFate::NotSampled).count();
+    let is_left_out = |work: &&PromptWork| matches!(work.fate, PromptFate::NotSampled | PromptFate::Repeated);
+    summary.n_sampled = works.len() - works.iter().filter(is_left_out).count();
+    summary.n_partial = works.iter().filter(|work| work.is_partial()).count();
     for candidate in candidates() {
         *summary.candidates.entry(candidate.fate).or_default() += 1;
-        if let Some(reason) = failure(candidate) {
-            *summary.failures.entry(reason).or_default() += 1;
+        match failure(candidate) {
+            Some(reason) if reason == NOT_ASKED => summary.n_not_asked += 1,
+            Some(reason) => *summary.failures.entry(reason).or_default() += 1,
+            None => {}
         }
     }
     summary.n_accepted = summary.candidates.get(&Fate::Accepted).copied().unwrap_or(0);
@@ -106,6 +116,11 @@ pub(super) fn is_in_range(config: &RespondConfig, work: &PromptWork) -> bool {
         (Some([low, high]), Some(rate)) => (low..=high).contains(&rate),
         _ => false,
     }
+}
+
+/// What is said of responses that no model was asked for.
+pub(super) fn not_asked(n: usize) -> String {
+    format!("{n} were never requested, because their model kept failing")
 }
 
 fn samplers(config: &RespondConfig, works: &[PromptWork]) -> Vec<SamplerSummary> {
@@ -138,13 +153,13 @@ fn samplers(config: &RespondConfig, works: &[PromptWork]) -> Vec<SamplerSummary>
 
 fn warnings(config: &RespondConfig, summary: &RespondSummary, is_over_budget: bool) -> Vec<String> {
     let mut warnings = Vec::new();
-    if is_over_budget {
+    let n_left = summary.prompts.get(&PromptFate::NotSampled).copied().unwrap_or(0);
+    if is_over_budget && n_left + summary.n_partial > 0 {
         let (cost, budget) = (summary.cost.unwrap_or_default(), config.budget.unwrap_or_default());
-        let n_left = summary.n_prompts - summary.n_sampled;
         warnings.push(format!(
-            "the budget of {budget} was reached (the samples cost {cost:.2}): {n_left} of {} prompts are not sampled; with \
-             a higher `budget` the same command continues",
-            summary.n_prompts
+            "the budget of {budget} was reached (the samples cost {cost:.2}): of {} prompts {n_left} are not sampled, \
+             and {} only in part; with a higher `budget` the same command continues",
+            summary.n_prompts, summary.n_partial
         ));
     }
     if !summary.failures.is_empty() {
@@ -152,6 +167,9 @@ fn warnings(config: &RespondConfig, summary: &RespondSummary, is_over_budget: bo
         let reasons = main_reasons(&summary.failures);
         warnings
             .push(format!("{n} of {} responses are missing or unscored: {reasons}", summary.n_candidates));
+    }
+    if summary.n_not_asked > 0 {
+        warnings.push(format!("of {} responses {}", summary.n_candidates, not_asked(summary.n_not_asked)));
     }
     let n_cut = summary.candidates.get(&Fate::Cut).copied().unwrap_or(0);
     if n_cut > 0 {

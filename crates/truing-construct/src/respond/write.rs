@@ -18,7 +18,13 @@ pub(super) fn candidates_row(prompt: &SourcePrompt, work: &PromptWork) -> Value 
     row.insert("id".into(), id(prompt));
     row.insert("responses".into(), json!(work.candidates));
     row.insert("fate".into(), json!(work.fate));
-    row.remove("pass_rate");
+    for of_run in ["is_partial", "repeats", "pass_rate"] {
+        row.remove(of_run);
+    }
+    if work.is_partial() {
+        row.insert("is_partial".into(), true.into());
+    }
+    row.extend(prompt.repeats.as_ref().map(|first| ("repeats".to_owned(), json!(PromptSource::of(first)))));
     row.extend(work.pass_rate.map(|rate| ("pass_rate".to_owned(), rate.into())));
     row.insert("source".into(), json!(PromptSource::of(&prompt.origin)));
     row.into()
@@ -91,7 +97,7 @@ mod tests {
         let turns = [(Role::User, "Hi"), (Role::Assistant, "Hello."), (Role::User, "Bye")];
         let messages = turns.into_iter().map(|(role, text)| Message::new(role, text)).collect();
         let row = PromptRow { prompt: Conversation { messages, tools: Vec::new() }, columns };
-        SourcePrompt { row, origin: RowOrigin { source: "a.jsonl".into(), line: 3 } }
+        SourcePrompt { row, origin: RowOrigin { source: "a.jsonl".into(), line: 3 }, repeats: None }
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod prefer;
 mod qualities;
 mod recipes;
 mod replies;
+mod response_limits;
 mod responses;
 mod rows;
 mod scorers;

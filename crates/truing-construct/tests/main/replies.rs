@@ -55,13 +55,18 @@ impl Scripted {
 
     /// The same behind a cache.
     pub(crate) fn cached(&self, path: &Path) -> OpenChatModel {
-        let counts: Arc<Counts> = Arc::default();
-        let fingerprint = Fingerprint { model: "scripted".into(), extra: serde_json::Map::new() };
-        let cache = Arc::new(ReplyCache::open(path).unwrap());
-        let (clock, model) = (Arc::new(Stopped), Box::new(self.clone()));
-        let model = CachedChat::new(model, fingerprint, cache, CacheMode::Live, clock, Arc::clone(&counts));
-        OpenChatModel { model: Box::new(model), counts }
+        cached(Box::new(self.clone()), path)
     }
+}
+
+/// A model behind a cache.
+pub(crate) fn cached(model: Box<dyn ChatModel>, path: &Path) -> OpenChatModel {
+    let counts: Arc<Counts> = Arc::default();
+    let fingerprint = Fingerprint { model: "scripted".into(), extra: serde_json::Map::new() };
+    let cache = Arc::new(ReplyCache::open(path).unwrap());
+    let clock = Arc::new(Stopped);
+    let model = CachedChat::new(model, fingerprint, cache, CacheMode::Live, clock, Arc::clone(&counts));
+    OpenChatModel { model: Box::new(model), counts }
 }
 
 impl ChatModel for Scripted {

@@ -23,7 +23,7 @@ use crate::setup::judged;
 const MACHINE: Machine =
     Machine { n_threads: 1, available_bytes: 1 << 30, resident_bytes: 1 << 20, gigaflops: None };
 
-const RECIPE: &str = r#"
+pub(crate) const RECIPE: &str = r#"
 stage = "respond"
 output_dir = "out"
 min_score = 1
@@ -47,26 +47,30 @@ const TWO: &str =
 
 const JUDGE: &str = "[judge.model.server]\nbase_url = \"http://127.0.0.1:9/v1\"\nmodel = \"judge\"\n";
 
-const ROWS: &str = r#"{"prompt": "2 + 2?", "answer": "4", "level": "easy"}
+pub(crate) const ROWS: &str = r#"{"prompt": "2 + 2?", "answer": "4", "level": "easy"}
 {"messages": [{"role": "user", "content": "3 + 3?"}], "answer": "6"}
 {"prompt": "A letter?", "answer": "x", "id": "letter"}
 "#;
 
 const REFUSES: &str = "I'm sorry, but I can't help with that.";
 
-const SCRIPT: &[(&str, &[&str])] = &[
+pub(crate) const SCRIPT: &[(&str, &[&str])] = &[
     ("2 + 2?", &["It is 5.", "4", "4"]),
     ("3 + 3?", &["7", "8", "9"]),
     ("A letter?", &[REFUSES, "x", "a b c"]),
 ];
 
-fn folder() -> TempDir {
+pub(crate) fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("prompts.jsonl"), ROWS).unwrap();
     folder
 }
 
-fn plan(folder: &Path, recipe: &str, overrides: &[&str]) -> Result<(RespondPlan, RespondInputs), StageError> {
+pub(crate) fn plan(
+    folder: &Path,
+    recipe: &str,
+    overrides: &[&str],
+) -> Result<(RespondPlan, RespondInputs), StageError> {
     let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
     let config = RespondConfig::from_toml(recipe, &folder.join("recipe.toml"), &overrides)?;
     let inputs = RespondInputs::load(&config, RenderOptions::default(), &mut Silent)?;
@@ -84,13 +88,17 @@ fn run_until(
     RespondStage::run::<truing_cpu::CpuEngine>(&plan, &inputs, judged(models, &mut Silent, stop))
 }
 
-fn run(folder: &Path, overrides: &[&str], models: Vec<OpenChatModel>) -> Result<RespondOutcome, StageError> {
+pub(crate) fn run(
+    folder: &Path,
+    overrides: &[&str],
+    models: Vec<OpenChatModel>,
+) -> Result<RespondOutcome, StageError> {
     let recipe = if models.len() == 2 { format!("{RECIPE}{TWO}") } else { RECIPE.to_owned() };
     let ended = run_until(folder, &recipe, overrides, models, &AtomicBool::new(false))?;
     Ok(ended.finished().expect("nobody stopped it"))
 }
 
-fn lines(path: &Path) -> Vec<Value> {
+pub(crate) fn lines(path: &Path) -> Vec<Value> {
     fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
@@ -277,25 +285,6 @@ fn rounds_end_with_enough_responses_or_at_the_limit_of_samples() {
 }
 
 #[test]
-fn at_the_budget_nothing_more_is_sent_and_with_a_higher_one_the_run_continues() {
-    let folder = folder();
-    let cache = folder.path().join("replies");
-    let model = Scripted::of(SCRIPT);
-    let outcome = run(folder.path(), &["budget=4"], vec![model.cached(&cache)]).unwrap();
-    assert_eq!(model.asked().len(), 4);
-    let left = vec![Fate::NotSelected, Fate::NotSampled, Fate::NotSampled];
-    assert_eq!(fates(&outcome)[1..], [left, Vec::new()]);
-    let summary = outcome.summary;
-    assert_eq!((summary.cost, summary.n_accepted, summary.n_sampled), (Some(4.0), 1, 2));
-    assert_eq!(summary.prompts[&PromptFate::NotSampled], 1);
-    assert!(summary.warnings[0].starts_with("the budget of 4 was reached"), "{:?}", summary.warnings);
-    let outcome = run(folder.path(), &["budget=4"], vec![model.cached(&cache)]).unwrap();
-    assert_eq!((model.asked().len(), outcome.summary.cost), (4, Some(4.0)), "what was spent stays spent");
-    let outcome = run(folder.path(), &["budget=100"], vec![model.cached(&cache)]).unwrap();
-    assert_eq!((model.asked().len(), outcome.summary.n_accepted, outcome.summary.cost), (9, 2, Some(9.0)));
-}
-
-#[test]
 fn a_model_that_keeps_failing_is_left_out_and_named() {
     let folder = folder();
     let down = Scripted::new(|_, _| Err(ChatError::Failed("the server is down".into())));
@@ -305,13 +294,19 @@ fn a_model_that_keeps_failing_is_left_out_and_named() {
     assert_eq!((summary.n_candidates, summary.candidates[&Fate::Failed], summary.n_accepted), (18, 9, 2));
     assert_eq!((summary.samplers[1].n_replies, summary.samplers[1].accepted_share), (0, None));
     assert!(summary.warnings[0].contains("the server is down (2)"), "{:?}", summary.warnings);
+    assert_eq!((summary.n_not_asked, summary.failures.values().sum::<usize>()), (7, 2));
+    assert_eq!(
+        summary.warnings[1],
+        "of 18 responses 7 were never requested, because their model kept failing"
+    );
     let rows = lines(&outcome.candidates);
     assert_eq!(rows[0]["responses"][3]["reason"], "the model failed: the server is down");
 
     let here = format!("output_dir={}/none", folder.path().display());
     let error = run(folder.path(), &[&here], vec![down.open()]).unwrap_err().to_string();
     assert!(error.contains("no response is accepted: of 3 sampled prompts 3 have none"), "{error}");
-    assert!(error.contains("failures: the model failed: the server is down"), "{error}");
+    let failures = "failures: the model failed: the server is down; of 9 responses 7 were never requested";
+    assert!(error.contains(failures), "{error}");
     assert_eq!(lines(&folder.path().join("none/candidates.jsonl")).len(), 3);
 }
 

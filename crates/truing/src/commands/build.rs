@@ -130,9 +130,11 @@ fn print(summary: &BuildSummary, context: &Context) -> anyhow::Result<()> {
         summary.n_begun, summary.n_units, summary.n_rows, summary.n_prompts
     ))?;
     printer.line(format_args!(
-        "share of built rows that pass the check by programs: {} of {} rows",
+        "share of built rows that pass the check by programs: {} of {} rows; {} of the {} with a response",
         share(recheck.share),
-        recheck.n_checked
+        recheck.n_checked,
+        share(recheck.share_with_response),
+        recheck.n_with_response
     ))?;
     if let Some(covered) = coverage.covered_share {
         print_coverage(coverage, context)?;

@@ -64,7 +64,7 @@ impl StageCommand for RespondStage {
 fn print(summary: &RespondSummary, context: &Context) -> anyhow::Result<()> {
     let right = Align::Right;
     let mut fates = Table::new(&[("", Align::Left), ("responses", right), ("prompts", right)]);
-    let named: [(&str, &[Fate], Option<PromptFate>); 11] = [
+    let named: [(&str, &[Fate], Option<PromptFate>); 12] = [
         ("accepted", &[Fate::Accepted], Some(PromptFate::Accepted)),
         ("not selected", &[Fate::NotSelected, Fate::Surplus], Some(PromptFate::NoneSelected)),
         ("prompt answered well already", &[Fate::AnsweredWell], Some(PromptFate::AnsweredWell)),
@@ -76,6 +76,7 @@ fn print(summary: &RespondSummary, context: &Context) -> anyhow::Result<()> {
         ("failed", &[Fate::Failed], None),
         ("no response can be used", &[], Some(PromptFate::NoResponse)),
         ("not sampled", &[Fate::NotSampled], Some(PromptFate::NotSampled)),
+        ("repeats an earlier row", &[], Some(PromptFate::Repeated)),
     ];
     for (name, of_responses, of_prompts) in named {
         let n: usize = of_responses.iter().filter_map(|fate| summary.candidates.get(fate)).sum();

@@ -118,6 +118,9 @@ fn recorded_replies_make_rows_that_pass_the_check() {
     assert!(summary.n_kept as f64 >= 0.85 * n as f64, "{:?}", summary.dropped);
     assert_eq!((built.rows.len(), built.prompts.len()), (summary.n_rows, summary.n_prompts));
     assert_eq!(summary.n_rows, summary.n_kept, "every prompt has a response");
+    let recheck = summary.recheck;
+    assert!(recheck.n_with_response >= summary.n_rows, "{recheck:?}");
+    assert!(recheck.share_with_response.unwrap() >= 0.95, "{recheck:?}");
     let row = &built.rows[0];
     assert_eq!((row["ability"].as_str(), row["language"].as_str()), (Some("constraints"), Some("en")));
     assert_eq!(row["messages"][1]["role"], "assistant");
@@ -179,6 +182,9 @@ fn prompts_that_the_checker_rejects_are_dropped_and_responses_that_break_a_rule_
     assert_eq!(fate.reason.as_deref(), Some("the checker finds that the constraints do not suit the task"));
     let summary = &built.outcome.summary;
     assert_eq!((summary.n_rows, built.outcome.rows.as_ref()), (0, None), "no response follows its rule");
+    let recheck = summary.recheck;
+    assert!(recheck.n_passed > 0, "their prompts pass: {recheck:?}");
+    assert_eq!((recheck.n_with_response, recheck.share_with_response), (0, None));
     let reasons: Vec<(&str, usize)> =
         summary.without_response.iter().map(|(reason, n)| (reason.as_str(), *n)).collect();
     assert_eq!(reasons, [("no response follows every rule", summary.n_prompts)]);

@@ -74,6 +74,12 @@ fn replies_that_are_cut_and_models_that_fail_are_told() {
         let (_, error) = run_in_vain(folder.path(), &recipe, vec![down.open(), down.open()]);
         assert!(error.contains("the server is down"), "{error}");
     }
+    let (recipe, folder) =
+        (format!("max_failures_in_a_row = 2\n{}{MODELS}", constraints::RECIPE), constraints::folder());
+    let down = Scripted::fails();
+    let (fates, error) = run_in_vain(folder.path(), &recipe, vec![down.open(), down.open()]);
+    let n_never = fates.len() - 2;
+    assert!(error.contains(&format!("the server is down; {n_never} were never asked about")), "{error}");
     for (recipe, folder) in builders() {
         let refuses = Scripted::refuses("status 401: no such key");
         let error = super::run(folder.path(), &recipe, vec![refuses.open(), refuses.open()]).unwrap_err();
