@@ -24,6 +24,8 @@ use crate::state::{Annotator, State, key_of};
 
 /// The journal, in the project's folder. Everything else is made of it.
 pub const JOURNAL: &str = "annotations.jsonl";
+/// Items that a warning names.
+const MAX_NAMED: usize = 5;
 /// Longest name that a browser may give a submission, in bytes.
 const MAX_SUBMISSION: usize = 100;
 
@@ -42,7 +44,7 @@ pub struct Project {
 pub struct OpenedProject {
     /// The project.
     pub project: Project,
-    /// Links that were made now.
+    /// Links that were made now; [`Project::keep_links`] keeps them.
     pub links: Vec<NewLink>,
     /// What was found in the journal.
     pub warnings: Vec<String>,
@@ -121,33 +123,34 @@ impl Project {
         let guidelines = config.guidelines.as_deref().map(read_text).transpose()?.unwrap_or_default();
         let record = inputs(&config, &items)?;
         let recipe = config.to_toml();
-        let (folder, is_new) = RunDirectory::open_or_create(&config.output_dir, &recipe, &record, &[])?;
+        // Everything that can be wrong is found before a file of an earlier start is replaced.
+        let begun = RunDirectory::open_begun(&config.output_dir, &[])?;
+        let (people, links) = People::open(&config, &config.output_dir, renew, make_token)?;
+        let is_new = begun.is_none();
+        let folder = match begun {
+            Some(folder) => folder,
+            None => RunDirectory::create(&config.output_dir, &recipe, &record)?,
+        };
+        let path = folder.path().join(JOURNAL);
+        let opened = Journal::open(&path)?;
+        let n_cut_bytes = opened.n_cut_bytes;
+        let records = Records::replay(opened.entries, &items, &config, &path)?;
         if !is_new {
             folder.write_inputs(&record)?;
             folder.write_recipe(&recipe)?;
         }
-        let (people, links) = People::open(&config, folder.path(), renew, make_token)?;
-        let path = folder.path().join(JOURNAL);
-        let opened = Journal::open(&path)?;
-        let mut warnings = Vec::new();
-        if opened.n_cut_bytes > 0 {
-            warnings.push(format!(
-                "{}: {} after the last whole line were cut off: an answer that was not acknowledged; its browser sends \
-                 it again",
-                path.display(),
-                counted(opened.n_cut_bytes, "byte", "bytes")
-            ));
-        }
-        let records = Records::replay(opened.entries, &items, &config, &path)?;
-        if records.n_stray > 0 {
-            let n = records.n_stray;
-            warnings.push(format!(
-                "{n} entries are about items that the data does not have; they are kept, and not used"
-            ));
-        }
+        let warnings = warnings(n_cut_bytes, &records, &path);
         let state = Mutex::new(State::new(opened.journal, records, &items, &config));
         let project = Self { config, items, people, guidelines, clock, folder, state };
         Ok(OpenedProject { project, links, warnings })
+    }
+
+    /// Keeps the links that were made at this start, once they were shown: those that were not are made anew.
+    ///
+    /// # Errors
+    /// When their digests cannot be written.
+    pub fn keep_links(&self) -> Result<(), AnnotateError> {
+        self.people.keep(self.folder.path())
     }
 
     /// The recipe.
@@ -376,6 +379,7 @@ impl Project {
             "item_digest": item.digest,
             "version": stored.map_or(0, |stored| stored.entry.version),
             "prompt": item.prompt.messages,
+            "tools": item.prompt.tools,
             "responses": order.iter().map(response).collect::<Vec<_>>(),
             "labels": item.columns.get("labels"),
             "review": item.columns.get("review"),
@@ -395,6 +399,30 @@ impl Project {
         }
         order
     }
+}
+
+/// What whoever starts the project should know of its journal.
+fn warnings(n_cut_bytes: u64, records: &Records, path: &Path) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if n_cut_bytes > 0 {
+        warnings.push(format!(
+            "{}: {} after the last whole line were cut off: an answer that was not acknowledged; its browser sends it \
+             again",
+            path.display(),
+            counted(n_cut_bytes, "byte", "bytes")
+        ));
+    }
+    if records.n_stray > 0 {
+        let named: Vec<&str> = records.stray.iter().take(MAX_NAMED).map(String::as_str).collect();
+        let more = records.stray.len() - named.len();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        warnings.push(format!(
+            "{} about items that the data does not have, or whose text has changed since: {}{more}; kept, and not used",
+            counted(records.n_stray as u64, "entry is", "entries are"),
+            named.join(", ")
+        ));
+    }
+    warnings
 }
 
 fn read_text(path: &Path) -> Result<String, AnnotateError> {
