@@ -62,7 +62,14 @@ ITEMS = [
     {"id": "two", "priority": 2, "prompt": [{"role": "user", "content": "Name a soup."}],
      "responses": ["Minestrone.\r\nIt is hot.", "Bread."]},
     {"id": "skipped", "priority": 1, "prompt": "Say nothing.", "responses": ["", "a"]},
-    {"id": "last", "priority": 0, "prompt": "Say b.", "responses": ["b", "c"]},
+    {"id": "last", "priority": 0, "prompt": [
+        {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "content": "", "tool_calls": [{"id": "c1", "type": "function", "function": {
+            "name": "get_weather", "arguments": '{"city": "Bern"}'}}]},
+        {"role": "tool", "tool_call_id": "c1", "content": "sunny"},
+        {"role": "user", "content": "Say b."}],
+     "tools": [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}],
+     "responses": ["b", "c"]},
 ]
 TEXTS = {item["id"]: item["responses"] for item in ITEMS}
 
@@ -280,6 +287,8 @@ def check_skip_and_previous(check, page):
 def check_killed_server(check, page):
     """An answer that is submitted while the server is down is stored once it is back, and once only."""
     expect(page.locator("#prompt")).to_contain_text("Say b.")
+    expect(page.locator("#prompt")).to_contain_text('calls get_weather: { "city": "Bern" }')
+    expect(page.locator("#prompt")).to_contain_text("Tools: 1")
     rank_and_rate(page, 2, (1, 1), 3)
     focus(page, "better")
     page.keyboard.press("0")

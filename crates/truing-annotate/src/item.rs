@@ -418,6 +418,17 @@ mod tests {
     }
 
     #[test]
+    fn labels_are_by_dimension() {
+        let labelled =
+            |labels: Value| item(json!({"responses": ["a"], "labels": labels}), ItemKind::Plain, "scale");
+        assert!(labelled(json!({"x": "y", "z": ["u", "v"]})).is_ok() && labelled(Value::Null).is_ok());
+        for wrong in [json!("math"), json!(["math"]), json!({"x": 3}), json!({"x": [3]})] {
+            let error = labelled(wrong).unwrap_err();
+            assert!(error.starts_with("items.jsonl:7: `labels` is "), "{error}");
+        }
+    }
+
+    #[test]
     fn the_digest_covers_what_is_shown() {
         let digest = |row| item(row, ItemKind::Plain, "scale").unwrap().digest;
         let base = digest(json!({"responses": ["a"]}));

@@ -261,6 +261,11 @@ fn person(app: &App, headers: &HeaderMap) -> Result<Person, Box<Response>> {
     found.cloned().ok_or_else(|| Box::new(problem(401, "the link is not known: ask for a new one")))
 }
 
+/// Reads a body that is not used, up to some size: a client that is still sending it would not hear the answer.
+async fn drain(body: Body, limit: usize) {
+    let _ = to_bytes(body, 4 * limit).await;
+}
+
 /// The body of a request, or what is wrong with it.
 async fn body(app: &App, request: Request) -> Result<Vec<u8>, Box<Response>> {
     let limit = app.max_body_bytes;
@@ -271,6 +276,7 @@ async fn body(app: &App, request: Request) -> Result<Vec<u8>, Box<Response>> {
         Box::new(problem(413, &message))
     };
     if said.is_some_and(|n_bytes: usize| n_bytes > limit) {
+        drain(request.into_body(), limit).await;
         return Err(too_large());
     }
     match to_bytes(request.into_body(), limit).await {
@@ -293,7 +299,10 @@ where
 {
     let person = match person(&app, request.headers()) {
         Ok(person) => person,
-        Err(response) => return *response,
+        Err(response) => {
+            drain(request.into_body(), app.max_body_bytes).await;
+            return *response;
+        }
     };
     let body = match body(&app, request).await {
         Ok(body) if body.is_empty() => b"{}".to_vec(),
@@ -366,7 +375,7 @@ fn refused(refusal: &Refusal) -> Response {
     };
     let mut body = json!({"error": {"message": refusal.to_string(), "code": code}});
     match refusal {
-        Refusal::Stale(stored) => body["stored"] = json!(stored.as_ref().map(|stored| &stored.entry)),
+        Refusal::Stale(stored) => body["stored"] = json!(stored),
         Refusal::Invalid(problem) => body["error"]["field"] = json!(problem.field),
         _ => {}
     }

@@ -74,6 +74,11 @@ fn known_items_come_at_their_share_unmarked_and_are_counted() {
         }
         let id = item["item"].as_str().unwrap().to_owned();
         assert_eq!(item["item"], server.next("ana")["item"], "until it is answered");
+        // Nor by its name, or by a count that only some items change.
+        let sent = server.post("/api/next", "ana", &json!({})).json();
+        let shown = sent["item"]["item"].as_str().unwrap();
+        assert!(shown.len() == 24 && shown.bytes().all(|byte| byte.is_ascii_hexdigit()), "{shown}");
+        assert!(!sent.to_string().contains(&format!("\"{id}\"")) && sent["progress"].get("open").is_none());
         let marks = ["gold", "attention", "expected", "kind"];
         assert!(marks.iter().all(|mark| item.get(mark).is_none()), "{item}");
         // Every second known item is answered wrongly.
