@@ -193,7 +193,7 @@ impl<'a> ItemRows<'a> {
         let mut responses = Vec::new();
         for (idx, response) in self.item.responses.iter().enumerate() {
             let mut row = json!({"content": response.text, "rank": order.ranks[idx]});
-            add(&mut row, "model", response.columns.get("model"));
+            add(&mut row, "model", response.model.as_ref());
             add(&mut row, "judge_score", response.score);
             add(&mut row, "score", order.scores.as_ref().map(|scores| scores[idx]));
             let mut by_aspect = Map::new();
@@ -223,8 +223,8 @@ impl<'a> ItemRows<'a> {
                     continue;
                 }
                 let mut row = self.pair(order.question, "ranking", &chosen.text, &rejected.text);
-                add(&mut row, "chosen_model", chosen.columns.get("model"));
-                add(&mut row, "rejected_model", rejected.columns.get("model"));
+                add(&mut row, "chosen_model", chosen.model.as_ref());
+                add(&mut row, "rejected_model", rejected.model.as_ref());
                 let scores = order.scores.as_ref().map(|scores| (scores[better], scores[worse]));
                 let contradicts = scores.is_some_and(|(chosen, rejected)| chosen < rejected);
                 counts.n_contradicting += usize::from(contradicts);

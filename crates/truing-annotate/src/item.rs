@@ -41,8 +41,8 @@ pub struct Response {
     pub score: Option<f64>,
     /// Digest of the text.
     pub digest: Digest,
-    /// The row's entry for it, with model, verdicts and so on.
-    pub columns: Map<String, Value>,
+    /// Which model wrote it, where the row says so.
+    pub model: Option<Value>,
 }
 
 /// What one annotation is about.
@@ -268,7 +268,8 @@ fn responses(columns: &Map<String, Value>, origin: &RowOrigin) -> Result<Vec<Res
         let text = ["content", "text", "response"].iter().find_map(|key| columns.get(*key)?.as_str());
         let text = text.ok_or_else(|| wrong(".content", entry))?.to_owned();
         let score = number(&columns, "score", |value| wrong(".score", value))?;
-        found.push(Response { digest: Digest::of_bytes(text.as_bytes()), text, score, columns });
+        let model = columns.get("model").cloned();
+        found.push(Response { digest: Digest::of_bytes(text.as_bytes()), text, score, model });
     }
     Ok(found)
 }

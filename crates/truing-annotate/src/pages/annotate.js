@@ -207,12 +207,13 @@ function showItem(next) {
 
 // Messages with their tool calls, and the tools that there are: names and arguments as text.
 function showPrompt() {
+  const asPart = (text) => make("div", {class: "text", text});
   const panel = (heading, ...texts) =>
-    make("div", {class: "panel"}, make("h2", {text: heading}), ...texts.map((text) => make("div", {class: "text", text})));
+    make("div", {class: "panel"}, make("h2", {text: heading}), ...texts.map(asPart));
   const asText = (value) => (typeof value === "string" ? value : JSON.stringify(value, null, 2));
   if (item.tools && item.tools.length) {
     const list = make("details", {class: "panel"}, make("summary", {text: "Tools: " + item.tools.length}));
-    list.append(...item.tools.map((tool) => make("div", {class: "text", text: asText(tool)})));
+    list.append(...item.tools.map((tool) => asPart(asText(tool))));
     at("prompt").append(list);
   }
   for (const message of item.prompt) {

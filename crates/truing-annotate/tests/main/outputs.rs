@@ -1,10 +1,10 @@
 //! Training data and the status of what people said.
 
 use serde_json::{Value, json};
-use truing_annotate::{Status, StoredProject, write_outputs};
+use truing_annotate::{Entry, EntryKind, JOURNAL, Status, StoredProject, write_outputs};
 use truing_data::{OnBadRow, SourceConfig, read_preferences, read_rows};
 
-use crate::setup::{Workshop, rows_of, submission};
+use crate::setup::{TestClock, Workshop, rows_of, submission};
 
 const QUESTIONS: &str = r#"
 [[question]]
@@ -235,6 +235,48 @@ fn equal_orders_agree_whatever_their_numbers_and_what_is_undefined_says_why() {
     }
     let after = alpha(&server.get("/api/status", "owner").json());
     assert_eq!((&after["estimate"]["value"], &after["undefined"]), (&json!(1.0), &Value::Null));
+}
+
+/// 1,500 items with two answers each, of which every fifth pair differs.
+#[test]
+fn the_interval_of_many_items_is_made_from_a_sample_of_them() {
+    let row = |id: usize| json!({"id": id, "prompt": format!("Say {id}."), "labels": {"q": "x"}});
+    let rows: Vec<Value> = (0..1_500).map(row).collect();
+    let question = "[[question]]\nname = \"q\"\nannotation_type = \"label\"\nlabels = [\"x\", \"y\"]\n";
+    let workshop = Workshop::new(question, &rows);
+    let (project, _) = workshop.open(TestClock::begin().0).unwrap();
+    let mut lines = String::new();
+    for (idx, item) in project.items().all.iter().enumerate() {
+        for (person, name) in ["ana", "ben"].into_iter().enumerate() {
+            let label = if (idx + usize::from(person == 1 && idx % 5 == 0)) % 2 == 0 { "x" } else { "y" };
+            let entry = Entry {
+                submission: format!("{name}-{idx}"),
+                annotator: name.into(),
+                item: item.id.clone(),
+                item_digest: item.digest,
+                version: 1,
+                kind: EntryKind::Answer,
+                answers: [("q".to_owned(), json!({"labels": [label]}))].into(),
+                order: Vec::new(),
+                started_ms: 0,
+                finished_ms: 1_000,
+                stored_unix_secs: 0.0,
+            };
+            lines += &(serde_json::to_string(&entry).unwrap() + "\n");
+        }
+    }
+    drop(project);
+    std::fs::write(workshop.path("project").join(JOURNAL), lines).unwrap();
+    let stored = StoredProject::read(&workshop.path("project")).unwrap();
+    let status = Status::of(&stored.items, &stored.records.by_item, &stored.config);
+    let alpha = &status.agreement[0];
+    let estimate = alpha.estimate.unwrap();
+    assert_eq!((estimate.n_units, alpha.n_resampled), (1_500, 1_000));
+    // 300 of 1,500 pairs differ, and both labels are as frequent: 1 - 0.2 / 0.5, but for the size of the sample.
+    assert!((estimate.value - 0.6).abs() < 1e-3, "{}", estimate.value);
+    // The deviation of alpha is that of a share of 0.2 of 1,500, times two: 0.0207.
+    let width = estimate.interval.high - estimate.interval.low;
+    assert!((width - 2.0 * 1.96 * 0.0207).abs() < 0.02, "{width}");
 }
 
 #[test]
