@@ -297,7 +297,8 @@ async fn answer<T>(
 where
     T: DeserializeOwned + Send + 'static,
 {
-    let person = match person(&app, request.headers()) {
+    let found = person(&app, request.headers());
+    let person = match found {
         Ok(person) => person,
         Err(response) => {
             drain(request.into_body(), app.max_body_bytes).await;

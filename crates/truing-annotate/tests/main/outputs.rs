@@ -248,7 +248,8 @@ fn the_interval_of_many_items_is_made_from_a_sample_of_them() {
     let mut lines = String::new();
     for (idx, item) in project.items().all.iter().enumerate() {
         for (person, name) in ["ana", "ben"].into_iter().enumerate() {
-            let label = if (idx + usize::from(person == 1 && idx % 5 == 0)) % 2 == 0 { "x" } else { "y" };
+            let flips = usize::from(person == 1 && idx.is_multiple_of(5));
+            let label = if (idx + flips).is_multiple_of(2) { "x" } else { "y" };
             let entry = Entry {
                 submission: format!("{name}-{idx}"),
                 annotator: name.into(),
