@@ -269,13 +269,13 @@ async fn drain(body: Body, limit: usize) {
 /// The body of a request, or what is wrong with it.
 async fn body(app: &App, request: Request) -> Result<Vec<u8>, Box<Response>> {
     let limit = app.max_body_bytes;
-    let said =
+    let said: Option<usize> =
         request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     let too_large = || {
         let message = format!("the answer has more than {limit} bytes: shorten its texts, or skip the item");
         Box::new(problem(413, &message))
     };
-    if said.is_some_and(|n_bytes: usize| n_bytes > limit) {
+    if said.is_some_and(|n_bytes| n_bytes > limit) {
         drain(request.into_body(), limit).await;
         return Err(too_large());
     }
