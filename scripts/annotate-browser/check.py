@@ -62,7 +62,14 @@ ITEMS = [
     {"id": "two", "priority": 2, "prompt": [{"role": "user", "content": "Name a soup."}],
      "responses": ["Minestrone.\r\nIt is hot.", "Bread."]},
     {"id": "skipped", "priority": 1, "prompt": "Say nothing.", "responses": ["", "a"]},
-    {"id": "last", "priority": 0, "prompt": "Say b.", "responses": ["b", "c"]},
+    {"id": "last", "priority": 0, "prompt": [
+        {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "content": "", "tool_calls": [{"id": "c1", "type": "function", "function": {
+            "name": "get_weather", "arguments": '{"city": "Bern"}'}}]},
+        {"role": "tool", "tool_call_id": "c1", "content": "sunny"},
+        {"role": "user", "content": "Say b."}],
+     "tools": [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}],
+     "responses": ["b", "c"]},
 ]
 TEXTS = {item["id"]: item["responses"] for item in ITEMS}
 
@@ -280,6 +287,8 @@ def check_skip_and_previous(check, page):
 def check_killed_server(check, page):
     """An answer that is submitted while the server is down is stored once it is back, and once only."""
     expect(page.locator("#prompt")).to_contain_text("Say b.")
+    expect(page.locator("#prompt")).to_contain_text('calls get_weather: { "city": "Bern" }')
+    expect(page.locator("#prompt")).to_contain_text("Tools: 1")
     rank_and_rate(page, 2, (1, 1), 3)
     focus(page, "better")
     page.keyboard.press("0")
@@ -317,7 +326,7 @@ def check_two_tabs(check):
     check.submit(first)
     assert check.last("ben", "three")["answers"]["preference"]["ranks"] == stored
     second.keyboard.press("Control+Enter")
-    expect(second.locator("#notice")).to_contain_text("Another answer to this item was stored")
+    expect(second.locator("#refused")).to_contain_text("Another answer to this item was stored")
     assert check.last("ben", "three")["version"] == 1
     second.get_by_role("button", name="Replace it with mine").click()
     expect(second.locator("#saved")).to_have_text("✓ saved")
@@ -364,6 +373,126 @@ def check_looks(check, folder):
     page.context.close()
 
 
+def check_edits_and_ways(check):
+    """Corrections of each response are kept; going back and forward stores nothing; a skip of an answer asks."""
+    page = check.open("ben")
+    expect(page.locator("#prompt")).to_contain_text("Name a soup.")
+    area = page.get_by_role("textbox", name="correction: corrected text")
+    focus(page, "correction")
+    page.keyboard.press("1")
+    page.keyboard.press("Enter")
+    page.keyboard.type("Typed. ")
+    page.keyboard.press("Escape")
+    typed = area.input_value()
+    assert "Typed." in typed, typed
+    page.keyboard.press("2")
+    assert "Typed." not in area.input_value()
+    for key in ("1", "Backspace", "1"):
+        page.keyboard.press(key)
+    assert area.input_value() == typed, area.input_value()
+    # The capital letter of Caps Lock is no Shift+S.
+    page.evaluate("document.dispatchEvent(new KeyboardEvent('keydown', {key: 'S', bubbles: true}))")
+    rank_and_rate(page, 2, (1, 2), 5)
+    focus(page, "better")
+    page.keyboard.press("1")
+    focus(page, "topic")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    assert pressed(page, "topic") == "history"
+    covered = page.evaluate(
+        "rows().every((row) => { row.element.focus(); row.element.scrollIntoView({block: 'nearest'});"
+        " const [low, high] = [row.element, at('actions')].map((part) => part.getBoundingClientRect());"
+        " return low.bottom <= high.top + 1 || row.element.offsetHeight > innerHeight - high.height; })")
+    assert covered, "the focused row is not under the footer"
+    check.submit(page)
+    expect(page.locator("#prompt")).to_contain_text("Say nothing.")
+    n_before = len(check.entries())
+    page.reload()
+    expect(page.locator("#prompt")).to_contain_text("Say nothing.")
+    page.keyboard.press("Shift+P")
+    expect(page.locator("#prompt")).to_contain_text("Name a soup.")
+    page.keyboard.press("Shift+S")
+    expect(page.locator("#notice")).to_contain_text("You have answered this item.")
+    page.get_by_role("button", name="Keep the answer").click()
+    page.keyboard.press("Shift+N")
+    expect(page.locator("#prompt")).to_contain_text("Say nothing.")
+    assert len(check.entries()) == n_before
+    return page
+
+
+def check_full_storage(check, page):
+    """A browser that can keep nothing more sends what is entered, says so, and does not freeze."""
+    page.evaluate(
+        "for (const size of [1 << 20, 1 << 12, 1 << 5]) try {"
+        " for (let n = 0; ; n += 1) localStorage.setItem('fill-' + size + '-' + n, 'x'.repeat(size)); } catch {}")
+    rank_and_rate(page, 2, (1, 2), 3)
+    focus(page, "better")
+    page.keyboard.press("1")
+    focus(page, "topic")
+    page.keyboard.press("2")
+    expect(page.locator("#storage")).to_contain_text("storage of this browser is full")
+    check.submit(page)
+    assert check.last("ben", "skipped")["answers"]["topic"] == {"labels": ["cooking"]}
+    expect(page.locator("#storage")).to_be_hidden()
+    page.evaluate("Object.keys(localStorage).filter((key) => key.startsWith('fill-'))"
+                  ".forEach((key) => localStorage.removeItem(key))")
+
+
+def check_refused_while_loading(check, page):
+    """What waits in the browser and is refused when the page loads stays on the page until the person decides."""
+    expect(page.locator("#prompt")).to_contain_text("Say b.")
+    page.keyboard.press("Shift+P")
+    expect(page.locator("#prompt")).to_contain_text("Say nothing.")
+    wait = ("([id, change]) => outbox.add({submission: id, item: item.item, item_digest: item.item_digest, version: 0,"
+            " skip: false, answers: {...item.answers, correction: {response: 1, text: 'Mine, ' + id}},"
+            " order: orderShown(), started_ms: 1, finished_ms: 2, ...change})")
+    page.evaluate(wait, ["stale", {}])
+    page.evaluate(wait, ["changed", {"item_digest": "00" * 32}])
+    for _ in range(2):
+        page.reload()
+        expect(page.locator("#prompt")).to_contain_text("Say b.")
+        refused = page.locator("#refused article")
+        expect(refused).to_have_count(2)
+    changed = refused.filter(has_text="Mine, changed")
+    expect(changed).to_contain_text("the item is another one than was shown")
+    changed.get_by_role("button", name="Copy text").click()
+    assert "Mine, changed" in page.evaluate("getSelection().toString()")
+    changed.get_by_role("button", name="Discard").click()
+    expect(refused).to_have_count(1)
+    expect(refused).to_contain_text("Another answer to this item was stored since")
+    refused.get_by_role("button", name="Replace it with mine").click()
+    expect(refused).to_have_count(0)
+    expect(page.locator("#saved")).to_have_text("✓ saved")
+    entry = check.last("ben", "skipped")
+    assert entry["version"] == 2 and entry["answers"]["correction"]["text"] == "Mine, stale", entry
+
+
+def check_two_waiting_tabs(check, page):
+    """Two tabs wait for a server that is down; whichever sends both answers, neither stays waiting."""
+    pages = [page, check.open("ben", page.context)]
+    for one, rank in zip(pages, (1, 2)):
+        expect(one.locator("#prompt")).to_contain_text("Say b.")
+        rank_and_rate(one, 2, (rank, 1), 3)
+        focus(one, "better")
+        one.keyboard.press("0")
+        focus(one, "topic")
+        one.keyboard.press(str(rank))
+    check.server.kill()
+    for one in pages:
+        one.keyboard.press("Control+Enter")
+        expect(one.locator("#saved")).to_contain_text("not saved yet")
+    check.server.start()
+    for one in pages:
+        expect(one.locator("#refused article")).to_have_count(1, timeout=40_000)
+        expect(one.locator("#saved")).not_to_contain_text("not saved yet")
+        assert one.evaluate("waiting === null && outbox.read().length === 0")
+    pages[1].get_by_role("button", name="Keep the stored answer").click()
+    for one in pages:
+        expect(one.locator("#refused article")).to_have_count(0)
+    assert check.last("ben", "last")["version"] == 1
+    page.context.close()
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("truing")
@@ -387,6 +516,10 @@ def main():
             check_two_tabs(check)
             check_adjudication(check)
             check_looks(check, folder)
+            page = check_edits_and_ways(check)
+            check_full_storage(check, page)
+            check_refused_while_loading(check, page)
+            check_two_waiting_tabs(check, page)
             browser.close()
         server.stop()
     finally:

@@ -226,7 +226,7 @@ impl Reading<'_> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Map, json};
+    use serde_json::json;
     use truing_store::Digest;
 
     use super::*;
@@ -236,7 +236,7 @@ mod tests {
             text: (*text).to_owned(),
             score: None,
             digest: Digest::of_bytes(text.as_bytes()),
-            columns: Map::new(),
+            model: None,
         };
         texts.iter().map(response).collect()
     }

@@ -98,6 +98,12 @@ impl Assignment {
         self.refresh(item);
     }
 
+    /// An item has an answer of someone who is no annotator any more.
+    pub(crate) fn count_other(&mut self, item: usize) {
+        self.n_taken[item] += 1;
+        self.refresh(item);
+    }
+
     /// Items that are open to an annotator.
     pub(crate) fn n_open(&self, annotator: usize) -> usize {
         self.queues[annotator].open.len()
@@ -162,6 +168,14 @@ mod tests {
         items.record(0, 1, true);
         items.record(1, 2, true);
         assert_eq!([0, 1, 2].map(|annotator| items.next(annotator, at(0))), [Some(2), None, None]);
+    }
+
+    #[test]
+    fn an_answer_of_someone_who_left_counts() {
+        let mut items = Assignment::new(2, 2, 2, LEASE);
+        items.count_other(0);
+        items.record(0, 0, true);
+        assert_eq!([items.next(0, at(0)), items.next(1, at(0))], [Some(1), Some(1)]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What the answers of several people to one item come to: whether they disagree, and their joint answer.
 //!
-//! The decision of an adjudicator is final. Without one, ranks and ratings are averaged, and labels need more votes
-//! than any other; edits stand side by side.
+//! The decision of an adjudicator is final; where it has no edit, the edits of the annotators stand. Without one, ranks
+//! and ratings are averaged, and labels need more votes than any other; edits stand side by side.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -3,6 +3,7 @@
 //! An item has rows once it is complete and nobody has to decide it any more. Files are replaced whole, so a reader
 //! finds the old rows or the new ones.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -44,8 +45,10 @@ pub struct OutputCounts {
     pub n_sft: usize,
     /// Rows with labels.
     pub n_labels: usize,
-    /// Complete items whose order cannot be learnt: equal texts in different ranks, or an empty text before another.
+    /// Orders of complete items that cannot be learnt: equal texts in different ranks, or an empty text before another.
     pub n_unusable: usize,
+    /// Pairs whose scores are in another order than the ranks; they have no scores.
+    pub n_contradicting: usize,
     /// Complete label questions without a majority.
     pub n_tied_labels: usize,
 }
@@ -65,7 +68,7 @@ pub fn write_outputs(
     for (item, record) in items.all[..items.n_plain].iter().zip(records) {
         let Some(stored) = deciding(item, record, config) else { continue };
         counts.n_items += 1;
-        let rows = ItemRows { item, stored: &stored, config };
+        let rows = ItemRows { item, record, stored: &stored, config };
         rows.preferences(&mut files, &mut counts)?;
         rows.edits(&mut files, &mut counts)?;
         rows.labels(&mut files, &mut counts)?;
@@ -110,66 +113,130 @@ impl Files {
 /// An item with the entries that decide it.
 struct ItemRows<'a> {
     item: &'a Item,
+    record: &'a ItemRecord,
     stored: &'a [&'a Arc<Stored>],
     config: &'a AnnotateConfig,
 }
 
-impl ItemRows<'_> {
-    fn question(&self, kinds: &[AnnotationType]) -> Option<&Question> {
+/// A question with the mean ratings of each response, by aspect.
+type Rated<'a> = (&'a Question, BTreeMap<String, Vec<f64>>);
+
+/// An order of the responses by one question, and the scores that stand beside it.
+struct Order<'a> {
+    question: &'a Question,
+    /// 1 the best; means may lie between.
+    ranks: Vec<f64>,
+    scores: Option<Vec<f64>>,
+}
+
+impl<'a> ItemRows<'a> {
+    fn questions(&self, kinds: &'static [AnnotationType]) -> impl Iterator<Item = &'a Question> + use<'a> {
         let n_responses = self.item.responses.len();
-        let fits =
-            |question: &&Question| kinds.contains(&question.annotation_type) && question.applies(n_responses);
-        self.config.question.iter().find(fits)
+        let asked = self.config.question.iter();
+        asked.filter(move |question| {
+            kinds.contains(&question.annotation_type) && question.applies(n_responses)
+        })
     }
 
-    /// The group and its pairs, by the ranking, else by the ratings.
+    /// The mean ratings of each question with ratings, by aspect.
+    fn ratings(&self) -> Vec<Rated<'a>> {
+        let rated = self.questions(&[AnnotationType::Scale]);
+        let rated = rated.map(|question| (question, mean_ratings(self.stored, question)));
+        rated.filter(|(_, ratings)| !ratings.is_empty()).collect()
+    }
+
+    /// The orders by each ranking, else by the ratings of each question. The scores beside a ranking are those of the
+    /// first question with ratings.
+    fn orders(&self, ratings: &[Rated<'a>]) -> Vec<Order<'a>> {
+        let n = self.item.responses.len();
+        let mean = |of: &BTreeMap<String, Vec<f64>>| -> Vec<f64> {
+            (0..n).map(|idx| of.values().map(|points| points[idx]).sum::<f64>() / of.len() as f64).collect()
+        };
+        let scores = ratings.first().map(|(_, of)| mean(of));
+        let by_rank = |question: &'a Question| {
+            let ranks = mean_ranks(self.stored, question)?;
+            Some(Order { question, ranks, scores: scores.clone() })
+        };
+        let rankings = self.questions(&[AnnotationType::Ranking, AnnotationType::Pairwise]);
+        let ranked: Vec<Order<'a>> = rankings.filter_map(by_rank).collect();
+        if !ranked.is_empty() {
+            return ranked;
+        }
+        let by_score = |(question, of): &Rated<'a>| {
+            let scores = mean(of);
+            Order {
+                question: *question,
+                ranks: scores.iter().map(|score| -score).collect(),
+                scores: Some(scores),
+            }
+        };
+        ratings.iter().map(by_score).collect()
+    }
+
+    /// The groups and their pairs.
     fn preferences(&self, files: &mut Files, counts: &mut OutputCounts) -> Result<(), AnnotateError> {
-        let item = self.item;
-        let ratings =
-            self.question(&[AnnotationType::Scale]).map(|question| mean_ratings(self.stored, question));
-        let ratings = ratings.filter(|ratings| !ratings.is_empty());
-        let scores: Option<Vec<f64>> = ratings.as_ref().map(|ratings| {
-            let of_response = |idx: usize| ratings.values().map(|of_aspect| of_aspect[idx]).sum::<f64>();
-            (0..item.responses.len()).map(|idx| of_response(idx) / ratings.len() as f64).collect()
-        });
-        let ranking = self.question(&[AnnotationType::Ranking, AnnotationType::Pairwise]);
-        let ranks = ranking.and_then(|question| mean_ranks(self.stored, question));
-        let by_score = || scores.as_ref().map(|scores| scores.iter().map(|score| -score).collect());
-        let Some(ranks) = ranks.or_else(by_score) else { return Ok(()) };
-        if item.responses.len() < 2 {
+        if self.item.responses.len() < 2 {
             return Ok(());
         }
-        if !self.can_be_learnt(&ranks) {
-            counts.n_unusable += 1;
-            return Ok(());
+        let ratings = self.ratings();
+        for order in self.orders(&ratings) {
+            if !self.can_be_learnt(&order.ranks) {
+                counts.n_unusable += 1;
+                continue;
+            }
+            files.write(RANKED, &self.group(&order, &ratings))?;
+            counts.n_ranked += 1;
+            self.pairs(&order, files, counts)?;
         }
+        Ok(())
+    }
+
+    /// All responses with rank, scores and models. An aspect that two questions have is named with its question.
+    fn group(&self, order: &Order<'_>, ratings: &[Rated<'_>]) -> Value {
+        let n_with = |aspect: &String| ratings.iter().filter(|(_, of)| of.contains_key(aspect)).count();
         let mut responses = Vec::new();
-        for (idx, response) in item.responses.iter().enumerate() {
-            let mut row = json!({"content": response.text, "rank": ranks[idx]});
-            add(&mut row, "model", response.columns.get("model"));
+        for (idx, response) in self.item.responses.iter().enumerate() {
+            let mut row = json!({"content": response.text, "rank": order.ranks[idx]});
+            add(&mut row, "model", response.model.as_ref());
             add(&mut row, "judge_score", response.score);
-            add(&mut row, "score", scores.as_ref().map(|scores| scores[idx]));
-            let by_aspect = |(aspect, points): (&String, &Vec<f64>)| (aspect.clone(), json!(points[idx]));
-            add(
-                &mut row,
-                "scores",
-                ratings.as_ref().map(|all| all.iter().map(by_aspect).collect::<Map<_, _>>()),
-            );
+            add(&mut row, "score", order.scores.as_ref().map(|scores| scores[idx]));
+            let mut by_aspect = Map::new();
+            for (question, of) in ratings {
+                for (aspect, points) in of {
+                    let is_shared = n_with(aspect) > 1;
+                    let name = if is_shared { format!("{}.{aspect}", question.name) } else { aspect.clone() };
+                    by_aspect.insert(name, json!(points[idx]));
+                }
+            }
+            add(&mut row, "scores", (!by_aspect.is_empty()).then_some(by_aspect));
             responses.push(row);
         }
-        files.write(RANKED, &self.row(json!({"responses": responses})))?;
-        counts.n_ranked += 1;
-        for (better, chosen) in item.responses.iter().enumerate() {
-            for (worse, rejected) in item.responses.iter().enumerate() {
-                if ranks[better] < ranks[worse] {
-                    let mut row = self.pair("ranking", &chosen.text, &rejected.text);
-                    add(&mut row, "chosen_model", chosen.columns.get("model"));
-                    add(&mut row, "rejected_model", rejected.columns.get("model"));
-                    add(&mut row, "chosen_score", scores.as_ref().map(|scores| scores[better]));
-                    add(&mut row, "rejected_score", scores.as_ref().map(|scores| scores[worse]));
-                    files.write(PREFERENCES, &row)?;
-                    counts.n_pairs += 1;
+        self.row(order.question, json!({"responses": responses}))
+    }
+
+    /// A pair of every two responses of different ranks.
+    fn pairs(
+        &self,
+        order: &Order<'_>,
+        files: &mut Files,
+        counts: &mut OutputCounts,
+    ) -> Result<(), AnnotateError> {
+        for (better, chosen) in self.item.responses.iter().enumerate() {
+            for (worse, rejected) in self.item.responses.iter().enumerate() {
+                if order.ranks[better] >= order.ranks[worse] {
+                    continue;
                 }
+                let mut row = self.pair(order.question, "ranking", &chosen.text, &rejected.text);
+                add(&mut row, "chosen_model", chosen.model.as_ref());
+                add(&mut row, "rejected_model", rejected.model.as_ref());
+                let scores = order.scores.as_ref().map(|scores| (scores[better], scores[worse]));
+                let contradicts = scores.is_some_and(|(chosen, rejected)| chosen < rejected);
+                counts.n_contradicting += usize::from(contradicts);
+                let scores = scores.filter(|_| !contradicts);
+                add(&mut row, "chosen_score", scores.map(|(chosen, _)| chosen));
+                add(&mut row, "rejected_score", scores.map(|(_, rejected)| rejected));
+                files.write(PREFERENCES, &row)?;
+                counts.n_pairs += 1;
             }
         }
         Ok(())
@@ -187,24 +254,41 @@ impl ItemRows<'_> {
 
     /// Each edit as a row for SFT and, where something was changed, as a pair with what it was made of.
     fn edits(&self, files: &mut Files, counts: &mut OutputCounts) -> Result<(), AnnotateError> {
-        let Some(question) = self.question(&[AnnotationType::Edit]) else { return Ok(()) };
-        for answer in answers_to(self.stored, question) {
-            let Answer::Edit(EditedResponse { response, text }) = answer else { continue };
-            let mut messages = self.item.prompt.messages.clone();
-            // Only the edited answer is learnt.
-            let of_model = messages.iter_mut().filter(|message| message.role == Role::Assistant);
-            of_model.for_each(|message| message.weight = Some(0.0));
-            messages.push(Message::new(Role::Assistant, text.as_str()));
-            let mut row = json!({"id": self.item.id, "messages": messages});
-            let tools = &self.item.prompt.tools;
-            add(&mut row, "tools", (!tools.is_empty()).then_some(tools));
-            files.write(SFT, &row)?;
-            counts.n_sft += 1;
-            let original = &self.item.responses[*response].text;
-            if original != text {
-                files.write(PREFERENCES, &self.pair("edit", text, original))?;
-                counts.n_pairs += 1;
+        for question in self.questions(&[AnnotationType::Edit]) {
+            // A decision without an edit leaves those of the annotators.
+            let of_all: Vec<&Arc<Stored>> = self.record.answers().collect();
+            let is_edited = answers_to(self.stored, question).next().is_some();
+            let stored = if is_edited { self.stored } else { &of_all[..] };
+            for answer in answers_to(stored, question) {
+                if let Answer::Edit(edit) = answer {
+                    self.edit(question, edit, files, counts)?;
+                }
             }
+        }
+        Ok(())
+    }
+
+    fn edit(
+        &self,
+        question: &Question,
+        EditedResponse { response, text }: &EditedResponse,
+        files: &mut Files,
+        counts: &mut OutputCounts,
+    ) -> Result<(), AnnotateError> {
+        let mut messages = self.item.prompt.messages.clone();
+        // Only the edited answer is learnt.
+        let of_model = messages.iter_mut().filter(|message| message.role == Role::Assistant);
+        of_model.for_each(|message| message.weight = Some(0.0));
+        messages.push(Message::new(Role::Assistant, text.as_str()));
+        let mut row = json!({"id": self.item.id, "messages": messages, "question": question.name});
+        let tools = &self.item.prompt.tools;
+        add(&mut row, "tools", (!tools.is_empty()).then_some(tools));
+        files.write(SFT, &row)?;
+        counts.n_sft += 1;
+        let original = &self.item.responses[*response].text;
+        if original != text {
+            files.write(PREFERENCES, &self.pair(question, "edit", text, original))?;
+            counts.n_pairs += 1;
         }
         Ok(())
     }
@@ -233,15 +317,16 @@ impl ItemRows<'_> {
         Ok(())
     }
 
-    fn pair(&self, source: &str, chosen: &str, rejected: &str) -> Value {
+    fn pair(&self, question: &Question, source: &str, chosen: &str, rejected: &str) -> Value {
         let [chosen, rejected] =
             [chosen, rejected].map(|text| json!([{"role": "assistant", "content": text}]));
-        self.row(json!({"chosen": chosen, "rejected": rejected, "source": source}))
+        self.row(question, json!({"chosen": chosen, "rejected": rejected, "source": source}))
     }
 
-    /// A row about the item.
-    fn row(&self, fields: Value) -> Value {
-        let mut row = json!({"id": self.item.id, "prompt": self.item.prompt.messages});
+    /// A row about the item, made of the answers to a question.
+    fn row(&self, question: &Question, fields: Value) -> Value {
+        let mut row =
+            json!({"id": self.item.id, "prompt": self.item.prompt.messages, "question": question.name});
         let tools = &self.item.prompt.tools;
         add(&mut row, "tools", (!tools.is_empty()).then_some(tools));
         if let (Some(row), Value::Object(fields)) = (row.as_object_mut(), fields) {

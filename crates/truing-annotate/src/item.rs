@@ -41,8 +41,8 @@ pub struct Response {
     pub score: Option<f64>,
     /// Digest of the text.
     pub digest: Digest,
-    /// The row's entry for it, with model, verdicts and so on.
-    pub columns: Map<String, Value>,
+    /// Which model wrote it, where the row says so.
+    pub model: Option<Value>,
 }
 
 /// What one annotation is about.
@@ -165,6 +165,7 @@ impl Item {
     ) -> Result<Self, AnnotateError> {
         let PromptRow { prompt, columns } = row;
         let responses = responses(&columns, &origin)?;
+        check_labels(&columns, &origin)?;
         let shown = Shown {
             prompt: &prompt,
             responses: responses.iter().map(|response| response.text.as_str()).collect(),
@@ -218,6 +219,13 @@ impl Item {
                         config.question.iter().map(|question| question.name.as_str()).collect();
                     problem(name.clone(), "not a question".into(), format!("one of {}", names.join(", ")))
                 })?;
+            let n = self.responses.len();
+            if !question.applies(n) {
+                let asked = config.question.iter().filter(|question| question.applies(n));
+                let names: Vec<&str> = asked.map(|question| question.name.as_str()).collect();
+                let found = format!("an answer to a question that is not asked about {n} responses");
+                return Err(problem(name.clone(), found, format!("one of {}", names.join(", "))));
+            }
             let answer = Answer::read(question, &self.responses, value)
                 .map_err(|wrong| problem(wrong.field, wrong.found, wrong.expected))?;
             Ok((name.clone(), answer))
@@ -260,9 +268,25 @@ fn responses(columns: &Map<String, Value>, origin: &RowOrigin) -> Result<Vec<Res
         let text = ["content", "text", "response"].iter().find_map(|key| columns.get(*key)?.as_str());
         let text = text.ok_or_else(|| wrong(".content", entry))?.to_owned();
         let score = number(&columns, "score", |value| wrong(".score", value))?;
-        found.push(Response { digest: Digest::of_bytes(text.as_bytes()), text, score, columns });
+        let model = columns.get("model").cloned();
+        found.push(Response { digest: Digest::of_bytes(text.as_bytes()), text, score, model });
     }
     Ok(found)
+}
+
+/// Labels are by dimension, as `truing label` writes them: a text, or a list of texts.
+fn check_labels(columns: &Map<String, Value>, origin: &RowOrigin) -> Result<(), AnnotateError> {
+    let Some(labels) = columns.get("labels").filter(|value| !value.is_null()) else { return Ok(()) };
+    let is_label = |value: &Value| match value {
+        Value::Array(all) => all.iter().all(Value::is_string),
+        other => other.is_string() || other.is_null(),
+    };
+    if labels.as_object().is_some_and(|labels| labels.values().all(is_label)) {
+        return Ok(());
+    }
+    let expected =
+        "an object of labels by question, texts or lists of texts, such as {\"ability\": \"math\"}";
+    Err(bad(origin, "labels", labels.to_string(), expected.into()))
 }
 
 /// A finite number of a field that may be missing.
@@ -392,6 +416,17 @@ mod tests {
         );
         let error = with(json!({"q": {"ranks": [2]}})).unwrap_err();
         assert!(error.contains("`expected.q.ranks` is [2]; expected"), "{error}");
+    }
+
+    #[test]
+    fn labels_are_by_dimension() {
+        let labelled =
+            |labels: Value| item(json!({"responses": ["a"], "labels": labels}), ItemKind::Plain, "scale");
+        assert!(labelled(json!({"x": "y", "z": ["u", "v"]})).is_ok() && labelled(Value::Null).is_ok());
+        for wrong in [json!("math"), json!(["math"]), json!({"x": 3}), json!({"x": [3]})] {
+            let error = labelled(wrong).unwrap_err();
+            assert!(error.starts_with("items.jsonl:7: `labels` is "), "{error}");
+        }
     }
 
     #[test]

@@ -2,11 +2,11 @@
 //!
 //! An answer is acknowledged only after its line is on the disk (fsync). A process that is killed while it writes
 //! leaves a last line without its end; that answer was never acknowledged, its browser sends it again, and the line is
-//! cut off when the journal is opened.
+//! cut off when the journal is opened. A last line that lacks only its line feed is an answer, and is kept.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write as _};
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -86,14 +86,26 @@ impl Journal {
             // Also makes the name durable.
             atomic::write(path, b"")?;
         }
-        let (entries, n_whole, n_cut_bytes) = read_lines(path)?;
+        let Lines { entries, n_whole, n_torn: n_cut_bytes, is_ended } = read_lines(path)?;
         let file = OpenOptions::new().append(true).open(path).map_err(StoreError::io("open", path))?;
-        if n_cut_bytes > 0 {
-            file.set_len(n_whole).map_err(StoreError::io("write", path))?;
-            file.sync_all().map_err(StoreError::io("write", path))?;
-        }
-        let journal = Self { path: path.to_path_buf(), file, n_bytes: n_whole, is_broken: false };
+        let mut journal = Self { path: path.to_path_buf(), file, n_bytes: n_whole, is_broken: false };
+        journal.mend(n_cut_bytes, is_ended).map_err(StoreError::io("write", path))?;
         Ok(OpenedJournal { journal, entries, n_cut_bytes })
+    }
+
+    /// Cuts an unfinished line off, and ends one that lacks only its line feed.
+    fn mend(&mut self, n_cut_bytes: u64, is_ended: bool) -> std::io::Result<()> {
+        if n_cut_bytes > 0 {
+            self.file.set_len(self.n_bytes)?;
+        }
+        if !is_ended {
+            self.file.write_all(b"\n")?;
+            self.n_bytes += 1;
+        }
+        if n_cut_bytes > 0 || !is_ended {
+            self.file.sync_all()?;
+        }
+        Ok(())
     }
 
     /// The entries of a journal that another process may be writing.
@@ -101,7 +113,7 @@ impl Journal {
     /// # Errors
     /// When the file cannot be read, or a whole line is no entry.
     pub fn read(path: &Path) -> Result<Vec<Entry>, AnnotateError> {
-        Ok(read_lines(path)?.0)
+        Ok(read_lines(path)?.entries)
     }
 
     /// Appends an entry and waits until it is on the disk.
@@ -130,28 +142,59 @@ impl Journal {
     }
 }
 
-/// The entries, the bytes of whole lines, and the bytes after them. A missing file has none.
-fn read_lines(path: &Path) -> Result<(Vec<Entry>, u64, u64), AnnotateError> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+/// What a journal holds.
+#[derive(Default)]
+struct Lines {
+    entries: Vec<Entry>,
+    /// Bytes of the entries.
+    n_whole: u64,
+    /// Bytes after them, of an unfinished line.
+    n_torn: u64,
+    /// Whether the last entry has its line feed.
+    is_ended: bool,
+}
+
+/// Reads a journal line by line. A missing file has none.
+fn read_lines(path: &Path) -> Result<Lines, AnnotateError> {
+    let mut lines = Lines { is_ended: true, ..Lines::default() };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(lines),
         Err(error) => return Err(StoreError::io("read", path)(error).into()),
     };
-    let n_whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
-    let mut entries = Vec::new();
-    for (idx, line) in bytes[..n_whole].split_inclusive(|&byte| byte == b'\n').enumerate() {
-        let entry = serde_json::from_slice(line).map_err(|error| AnnotateError::BadJournal {
-            path: path.to_path_buf(),
-            line: idx + 1,
-            reason: format!("is damaged ({error}); expected an answer as JSON, as it was acknowledged"),
-        })?;
-        entries.push(entry);
+    let mut reader = BufReader::new(file);
+    let mut bytes = Vec::new();
+    while reader.read_until(b'\n', &mut bytes).map_err(StoreError::io("read", path))? > 0 {
+        let line = bytes.strip_suffix(b"\n");
+        match serde_json::from_slice(line.unwrap_or(&bytes)) {
+            Ok(entry) => {
+                lines.entries.push(entry);
+                lines.n_whole += bytes.len() as u64;
+                lines.is_ended = line.is_some();
+            }
+            Err(_) if line.is_none() => lines.n_torn = bytes.len() as u64,
+            Err(error) => return Err(damaged(path, lines.entries.len() + 1, &error)),
+        }
+        bytes.clear();
     }
-    Ok((entries, n_whole as u64, (bytes.len() - n_whole) as u64))
+    Ok(lines)
+}
+
+/// The error of a line that is no entry, with the column in that line.
+fn damaged(path: &Path, line: usize, error: &serde_json::Error) -> AnnotateError {
+    let text = error.to_string();
+    let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
+    let reason = format!(
+        "is damaged ({what}, column {}); expected an answer as JSON, as it was acknowledged",
+        error.column()
+    );
+    AnnotateError::BadJournal { path: path.to_path_buf(), line, reason }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use serde_json::json;
 
     use super::*;
@@ -195,7 +238,7 @@ mod tests {
         let path = folder.path().join("annotations.jsonl");
         let line = |n| serde_json::to_string(&entry(n)).unwrap() + "\n";
         let (first, second) = (line(1), line(2));
-        for n_left in 0..second.len() {
+        for n_left in 0..second.len() - 1 {
             fs::write(&path, format!("{first}{}", String::from_utf8_lossy(&second.as_bytes()[..n_left])))
                 .unwrap();
             let n_torn = fs::metadata(&path).unwrap().len() - first.len() as u64;
@@ -208,6 +251,19 @@ mod tests {
     }
 
     #[test]
+    fn a_last_line_that_lacks_only_its_end_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("annotations.jsonl");
+        let line = |n| serde_json::to_string(&entry(n)).unwrap();
+        fs::write(&path, format!("{}\n{}", line(1), line(2))).unwrap();
+        assert_eq!(Journal::read(&path).unwrap(), [entry(1), entry(2)]);
+        let mut opened = Journal::open(&path).unwrap();
+        assert_eq!((opened.entries.len(), opened.n_cut_bytes), (2, 0));
+        opened.journal.append(&entry(3)).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n{}\n{}\n", line(1), line(2), line(3)));
+    }
+
+    #[test]
     fn a_damaged_line_is_an_error_with_its_number() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("annotations.jsonl");
@@ -217,6 +273,7 @@ mod tests {
             fs::write(&path, &text).unwrap();
             let error = Journal::open(&path).unwrap_err().to_string();
             assert!(error.contains("annotations.jsonl:2: is damaged"), "{error}");
+            assert!(error.contains(", column ") && !error.contains("at line"), "{error}");
             assert_eq!(fs::read_to_string(&path).unwrap(), text, "nothing is changed");
         }
     }

@@ -26,8 +26,14 @@ pub struct JudgeCalibration {
 }
 
 impl JudgeCalibration {
-    /// The judges' scores or labels of the data against a question; `None` where there are none.
-    pub(crate) fn of(question: &Question, judged: &[Judged<'_>], bootstrap: Bootstrap) -> Option<Self> {
+    /// The judges' scores or labels of the data against a question; `None` where there are none. Of more than `n_most`
+    /// items a sample is resampled.
+    pub(crate) fn of(
+        question: &Question,
+        judged: &[Judged<'_>],
+        bootstrap: Bootstrap,
+        n_most: usize,
+    ) -> Option<Self> {
         let mut found = Self { question: question.name.clone(), agreement: None, rank_correlation: None };
         match question.annotation_type {
             AnnotationType::Ranking | AnnotationType::Pairwise => {
@@ -41,7 +47,7 @@ impl JudgeCalibration {
             AnnotationType::Scale => {
                 let rated = judged.iter().filter_map(|(item, stored)| judged_ratings(item, stored, question));
                 let rated: Vec<Vec<(f64, f64)>> = rated.collect();
-                found.rank_correlation = bootstrap.estimate(rated.len(), |drawn| {
+                found.rank_correlation = bootstrap.estimate_of_many(rated.len(), n_most, |drawn| {
                     let (judge, people): (Vec<f64>, Vec<f64>) =
                         drawn.iter().flat_map(|&item| rated[item].iter().copied()).unzip();
                     spearman(&judge, &people)

@@ -19,6 +19,7 @@ mod records;
 mod server;
 mod state;
 mod status;
+mod stored;
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -33,9 +34,10 @@ pub use item::{Item, ItemKind, Items, Response};
 pub use journal::{Entry, EntryKind, Journal, OpenedJournal};
 pub use judges::JudgeCalibration;
 pub use people::{MakeToken, NewLink, People, Person, Role};
-pub use project::{JOURNAL, OpenedProject, Project, Refusal, StoredProject, Submission};
+pub use project::{JOURNAL, OpenedProject, Project, Refusal, Submission};
 pub use records::{ItemRecord, Records, Stored};
 pub use status::{AnnotatorStatus, Measured, Progress, Status};
+pub use stored::StoredProject;
 
 /// How a project is served.
 #[derive(Debug, Clone, Copy)]

@@ -54,14 +54,18 @@ pub type MakeToken<'a> = &'a mut dyn FnMut() -> io::Result<String>;
 
 /// Everyone with a token.
 #[derive(Debug, Clone)]
-pub struct People(Vec<Person>);
+pub struct People {
+    all: Vec<Person>,
+    /// Digests of the tokens that the recipe does not give, by name, where some are new.
+    to_keep: Option<BTreeMap<String, String>>,
+}
 
 impl People {
     /// The people of a recipe. Whoever has no token in it, nor in the project's folder, gets a new one, and so do those
-    /// whose names are in `renew`.
+    /// whose names are in `renew`. New ones hold from now on, and are forgotten unless [`People::keep`] follows.
     ///
     /// # Errors
-    /// When the digests cannot be read or written, two people have one token, or a name of `renew` is nobody's or has
+    /// When the digests cannot be read, two people have one token, or a name of `renew` is nobody's or has
     /// its token in the recipe.
     pub fn open(
         config: &AnnotateConfig,
@@ -94,12 +98,27 @@ impl People {
             }
             people.push(Person { name, role, idx, digest });
         }
-        if !links.is_empty() {
-            let digests: BTreeMap<&String, String> =
-                kept.iter().map(|(name, digest)| (name, digest.to_hex().to_string())).collect();
-            atomic::write_json(&path, &digests)?;
+        let digests = || kept.into_iter().map(|(name, digest)| (name, digest.to_hex().to_string())).collect();
+        let to_keep = (!links.is_empty()).then(digests);
+        Ok((Self { all: people, to_keep }, links))
+    }
+
+    /// Writes the digests of new tokens to the project's folder. Called once their links were shown: a link that nobody
+    /// has seen is made anew at the next start.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn keep(&self, folder: &Path) -> Result<(), AnnotateError> {
+        if let Some(digests) = &self.to_keep {
+            atomic::write_json(&folder.join(FILE_NAME), digests)?;
         }
-        Ok((Self(people), links))
+        Ok(())
+    }
+
+    /// A secret of the project: the digest of the owner's token.
+    #[must_use]
+    pub(crate) fn secret(&self) -> Option<&[u8; 32]> {
+        self.all.iter().find(|person| person.role == Role::Owner).map(|person| person.digest.as_bytes())
     }
 
     /// Whose token it is. Digests are compared, all of them and in constant time: how long it takes says nothing of a
@@ -107,7 +126,7 @@ impl People {
     #[must_use]
     pub fn find(&self, token: &str) -> Option<&Person> {
         let digest = blake3::hash(token.as_bytes());
-        self.0.iter().fold(None, |found, person| if person.digest == digest { Some(person) } else { found })
+        self.all.iter().fold(None, |found, person| if person.digest == digest { Some(person) } else { found })
     }
 }
 
@@ -162,6 +181,8 @@ mod tests {
             Ok::<_, io::Error>(format!("token-{n_made}"))
         };
         let (people, links) = People::open(&config, folder.path(), &[], &mut make).unwrap();
+        assert!(!folder.path().join(FILE_NAME).exists(), "a link that was not shown is not kept");
+        people.keep(folder.path()).unwrap();
         let named: Vec<(&str, Role)> = links.iter().map(|link| (&*link.name, link.role)).collect();
         assert_eq!(named, [("ana", Role::Annotator), ("eve", Role::Adjudicator), ("owner", Role::Owner)]);
         let find = |people: &People, token: &str| people.find(token).map(|person| person.name.clone());
@@ -173,6 +194,7 @@ mod tests {
 
         let (people, links) = People::open(&config, folder.path(), &["ana".into()], &mut make).unwrap();
         assert_eq!(links.len(), 1);
+        people.keep(folder.path()).unwrap();
         assert_eq!((find(&people, "token-1"), find(&people, "token-4").as_deref()), (None, Some("ana")));
         assert_eq!(find(&people, "token-2").as_deref(), Some("eve"));
         let unknown = People::open(&config, folder.path(), &["bob".into()], &mut make);

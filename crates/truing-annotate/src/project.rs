@@ -1,8 +1,8 @@
 //! A project at work: who gets which item, and what becomes of a submission.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +24,10 @@ use crate::state::{Annotator, State, key_of};
 
 /// The journal, in the project's folder. Everything else is made of it.
 pub const JOURNAL: &str = "annotations.jsonl";
+/// Hexadecimal digits of an item's name in the pages.
+const SHOWN_DIGITS: usize = 24;
+/// Items that a warning names.
+const MAX_NAMED: usize = 5;
 /// Longest name that a browser may give a submission, in bytes.
 const MAX_SUBMISSION: usize = 100;
 
@@ -32,6 +36,7 @@ pub struct Project {
     config: AnnotateConfig,
     items: Items,
     people: People,
+    shown_ids: ShownIds,
     guidelines: String,
     clock: Arc<dyn Clock>,
     folder: RunDirectory,
@@ -42,7 +47,7 @@ pub struct Project {
 pub struct OpenedProject {
     /// The project.
     pub project: Project,
-    /// Links that were made now.
+    /// Links that were made now; [`Project::keep_links`] keeps them.
     pub links: Vec<NewLink>,
     /// What was found in the journal.
     pub warnings: Vec<String>,
@@ -85,7 +90,7 @@ pub enum Refusal {
     OtherItem,
     /// Another tab or adjudicator was first.
     #[error("another answer was stored since this one was begun")]
-    Stale(Option<Arc<Stored>>),
+    Stale(Option<Value>),
     /// An answer that does not fit.
     #[error(transparent)]
     Invalid(#[from] AnswerProblem),
@@ -95,6 +100,25 @@ pub enum Refusal {
     /// The disk.
     #[error(transparent)]
     Failed(Box<AnnotateError>),
+}
+
+/// The names of items that pages see: the names of the data may tell gold items and attention checks from others.
+struct ShownIds {
+    all: Vec<String>,
+    places: HashMap<String, usize>,
+}
+
+impl ShownIds {
+    fn new(items: &Items, people: &People) -> Self {
+        let secret = people.secret().map_or(&[][..], |secret| secret.as_slice());
+        let shown = |item: &Item| {
+            let digest = Digest::of_bytes(&[secret, item.id.as_bytes()].concat());
+            digest.to_string()[..SHOWN_DIGITS].to_owned()
+        };
+        let all: Vec<String> = items.all.iter().map(shown).collect();
+        let places = all.iter().enumerate().map(|(idx, id)| (id.clone(), idx)).collect();
+        Self { all, places }
+    }
 }
 
 impl From<AnnotateError> for Refusal {
@@ -121,33 +145,35 @@ impl Project {
         let guidelines = config.guidelines.as_deref().map(read_text).transpose()?.unwrap_or_default();
         let record = inputs(&config, &items)?;
         let recipe = config.to_toml();
-        let (folder, is_new) = RunDirectory::open_or_create(&config.output_dir, &recipe, &record, &[])?;
+        // Everything that can be wrong is found before a file of an earlier start is replaced.
+        let begun = RunDirectory::open_begun(&config.output_dir, &[])?;
+        let (people, links) = People::open(&config, &config.output_dir, renew, make_token)?;
+        let is_new = begun.is_none();
+        let folder = match begun {
+            Some(folder) => folder,
+            None => RunDirectory::create(&config.output_dir, &recipe, &record)?,
+        };
+        let path = folder.path().join(JOURNAL);
+        let opened = Journal::open(&path)?;
+        let n_cut_bytes = opened.n_cut_bytes;
+        let records = Records::replay(opened.entries, &items, &config, &path)?;
         if !is_new {
             folder.write_inputs(&record)?;
             folder.write_recipe(&recipe)?;
         }
-        let (people, links) = People::open(&config, folder.path(), renew, make_token)?;
-        let path = folder.path().join(JOURNAL);
-        let opened = Journal::open(&path)?;
-        let mut warnings = Vec::new();
-        if opened.n_cut_bytes > 0 {
-            warnings.push(format!(
-                "{}: {} after the last whole line were cut off: an answer that was not acknowledged; its browser sends \
-                 it again",
-                path.display(),
-                counted(opened.n_cut_bytes, "byte", "bytes")
-            ));
-        }
-        let records = Records::replay(opened.entries, &items, &config, &path)?;
-        if records.n_stray > 0 {
-            let n = records.n_stray;
-            warnings.push(format!(
-                "{n} entries are about items that the data does not have; they are kept, and not used"
-            ));
-        }
+        let warnings = warnings(n_cut_bytes, &records, &path);
         let state = Mutex::new(State::new(opened.journal, records, &items, &config));
-        let project = Self { config, items, people, guidelines, clock, folder, state };
+        let shown_ids = ShownIds::new(&items, &people);
+        let project = Self { config, items, people, shown_ids, guidelines, clock, folder, state };
         Ok(OpenedProject { project, links, warnings })
+    }
+
+    /// Keeps the links that were made at this start, once they were shown: those that were not are made anew.
+    ///
+    /// # Errors
+    /// When their digests cannot be written.
+    pub fn keep_links(&self) -> Result<(), AnnotateError> {
+        self.people.keep(self.folder.path())
     }
 
     /// The recipe.
@@ -160,6 +186,17 @@ impl Project {
     #[must_use]
     pub fn items(&self) -> &Items {
         &self.items
+    }
+
+    /// The name of an item in the pages, by its place in [`Items::all`].
+    #[must_use]
+    pub fn shown_id(&self, idx: usize) -> &str {
+        &self.shown_ids.all[idx]
+    }
+
+    /// The place of an item by its name in the pages, or in the data.
+    fn index_of(&self, id: &str) -> Option<usize> {
+        self.shown_ids.places.get(id).copied().or_else(|| self.items.index_of(id))
     }
 
     /// The folder.
@@ -224,7 +261,12 @@ impl Project {
         match person.role {
             Role::Annotator => {
                 let Annotator { n_answered, n_skipped, .. } = state.annotators[person.idx];
-                json!({"answered": n_answered, "skipped": n_skipped, "open": state.assignment.n_open(person.idx)})
+                let mut progress = json!({"answered": n_answered, "skipped": n_skipped});
+                // A number that stays as it is would tell that an item was a known one.
+                if self.config.gold.is_none() && self.config.attention.is_none() {
+                    progress["open"] = json!(state.assignment.n_open(person.idx));
+                }
+                progress
             }
             Role::Adjudicator | Role::Owner => json!({"open": state.disputed.len()}),
         }
@@ -253,7 +295,7 @@ impl Project {
     pub fn item(&self, person: &Person, id: &str) -> Result<Value, Refusal> {
         let state = self.lock();
         let unknown = || Refusal::UnknownItem(id.to_owned());
-        let item = self.items.index_of(id).ok_or_else(unknown)?;
+        let item = self.index_of(id).ok_or_else(unknown)?;
         let record = &state.records.by_item[item];
         let is_own = match person.role {
             Role::Annotator => record.people.contains_key(&person.name),
@@ -270,17 +312,19 @@ impl Project {
     /// When it does not fit the item, or another answer was stored since; nothing is stored then.
     pub fn submit(&self, person: &Person, submission: &Submission) -> Result<Value, Refusal> {
         let mut state = self.lock();
+        let found = self.index_of(&submission.item);
         if let Some(stored) = state.records.submission(&submission.submission) {
-            if stored.entry.annotator != person.name || stored.entry.item != submission.item {
+            let is_same_item = found.is_some_and(|idx| self.items.all[idx].id == stored.entry.item);
+            if stored.entry.annotator != person.name || !is_same_item {
                 let value = json!(submission.submission);
                 return Err(
                     AnswerProblem::new("submission", &value, "a name that no other submission has").into()
                 );
             }
-            return Ok(self.acknowledgement(&state, person, stored));
+            return Ok(self.acknowledgement(&state, person, submission, stored));
         }
         let unknown = || Refusal::UnknownItem(submission.item.clone());
-        let idx = self.items.index_of(&submission.item).ok_or_else(unknown)?;
+        let idx = found.ok_or_else(unknown)?;
         let item = &self.items.all[idx];
         if item.digest != submission.item_digest {
             return Err(Refusal::OtherItem);
@@ -294,12 +338,12 @@ impl Project {
         let before = state.records.by_item[idx].of(&person.name, kind == EntryKind::Adjudication).cloned();
         let version = before.as_ref().map_or(0, |stored| stored.entry.version);
         if version != submission.version {
-            return Err(Refusal::Stale(before));
+            return Err(Refusal::Stale(before.map(|stored| told(submission, &stored))));
         }
         let stored = self.read(person, submission, item, kind, version + 1)?;
         state.journal.append(&stored.entry)?;
         let stored = state.take(person, idx, stored, &self.items, &self.config);
-        Ok(self.acknowledgement(&state, person, &stored))
+        Ok(self.acknowledgement(&state, person, submission, &stored))
     }
 
     /// The entry of a submission, everything checked.
@@ -347,8 +391,14 @@ impl Project {
         Ok(Stored { entry, answers })
     }
 
-    fn acknowledgement(&self, state: &State, person: &Person, stored: &Stored) -> Value {
-        json!({"stored": stored.entry, "progress": self.progress(state, person)})
+    fn acknowledgement(
+        &self,
+        state: &State,
+        person: &Person,
+        submission: &Submission,
+        stored: &Stored,
+    ) -> Value {
+        json!({"stored": told(submission, stored), "progress": self.progress(state, person)})
     }
 
     fn lease_time(&self) -> Duration {
@@ -372,10 +422,11 @@ impl Project {
             if is_adjudicator { record.answers().collect() } else { Vec::new() };
         others.sort_by_key(|stored| key_of(&stored.entry.submission));
         json!({
-            "item": item.id,
+            "item": self.shown_id(idx),
             "item_digest": item.digest,
             "version": stored.map_or(0, |stored| stored.entry.version),
             "prompt": item.prompt.messages,
+            "tools": item.prompt.tools,
             "responses": order.iter().map(response).collect::<Vec<_>>(),
             "labels": item.columns.get("labels"),
             "review": item.columns.get("review"),
@@ -397,7 +448,38 @@ impl Project {
     }
 }
 
-fn read_text(path: &Path) -> Result<String, AnnotateError> {
+/// An entry as its page is told: the item has the name that the page has for it.
+fn told(submission: &Submission, stored: &Stored) -> Value {
+    let mut entry = json!(stored.entry);
+    entry["item"] = json!(submission.item);
+    entry
+}
+
+/// What whoever starts the project should know of its journal.
+fn warnings(n_cut_bytes: u64, records: &Records, path: &Path) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if n_cut_bytes > 0 {
+        warnings.push(format!(
+            "{}: {} after the last whole line were cut off: an answer that was not acknowledged; its browser sends it \
+             again",
+            path.display(),
+            counted(n_cut_bytes, "byte", "bytes")
+        ));
+    }
+    if records.n_stray > 0 {
+        let named: Vec<&str> = records.stray.iter().take(MAX_NAMED).map(String::as_str).collect();
+        let more = records.stray.len() - named.len();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        warnings.push(format!(
+            "{} about items that the data does not have, or whose text has changed since: {}{more}; kept, and not used",
+            counted(records.n_stray as u64, "entry is", "entries are"),
+            named.join(", ")
+        ));
+    }
+    warnings
+}
+
+pub(crate) fn read_text(path: &Path) -> Result<String, AnnotateError> {
     Ok(fs::read_to_string(path).map_err(StoreError::io("read", path))?)
 }
 
@@ -413,34 +495,4 @@ fn inputs(config: &AnnotateConfig, items: &Items) -> Result<RunInputs, AnnotateE
         seeds: [("run".to_owned(), config.seed)].into(),
         files,
     })
-}
-
-/// A project's folder read without its lock, while it may be served.
-#[derive(Debug)]
-pub struct StoredProject {
-    /// The recipe, without tokens.
-    pub config: AnnotateConfig,
-    /// The items.
-    pub items: Items,
-    /// The entries that hold.
-    pub records: Records,
-}
-
-impl StoredProject {
-    /// Reads a project's folder.
-    ///
-    /// # Errors
-    /// When it holds no project, or a file of it cannot be read.
-    pub fn read(folder: &Path) -> Result<Self, AnnotateError> {
-        let recipe: PathBuf = folder.join("recipe.resolved.toml");
-        if !recipe.is_file() {
-            let missing = "recipe.resolved.toml";
-            return Err(StoreError::NotARun { path: folder.to_path_buf(), missing }.into());
-        }
-        let config = AnnotateConfig::from_toml(&read_text(&recipe)?, &recipe)?;
-        let items = Items::load(&config)?;
-        let journal = folder.join(JOURNAL);
-        let records = Records::replay(Journal::read(&journal)?, &items, &config, &journal)?;
-        Ok(Self { config, items, records })
-    }
 }

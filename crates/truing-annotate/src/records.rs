@@ -1,6 +1,6 @@
 //! What the journal comes to: the answers that hold now, by item and person.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -35,8 +35,10 @@ pub struct ItemRecord {
 pub struct Records {
     /// In the order of [`Items::all`].
     pub by_item: Vec<ItemRecord>,
-    /// Entries about items that the data no longer has.
+    /// Entries about items that the data no longer has, or has with another text.
     pub n_stray: usize,
+    /// These items.
+    pub stray: BTreeSet<String>,
     /// Entries in all.
     pub n_entries: usize,
     submissions: HashMap<String, Arc<Stored>>,
@@ -60,7 +62,7 @@ impl Records {
     #[must_use]
     pub fn new(items: &Items) -> Self {
         let by_item = vec![ItemRecord::default(); items.all.len()];
-        Self { by_item, n_stray: 0, n_entries: 0, submissions: HashMap::new() }
+        Self { by_item, n_stray: 0, stray: BTreeSet::new(), n_entries: 0, submissions: HashMap::new() }
     }
 
     /// What the entries of a journal come to.
@@ -79,6 +81,7 @@ impl Records {
                 items.index_of(&entry.item).filter(|&item| items.all[item].digest == entry.item_digest);
             let Some(item) = found else {
                 records.n_stray += 1;
+                records.stray.insert(entry.item);
                 records.n_entries += 1;
                 continue;
             };

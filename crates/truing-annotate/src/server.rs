@@ -2,12 +2,12 @@
 
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -35,16 +35,44 @@ const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; c
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 /// Time for a request, its body included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time for the header of a request: a connection that sends none is closed then.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a request waits for a new status before it gets the last one.
+const STATUS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What all requests share.
 pub(crate) struct App {
     project: Project,
-    /// The last status with the number of entries that it is of.
-    status: Mutex<Option<(usize, Value)>>,
+    max_body_bytes: usize,
+    status: Mutex<KnownStatus>,
+    /// The status has been computed.
+    status_changed: Condvar,
     n_running: AtomicUsize,
     is_over: AtomicBool,
     /// Why the outputs could not be written.
     export_problem: Mutex<Option<String>>,
+}
+
+/// The last status, and whether the next one is being computed. One is at a time.
+#[derive(Default)]
+struct KnownStatus {
+    last: Option<LastStatus>,
+    is_running: bool,
+}
+
+#[derive(Clone)]
+struct LastStatus {
+    /// Entries that it is of.
+    n_entries: usize,
+    value: Value,
+    /// When it was computed, by the project's clock.
+    at: Duration,
+}
+
+impl KnownStatus {
+    fn is_of(&self, n_entries: usize) -> bool {
+        self.last.as_ref().is_some_and(|last| last.n_entries >= n_entries)
+    }
 }
 
 type Shared = State<Arc<App>>;
@@ -60,7 +88,9 @@ pub(crate) fn serve(
 ) -> Result<(), AnnotateError> {
     let app = Arc::new(App {
         project,
+        max_body_bytes: options.max_body_bytes,
         status: Mutex::default(),
+        status_changed: Condvar::new(),
         n_running: AtomicUsize::new(0),
         is_over: AtomicBool::new(false),
         export_problem: Mutex::default(),
@@ -70,15 +100,18 @@ pub(crate) fn serve(
         std::thread::Builder::new().name("outputs".into()).spawn(move || exporting.export_while_serving())?;
     let limits = ConnectionLimits {
         max_connections: options.max_connections,
-        header_timeout: REQUEST_TIMEOUT,
+        header_timeout: HEADER_TIMEOUT,
         drain_timeout: options.drain_timeout,
     };
-    let routes = router(&app, options.max_body_bytes);
+    let routes = router(&app);
     let is_idle = || app.n_running.load(Ordering::SeqCst) == 0;
     let served = serve_routes(listener, routes, limits, &**app.project.clock(), is_idle);
     app.is_over.store(true, Ordering::SeqCst);
     // A panic there has said so, and the outputs are written below.
     let _ = exporter.join();
+    // What is still being computed holds the project's folder.
+    let is_running = |known: &mut KnownStatus| known.is_running;
+    drop(app.status_changed.wait_while(app.known_status(), is_running));
     app.export()?;
     Ok(served?)
 }
@@ -106,19 +139,53 @@ impl App {
         Ok(n_entries)
     }
 
-    /// The status, computed anew where there are new entries.
-    fn status(&self) -> Result<Value, Refusal> {
-        let mut last = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        let (records, n_entries) = self.project.snapshot();
-        if let Some((n_known, status)) = &*last
-            && *n_known == n_entries
-        {
-            return Ok(self.with_problem(status.clone()));
+    fn known_status(&self) -> MutexGuard<'_, KnownStatus> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The status. It is computed beside the requests where there are new entries; one that takes longer than a request
+    /// waits is found by a later request, and the last one is served with its age until then.
+    fn status(self: &Arc<Self>) -> Value {
+        let n_entries = self.project.n_entries();
+        let mut known = self.known_status();
+        if !known.is_of(n_entries) && !known.is_running {
+            let app = Arc::clone(self);
+            let measuring = std::thread::Builder::new().name("status".into());
+            known.is_running = measuring.spawn(move || app.measure()).is_ok();
         }
+        let waits = |known: &mut KnownStatus| known.is_running && !known.is_of(n_entries);
+        let waited = self.status_changed.wait_timeout_while(known, STATUS_PATIENCE, waits);
+        let (known, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let last = known.last.clone();
+        drop(known);
+        let Some(LastStatus { value, at, n_entries: n_known }) = last else {
+            return self.with_problem(json!({}));
+        };
+        let mut status = self.with_problem(value);
+        let age = if n_known < n_entries {
+            self.project.clock().elapsed().saturating_sub(at)
+        } else {
+            Duration::ZERO
+        };
+        status["age_secs"] = json!(age.as_secs());
+        status
+    }
+
+    fn measure(&self) {
+        /// Says that nothing is computed any more, also where computing has panicked.
+        struct Ending<'a>(&'a App);
+        impl Drop for Ending<'_> {
+            fn drop(&mut self) {
+                self.0.known_status().is_running = false;
+                self.0.status_changed.notify_all();
+            }
+        }
+        let _ending = Ending(self);
+        let at = self.project.clock().elapsed();
+        let (records, n_entries) = self.project.snapshot();
         let status = Status::of(self.project.items(), &records, self.project.config());
-        let status = serde_json::to_value(status).unwrap_or_default();
-        *last = Some((n_entries, status.clone()));
-        Ok(self.with_problem(status))
+        let value = serde_json::to_value(status).unwrap_or_default();
+        self.known_status().last = Some(LastStatus { n_entries, value, at });
     }
 
     fn with_problem(&self, mut status: Value) -> Value {
@@ -129,7 +196,7 @@ impl App {
     }
 }
 
-fn router(app: &Arc<App>, max_body_bytes: usize) -> Router {
+fn router(app: &Arc<App>) -> Router {
     let script =
         |text: &'static str| get(move || async move { file("text/javascript; charset=utf-8", text) });
     Router::new()
@@ -147,7 +214,6 @@ fn router(app: &Arc<App>, max_body_bytes: usize) -> Router {
         .route("/api/status", get(status))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
-        .layer(DefaultBodyLimit::max(max_body_bytes))
         .layer(from_fn_with_state(Arc::clone(app), around))
         .with_state(Arc::clone(app))
 }
@@ -195,21 +261,56 @@ fn person(app: &App, headers: &HeaderMap) -> Result<Person, Box<Response>> {
     found.cloned().ok_or_else(|| Box::new(problem(401, "the link is not known: ask for a new one")))
 }
 
-/// Answers a request of a person with a JSON body. What touches the disk runs apart from the connections.
+/// Reads a body that is not used, up to some size: a client that is still sending it would not hear the answer.
+async fn drain(body: Body, limit: usize) {
+    let _ = to_bytes(body, 4 * limit).await;
+}
+
+/// The body of a request, or what is wrong with it.
+async fn body(app: &App, request: Request) -> Result<Vec<u8>, Box<Response>> {
+    let limit = app.max_body_bytes;
+    let said: Option<usize> =
+        request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let too_large = || {
+        let message = format!("the answer has more than {limit} bytes: shorten its texts, or skip the item");
+        Box::new(problem(413, &message))
+    };
+    if said.is_some_and(|n_bytes| n_bytes > limit) {
+        drain(request.into_body(), limit).await;
+        return Err(too_large());
+    }
+    match to_bytes(request.into_body(), limit).await {
+        Ok(bytes) => Ok(bytes.to_vec()),
+        // Without a length that was said before, it is the limit that breaks it off.
+        Err(_) if said.is_none() => Err(too_large()),
+        Err(error) => Err(Box::new(problem(400, &format!("the body cannot be read: {error}")))),
+    }
+}
+
+/// Answers a request of a person with a JSON body, an empty one is `{}`. The token comes first. What touches the disk runs
+/// apart from the connections.
 async fn answer<T>(
     app: Arc<App>,
-    headers: &HeaderMap,
-    body: &[u8],
+    request: Request,
     work: impl FnOnce(&App, &Person, T) -> Result<Value, Refusal> + Send + 'static,
 ) -> Response
 where
     T: DeserializeOwned + Send + 'static,
 {
-    let person = match person(&app, headers) {
+    let found = person(&app, request.headers());
+    let person = match found {
         Ok(person) => person,
+        Err(response) => {
+            drain(request.into_body(), app.max_body_bytes).await;
+            return *response;
+        }
+    };
+    let body = match body(&app, request).await {
+        Ok(body) if body.is_empty() => b"{}".to_vec(),
+        Ok(body) => body,
         Err(response) => return *response,
     };
-    let read = match serde_json::from_slice::<T>(body) {
+    let read = match serde_json::from_slice::<T>(&body) {
         Ok(read) => read,
         Err(error) => return problem(400, &format!("the body cannot be read: {error}")),
     };
@@ -231,28 +332,29 @@ struct OfItem {
     item: String,
 }
 
-async fn session(State(app): Shared, headers: HeaderMap) -> Response {
-    answer(app, &headers, b"{}", |app, person, _: Nothing| Ok(app.project.session(person))).await
+async fn session(State(app): Shared, request: Request) -> Response {
+    answer(app, request, |app, person, _: Nothing| Ok(app.project.session(person))).await
 }
 
-async fn next_item(State(app): Shared, headers: HeaderMap, body: Bytes) -> Response {
-    answer(app, &headers, &body, |app, person, _: Nothing| app.project.next(person)).await
+async fn next_item(State(app): Shared, request: Request) -> Response {
+    answer(app, request, |app, person, _: Nothing| app.project.next(person)).await
 }
 
-async fn item(State(app): Shared, headers: HeaderMap, body: Bytes) -> Response {
-    answer(app, &headers, &body, |app, person, OfItem { item }: OfItem| app.project.item(person, &item)).await
+async fn item(State(app): Shared, request: Request) -> Response {
+    answer(app, request, |app, person, OfItem { item }: OfItem| app.project.item(person, &item)).await
 }
 
-async fn submit(State(app): Shared, headers: HeaderMap, body: Bytes) -> Response {
-    answer(app, &headers, &body, |app, person, given: Submission| app.project.submit(person, &given)).await
+async fn submit(State(app): Shared, request: Request) -> Response {
+    answer(app, request, |app, person, given: Submission| app.project.submit(person, &given)).await
 }
 
-async fn status(State(app): Shared, headers: HeaderMap) -> Response {
-    let of_owner = |app: &App, person: &Person, _: Nothing| match person.role {
-        Role::Owner => app.status(),
+async fn status(State(app): Shared, request: Request) -> Response {
+    let shared = Arc::clone(&app);
+    let of_owner = move |_: &App, person: &Person, _: Nothing| match person.role {
+        Role::Owner => Ok(shared.status()),
         Role::Annotator | Role::Adjudicator => Err(Refusal::NotAllowed),
     };
-    answer(app, &headers, b"{}", of_owner).await
+    answer(app, request, of_owner).await
 }
 
 async fn not_found(request: Request) -> Response {
@@ -274,7 +376,7 @@ fn refused(refusal: &Refusal) -> Response {
     };
     let mut body = json!({"error": {"message": refusal.to_string(), "code": code}});
     match refusal {
-        Refusal::Stale(stored) => body["stored"] = json!(stored.as_ref().map(|stored| &stored.entry)),
+        Refusal::Stale(stored) => body["stored"] = json!(stored),
         Refusal::Invalid(problem) => body["error"]["field"] = json!(problem.field),
         _ => {}
     }

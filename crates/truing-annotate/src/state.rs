@@ -61,6 +61,12 @@ impl State {
             }
             annotators.push(annotator);
         }
+        let current: BTreeSet<&str> = config.annotator.iter().map(|person| person.name.as_str()).collect();
+        for item in 0..items.n_plain {
+            let left = records.by_item[item].answers();
+            let n_left = left.filter(|stored| !current.contains(stored.entry.annotator.as_str())).count();
+            (0..n_left).for_each(|_| assignment.count_other(item));
+        }
         let is_disputed = |&item: &usize| is_disputed(&items.all[item], &records.by_item[item], config);
         let disputed = (0..items.n_plain).filter(is_disputed).collect();
         let adjudicating = vec![None; config.adjudicator.len()];

@@ -4,24 +4,29 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use truing_statistics::{
-    Bootstrap, BootstrapEstimate, Level, dawid_skene, kendall_w, krippendorff_alpha, quantile,
+    Bootstrap, BootstrapEstimate, Level, dawid_skene, kendall_w, krippendorff_alpha, quantile, sample_of,
 };
 use truing_types::Seed;
 
 use crate::answer::Answer;
 use crate::config::{AnnotateConfig, AnnotationType, Question};
-use crate::consensus::{agree, f1_of_spans, is_disputed};
+use crate::consensus::{agree, deciding, f1_of_spans, is_disputed, order_of};
 use crate::item::{Item, ItemKind, Items};
 use crate::journal::EntryKind;
 use crate::judges::{JudgeCalibration, Judged, orders_of_pairs};
 use crate::records::{ItemRecord, Stored};
+
+/// Most items that the resamples of an interval are drawn from.
+const MAX_RESAMPLED: usize = 1_000;
+/// Most items that the competence of annotators is estimated from.
+const MAX_MODELLED: usize = 5_000;
 
 /// A project in numbers.
 #[derive(Debug, Clone, Serialize)]
 pub struct Status {
     /// How far the work is.
     pub progress: Progress,
-    /// The annotators, in the order of the recipe.
+    /// The annotators in the order of the recipe, then those who have answered and are no longer in it.
     pub annotators: Vec<AnnotatorStatus>,
     /// Agreement by question.
     pub agreement: Vec<Measured>,
@@ -41,8 +46,10 @@ pub struct Progress {
     pub n_items: usize,
     /// Items with at least one answer.
     pub n_started: usize,
-    /// Items with as many answers as wanted, or a decision.
+    /// Items whose rows are written: as many answers as wanted and no dispute that waits, or a decision.
     pub n_complete: usize,
+    /// Items that cannot become complete: too many of the annotators have left them to others.
+    pub n_need_annotator: usize,
     /// Items that wait for an adjudicator.
     pub n_disputed: usize,
     /// Items that an adjudicator has decided.
@@ -58,6 +65,8 @@ pub struct Progress {
 pub struct AnnotatorStatus {
     /// Name.
     pub name: String,
+    /// Whether the recipe no longer has them. Their answers count all the same.
+    pub has_left: bool,
     /// Items answered, known ones included.
     pub n_answers: usize,
     /// Items left to others.
@@ -88,6 +97,10 @@ pub struct Measured {
     pub statistic: &'static str,
     /// Its value with a 95 % bootstrap interval by item; `None` where it is undefined.
     pub estimate: Option<BootstrapEstimate>,
+    /// Why it is undefined.
+    pub undefined: Option<&'static str>,
+    /// Items that the interval is computed from: all of them, or a random sample.
+    pub n_resampled: usize,
     /// Items beyond today's that the interval needs to be as narrow as is aimed at.
     pub n_further_items: Option<usize>,
 }
@@ -102,7 +115,7 @@ impl Status {
         let judged = measuring.judged();
         for question in &config.question {
             measured.extend(measuring.agreement(question));
-            judges.extend(JudgeCalibration::of(question, &judged, measuring.bootstrap()));
+            judges.extend(JudgeCalibration::of(question, &judged, measuring.bootstrap(), MAX_RESAMPLED));
         }
         Self {
             progress: progress(items, records, config),
@@ -124,7 +137,10 @@ fn progress(items: &Items, records: &[ItemRecord], config: &AnnotateConfig) -> P
         progress.n_skips += record.people.len() - n_answers;
         progress.n_started += usize::from(n_answers > 0);
         progress.n_adjudicated += usize::from(is_decided);
-        progress.n_complete += usize::from(is_decided || n_answers >= config.overlap);
+        progress.n_complete += usize::from(deciding(item, record, config).is_some());
+        let is_seen = |name: &str| record.people.contains_key(name);
+        let n_unseen = config.annotator.iter().filter(|person| !is_seen(&person.name)).count();
+        progress.n_need_annotator += usize::from(!is_decided && n_answers + n_unseen < config.overlap);
         let waits = !config.adjudicator.is_empty() && is_disputed(item, record, config);
         progress.n_disputed += usize::from(waits);
     }
@@ -184,12 +200,23 @@ impl<'a> Measuring<'a> {
         &self,
         question: &Question,
         statistic: &'static str,
+        n_answered: usize,
         estimate: Option<BootstrapEstimate>,
     ) -> Measured {
         // The target is the width, labels_needed asks for its half.
         let n_further_items =
             estimate.and_then(|found| found.labels_needed(self.config.target_interval / 2.0));
-        Measured { question: question.name.clone(), aspect: None, statistic, estimate, n_further_items }
+        let why =
+            if n_answered == 0 { "no item has two answers to compare" } else { "all answers are equal" };
+        Measured {
+            question: question.name.clone(),
+            aspect: None,
+            statistic,
+            estimate,
+            undefined: estimate.is_none().then_some(why),
+            n_resampled: n_answered.min(MAX_RESAMPLED),
+            n_further_items,
+        }
     }
 
     /// The statistics of agreement that a question has.
@@ -198,7 +225,8 @@ impl<'a> Measuring<'a> {
         match question.annotation_type {
             AnnotationType::Ranking | AnnotationType::Pairwise => {
                 let ranks = |answer: &Answer| match answer {
-                    Answer::Ranking(ranks) => ranks.iter().map(|&rank| f64::from(rank)).collect::<Vec<_>>(),
+                    // Mid-ranks: 1, 1, 3 and 1, 1, 2 say the same.
+                    Answer::Ranking(ranks) => order_of(ranks),
                     _ => Vec::new(),
                 };
                 vec![self.alpha(question, &answered, &ranks), self.concordance(question, &answered, &ranks)]
@@ -250,7 +278,7 @@ impl<'a> Measuring<'a> {
         };
         let ratings: Vec<Ratings> = answered.iter().map(of_item).collect();
         let level = question.level();
-        let estimate = self.bootstrap().estimate(ratings.len(), |drawn| {
+        let estimate = self.bootstrap().estimate_of_many(ratings.len(), MAX_RESAMPLED, |drawn| {
             let units: Vec<&Vec<Option<f64>>> = drawn.iter().flat_map(|&item| &ratings[item]).collect();
             krippendorff_alpha(&units, level)
         });
@@ -259,7 +287,7 @@ impl<'a> Measuring<'a> {
             Level::Ordinal => "Krippendorff's alpha, ordinal",
             Level::Interval => "Krippendorff's alpha, interval",
         };
-        self.measured(question, statistic, estimate)
+        self.measured(question, statistic, ratings.len(), estimate)
     }
 
     /// The mean over items of Kendall's W.
@@ -274,8 +302,7 @@ impl<'a> Measuring<'a> {
             kendall_w(&by_rater)
         };
         let values: Vec<f64> = answered.iter().filter_map(of_item).collect();
-        let estimate = self.bootstrap().estimate(values.len(), |drawn| mean(&values, drawn));
-        self.measured(question, "Kendall's W, mean over items", estimate)
+        self.mean(question, "Kendall's W, mean over items", &values)
     }
 
     /// The mean over items of the F1 of marked characters, averaged over pairs of annotators.
@@ -292,16 +319,22 @@ impl<'a> Measuring<'a> {
             scores.iter().sum::<f64>() / scores.len() as f64
         };
         let values: Vec<f64> = answered.iter().map(of_item).collect();
-        let estimate = self.bootstrap().estimate(values.len(), |drawn| mean(&values, drawn));
-        self.measured(question, "F1 of marked characters", estimate)
+        self.mean(question, "F1 of marked characters", &values)
     }
 
-    /// Votes on classes by unit, of a question that has classes, and how many classes there are.
+    fn mean(&self, question: &Question, statistic: &'static str, values: &[f64]) -> Measured {
+        let of_drawn = |drawn: &[usize]| mean(values, drawn);
+        let estimate = self.bootstrap().estimate_of_many(values.len(), MAX_RESAMPLED, of_drawn);
+        self.measured(question, statistic, values.len(), estimate)
+    }
+
+    /// Votes on classes by unit, of a question that has classes, and how many classes there are. Of many items a sample.
     fn votes(&self, question: &Question) -> (Vec<Vec<(usize, usize)>>, usize) {
         let answered = self.answered(question, 2);
         let classes = classes_of_labels(&answered);
         let mut votes = Vec::new();
-        for (_, answers) in &answered {
+        for idx in sample_of(Seed(self.config.seed), answered.len(), MAX_MODELLED) {
+            let answers = &answered[idx].1;
             let of_answer = |answer: &Answer| match answer {
                 Answer::Label(labels) => vec![classes[labels]],
                 Answer::Ranking(ranks) => orders_of_pairs(ranks),
@@ -347,9 +380,12 @@ impl<'a> Measuring<'a> {
     fn annotators(&self) -> Vec<AnnotatorStatus> {
         let competence = self.competence();
         let mut all = Vec::new();
-        for (idx, person) in self.config.annotator.iter().enumerate() {
+        let mut named: Vec<(&str, usize)> = self.raters.iter().map(|(name, idx)| (*name, *idx)).collect();
+        named.sort_by_key(|(_, idx)| *idx);
+        for (name, idx) in named {
             let mut status = AnnotatorStatus {
-                name: person.name.clone(),
+                name: name.to_owned(),
+                has_left: idx >= self.config.annotator.len(),
                 n_answers: 0,
                 n_skips: 0,
                 n_gold: 0,
@@ -361,7 +397,7 @@ impl<'a> Measuring<'a> {
             };
             let mut secs = Vec::new();
             for (item, record) in self.items.all.iter().zip(self.records) {
-                if let Some(stored) = record.people.get(&person.name) {
+                if let Some(stored) = record.people.get(name) {
                     status.count(item, stored, self.config, &mut secs);
                 }
             }

@@ -258,6 +258,12 @@ impl SourceConfig {
                 None => fitting.push((format, u64::from(is_read))),
             }
         }
+        // Where there is but one format, what a row lacks is said of the row, with its line and field.
+        let has_settings = self.prompt_template.is_some() || self.render.is_some();
+        if let ([], [only], false) = (&fitting[..], Row::formats(), has_settings) {
+            self.check_columns(only)?;
+            return Ok(only);
+        }
         let most = fitting.iter().map(|(_, n_read)| *n_read).max();
         let Some((format, _)) = fitting.into_iter().find(|(_, n_read)| Some(*n_read) == most) else {
             return Err(DataError::UndetectedFormat {

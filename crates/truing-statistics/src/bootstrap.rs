@@ -98,6 +98,52 @@ impl Bootstrap {
         let share_defined = n_defined.get() as f64 / self.n_resamples as f64;
         Some(BootstrapEstimate { value, interval, n_units, share_defined })
     }
+
+    /// As [`Bootstrap::estimate`], but where there are more than `n_most` units, resamples are drawn from a random sample
+    /// of `n_most` of them, and their distances from the sample's statistic are made shorter by the square root of
+    /// `n_most / n_units` (subsampling, Politis, Romano and Wolf 1999). The value is that of all units. The time of a
+    /// resample no longer grows with the number of units.
+    #[must_use]
+    pub fn estimate_of_many(
+        &self,
+        n_units: usize,
+        n_most: usize,
+        statistic: impl Fn(&[usize]) -> Option<f64>,
+    ) -> Option<BootstrapEstimate> {
+        if n_units <= n_most {
+            return self.estimate(n_units, statistic);
+        }
+        let all: Vec<usize> = (0..n_units).collect();
+        let value = statistic(&all).filter(|value| value.is_finite())?;
+        let sample = sample_of(self.seed, n_units, n_most);
+        let found = self.estimate(n_most, |drawn| {
+            let units: Vec<usize> = drawn.iter().map(|&idx| sample[idx]).collect();
+            statistic(&units)
+        })?;
+        let shorter = (n_most as f64 / n_units as f64).sqrt();
+        let [low, high] =
+            [found.interval.low, found.interval.high].map(|bound| value + (bound - found.value) * shorter);
+        Some(BootstrapEstimate { value, interval: Interval { low, high }, n_units, ..found })
+    }
+}
+
+/// `n` of the numbers below `n_units`, in increasing order; every set is equally likely. All of them where there are no
+/// more.
+#[must_use]
+pub fn sample_of(seed: Seed, n_units: usize, n: usize) -> Vec<usize> {
+    let mut generator = seed.generator("sample of units", &[]);
+    let mut sample = Vec::with_capacity(n.min(n_units));
+    // Selection sampling (Fan, Muller and Rezucha 1962).
+    for unit in 0..n_units {
+        let n_missing = n - sample.len();
+        if n_missing == 0 {
+            break;
+        }
+        if below(&mut generator, n_units - unit) < n_missing {
+            sample.push(unit);
+        }
+    }
+    sample
 }
 
 /// A statistic with its bootstrap interval.
@@ -249,6 +295,30 @@ mod tests {
         assert_eq!(settings.estimate(2, ratio), None);
         assert_eq!(settings.estimate(0, |_| Some(1.0)), None);
         assert_eq!(settings.estimate(3, |_| Some(f64::INFINITY)), None);
+    }
+
+    #[test]
+    fn the_interval_of_many_units_is_that_of_all_of_them_from_a_sample() {
+        let values: Vec<f64> = (0..20_000).map(|idx| f64::from(idx % 100)).collect();
+        let settings = Bootstrap { n_resamples: 2_000, ..Bootstrap::default() };
+        let statistic = |drawn: &[usize]| Some(mean(&values, drawn));
+        let found = settings.estimate_of_many(20_000, 1_000, statistic).unwrap();
+        assert_eq!((found.value, found.n_units), (49.5, 20_000));
+        // The normal interval of the mean: 28.87 is the deviation of 0 to 99.
+        let half_width = 1.96 * 28.87 / 20_000_f64.sqrt();
+        let Interval { low, high } = found.interval;
+        assert!(((high - low) / 2.0 - half_width).abs() < 0.1 * half_width, "{low} {high}");
+        assert!((f64::midpoint(low, high) - 49.5).abs() < 0.2 * half_width, "{low} {high}");
+        assert_eq!(settings.estimate_of_many(4, 4, statistic), settings.estimate(4, statistic));
+    }
+
+    #[test]
+    fn a_sample_has_as_many_different_units_as_asked_for() {
+        let sample = sample_of(Seed(3), 100, 30);
+        assert_eq!(sample.len(), 30);
+        assert!(sample.windows(2).all(|pair| pair[0] < pair[1]) && sample[29] < 100, "{sample:?}");
+        assert_eq!(sample_of(Seed(3), 3, 5), [0, 1, 2]);
+        assert_ne!(sample_of(Seed(4), 100, 30), sample);
     }
 
     #[test]

@@ -26,7 +26,7 @@ mod spans;
 mod variance;
 
 pub use agreement::{Agreement, agreement};
-pub use bootstrap::{Bootstrap, BootstrapEstimate, BootstrapKind, labels_needed, quantile};
+pub use bootstrap::{Bootstrap, BootstrapEstimate, BootstrapKind, labels_needed, quantile, sample_of};
 pub use correlation::{pearson, ranks, spearman};
 pub use dawid_skene::{DawidSkene, dawid_skene};
 pub use distributions::{normal_quantile, student_quantile, student_two_sided};

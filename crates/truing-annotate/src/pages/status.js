@@ -42,10 +42,14 @@ function table(headings, rows) {
 
 function show(status) {
   document.title = at("title").textContent = status.title + ": status";
+  if (!status.progress) {
+    at("updated").textContent = "being measured";
+    return;
+  }
   const {progress, annotators, agreement, judges} = status;
   at("progress").replaceChildren(
     table(
-      ["#items", "#started", "#complete", "#in dispute", "#decided", "#answers", "#skips"],
+      ["#items", "#started", "#complete", "#in dispute", "#decided", "#answers", "#skips", "#need another annotator"],
       [
         [
           progress.n_items,
@@ -55,6 +59,7 @@ function show(status) {
           progress.n_adjudicated,
           progress.n_answers,
           progress.n_skips,
+          progress.n_need_annotator,
         ],
       ],
     ),
@@ -63,7 +68,7 @@ function show(status) {
     table(
       ["name", "#answers", "#skips", "#right on gold", "#checks failed", "#seconds an item", "#competence"],
       annotators.map((one) => [
-        one.name,
+        one.name + (one.has_left ? " (left)" : ""),
         one.n_answers,
         one.n_skips,
         percent(one.n_gold_right, one.n_gold),
@@ -85,8 +90,11 @@ function show(status) {
       agreement.map((one) => [
         one.question + (one.aspect ? ", " + one.aspect : ""),
         one.statistic,
-        estimated(one.estimate),
-        one.estimate ? one.estimate.n_units : "-",
+        one.estimate ? estimated(one.estimate) : "- (" + one.undefined + ")",
+        one.estimate
+          ? one.estimate.n_units +
+            (one.n_resampled < one.estimate.n_units ? " (interval from " + one.n_resampled + ")" : "")
+          : "-",
         one.n_further_items === null ? "-" : one.n_further_items,
       ]),
     ),
@@ -109,7 +117,9 @@ function show(status) {
     "Most annotators answered these otherwise than expected; look whether what is expected is wrong: " +
     status.doubtful_items.join(", ");
   at("main").hidden = false;
-  at("updated").textContent = "as of " + new Date().toLocaleTimeString();
+  at("updated").textContent =
+    "as of " + new Date(Date.now() - 1000 * status.age_secs).toLocaleTimeString() +
+    (status.age_secs ? ", the next is being measured" : "");
 }
 
 function notice(text) {

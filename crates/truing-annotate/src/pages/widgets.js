@@ -3,7 +3,6 @@
 //   rows      focusable parts in reading order: {element, digit(n), clear(), key(event)}
 //   state()   what was entered so far, load(state) puts it back
 //   answer()  the answer as it is stored, null while it is not complete
-//   describe(answer)  an answer in words
 // Texts of items are never markup: they are set as textContent only.
 
 const make = (tag, attributes = {}, ...children) => {
@@ -24,7 +23,37 @@ const bytesBefore = (text, end) => new TextEncoder().encode(text.slice(0, end)).
 const charactersBefore = (text, bytes) =>
   new TextDecoder("utf-8", {ignoreBOM: true}).decode(new TextEncoder().encode(text).slice(0, bytes)).length;
 
-// A row of buttons of which some are pressed. `keys` are the digits of the choices.
+// An answer in words, by its shape; `order` has the responses in the order in which they were shown.
+function describeAnswer(answer, order) {
+  const name = (index) => letter(order.indexOf(index));
+  if (answer.ranks) {
+    const places = order.map((index) => [answer.ranks[index], name(index)]).sort((one, other) => one[0] - other[0]);
+    const relation = (idx) => (idx === 0 ? "" : places[idx - 1][0] === places[idx][0] ? " = " : " > ");
+    return places.map(([, response], idx) => relation(idx) + response).join("");
+  }
+  if (answer.ratings) {
+    const points = (of) => order.map((index) => name(index) + " " + of[index]).join(", ");
+    return Object.entries(answer.ratings)
+      .map(([aspect, of]) => aspect + ": " + points(of))
+      .join("; ");
+  }
+  if (answer.spans) {
+    const spans = answer.spans.map((span) => span.label + " in " + name(span.response) + ": “" + span.text + "”");
+    return spans.join("; ") || "none";
+  }
+  if (answer.labels) return answer.labels.join(", ");
+  if (typeof answer.text === "string") return "edit of " + name(answer.response) + ":\n" + answer.text;
+  return JSON.stringify(answer);
+}
+
+// All answers to an item, a line or more for each question.
+const describeAnswers = (answers, order) =>
+  Object.entries(answers)
+    .map(([question, answer]) => question + ": " + describeAnswer(answer, order))
+    .join("\n");
+
+// A row of buttons of which some are pressed. `keys` are the digits of the choices, 10 the key to the right of 0. Right
+// and Left go from button to button, so that choices without a digit have keys as well.
 function choiceRow(label, names, keys, pressed, choose, clear) {
   const element = make("div", {class: "row", role: "group", tabindex: "0", "aria-label": label});
   const choices = make("div", {class: "choices"});
@@ -51,10 +80,19 @@ function choiceRow(label, names, keys, pressed, choose, clear) {
     show();
     return true;
   };
+  const key = (event) => {
+    const step = {ArrowRight: 1, ArrowLeft: -1}[event.key];
+    if (!step) return false;
+    const now = buttons.indexOf(document.activeElement);
+    const next = now < 0 ? (step > 0 ? 0 : buttons.length - 1) : now + step;
+    if (buttons[next]) buttons[next].focus();
+    return true;
+  };
   show();
   return {
     element,
     digit,
+    key,
     show,
     clear: () => {
       clear();
@@ -94,20 +132,12 @@ function rankingWidget(question, item, hosts, changed) {
     const first = ranks.filter((rank) => rank === Math.min(...ranks));
     return complete && first.length === 1 ? ranks.indexOf(first[0]) : null;
   };
-  const describe = (answer) => {
-    const places = item.responses.map((response, place) => [answer.ranks[response.index], letter(place)]);
-    places.sort((one, other) => one[0] - other[0]);
-    return places
-      .map(([rank, name], idx) => (idx === 0 ? "" : places[idx - 1][0] === rank ? " = " : " > ") + name)
-      .join("");
-  };
   return {
     question,
     rows,
     advances: true,
     load,
     best,
-    describe,
     state: () => ({ranks}),
     answer: () => (ranks.every((rank) => rank !== null) ? {ranks: [...ranks]} : null),
   };
@@ -139,8 +169,6 @@ function pairwiseWidget(question, item, hosts, changed) {
     },
   );
   hosts.question(question).append(row.element);
-  const words = (found) =>
-    ["A is better", "B is better", "tie"].find((_, idx) => String(found) === String(ranksOf(idx)));
   return {
     question,
     rows: [row],
@@ -151,7 +179,6 @@ function pairwiseWidget(question, item, hosts, changed) {
       ranks = given.ranks;
       row.show();
     },
-    describe: (answer) => words(answer.ranks),
     best: () => (ranks === null || is(2) ? null : is(0) ? first : second),
   };
 }
@@ -168,7 +195,8 @@ function scaleWidget(question, item, hosts, changed) {
       const row = choiceRow(
         aspect + ", response " + letter(place),
         points.map(String),
-        points.map((point) => (point === 10 ? 0 : point)),
+        // On a scale that does not have 0, its key is 10.
+        points.map((point) => (point === 10 && question.min > 0 ? 0 : point)),
         (idx) => ratings[aspect][response.index] === points[idx],
         (idx) => {
           ratings[aspect][response.index] = points[idx];
@@ -190,21 +218,11 @@ function scaleWidget(question, item, hosts, changed) {
     rows.forEach((row) => row.show());
   };
   const isComplete = () => Object.values(ratings).every((of) => of.every((point) => point !== null));
-  const describe = (answer) =>
-    question.labels
-      .map(
-        (aspect) =>
-          aspect +
-          " " +
-          item.responses.map((response, place) => letter(place) + answer.ratings[aspect][response.index]).join(" "),
-      )
-      .join("; ");
   return {
     question,
     rows,
     advances: true,
     load,
-    describe,
     state: () => ({ratings}),
     answer: () => (isComplete() ? {ratings} : null),
   };
@@ -220,7 +238,7 @@ function labelWidget(question, item, hosts, changed) {
     else labels = isOn ? labels.filter((other) => other !== name) : [...labels, name];
     changed();
   };
-  const keys = question.labels.map((_, idx) => (idx < 9 ? idx + 1 : idx === 9 ? 0 : -1));
+  const keys = question.labels.map((_, idx) => (idx < 9 ? idx + 1 : idx === 9 ? 0 : idx === 10 ? 10 : -1));
   const row = choiceRow(
     question.name,
     question.labels,
@@ -242,7 +260,6 @@ function labelWidget(question, item, hosts, changed) {
       labels = [...given.labels];
       row.show();
     },
-    describe: (answer) => answer.labels.join(", "),
     answer: () => (labels.length ? {labels: [...labels]} : null),
   };
 }
@@ -264,23 +281,10 @@ function spansWidget(question, item, hosts, changed) {
       },
     ),
   );
-  const describe = (answer) =>
-    answer.spans
-      .map(
-        (span) =>
-          span.label +
-          " in " +
-          letter(item.responses.findIndex((response) => response.index === span.response)) +
-          ": “" +
-          span.text +
-          "”",
-      )
-      .join("; ") || "none";
   return {
     question,
     rows: views,
     advances: false,
-    describe,
     state: () => ({spans}),
     answer: () => ({spans: [...spans]}),
     load: (given) => {
@@ -452,57 +456,59 @@ function markedText(question, response, place, card, spans, replace) {
 // A corrected response: one is chosen, its text is edited.
 function editWidget(question, item, hosts, changed) {
   let chosen = null;
+  // What was entered for each response: another choice, or none, does not lose it.
+  let texts = {};
   const area = make("textarea", {"aria-label": question.name + ": corrected text", hidden: ""});
   // A text area has line feeds only.
   const plain = (text) => text.replace(/\r\n?/g, "\n");
   const original = () => item.responses.find((response) => response.index === chosen).text;
-  const pick = (index, text) => {
+  const pick = (index) => {
     chosen = index;
     area.hidden = index === null;
-    area.value = index === null ? "" : text === undefined ? original() : text;
+    area.value = index === null ? "" : index in texts ? texts[index] : original();
     row.show();
+  };
+  const choose = (index) => {
+    pick(index);
+    changed();
   };
   const row = choiceRow(
     question.name,
     item.responses.map((_, place) => "Edit " + letter(place)),
     item.responses.map((_, place) => place + 1),
     (place) => item.responses[place].index === chosen,
-    (place) => {
-      if (item.responses[place].index !== chosen) pick(item.responses[place].index);
-      changed();
-    },
-    () => {
-      pick(null);
-      changed();
-    },
+    (place) => choose(item.responses[place].index),
+    () => choose(null),
   );
   row.element.append(area);
+  const toButtons = row.key;
   row.key = (event) => {
-    if (event.key !== "Enter" || event.ctrlKey || chosen === null) return false;
+    if (event.key !== "Enter" || event.ctrlKey || chosen === null) return toButtons(event);
     area.focus();
     return true;
   };
-  area.addEventListener("input", changed);
+  area.addEventListener("input", () => {
+    texts[chosen] = area.value;
+    changed();
+  });
   hosts.question(question).append(row.element);
   const text = () => (area.value === plain(original()) ? original() : area.value);
-  const state = () => (chosen === null ? {response: null} : {response: chosen, text: text()});
+  const answer = () => (chosen === null ? {response: null} : {response: chosen, text: text()});
   return {
     question,
     rows: [row],
     advances: false,
-    state,
-    answer: () => (chosen === null || !area.value.trim() ? null : state()),
-    load: (given) => pick(given.response, given.text),
+    state: () => ({...answer(), texts}),
+    answer: () => (chosen === null || !area.value.trim() ? null : answer()),
+    load: (given) => {
+      texts = {...texts, ...given.texts};
+      if (given.response !== null && given.text !== undefined) texts[given.response] = given.text;
+      pick(given.response);
+    },
     editBest: (index) => {
-      pick(index);
-      changed();
+      choose(index);
       row.element.focus();
     },
-    describe: (answer) =>
-      "edit of " +
-      letter(item.responses.findIndex((response) => response.index === answer.response)) +
-      ": " +
-      answer.text,
   };
 }
 

@@ -1,10 +1,10 @@
 //! Training data and the status of what people said.
 
 use serde_json::{Value, json};
-use truing_annotate::{Status, StoredProject, write_outputs};
+use truing_annotate::{Entry, EntryKind, JOURNAL, Status, StoredProject, write_outputs};
 use truing_data::{OnBadRow, SourceConfig, read_preferences, read_rows};
 
-use crate::setup::{Workshop, rows_of};
+use crate::setup::{TestClock, Workshop, rows_of, submission};
 
 const QUESTIONS: &str = r#"
 [[question]]
@@ -142,6 +142,144 @@ fn a_decision_completes_an_item_and_an_order_of_equal_texts_is_not_learnt() {
     }
 }
 
+const TWO_OF_A_KIND: &str = r#"
+overlap = 1
+
+[[question]]
+name = "helpful"
+annotation_type = "ranking"
+
+[[question]]
+name = "safe"
+annotation_type = "pairwise"
+
+[[question]]
+name = "content"
+annotation_type = "scale"
+labels = ["quality", "depth"]
+
+[[question]]
+name = "style"
+annotation_type = "scale"
+labels = ["quality"]
+max = 3
+"#;
+
+#[test]
+fn every_question_has_rows_and_scores_do_not_contradict_ranks() {
+    let item = json!({"id": "x", "prompt": "Say x.", "responses": ["x", "y"]});
+    let workshop = Workshop::new(TWO_OF_A_KIND, &[item]);
+    let server = workshop.start();
+    let answers = json!({
+        "helpful": {"ranks": [1, 2]},
+        "safe": {"ranks": [2, 1]},
+        "content": {"ratings": {"quality": [5, 2], "depth": [3, 2]}},
+        "style": {"ratings": {"quality": [1, 3]}},
+    });
+    server.answer("ana", "x", answers);
+    drop(server);
+    let pairs = workshop.rows("preferences.jsonl");
+    let said: Vec<(&Value, &Value)> =
+        pairs.iter().map(|row| (&row["question"], &row["chosen"][0]["content"])).collect();
+    assert_eq!(said, [(&json!("helpful"), &json!("x")), (&json!("safe"), &json!("y"))]);
+    assert_eq!((&pairs[0]["chosen_score"], &pairs[0]["rejected_score"]), (&json!(4.0), &json!(2.0)));
+    assert!(pairs[1].get("chosen_score").is_none(), "the ratings say otherwise: {}", pairs[1]);
+    let groups = workshop.rows("ranked.jsonl");
+    assert_eq!(groups.len(), 2);
+    let scores = json!({"content.quality": 5.0, "depth": 3.0, "style.quality": 1.0});
+    assert_eq!(groups[0]["responses"][0]["scores"], scores);
+    let stored = StoredProject::read(&workshop.path("project")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let counts =
+        write_outputs(folder.path(), &stored.items, &stored.records.by_item, &stored.config).unwrap();
+    assert_eq!((counts.n_items, counts.n_pairs, counts.n_contradicting), (1, 2, 1));
+}
+
+#[test]
+fn a_decision_without_an_edit_keeps_those_of_the_annotators() {
+    let item = json!({"id": "x", "prompt": "Say x.", "responses": ["x", "y"]});
+    let questions = "[[question]]\nname = \"q\"\nannotation_type = \"ranking\"\n\n\
+                     [[question]]\nname = \"fix\"\nannotation_type = \"edit\"\nrequired = false\n";
+    let workshop = Workshop::new(questions, &[item]);
+    let server = workshop.start();
+    let edited =
+        |ranks: [u32; 2], text: &str| json!({"q": {"ranks": ranks}, "fix": {"response": 0, "text": text}});
+    server.answer("ana", "x", edited([1, 2], "x!"));
+    server.answer("ben", "x", edited([2, 1], "x?"));
+    server.answer("eve", "x", json!({"q": {"ranks": [1, 2]}}));
+    drop(server);
+    let texts = |workshop: &Workshop| -> Vec<Value> {
+        let rows = workshop.rows("sft.jsonl");
+        rows.iter().map(|row| row["messages"][1]["content"].clone()).collect()
+    };
+    assert_eq!(texts(&workshop), ["x!", "x?"]);
+    let server = workshop.start();
+    let item = server.post("/api/item", "eve", &json!({"item": "x"})).json()["item"].clone();
+    server.submit("eve", &submission(&item, "chosen", edited([1, 2], "x.")));
+    drop(server);
+    assert_eq!(texts(&workshop), ["x."]);
+}
+
+#[test]
+fn equal_orders_agree_whatever_their_numbers_and_what_is_undefined_says_why() {
+    let item = |id: &str, texts: Value| json!({"id": id, "prompt": "x", "responses": texts});
+    let rows = [item("1", json!(["a", "b", "c"])), item("2", json!(["d", "e", "f"]))];
+    let workshop = Workshop::new("[[question]]\nname = \"q\"\nannotation_type = \"ranking\"\n", &rows);
+    let server = workshop.start();
+    let alpha = |status: &Value| status["agreement"][0].clone();
+    let before = alpha(&server.get("/api/status", "owner").json());
+    assert_eq!(before["undefined"], "no item has two answers to compare");
+    for (name, last) in [("ana", 2), ("ben", 3)] {
+        server.answer(name, "1", json!({"q": {"ranks": [1, 1, last]}}));
+        server.answer(name, "2", json!({"q": {"ranks": [last, 1, 1]}}));
+    }
+    let after = alpha(&server.get("/api/status", "owner").json());
+    assert_eq!((&after["estimate"]["value"], &after["undefined"]), (&json!(1.0), &Value::Null));
+}
+
+/// 1,500 items with two answers each, of which every fifth pair differs.
+#[test]
+fn the_interval_of_many_items_is_made_from_a_sample_of_them() {
+    let row = |id: usize| json!({"id": id, "prompt": format!("Say {id}."), "labels": {"q": "x"}});
+    let rows: Vec<Value> = (0..1_500).map(row).collect();
+    let question = "[[question]]\nname = \"q\"\nannotation_type = \"label\"\nlabels = [\"x\", \"y\"]\n";
+    let workshop = Workshop::new(question, &rows);
+    let (project, _) = workshop.open(TestClock::begin().0).unwrap();
+    let mut lines = String::new();
+    for (idx, item) in project.items().all.iter().enumerate() {
+        for (person, name) in ["ana", "ben"].into_iter().enumerate() {
+            let flips = usize::from(person == 1 && idx.is_multiple_of(5));
+            let label = if (idx + flips).is_multiple_of(2) { "x" } else { "y" };
+            let entry = Entry {
+                submission: format!("{name}-{idx}"),
+                annotator: name.into(),
+                item: item.id.clone(),
+                item_digest: item.digest,
+                version: 1,
+                kind: EntryKind::Answer,
+                answers: [("q".to_owned(), json!({"labels": [label]}))].into(),
+                order: Vec::new(),
+                started_ms: 0,
+                finished_ms: 1_000,
+                stored_unix_secs: 0.0,
+            };
+            lines += &(serde_json::to_string(&entry).unwrap() + "\n");
+        }
+    }
+    drop(project);
+    std::fs::write(workshop.path("project").join(JOURNAL), lines).unwrap();
+    let stored = StoredProject::read(&workshop.path("project")).unwrap();
+    let status = Status::of(&stored.items, &stored.records.by_item, &stored.config);
+    let alpha = &status.agreement[0];
+    let estimate = alpha.estimate.unwrap();
+    assert_eq!((estimate.n_units, alpha.n_resampled), (1_500, 1_000));
+    // 300 of 1,500 pairs differ, and both labels are as frequent: 1 - 0.2 / 0.5, but for the size of the sample.
+    assert!((estimate.value - 0.6).abs() < 1e-3, "{}", estimate.value);
+    // The deviation of alpha is that of a share of 0.2 of 1,500, times two: 0.0207.
+    let width = estimate.interval.high - estimate.interval.low;
+    assert!((width - 2.0 * 1.96 * 0.0207).abs() < 0.02, "{width}");
+}
+
 #[test]
 fn the_status_measures_agreement_competence_and_judges() {
     let workshop = annotated();
@@ -149,7 +287,8 @@ fn the_status_measures_agreement_competence_and_judges() {
     let status = Status::of(&stored.items, &stored.records.by_item, &stored.config);
     assert_eq!(
         (status.progress.n_complete, status.progress.n_disputed, status.progress.n_answers),
-        (2, 1, 4)
+        (1, 1, 4),
+        "complete is what has rows: the item in dispute has none"
     );
     let value = |question: &str, statistic: &str| {
         let mut found = status.agreement.iter().filter(|one| one.question == question);

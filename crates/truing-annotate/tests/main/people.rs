@@ -74,6 +74,11 @@ fn known_items_come_at_their_share_unmarked_and_are_counted() {
         }
         let id = item["item"].as_str().unwrap().to_owned();
         assert_eq!(item["item"], server.next("ana")["item"], "until it is answered");
+        // Nor by its name, or by a count that only some items change.
+        let sent = server.post("/api/next", "ana", &json!({})).json();
+        let shown = sent["item"]["item"].as_str().unwrap();
+        assert!(shown.len() == 24 && shown.bytes().all(|byte| byte.is_ascii_hexdigit()), "{shown}");
+        assert!(!sent.to_string().contains(&format!("\"{id}\"")) && sent["progress"].get("open").is_none());
         let marks = ["gold", "attention", "expected", "kind"];
         assert!(marks.iter().all(|mark| item.get(mark).is_none()), "{item}");
         // Every second known item is answered wrongly.
@@ -141,4 +146,56 @@ fn adjudicators_decide_what_annotators_disagree_on() {
     // A second decision of the same version is stale.
     let late = with(decision, json!({"submission": "late"}));
     assert_eq!(server.post("/api/submit", "eve", &late).status, 409);
+}
+
+#[test]
+fn items_that_too_many_have_left_need_another_annotator() {
+    let workshop = Workshop::new(QUESTION, &items(2));
+    let server = workshop.start();
+    let skip = with(submission(&server.next("ana"), "skip", json!({})), json!({"skip": true}));
+    server.submit("ana", &skip);
+    let progress = server.get("/api/status", "owner").json()["progress"].clone();
+    // Two annotators and an overlap of two: nobody else can answer it.
+    assert_eq!((&progress["n_need_annotator"], &progress["n_skips"]), (&json!(1), &json!(1)));
+}
+
+#[test]
+fn an_annotator_who_left_counts_and_is_shown() {
+    let workshop = Workshop::new(QUESTION, &items(2));
+    let server = workshop.start();
+    server.answer("ana", "0", ranks([1, 2]));
+    drop(server);
+    let recipe = std::fs::read_to_string(workshop.path("recipe.toml")).unwrap();
+    let recipe = recipe.replace(
+        "name = \"ana\", token = \"the-token-of-ana\"",
+        "name = \"cid\", token = \"the-token-of-cid\"",
+    );
+    std::fs::write(workshop.path("recipe.toml"), recipe).unwrap();
+    let server = workshop.start();
+    server.answer("ben", "0", ranks([1, 2]));
+    // Two answers are enough: the third annotator gets the other item.
+    assert_eq!(server.next("cid")["item"], "1");
+    let status = server.get("/api/status", "owner").json();
+    let named = |idx: usize| {
+        (status["annotators"][idx]["name"].clone(), status["annotators"][idx]["has_left"].clone())
+    };
+    assert_eq!([named(0), named(1)].map(|(name, _)| name), ["cid", "ben"]);
+    assert_eq!(named(2), (json!("ana"), json!(true)));
+    assert_eq!(status["progress"]["n_complete"], 1);
+}
+
+#[test]
+fn a_known_answer_to_a_question_that_is_not_asked_is_an_error() {
+    let settings = format!(
+        "gold = {{ path = \"gold.jsonl\", share = 0.5 }}\n{QUESTION}\n[[question]]\nname = \"better\"\n\
+         annotation_type = \"pairwise\"\n"
+    );
+    let workshop = Workshop::new(&settings, &items(1));
+    let expected = json!({"better": {"ranks": [1, 2, 3]}});
+    let gold = json!({"prompt": "x", "responses": ["a", "b", "c"], "expected": expected});
+    workshop.write_rows("gold.jsonl", &[gold]);
+    let error = workshop.open(crate::setup::TestClock::begin().0).err().unwrap().to_string();
+    let said =
+        "`expected.better` is an answer to a question that is not asked about 3 responses; expected one of q";
+    assert!(error.contains("gold.jsonl:1") && error.contains(said), "{error}");
 }

@@ -102,7 +102,10 @@ fn wrong_items_are_refused_by_line() {
     let error = workshop.open(TestClock::begin().0).err().unwrap().to_string();
     assert!(error.contains("items.jsonl:3: `id` is `1`; expected another `id` than that of "), "{error}");
     assert!(error.contains("items.jsonl:1"), "{error}");
-    workshop.write_rows("items.jsonl", &[row("1"), serde_json::json!({"id": 2, "responses": ["a", "b"]})]);
-    let error = workshop.open(TestClock::begin().0).err().unwrap().to_string();
-    assert!(error.contains("items.jsonl:2"), "{error}");
+    let without = serde_json::json!({"id": 2, "responses": ["a", "b"]});
+    for (rows, line) in [(vec![row("1"), without.clone()], 2), (vec![without], 1)] {
+        workshop.write_rows("items.jsonl", &rows);
+        let error = workshop.open(TestClock::begin().0).err().unwrap().to_string();
+        assert!(error.contains(&format!("items.jsonl:{line}: `prompt` is missing")), "{error}");
+    }
 }

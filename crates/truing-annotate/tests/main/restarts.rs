@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 
 use serde_json::{Value, json};
-use truing_annotate::JOURNAL;
+use truing_annotate::{JOURNAL, StoredProject};
 
 use crate::setup::{TestClock, Workshop, submission, with};
 
@@ -75,11 +75,17 @@ fn a_torn_last_line_is_cut_with_a_warning_and_its_item_is_open_again() {
     assert_eq!(server.next("ana")["item"], "1");
     drop(server);
     // The only line, torn: the answer was never acknowledged.
-    fs::write(&journal, &whole[..whole.len() - 1]).unwrap();
+    fs::write(&journal, &whole[..whole.len() - 2]).unwrap();
     let server = workshop.start();
     assert_eq!(server.next("ana")["item"], "0");
     server.submit("ana", &sent);
     assert_eq!(fs::read(&journal).unwrap(), whole);
+    drop(server);
+    // A whole answer that lacks only the end of its line is kept.
+    fs::write(&journal, &whole[..whole.len() - 1]).unwrap();
+    let server = workshop.start();
+    assert!(server.warnings.is_empty(), "{:?}", server.warnings);
+    assert_eq!((server.next("ana")["item"].clone(), fs::read(&journal).unwrap()), (json!("1"), whole));
 }
 
 #[test]
@@ -101,8 +107,27 @@ fn a_damaged_line_and_another_question_are_errors_with_the_line() {
     fs::write(&journal, &whole).unwrap();
     workshop.write_rows("items.jsonl", &items(1));
     let (project, warnings) = workshop.open(TestClock::begin().0).unwrap();
-    assert!(warnings[0].starts_with("1 entries are about items"), "{warnings:?}");
+    let expected = "1 entry is about items that the data does not have, or whose text has changed since: 1;";
+    assert!(warnings[0].starts_with(expected), "{warnings:?}");
     assert_eq!((project.n_entries(), fs::read_to_string(&journal).unwrap()), (2, whole));
+}
+
+/// A start that fails leaves recipe and inputs of the one before, so that status and export still work.
+#[test]
+fn a_failed_start_replaces_nothing() {
+    let workshop = Workshop::new(QUESTION, &items(2));
+    let server = workshop.start();
+    server.answer("ana", "0", ranks([1, 2]));
+    drop(server);
+    let files = ["recipe.resolved.toml", "inputs.json"].map(|name| workshop.path("project").join(name));
+    let before = files.clone().map(|path| fs::read(path).unwrap());
+    let recipe = fs::read_to_string(workshop.path("recipe.toml")).unwrap();
+    let other = recipe.replace("annotation_type = \"ranking\"", "annotation_type = \"scale\"");
+    fs::write(workshop.path("recipe.toml"), other).unwrap();
+    let error = workshop.open(TestClock::begin().0).err().unwrap().to_string();
+    assert!(error.contains("the questions of the recipe or the items have changed since"), "{error}");
+    assert_eq!(files.map(|path| fs::read(path).unwrap()), before);
+    assert!(StoredProject::read(&workshop.path("project")).is_ok());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A served project, and a client.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -117,9 +118,11 @@ impl Workshop {
         let (clock, stop) = TestClock::begin();
         let (project, warnings) = self.open(clock).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let all = project.items().all.iter().enumerate();
+        let ids = all.map(|(idx, item)| (project.shown_id(idx).to_owned(), item.id.clone())).collect();
         let port = listener.local_addr().unwrap().port();
         let thread = std::thread::spawn(move || serve(listener, project, &ServeOptions::default()));
-        TestServer { port, stop, thread: Some(thread), warnings }
+        TestServer { port, stop, thread: Some(thread), warnings, ids }
     }
 }
 
@@ -131,6 +134,8 @@ pub(crate) fn rows_of(path: &Path) -> Vec<Value> {
 pub(crate) struct TestServer {
     pub(crate) port: u16,
     pub(crate) warnings: Vec<String>,
+    /// The items' names in the data by those in the pages.
+    ids: HashMap<String, String>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Result<(), AnnotateError>>>,
 }
@@ -184,11 +189,15 @@ impl TestServer {
         self.request("POST", path, &token(name), &body.to_string())
     }
 
-    /// The next item of a person; null where there is none.
+    /// The next item of a person, with its name in the data; null where there is none.
     pub(crate) fn next(&self, name: &str) -> Value {
         let reply = self.post("/api/next", name, &json!({}));
         assert_eq!(reply.status, 200, "{}", reply.body);
-        reply.json()["item"].clone()
+        let mut item = reply.json()["item"].clone();
+        if let Some(shown) = item.get("item").and_then(Value::as_str).map(str::to_owned) {
+            item["item"] = json!(self.ids[&shown]);
+        }
+        item
     }
 
     /// Sends a submission and expects it to be stored; returns the entry.

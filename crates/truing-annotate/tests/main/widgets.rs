@@ -152,7 +152,12 @@ fn what_does_not_fit_is_refused_by_field_and_not_stored() {
     }
     assert!(workshop.entries().is_empty());
     let long = with(whole, json!({"submission": "x".repeat(1 << 20)}));
-    assert_eq!(server.post("/api/submit", "ana", &long).status, 413);
+    let reply = server.post("/api/submit", "ana", &long);
+    assert_eq!(reply.status, 413);
+    let message = reply.json()["error"]["message"].clone();
+    assert_eq!(message, "the answer has more than 1048576 bytes: shorten its texts, or skip the item");
+    // Who it is comes before how much it is.
+    assert_eq!(server.request("POST", "/api/submit", "nobody", &long.to_string()).status, 401);
 }
 
 #[test]

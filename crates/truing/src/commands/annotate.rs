@@ -102,6 +102,7 @@ fn run_serve(arguments: &ServeArguments, context: &Context) -> anyhow::Result<Ou
         opened.map_err(|error| at_its_place(error, &text, &path))?;
     warnings.iter().for_each(|warning| context.printer.warning(warning));
     print_links(&links, address, context)?;
+    project.keep_links()?;
     context.printer.line(format!(
         "listening on http://{address} ({}, {})",
         counted(project.items().n_plain as u64, "item", "items"),
@@ -168,6 +169,12 @@ fn print_status(status: &Status, context: &Context) -> anyhow::Result<()> {
         progress.n_disputed,
         progress.n_adjudicated
     ))?;
+    if progress.n_need_annotator > 0 {
+        printer.line(format_args!(
+            "{} another annotator: too many left them to others",
+            counted(progress.n_need_annotator as u64, "item needs", "items need")
+        ))?;
+    }
     let judges = (!status.judges.is_empty()).then(|| judges_table(status));
     for table in [Some(people_table(status)), Some(agreement_table(status)), judges].into_iter().flatten() {
         printer.line("")?;
@@ -200,7 +207,7 @@ fn people_table(status: &Status) -> Table {
     ]);
     for one in &status.annotators {
         table.row([
-            one.name.clone(),
+            if one.has_left { format!("{} (left)", one.name) } else { one.name.clone() },
             one.n_answers.to_string(),
             one.n_skips.to_string(),
             format!("{} of {}", one.n_gold_right, one.n_gold),
@@ -220,12 +227,19 @@ fn agreement_table(status: &Status) -> Table {
         ("items", Align::Right),
         ("further", Align::Right),
     ]);
-    for Measured { question, aspect, statistic, estimate, n_further_items } in &status.agreement {
+    for Measured { question, aspect, statistic, estimate, undefined, n_resampled, n_further_items } in
+        &status.agreement
+    {
         table.row([
             aspect.as_ref().map_or_else(|| question.clone(), |aspect| format!("{question}, {aspect}")),
             (*statistic).to_owned(),
-            with_interval(estimate.as_ref()),
-            estimate.map_or_else(String::new, |found| found.n_units.to_string()),
+            undefined.map_or_else(|| with_interval(estimate.as_ref()), |why| format!("- ({why})")),
+            estimate.map_or_else(String::new, |found| {
+                let is_sample = *n_resampled < found.n_units;
+                let sample =
+                    if is_sample { format!(" (interval from {n_resampled})") } else { String::new() };
+                format!("{}{sample}", found.n_units)
+            }),
             n_further_items.map_or_else(|| "-".into(), |n| n.to_string()),
         ]);
     }
@@ -279,15 +293,15 @@ fn run_export(arguments: &ExportArguments, context: &Context) -> anyhow::Result<
         counted(counts.n_labels as u64, "row with labels", "rows with labels"),
         counted(counts.n_items as u64, "complete item", "complete items")
     ))?;
-    for (n, why) in [
-        (
-            counts.n_unusable,
-            "whose order cannot be learnt: equal texts in different ranks, or an empty one before another",
-        ),
-        (counts.n_tied_labels, "without a majority of labels"),
+    let unusable = "cannot be learnt: equal texts in different ranks, or an empty one before another";
+    let contradicting = "no scores: the ratings are in another order than the ranks";
+    for (n, one, many, why) in [
+        (counts.n_unusable, "order", "orders", unusable),
+        (counts.n_contradicting, "pair has", "pairs have", contradicting),
+        (counts.n_tied_labels, "label question", "label questions", "without a majority"),
     ] {
         if n > 0 {
-            context.printer.note(format_args!("{} {why}", counted(n as u64, "item", "items")));
+            context.printer.note(format_args!("{} {why}", counted(n as u64, one, many)));
         }
     }
     Ok(Outcome::Fine)
