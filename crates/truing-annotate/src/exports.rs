@@ -165,7 +165,7 @@ impl<'a> ItemRows<'a> {
         let by_score = |(question, of): &Rated<'a>| {
             let scores = mean(of);
             Order {
-                question: *question,
+                question,
                 ranks: scores.iter().map(|score| -score).collect(),
                 scores: Some(scores),
             }
