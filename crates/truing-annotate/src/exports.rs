@@ -164,11 +164,7 @@ impl<'a> ItemRows<'a> {
         }
         let by_score = |(question, of): &Rated<'a>| {
             let scores = mean(of);
-            Order {
-                question,
-                ranks: scores.iter().map(|score| -score).collect(),
-                scores: Some(scores),
-            }
+            Order { question, ranks: scores.iter().map(|score| -score).collect(), scores: Some(scores) }
         };
         ratings.iter().map(by_score).collect()
     }

@@ -168,6 +168,7 @@ const LOOKS_OUTSIDE: &[(&str, &str, &str)] = &[
         "ends programs by the wall clock, and sets its own child's working directory",
     ),
     ("truing-reward", "bin/", "is a program of its own, for tests"),
+    ("truing-construct", "bin/", "is a program of its own, for tests"),
     ("truing-reward", "verifiers/code/", "finds the interpreter through `PATH`"),
     ("truing-client", "exchange.rs", "ends the wait for a silent server after a stop"),
 ];

@@ -79,6 +79,8 @@ pub(super) fn score(reply: &str) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use truing_types::{ReasoningMarks, TextStart, split_reasoning};
+
     use super::*;
 
     #[test]
@@ -105,6 +107,23 @@ mod tests {
             assert_eq!(tagged(reply, "prompt"), expected, "{reply}");
         }
         assert_eq!(between("<missing>\n</missing>", "missing"), Some(""));
+    }
+
+    /// What stands between the marks of a thought is not part of an answer, so no text may ask for an answer in such marks.
+    #[test]
+    fn no_tag_that_a_model_is_asked_for_marks_a_thought() {
+        let root = env!("CARGO_MANIFEST_DIR");
+        let mut n_tags = 0;
+        for entry in std::fs::read_dir(format!("{root}/src/build/prompts")).unwrap() {
+            let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+            for tag in text.split("</").skip(1).filter_map(|rest| rest.split_once('>')).map(|(tag, _)| tag) {
+                let reply = format!("<{tag}>a</{tag}>b");
+                let split = split_reasoning(&reply, &ReasoningMarks::default(), TextStart::Unknown);
+                assert_eq!(split.answer, Some(reply.as_str()), "<{tag}>");
+                n_tags += 1;
+            }
+        }
+        assert!(n_tags > 50, "{n_tags}");
     }
 
     /// docs/build-abilities.md shows each text as the models get it.

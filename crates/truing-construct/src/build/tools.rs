@@ -145,7 +145,7 @@ fn tagged_json(reply: &str, tag: &str) -> Option<Value> {
 fn read_step(reply: &str) -> Option<Step> {
     if reply.contains("<call>") {
         let calls = Call::list(&tagged_json(reply, "call")?)?;
-        let thought = tagged(reply, "thought").unwrap_or_default().to_owned();
+        let thought = tagged(reply, "why").unwrap_or_default().to_owned();
         return Some(Step::Calls { thought, calls });
     }
     tagged(reply, "final").map(|text| Step::Answer(text.to_owned()))
@@ -498,8 +498,7 @@ mod tests {
             Some(Step::Calls { thought, calls }) => Some((thought, calls.len())),
             _ => None,
         };
-        let one =
-            "<thought>Look.</thought>\n<call>```json\n[{\"name\": \"find\", \"arguments\": {}}]\n```</call>";
+        let one = "<why>Look.</why>\n<call>```json\n[{\"name\": \"find\", \"arguments\": {}}]\n```</call>";
         assert_eq!(calls(one), Some(("Look.".to_owned(), 1)));
         let both = "<call>[{\"name\": \"a\"}, {\"name\": \"b\"}]</call><final>Done.</final>";
         assert_eq!(calls(both), Some((String::new(), 2)));

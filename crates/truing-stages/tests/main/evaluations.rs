@@ -353,7 +353,7 @@ fn what_cannot_be_evaluated_is_refused_before_anything_is_asked() {
         (SERVER, &["task.0.name=arc"], "task.custom"),
         (SERVER, &["task.0.custom.prompt={{ question"], "prompt"),
         (SERVER, &["task.0.custom.name=gsm8k"], "`gsm8k`, the name of a benchmark of this program"),
-        (SERVER, &["limit=2.5"], "`limit` is 2.5, expected a whole number"),
+        (SERVER, &["limit=2.5"], "`limit` is 2.5: expected a whole number"),
     ] {
         let error = run(folder.path(), recipe, overrides, Vec::new()).unwrap_err().to_string();
         assert!(error.contains(expected), "{overrides:?}: {error}");

@@ -82,8 +82,7 @@ pub(crate) fn writer() -> Scripted {
         Ok(match step["final"].as_str() {
             Some(answer) => tagged("final", answer),
             None => {
-                tagged("thought", step["thought"].as_str().unwrap())
-                    + &tagged("call", &step["call"].to_string())
+                tagged("why", step["thought"].as_str().unwrap()) + &tagged("call", &step["call"].to_string())
             }
         })
     })
@@ -200,7 +199,8 @@ fn rows_can_have_the_format_of_button() {
     assert_eq!(parallel["tools"], Value::Null);
     let content = |i: usize| parallel["messages"][i]["content"].as_str().unwrap();
     assert!(content(0).contains("<tool>[{") && content(0).contains("\"opening_hours\""));
-    assert!(content(2).starts_with("Both prices are needed") && content(2).ends_with("}]</call>"));
+    let calls = content(2);
+    assert!(calls.starts_with("Both prices are needed") && calls.ends_with("}]</call>"), "{calls}");
     let results: Value = serde_json::from_str(content(3)).unwrap();
     assert_eq!(results[1]["results"], json!({"price": 79.0}));
     assert!(content(6).starts_with("<final>They cost"));
