@@ -218,7 +218,7 @@ fn write_results(
 }
 
 /// Scores the stored answers of a finished run again, without asking: after a scorer has changed. `inputs` are those of the
-/// recipe of the run, loaded again; only how answers are scored may differ from it ([`SCORING_KEYS`]).
+/// recipe of the run, loaded again; only how answers are scored may differ from it (`SCORING_KEYS`).
 ///
 /// # Errors
 /// When the folder holds no finished run, the recipe has other items, another model or other questions than the run, an item
