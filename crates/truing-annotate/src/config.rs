@@ -338,7 +338,7 @@ impl AnnotateConfig {
         Ok(())
     }
 
-    /// Names and tokens that people and questions are told apart by.
+    /// Checks that names and tokens of people, and names of questions, are unique.
     fn check_names(&self) -> Result<(), RunError> {
         let questions = self.question.iter().map(|question| question.name.as_str());
         require_distinct("question.name", questions)?;

@@ -448,7 +448,7 @@ impl Project {
     }
 }
 
-/// An entry as its page is told: the item has the name that the page has for it.
+/// An entry as it is sent to a page: the item has its public id.
 fn told(submission: &Submission, stored: &Stored) -> Value {
     let mut entry = json!(stored.entry);
     entry["item"] = json!(submission.item);

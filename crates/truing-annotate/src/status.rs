@@ -16,7 +16,7 @@ use crate::journal::EntryKind;
 use crate::judges::{JudgeCalibration, Judged, orders_of_pairs};
 use crate::records::{ItemRecord, Stored};
 
-/// Most items that the resamples of an interval are drawn from.
+/// Most items that the resamples of an interval are sampled from.
 const MAX_RESAMPLED: usize = 1_000;
 /// Most items that the competence of annotators is estimated from.
 const MAX_MODELLED: usize = 5_000;
@@ -258,7 +258,7 @@ impl<'a> Measuring<'a> {
         }
     }
 
-    /// Krippendorff's alpha of the numbers of each answer; the bootstrap draws whole items.
+    /// Krippendorff's alpha of the numbers of each answer; the bootstrap samples whole items.
     fn alpha(
         &self,
         question: &Question,

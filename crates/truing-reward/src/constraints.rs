@@ -135,7 +135,7 @@ impl ConstraintType {
         Self::all().find(|of_type| of_type.id == id)
     }
 
-    /// A constraint of this type with drawn values and wording. `draw` gives a number below another.
+    /// A constraint of this type with sampled values and wording. `draw` gives a number below another.
     pub fn sample(&self, locale: Locale, draw: &mut dyn FnMut(usize) -> usize) -> Constraint {
         let args = self
             .parameters()

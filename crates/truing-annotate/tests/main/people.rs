@@ -110,7 +110,7 @@ fn a_gold_item_that_most_answer_otherwise_is_doubtful() {
     let server = workshop.start();
     for name in ["ana", "ben"] {
         assert_eq!(server.get("/api/status", "owner").json()["doubtful_items"], json!([]), "{name}");
-        // Of four draws at a share of 0.9 one is the gold item.
+        // Of four samples at a share of 0.9 one is the gold item.
         for n in 0..5 {
             let item = server.next(name);
             server.submit(name, &submission(&item, &format!("{name}{n}"), ranks([1, 2])));

@@ -75,7 +75,7 @@ fn every_widget_is_stored_and_shown_again() {
     let server = workshop.start();
     let session = server.get("/api/session", "ana").json();
     assert_eq!((&session["name"], &session["role"]), (&json!("ana"), &json!("annotator")));
-    // The defaults of a widget are told to the page.
+    // The page gets the defaults of a widget.
     assert_eq!(session["questions"][2]["labels"], json!(["factual", "logical"]));
     for (id, answers) in [("three", answers_to_three()), ("two", answers_to_two())] {
         let item = server.next("ana");

@@ -5,7 +5,7 @@ use crate::pas::Language;
 pub struct Aspect {
     /// Its name, the key in the judge's reply.
     pub name: String,
-    /// What the judge is told about it. `None` for the built-in text of one of [`Aspect::BUILT_IN`].
+    /// The text that the judge gets for it. `None` for the built-in text of one of [`Aspect::BUILT_IN`].
     pub text: Option<String>,
 }
 

@@ -36,7 +36,7 @@ pub struct BuildConfig {
     /// Folder that the paths of the data are relative to. Default: the recipe's folder.
     #[schemars(extend("x-decides" = "nothing"))]
     pub data_dir: PathBuf,
-    /// Random seed of what is drawn and sampled.
+    /// Random seed of all sampling.
     pub seed: u64,
     /// Number of rows to begin: of the seed rows the first, without `[[data]]` as many new ones. Default: every seed
     /// row.

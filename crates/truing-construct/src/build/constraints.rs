@@ -1,6 +1,6 @@
 //! Constraint expansion (report 4.1): constraints are added to prompts, so that a model learns to follow many at once.
 //!
-//! 1. Types are drawn so that all come up about as often, compatible ones only; values and wordings too
+//! 1. Types are sampled so that all come up about as often, compatible ones only; values and wordings too
 //!    ([`truing_reward::constraints`]).
 //! 2. The writer puts the constraints into the prompt in its own words, or they are appended as they are.
 //! 3. The checker says whether each is there and whether all make sense for the task; a program, whether each value
@@ -56,11 +56,11 @@ const PROMPT: (&str, &str) = (
 pub struct ConstraintsConfig {
     /// Maximum constraints of a prompt. Each number from 1 comes up equally often.
     pub max_constraints: usize,
-    /// Groups that types are drawn from: `length`, `format`, `content`, `language`, `position`, `structure`, `style`,
+    /// Groups that types are sampled from: `length`, `format`, `content`, `language`, `position`, `structure`, `style`,
     /// `persona`. Default: all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<ConstraintGroup>,
-    /// Types that are not drawn, for instance `["format.json"]`.
+    /// Types that are not sampled, for instance `["format.json"]`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<String>,
     /// Whether each prompt has at least one constraint that a program checks, so that the reward `ifeval` can score it.
@@ -91,7 +91,7 @@ impl ConstraintsConfig {
     /// Checks the settings.
     ///
     /// # Errors
-    /// When a setting is invalid, or no type is left to be drawn.
+    /// When a setting is invalid, or no type is left to be sampled.
     pub(super) fn check(&self) -> Result<(), RunError> {
         require_counts([("constraints.max_constraints", self.max_constraints)])?;
         let bad = |key, found: String, expected: &str| {
@@ -115,7 +115,7 @@ impl ConstraintsConfig {
         Ok(())
     }
 
-    /// The types that may be drawn.
+    /// The types that may be sampled.
     fn allowed(&self, locale: Locale) -> Vec<&'static ConstraintType> {
         let is_allowed = |of_type: &&'static ConstraintType| {
             (self.groups.is_empty() || self.groups.contains(&of_type.group))
@@ -133,7 +133,7 @@ pub(super) fn locale_of(language: Language) -> Locale {
     }
 }
 
-/// Units with the constraints that were drawn for each.
+/// Units with the constraints that were sampled for each.
 #[derive(Debug)]
 struct ConstraintsJob {
     settings: ConstraintsConfig,
@@ -181,7 +181,7 @@ pub(super) fn draw(
     types.into_iter().map(|of_type| of_type.sample(locale, &mut below)).collect()
 }
 
-/// Every type that may be drawn, with an equal share of all constraints.
+/// Every type that may be sampled, with an equal share of all constraints.
 fn targets(settings: &ConstraintsConfig, units: &[Unit]) -> BTreeMap<String, usize> {
     let n_constraints: usize = units.iter().map(|unit| unit.kinds.len()).sum();
     let has = |language| units.iter().any(|unit| unit.dropped.is_none() && unit.language == language);

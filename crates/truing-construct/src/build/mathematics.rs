@@ -3,7 +3,7 @@
 //!
 //! Without `[[data]]` the writer makes problems with their answers, one knowledge point each; the checker solves
 //! every problem without seeing the answer, and where the two differ the problem is dropped. With `[[data]]` the rows
-//! are problems with reference answers. Either way the writer expands the answer into steps. It is told that the
+//! are problems with reference answers. Either way the writer expands the answer into steps. Its prompt says that the
 //! answer is right with 95 % probability, so that it does not bend a step to reach it. A solution is kept if its
 //! final answer equals the reference ([`math_answer`](truing_reward::verifiers::math_answer)) and it does not speak
 //! of a reference.
@@ -151,7 +151,7 @@ fn prepare(config: &BuildConfig, seeds: &[SeedRow]) -> Result<Box<dyn Job>, Stag
     Ok(Box::new(job))
 }
 
-/// Units of new problems: the levels in turn, in each level its points in a drawn order, each point as often as the
+/// Units of new problems: the levels in turn, in each level its points in a sampled order, each point as often as the
 /// others.
 fn new_problems(
     settings: MathematicsConfig,

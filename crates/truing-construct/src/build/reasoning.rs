@@ -108,7 +108,7 @@ fn prepare(config: &BuildConfig, seeds: &[SeedRow]) -> Result<Box<dyn Job>, Stag
     Ok(Box::new(job))
 }
 
-/// Units of new questions: the kinds in turn, each in the settings in turn from a drawn one on.
+/// Units of new questions: the kinds in turn, each in the settings in turn from a sampled one on.
 fn new_questions(settings: ReasoningConfig, n_rows: usize, seed: Seed) -> ReasoningJob {
     let (n_kinds, n_languages) = (settings.kinds.len(), settings.languages.len());
     let first_setting = |kind: ReasoningKind| {

@@ -3,7 +3,7 @@
 //!
 //! 1. The checker scores the text as a response; poor texts are dropped.
 //! 2. Programs measure the text: which rules of [`truing_reward::constraints`] it fulfils, each as strictly as it can
-//!    be. Up to `max_constraints` compatible ones are drawn, so that a prompt never demands what its response does
+//!    be. Up to `max_constraints` compatible ones are sampled, so that a prompt never demands what its response does
 //!    not have.
 //! 3. The writer writes the prompt. The checker, as an inspector, scores it and lists what is missing; a program adds
 //!    the values that the prompt does not name, and whether it quotes the text. The writer writes it again until

@@ -1,7 +1,7 @@
 //! System messages (report 4.1): instructions that hold for a whole conversation, made of components, with
 //! constraints among them.
 //!
-//! 1. A kind of assistant and constraints are drawn for each seed prompt, kinds and types about equally often.
+//! 1. A kind of assistant and constraints are sampled for each seed prompt, kinds and types about equally often.
 //! 2. The writer writes the components: task, workflow, output, rules (the constraints embedded in them) and an
 //!    opening. They are put together in this order, in one of a few layouts.
 //! 3. The writer evolves the message `evolutions` times: more specific, without contradictions.
@@ -115,10 +115,10 @@ pub struct SystemMessagesConfig {
     pub evolutions: usize,
     /// Maximum constraints of a message. Each number from 1 comes up equally often.
     pub max_constraints: usize,
-    /// Groups that types of constraints are drawn from. Default: all.
+    /// Groups that types of constraints are sampled from. Default: all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<ConstraintGroup>,
-    /// Types of constraints that are not drawn.
+    /// Types of constraints that are not sampled.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<String>,
     /// Whether each message has at least one constraint that a program checks.
@@ -145,13 +145,13 @@ impl SystemMessagesConfig {
     /// Checks the settings.
     ///
     /// # Errors
-    /// When a setting is invalid, or no type of constraint is left to be drawn.
+    /// When a setting is invalid, or no type of constraint is left to be sampled.
     pub(super) fn check(&self) -> Result<(), RunError> {
         require_given(!self.kinds.is_empty(), "system_messages.kinds", "at least one kind")?;
         self.of_constraints().check()
     }
 
-    /// The settings of the constraints that are drawn.
+    /// The settings of the constraints that are sampled.
     fn of_constraints(&self) -> ConstraintsConfig {
         ConstraintsConfig {
             max_constraints: self.max_constraints,
@@ -163,7 +163,7 @@ impl SystemMessagesConfig {
     }
 }
 
-/// What is drawn for a unit.
+/// What is sampled for a unit.
 #[derive(Debug)]
 struct Drawn {
     kind: SystemKind,
@@ -172,7 +172,7 @@ struct Drawn {
     has_headings: bool,
 }
 
-/// Units with what was drawn for each.
+/// Units with what was sampled for each.
 #[derive(Debug)]
 struct SystemMessagesJob {
     settings: SystemMessagesConfig,

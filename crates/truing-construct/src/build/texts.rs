@@ -126,18 +126,18 @@ mod tests {
         assert!(n_tags > 50, "{n_tags}");
     }
 
-    /// docs/build-abilities.md shows each text as the models get it.
+    /// docs/build-prompts.md shows each text as the models get it.
     #[test]
     fn the_documentation_repeats_the_texts() {
         let root = env!("CARGO_MANIFEST_DIR");
-        let page = std::fs::read_to_string(format!("{root}/../../docs/build-abilities.md")).unwrap();
+        let page = std::fs::read_to_string(format!("{root}/../../docs/build-prompts.md")).unwrap();
         let mut n_files = 0;
         for entry in std::fs::read_dir(format!("{root}/src/build/prompts")).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             let text = std::fs::read_to_string(&path).unwrap();
             let block = format!("`{name}`:\n\n````text\n{text}````\n");
-            assert!(page.contains(&block), "docs/build-abilities.md does not repeat {name}");
+            assert!(page.contains(&block), "docs/build-prompts.md does not repeat {name}");
             n_files += 1;
         }
         assert_eq!(n_files, 58);

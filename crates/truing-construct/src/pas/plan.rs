@@ -240,7 +240,7 @@ pub(super) fn no_examples(inputs: &PasInputs, category: &str, prompt: &str) -> O
     inputs.cases.of(language, 0).is_none().then(|| format!("no critic cases in `{}`", language.code()))
 }
 
-/// All but `n` places, the `n` drawn at random.
+/// All but `n` places, the `n` sampled at random.
 fn not_drawn(mut indices: Vec<usize>, n: usize, seed: Seed) -> Vec<usize> {
     let mut generator = seed.generator("prompts without selection", &[]);
     for idx in 0..n.min(indices.len()) {

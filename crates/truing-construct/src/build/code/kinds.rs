@@ -29,7 +29,7 @@ impl CodeCategory {
         ["generation", "completion", "debugging", "explanation", "knowledge_qa"][self as usize]
     }
 
-    /// What the writer is told about it.
+    /// Its description for the writer.
     pub(super) fn about(self, language: Language) -> &'static str {
         let about = match language {
             Language::En => [

@@ -32,7 +32,7 @@ struct Site {
     replacement: String,
 }
 
-/// Up to `n` different mutants of a Python program, drawn by `below`, which gives a number below its argument.
+/// Up to `n` different mutants of a Python program, sampled by `below`, which gives a number below its argument.
 pub(super) fn mutants(program: &str, n: usize, below: &mut dyn FnMut(usize) -> usize) -> Vec<String> {
     let mut sites = sites(program);
     let mut mutants = Vec::new();

@@ -53,7 +53,7 @@ impl ReasoningKind {
         Self::ALL.into_iter().find(|kind| kind.code() == code)
     }
 
-    /// What the writer is told about it.
+    /// Its description for the writer.
     pub(super) fn about(self, language: Language) -> &'static str {
         ABOUT[self as usize][language as usize]
     }

@@ -29,7 +29,7 @@ impl CallPattern {
         Self::ALL.into_iter().find(|pattern| pattern.code() == code)
     }
 
-    /// What the writer is told about it.
+    /// Its description for the writer.
     pub(super) fn about(self, language: Language) -> &'static str {
         let about = match language {
             Language::En => [
