@@ -338,7 +338,7 @@ impl TaskPair {
         let n_changed = check_same_items(&records, &items)?;
         if n_changed > 0 {
             remarks.push(format!(
-                "{task}: {n_changed} items have one name and different contents; they are not compared"
+                "{task}: {n_changed} items have the same name in both runs but different contents; they are not compared"
             ));
         }
         for remark in different_settings(&ours.settings, &theirs.settings) {

@@ -139,7 +139,7 @@ impl fmt::Display for Launcher {
 
 impl Rendezvous {
     /// Every variable that [`from_variables`](Self::from_variables) looks at.
-    pub const VARIABLES: [&'static str; 19] = [
+    pub const VARIABLES: [&'static str; 17] = [
         "RANK",
         "WORLD_SIZE",
         "LOCAL_RANK",
@@ -157,8 +157,6 @@ impl Rendezvous {
         "SLURM_PROCID",
         "SLURM_STEP_NUM_TASKS",
         "SLURM_LOCALID",
-        "SLURM_STEP_NODELIST",
-        "SLURM_JOB_ID",
     ];
 
     /// Reads what the launcher says; `None` where no launcher started this process. An empty variable counts as not set.
@@ -184,7 +182,7 @@ impl Rendezvous {
             }
         }
         let Some((_, mut place)) = found else { return Ok(None) };
-        place.address = variables.master()?.or_else(|| variables.slurm_address(&place));
+        place.address = variables.master()?;
         // Below torchrun the variables of MPI's launcher are those of torchrun's agent.
         let is_below_torchrun = variables.get("TORCHELASTIC_RUN_ID").is_some();
         let mpi = ["OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_NAMESPACE"];
@@ -268,32 +266,6 @@ impl<'a> Variables<'a> {
         };
         Ok(Some((host.to_owned(), free.ok_or_else(invalid)?)))
     }
-
-    /// The first host of the job step, for processes of `srun`; a port that follows from the job's number, so that two jobs
-    /// on one host rarely meet.
-    fn slurm_address(&self, place: &Rendezvous) -> Option<(String, u16)> {
-        if place.launcher != Launcher::Slurm {
-            return None;
-        }
-        let host = first_host(self.get("SLURM_STEP_NODELIST")?)?;
-        let job: u64 = self.get("SLURM_JOB_ID")?.parse().ok()?;
-        // Below the ports that Linux gives to outgoing connections.
-        Some((host, 20_000 + (job % 12_000) as u16))
-    }
-}
-
-/// The first host of Slurm's list: `n1` of `n1,n2`, `gpu07` of `gpu[07-09,12],login`, `a3-x` of `a[3,5]-x`.
-fn first_host(list: &str) -> Option<String> {
-    let (mut host, mut rest) = (String::new(), list);
-    loop {
-        let end = rest.find([',', '[']).unwrap_or(rest.len());
-        host.push_str(&rest[..end]);
-        let Some(inside) = rest[end..].strip_prefix('[') else { break };
-        let (numbers, after) = inside.split_once(']')?;
-        host.push_str(numbers.split([',', '-']).next()?);
-        rest = after;
-    }
-    (!host.is_empty()).then_some(host)
 }
 
 #[cfg(test)]
@@ -324,14 +296,8 @@ mod tests {
         ("OMPI_COMM_WORLD_LOCAL_RANK", "1"),
         ("PMIX_NAMESPACE", "1234"),
     ];
-    const SRUN: [(&str, &str); 6] = [
-        ("SLURM_PROCID", "5"),
-        ("SLURM_STEP_NUM_TASKS", "8"),
-        ("SLURM_NTASKS", "8"),
-        ("SLURM_LOCALID", "1"),
-        ("SLURM_STEP_NODELIST", "gpu[07-08]"),
-        ("SLURM_JOB_ID", "4012345"),
-    ];
+    const SRUN: [(&str, &str); 4] =
+        [("SLURM_PROCID", "5"), ("SLURM_STEP_NUM_TASKS", "8"), ("SLURM_NTASKS", "8"), ("SLURM_LOCALID", "1")];
 
     #[test]
     fn every_launcher_is_understood() {
@@ -349,10 +315,9 @@ mod tests {
             read(&[("PMI_RANK", "0"), ("PMI_SIZE", "3")]),
             place(Launcher::Pmi, 0, 3, None, None, true)
         );
-        let of_job = address("gpu07", 20_000 + 4345);
-        assert_eq!(read(&SRUN), place(Launcher::Slurm, 5, 8, Some(1), of_job.clone(), false));
+        assert_eq!(read(&SRUN), place(Launcher::Slurm, 5, 8, Some(1), None, false));
         let with_pmix = [&SRUN[..], &[("PMIX_NAMESPACE", "slurm.pmix.1.0")]].concat();
-        assert_eq!(read(&with_pmix), place(Launcher::Slurm, 5, 8, Some(1), of_job, true));
+        assert_eq!(read(&with_pmix), place(Launcher::Slurm, 5, 8, Some(1), None, true));
     }
 
     #[test]
@@ -427,19 +392,5 @@ mod tests {
             "`RANK` is 0 but `OMPI_COMM_WORLD_RANK` is 1: unset the variables that do not belong to this job"
         );
         assert!(refusal(&by_hand("1", "4")).starts_with("`WORLD_SIZE` is 4 but `OMPI_COMM_WORLD_SIZE` is 2"));
-    }
-
-    #[test]
-    fn the_first_host_of_a_list_of_slurm() {
-        for (list, first) in [
-            ("n1", Some("n1")),
-            ("n1,n2", Some("n1")),
-            ("gpu[07-09,12],login", Some("gpu07")),
-            ("a[3,5]-x[1-2],b", Some("a3-x1")),
-            ("gpu[07", None),
-            ("", None),
-        ] {
-            assert_eq!(first_host(list).as_deref(), first, "{list}");
-        }
     }
 }

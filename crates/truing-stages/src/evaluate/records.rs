@@ -41,8 +41,9 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    /// Of a run that began at `date` and took `seconds`, `None` where nothing was asked. A run that is continued began where
-    /// it did before, and took the time of both.
+    /// Of a run that began at `date` and took `seconds`, `None` where nothing was asked. A finished run that is extended, for
+    /// instance by more seeds, began where it did before, and took the time of both. Of a run that was stopped and continued
+    /// only the last part is known.
     pub(super) fn of_run(config: &EvaluateConfig, seconds: Option<f64>, date: Option<f64>) -> Self {
         let before = Self::stored(&config.output_dir);
         let seconds = match (before.as_ref().and_then(|facts| facts.seconds), seconds) {
@@ -221,8 +222,8 @@ fn write_results(
 /// recipe of the run, loaded again; only how answers are scored may differ from it (`SCORING_KEYS`).
 ///
 /// # Errors
-/// When the folder holds no finished run, the recipe has other items, another model or other questions than the run, an item
-/// has no stored answer, or the disk fails. Nothing is written then.
+/// When the folder holds no finished run, the recipe has other items, another model or other questions than the run, or an
+/// item has no stored answer; nothing is written then. Or when the disk fails; the same command then writes all files again.
 pub fn rescore(
     config: &EvaluateConfig,
     inputs: &EvaluateInputs,

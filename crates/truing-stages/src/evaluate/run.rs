@@ -34,7 +34,7 @@ pub(super) fn run<E: Engine + 'static>(
     context: RunContext<'_>,
 ) -> Result<Ended<EvaluateOutcome>, StageError> {
     let RunContext { events, stop, probe, mut chat_models, sandbox_program, .. } = context;
-    let begin = probe.elapsed_secs();
+    let (begin, date) = (probe.elapsed_secs(), probe.unix_secs());
     let config = &plan.config;
     let folder = &config.output_dir;
     let record = config.record()?;
@@ -61,7 +61,7 @@ pub(super) fn run<E: Engine + 'static>(
     run.write_inputs(&record)?;
     run.write_recipe(&config.to_toml())?;
     let seconds = (n_asked > 0).then(|| probe.elapsed_secs() - begin);
-    let facts = Facts::of_run(config, seconds, probe.unix_secs());
+    let facts = Facts::of_run(config, seconds, date);
     let tasks = write_records(config, inputs, answered, facts, Scoring { sandbox_program })?;
     events.emit(Event::Saved { what: "results".into(), path: folder.join(RESULTS) });
     Ok(Ended::Finished(EvaluateOutcome { folder: folder.clone(), tasks }))
@@ -210,7 +210,8 @@ impl<'a, E: Engine> Asking<'a, E> {
     }
 
     /// Asks about the first items to the end, one by one, until the judge has given a verdict: that it does not answer is found
-    /// before the answers to all items are paid for. False when the run is to stop.
+    /// before the answers to all items are paid for. It is given up where its verdicts on [`ITEMS_TO_TRY`] items failed and more
+    /// items remain. False when the run is to stop.
     fn try_judge(
         &mut self,
         task: &PlannedTask,
@@ -218,22 +219,29 @@ impl<'a, E: Engine> Asking<'a, E> {
         item_indices: &[usize],
         answers: &mut [Answers],
     ) -> Result<bool, StageError> {
-        let mut failure = None;
+        let (mut failure, mut n_failed) = (None, 0);
         for idx in 0..item_indices.len().min(ITEMS_TO_TRY) {
             if !self.complete(task, variation, &item_indices[idx..=idx], &mut answers[idx..=idx])? {
                 return Ok(false);
             }
+            let mut has_failed = false;
             let of_judge = answers[idx].0.iter().filter(|(id, _)| benchmarks::is_of_judge(id));
             for (_, answer) in of_judge {
                 match answer {
-                    Answer::Failed(unscored) => failure = Some(unscored.detail.clone()),
+                    Answer::Failed(unscored) => {
+                        failure = Some(unscored.detail.clone());
+                        has_failed = true;
+                    }
                     _ => return Ok(true),
                 }
             }
+            n_failed += usize::from(has_failed);
         }
         match failure {
-            Some(reason) => Err(self.judge_refuses(&reason)),
-            None => Ok(true),
+            Some(reason) if n_failed == ITEMS_TO_TRY && item_indices.len() > ITEMS_TO_TRY => {
+                Err(self.judge_refuses(&reason))
+            }
+            _ => Ok(true),
         }
     }
 

@@ -76,7 +76,14 @@ pub(super) fn run(request: &Request<'_>, context: &Context) -> anyhow::Result<Ou
     };
     match planned {
         Ok(printed) => printed.map(|()| Outcome::Fine),
-        Err(error) => refuse(&error, &text, path, request.json, context),
+        Err(error) => {
+            // What the recipe has set is no setting of the cluster's file.
+            let recipe = request.recipe.map(|arguments| arguments.recipe.as_path());
+            match error.setting().zip(recipe).filter(|(key, _)| TAKEN_OVER.contains(key)) {
+                Some((_, recipe)) => Err(anyhow::anyhow!("{}: {error}", recipe.display())),
+                None => refuse(&error, &text, path, request.json, context),
+            }
+        }
     }
 }
 
@@ -94,6 +101,10 @@ fn read_training(arguments: &RecipeArguments) -> anyhow::Result<TrainingConfig> 
     }
     Ok(TrainingConfig::from_toml(&text, path, &arguments.overrides)?)
 }
+
+/// What [`take_over`] sets.
+const TAKEN_OVER: [&str; 3] =
+    ["training.sequence_length", "training.sequences_per_step", "degrees.layers_per_segment"];
 
 /// Puts a recipe's length, step and k in place of the cluster's.
 fn take_over(recipe: &TrainingConfig, config: &mut ClusterConfig) {

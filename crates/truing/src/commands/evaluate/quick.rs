@@ -86,7 +86,9 @@ impl Quick {
             apply_chat_template: self.apply_chat_template,
             ..EvaluateConfig::default()
         };
-        config.log_samples |= self.log_samples;
+        if self.log_samples {
+            context.printer.note("`--log-samples` changes nothing: what was asked and answered is kept");
+        }
         if let Some(size) = &self.batch_size {
             context.printer.note(format_args!(
                 "`--batch-size {size}` is left out: the program chooses it, and results do not depend on it"
