@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::config::{AnnotationType, Question};
 use crate::item::Response;
@@ -53,25 +53,25 @@ pub struct EditedResponse {
     pub text: String,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Ranks {
     ranks: Vec<u32>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Ratings {
     ratings: BTreeMap<String, Vec<i64>>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Spans {
     spans: Vec<MarkedSpan>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Labels {
     labels: Vec<String>,
@@ -119,14 +119,13 @@ impl Answer {
     /// The answer as it is stored.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        let json = match self {
-            Self::Ranking(ranks) => serde_json::to_value(Ranks { ranks: ranks.clone() }),
-            Self::Scale(ratings) => serde_json::to_value(Ratings { ratings: ratings.clone() }),
-            Self::Spans(spans) => serde_json::to_value(Spans { spans: spans.clone() }),
-            Self::Edit(edit) => serde_json::to_value(edit),
-            Self::Label(labels) => serde_json::to_value(Labels { labels: labels.clone() }),
-        };
-        json.expect("texts, numbers and maps are JSON")
+        match self {
+            Self::Ranking(ranks) => json!({ "ranks": ranks }),
+            Self::Scale(ratings) => json!({ "ratings": ratings }),
+            Self::Spans(spans) => json!({ "spans": spans }),
+            Self::Edit(edit) => json!(edit),
+            Self::Label(labels) => json!({ "labels": labels }),
+        }
     }
 }
 
@@ -226,7 +225,6 @@ impl Reading<'_> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
     use truing_store::Digest;
 
     use super::*;

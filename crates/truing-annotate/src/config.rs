@@ -323,7 +323,11 @@ impl AnnotateConfig {
             ("overlap", self.overlap.to_string(), expected)
         })?;
         require_positive("target_interval", self.target_interval)?;
-        require_share("adjudication.min_span_f1", self.adjudication.min_span_f1)?;
+        let Adjudication { max_scale_difference, min_span_f1 } = self.adjudication;
+        require(max_scale_difference >= 0, || {
+            ("adjudication.max_scale_difference", max_scale_difference.to_string(), "0 or more")
+        })?;
+        require_share("adjudication.min_span_f1", min_span_f1)?;
         let shares =
             [&self.gold, &self.attention].map(|known| known.as_ref().map_or(0.0, |known| known.share));
         require_share("gold.share", shares[0])?;
@@ -340,20 +344,24 @@ impl AnnotateConfig {
 
     /// Checks that names and tokens of people, and names of questions, are unique.
     fn check_names(&self) -> Result<(), RunError> {
-        let questions = self.question.iter().map(|question| question.name.as_str());
-        require_distinct("question.name", questions)?;
-        let people = self.annotator.iter().chain(&self.adjudicator);
-        let names = people.clone().map(|person| person.name.as_str());
-        require(names.clone().all(|name| !name.trim().is_empty() && name != OWNER), || {
-            ("annotator.name", "empty or `owner`".into(), "a name for every person")
-        })?;
-        require_distinct("annotator.name", names)?;
-        let tokens = people.filter_map(|person| person.token.as_deref()).chain(self.owner_token.as_deref());
-        for token in tokens {
+        require_distinct(self.question.iter().map(|question| ("question.name", question.name.as_str())))?;
+        let annotators = self.annotator.iter().map(|person| ("annotator.name", "annotator.token", person));
+        let adjudicators =
+            self.adjudicator.iter().map(|person| ("adjudicator.name", "adjudicator.token", person));
+        let people: Vec<_> = annotators.chain(adjudicators).collect();
+        for &(key, _, person) in &people {
+            require(!person.name.trim().is_empty() && person.name != OWNER, || {
+                (key, format!("{:?}", person.name), "a name that is neither empty nor `owner`")
+            })?;
+        }
+        require_distinct(people.iter().map(|&(key, _, person)| (key, person.name.as_str())))?;
+        let tokens = people.iter().map(|&(_, key, person)| (key, person.token.as_deref()));
+        for (key, token) in tokens.chain([("owner_token", self.owner_token.as_deref())]) {
+            let Some(token) = token else { continue };
             let is_plain = token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
             require(is_plain && token.len() >= MIN_TOKEN, || {
                 let found = format!("a token of {} characters", token.chars().count());
-                ("annotator.token", found, "at least 12 ASCII letters, digits, `-` and `_`")
+                (key, found, "at least 12 ASCII letters, digits, `-` and `_`")
             })?;
         }
         Ok(())
@@ -363,9 +371,10 @@ impl AnnotateConfig {
 /// Who sees the status page.
 pub(crate) const OWNER: &str = "owner";
 
-fn require_distinct<'a>(key: &'static str, names: impl Iterator<Item = &'a str>) -> Result<(), RunError> {
+/// Names with the key of each.
+fn require_distinct<'a>(names: impl Iterator<Item = (&'static str, &'a str)>) -> Result<(), RunError> {
     let mut seen = BTreeSet::new();
-    for name in names {
+    for (key, name) in names {
         require(seen.insert(name), || (key, format!("`{name}` twice"), "different names"))?;
     }
     Ok(())

@@ -122,6 +122,29 @@ pub(crate) fn mean_ratings(stored: &[&Arc<Stored>], question: &Question) -> BTre
     means
 }
 
+/// The mean rating of each response over annotators and aspects. `None` without a rating.
+///
+/// The points are whole numbers and are summed before the one division, so that equal sums have equal means.
+#[must_use]
+pub(crate) fn mean_scores(stored: &[&Arc<Stored>], question: &Question) -> Option<Vec<f64>> {
+    let mut lists: Vec<Vec<f64>> = Vec::new();
+    for answer in answers_to(stored, question) {
+        if let Answer::Scale(ratings) = answer {
+            for points in ratings.values() {
+                lists.push(points.iter().map(|&point| point as f64).collect());
+            }
+        }
+    }
+    mean_of(lists.into_iter())
+}
+
+/// The rank of each score, 1 the highest; equal scores share their mean rank.
+#[must_use]
+pub(crate) fn ranks_of_scores(scores: &[f64]) -> Vec<f64> {
+    let negated: Vec<f64> = scores.iter().map(|score| -score).collect();
+    ranks(&negated).into_iter().map(|rank| rank + 1.0).collect()
+}
+
 /// The labels that more people gave than any others; `None` without one, or where several have as many votes.
 #[must_use]
 pub(crate) fn voted_labels(stored: &[&Arc<Stored>], question: &Question) -> Option<Vec<String>> {
@@ -242,6 +265,24 @@ mod tests {
         assert!(!found.is_disputed());
         assert_eq!(mean_ratings(&found.answers(), found.question())["x"], [1.5, 2.5, 5.0]);
         assert!(said(question(), &[rate([1, 3, 5]), rate([3, 3, 5])]).is_disputed());
+    }
+
+    #[test]
+    fn equal_sums_of_ratings_are_equal_means_and_share_their_rank() {
+        let question = json!({"name": "q", "annotation_type": "scale", "labels": ["x", "y", "z"]});
+        let rate = |x: [i64; 3], y: [i64; 3], z: [i64; 3]| json!({"ratings": {"x": x, "y": y, "z": z}});
+        // Sums by aspect: (3, 4, 7) of the first response, (3, 7, 4) of the second, (3, 3, 3) of the third.
+        let one = || rate([1, 1, 1], [1, 2, 1], [2, 1, 1]);
+        let last = rate([1, 1, 1], [2, 3, 1], [3, 2, 1]);
+        let found = said(question, &[one(), one(), last]);
+        let scores = mean_scores(&found.answers(), found.question()).unwrap();
+        assert_eq!(scores, [14.0 / 9.0, 14.0 / 9.0, 1.0]);
+        assert_eq!(ranks_of_scores(&scores), [1.5, 1.5, 3.0]);
+        // Means of the means by aspect differ in the last bit.
+        let by_aspect = mean_ratings(&found.answers(), found.question());
+        let mean = |idx: usize| by_aspect.values().map(|of| of[idx]).sum::<f64>() / 3.0;
+        assert_ne!(mean(0), mean(1));
+        assert_eq!(mean_scores(&[], found.question()), None);
     }
 
     #[test]

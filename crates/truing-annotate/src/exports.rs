@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -16,7 +16,9 @@ use truing_types::{Message, Role};
 use crate::AnnotateError;
 use crate::answer::{Answer, EditedResponse};
 use crate::config::{AnnotateConfig, AnnotationType, Question};
-use crate::consensus::{answers_to, deciding, mean_ranks, mean_ratings, voted_labels};
+use crate::consensus::{
+    answers_to, deciding, mean_ranks, mean_ratings, mean_scores, ranks_of_scores, voted_labels,
+};
 use crate::item::{Item, Items};
 use crate::records::{ItemRecord, Stored};
 
@@ -78,7 +80,10 @@ pub fn write_outputs(
 }
 
 /// The files in the making; those that no question is for are not written.
-struct Files(Vec<(&'static str, atomic::Writer)>);
+struct Files {
+    folder: PathBuf,
+    writers: Vec<(&'static str, atomic::Writer)>,
+}
 
 impl Files {
     fn new(folder: &Path, config: &AnnotateConfig) -> Result<Self, AnnotateError> {
@@ -95,18 +100,20 @@ impl Files {
         };
         let writers = OUTPUTS.into_iter().filter(is_wanted);
         let writers = writers.map(|name| Ok((name, atomic::Writer::new(&folder.join(name))?)));
-        Ok(Self(writers.collect::<Result<_, StoreError>>()?))
+        let writers = writers.collect::<Result<Vec<_>, StoreError>>()?;
+        Ok(Self { folder: folder.to_path_buf(), writers })
     }
 
     fn write(&mut self, name: &'static str, row: &Value) -> Result<(), AnnotateError> {
-        if let Some((_, writer)) = self.0.iter_mut().find(|(known, _)| *known == name) {
-            writeln!(writer, "{row}").map_err(StoreError::io("write", name))?;
+        if let Some((_, writer)) = self.writers.iter_mut().find(|(known, _)| *known == name) {
+            let failed = |error| StoreError::io("write", self.folder.join(name))(error);
+            writeln!(writer, "{row}").map_err(failed)?;
         }
         Ok(())
     }
 
     fn commit(self) -> Result<(), AnnotateError> {
-        Ok(self.0.into_iter().try_for_each(|(_, writer)| writer.commit())?)
+        Ok(self.writers.into_iter().try_for_each(|(_, writer)| writer.commit())?)
     }
 }
 
@@ -148,11 +155,7 @@ impl<'a> ItemRows<'a> {
     /// The orders by each ranking, else by the ratings of each question. The scores beside a ranking are those of the
     /// first question with ratings.
     fn orders(&self, ratings: &[Rated<'a>]) -> Vec<Order<'a>> {
-        let n = self.item.responses.len();
-        let mean = |of: &BTreeMap<String, Vec<f64>>| -> Vec<f64> {
-            (0..n).map(|idx| of.values().map(|points| points[idx]).sum::<f64>() / of.len() as f64).collect()
-        };
-        let scores = ratings.first().map(|(_, of)| mean(of));
+        let scores = ratings.first().and_then(|(question, _)| mean_scores(self.stored, question));
         let by_rank = |question: &'a Question| {
             let ranks = mean_ranks(self.stored, question)?;
             Some(Order { question, ranks, scores: scores.clone() })
@@ -162,11 +165,11 @@ impl<'a> ItemRows<'a> {
         if !ranked.is_empty() {
             return ranked;
         }
-        let by_score = |(question, of): &Rated<'a>| {
-            let scores = mean(of);
-            Order { question, ranks: scores.iter().map(|score| -score).collect(), scores: Some(scores) }
+        let by_score = |&(question, _): &Rated<'a>| {
+            let scores = mean_scores(self.stored, question)?;
+            Some(Order { question, ranks: ranks_of_scores(&scores), scores: Some(scores) })
         };
-        ratings.iter().map(by_score).collect()
+        ratings.iter().filter_map(by_score).collect()
     }
 
     /// The groups and their pairs.

@@ -8,14 +8,12 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use truing_data::{OnBadRow, SourceConfig, read_prompts};
 use truing_store::{Digest, InputFile};
-use truing_types::{Conversation, PromptRow, RowOrigin};
+use truing_types::{Conversation, PromptRow, RowOrigin, UNUSABLE_FATES};
 
 use crate::AnnotateError;
 use crate::answer::Answer;
 use crate::config::{AnnotateConfig, AnnotationType, KnownItems, MAX_RANKED};
 
-/// Fates of responses (`truing respond`) that nobody is shown.
-const LEFT_OUT: [&str; 4] = ["failed", "cut", "empty", "duplicate"];
 /// Hexadecimal digits of a digest that name an item without an `id`.
 const ID_DIGITS: usize = 16;
 /// Longest identifier of an item, in bytes.
@@ -243,7 +241,7 @@ fn bad(origin: &RowOrigin, field: &str, found: String, expected: String) -> Anno
     AnnotateError::BadItem { origin: origin.clone(), field: field.to_owned(), found, expected }
 }
 
-/// The responses of a row, without those that failed or repeat others.
+/// The responses of a row, without those of [`UNUSABLE_FATES`].
 fn responses(columns: &Map<String, Value>, origin: &RowOrigin) -> Result<Vec<Response>, AnnotateError> {
     const EXPECTED: &str = "a list of texts, or of objects with `content`";
     let Some(value) = columns.get("responses").filter(|value| !value.is_null()) else {
@@ -261,7 +259,7 @@ fn responses(columns: &Map<String, Value>, origin: &RowOrigin) -> Result<Vec<Res
             Value::Object(columns) => columns.clone(),
             other => return Err(wrong("", other)),
         };
-        let is_left_out = |fate: &str| LEFT_OUT.contains(&fate);
+        let is_left_out = |fate: &str| UNUSABLE_FATES.contains(&fate);
         if columns.get("fate").and_then(Value::as_str).is_some_and(is_left_out) {
             continue;
         }
@@ -379,9 +377,10 @@ mod tests {
 
     #[test]
     fn responses_that_failed_are_left_out_and_bad_rows_are_named() {
-        let (left_out, kept) =
-            (json!({"content": "b", "fate": "duplicate"}), json!({"content": "c", "fate": "accepted"}));
-        let row = json!({"responses": ["a", left_out, kept]});
+        let mut responses =
+            vec![json!("a"), json!({"content": "c", "fate": "accepted"}), json!({"fate": "not_sampled"})];
+        responses.extend(UNUSABLE_FATES.map(|fate| json!({"content": "b", "fate": fate})));
+        let row = json!({ "responses": responses });
         let found = item(row, ItemKind::Plain, "ranking").unwrap();
         let texts: Vec<&str> = found.responses.iter().map(|response| response.text.as_str()).collect();
         assert_eq!(texts, ["a", "c"]);

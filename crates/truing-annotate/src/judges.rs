@@ -7,7 +7,7 @@ use serde_json::Value;
 use truing_statistics::{Agreement, Bootstrap, BootstrapEstimate, agreement, spearman};
 
 use crate::config::{AnnotationType, Question};
-use crate::consensus::{mean_ranks, mean_ratings, voted_labels};
+use crate::consensus::{mean_ranks, mean_scores, voted_labels};
 use crate::item::Item;
 use crate::records::Stored;
 
@@ -102,13 +102,11 @@ fn judged_label(
 
 /// The judges' score and the mean rating over aspects of each response that has a score.
 fn judged_ratings(item: &Item, stored: &[&Arc<Stored>], question: &Question) -> Option<Vec<(f64, f64)>> {
-    let ratings = mean_ratings(stored, question);
-    let mean =
-        |idx: usize| ratings.values().map(|of_aspect| of_aspect[idx]).sum::<f64>() / ratings.len() as f64;
+    let means = mean_scores(stored, question)?;
     let scored =
-        item.responses.iter().enumerate().filter_map(|(idx, response)| Some((response.score?, mean(idx))));
+        item.responses.iter().zip(means).filter_map(|(response, mean)| Some((response.score?, mean)));
     let scored: Vec<(f64, f64)> = scored.collect();
-    (!ratings.is_empty() && !scored.is_empty()).then_some(scored)
+    (!scored.is_empty()).then_some(scored)
 }
 
 #[cfg(test)]

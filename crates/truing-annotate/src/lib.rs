@@ -17,6 +17,7 @@ mod people;
 mod project;
 mod records;
 mod server;
+mod shown_ids;
 mod state;
 mod status;
 mod stored;
@@ -57,7 +58,7 @@ impl Default for ServeOptions {
 }
 
 /// Serves a project until its clock says stop, and writes its outputs while people work and at the end. Every request
-/// needs the token of a person, so any address may be listened on; what is sent is not encrypted.
+/// for items, answers or the status needs a token; the pages themselves hold no data. What is sent is not encrypted.
 ///
 /// # Errors
 /// When the system refuses, or the outputs cannot be written at the end.

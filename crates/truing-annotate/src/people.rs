@@ -115,12 +115,6 @@ impl People {
         Ok(())
     }
 
-    /// A secret of the project: the digest of the owner's token.
-    #[must_use]
-    pub(crate) fn secret(&self) -> Option<&[u8; 32]> {
-        self.all.iter().find(|person| person.role == Role::Owner).map(|person| person.digest.as_bytes())
-    }
-
     /// Whose token it is. Digests are compared, all of them and in constant time: how long it takes says nothing of a
     /// token.
     #[must_use]

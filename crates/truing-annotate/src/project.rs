@@ -1,6 +1,6 @@
 //! A project at work: who gets which item, and what becomes of a submission.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,6 +10,7 @@ use rand_chacha::rand_core::Rng as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use truing_client::Clock;
+use truing_run::checks::require;
 use truing_store::{Digest, InputFile, RunDirectory, RunInputs, StoreError};
 use truing_types::{Seed, counted};
 
@@ -20,14 +21,13 @@ use crate::item::{Item, ItemKind, Items};
 use crate::journal::{Entry, EntryKind, Journal};
 use crate::people::{MakeToken, NewLink, People, Person, Role};
 use crate::records::{ItemRecord, Records, Stored, missing_answer, read_answers};
+use crate::shown_ids::ShownIds;
 use crate::state::{Annotator, State, key_of};
 
 /// The journal, in the project's folder. Everything else is made of it.
 pub const JOURNAL: &str = "annotations.jsonl";
-/// Hexadecimal digits of an item's name in the pages.
-const SHOWN_DIGITS: usize = 24;
-/// Items that a warning names.
-const MAX_NAMED: usize = 5;
+/// The stage in the inputs of a project's folder.
+const STAGE: &str = "annotate";
 /// Longest name that a browser may give a submission, in bytes.
 const MAX_SUBMISSION: usize = 100;
 
@@ -102,25 +102,6 @@ pub enum Refusal {
     Failed(Box<AnnotateError>),
 }
 
-/// The names of items that pages see: the names of the data may tell gold items and attention checks from others.
-struct ShownIds {
-    all: Vec<String>,
-    places: HashMap<String, usize>,
-}
-
-impl ShownIds {
-    fn new(items: &Items, people: &People) -> Self {
-        let secret = people.secret().map_or(&[][..], |secret| secret.as_slice());
-        let shown = |item: &Item| {
-            let digest = Digest::of_bytes(&[secret, item.id.as_bytes()].concat());
-            digest.to_string()[..SHOWN_DIGITS].to_owned()
-        };
-        let all: Vec<String> = items.all.iter().map(shown).collect();
-        let places = all.iter().enumerate().map(|(idx, id)| (id.clone(), idx)).collect();
-        Self { all, places }
-    }
-}
-
 impl From<AnnotateError> for Refusal {
     fn from(error: AnnotateError) -> Self {
         Self::Failed(Box::new(error))
@@ -147,6 +128,9 @@ impl Project {
         let recipe = config.to_toml();
         // Everything that can be wrong is found before a file of an earlier start is replaced.
         let begun = RunDirectory::open_begun(&config.output_dir, &[])?;
+        if let Some(folder) = &begun {
+            require_project(folder)?;
+        }
         let (people, links) = People::open(&config, &config.output_dir, renew, make_token)?;
         let is_new = begun.is_none();
         let folder = match begun {
@@ -157,13 +141,13 @@ impl Project {
         let opened = Journal::open(&path)?;
         let n_cut_bytes = opened.n_cut_bytes;
         let records = Records::replay(opened.entries, &items, &config, &path)?;
+        let shown_ids = ShownIds::open(&items, folder.path(), make_token)?;
         if !is_new {
             folder.write_inputs(&record)?;
             folder.write_recipe(&recipe)?;
         }
         let warnings = warnings(n_cut_bytes, &records, &path);
         let state = Mutex::new(State::new(opened.journal, records, &items, &config));
-        let shown_ids = ShownIds::new(&items, &people);
         let project = Self { config, items, people, shown_ids, guidelines, clock, folder, state };
         Ok(OpenedProject { project, links, warnings })
     }
@@ -191,12 +175,12 @@ impl Project {
     /// The name of an item in the pages, by its place in [`Items::all`].
     #[must_use]
     pub fn shown_id(&self, idx: usize) -> &str {
-        &self.shown_ids.all[idx]
+        self.shown_ids.name(idx)
     }
 
     /// The place of an item by its name in the pages, or in the data.
     fn index_of(&self, id: &str) -> Option<usize> {
-        self.shown_ids.places.get(id).copied().or_else(|| self.items.index_of(id))
+        self.shown_ids.index_of(id).or_else(|| self.items.index_of(id))
     }
 
     /// The folder.
@@ -466,21 +450,23 @@ fn warnings(n_cut_bytes: u64, records: &Records, path: &Path) -> Vec<String> {
             counted(n_cut_bytes, "byte", "bytes")
         ));
     }
-    if records.n_stray > 0 {
-        let named: Vec<&str> = records.stray.iter().take(MAX_NAMED).map(String::as_str).collect();
-        let more = records.stray.len() - named.len();
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        warnings.push(format!(
-            "{} about items that the data does not have, or whose text has changed since: {}{more}; kept, and not used",
-            counted(records.n_stray as u64, "entry is", "entries are"),
-            named.join(", ")
-        ));
-    }
+    warnings.extend(records.stray_warning());
     warnings
 }
 
 pub(crate) fn read_text(path: &Path) -> Result<String, AnnotateError> {
     Ok(fs::read_to_string(path).map_err(StoreError::io("read", path))?)
+}
+
+/// Refuses the folder of a run of another stage.
+fn require_project(folder: &RunDirectory) -> Result<(), AnnotateError> {
+    let stage = folder.inputs()?.stage;
+    require(stage.as_deref() == Some(STAGE), || {
+        let stage = stage.as_deref().unwrap_or("unknown");
+        let found = format!("{}, a run of stage `{stage}`", folder.path().display());
+        ("output_dir", found, "a new folder, or that of an annotation project")
+    })?;
+    Ok(())
 }
 
 /// Versions, seed and digests of the files of a project.
@@ -490,7 +476,7 @@ fn inputs(config: &AnnotateConfig, items: &Items) -> Result<RunInputs, AnnotateE
         files.push(InputFile::of("guidelines", path)?);
     }
     Ok(RunInputs {
-        stage: Some("annotate".into()),
+        stage: Some(STAGE.to_owned()),
         versions: [("truing".to_owned(), env!("CARGO_PKG_VERSION").to_owned())].into(),
         seeds: [("run".to_owned(), config.seed)].into(),
         files,

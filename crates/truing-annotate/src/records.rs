@@ -5,12 +5,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value;
+use truing_types::counted;
 
 use crate::AnnotateError;
 use crate::answer::{Answer, AnswerProblem};
 use crate::config::AnnotateConfig;
 use crate::item::{Item, Items};
 use crate::journal::{Entry, EntryKind};
+
+/// Items that a warning names.
+const MAX_NAMED: usize = 5;
 
 /// An entry with its answers read.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,6 +98,23 @@ impl Records {
             records.apply(item, Stored { entry, answers });
         }
         Ok(records)
+    }
+
+    /// What to say of entries that are not used, where there are some.
+    #[must_use]
+    pub fn stray_warning(&self) -> Option<String> {
+        let named: Vec<&str> = self.stray.iter().take(MAX_NAMED).map(String::as_str).collect();
+        let more = self.stray.len() - named.len();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let warning = || {
+            format!(
+                "{} about items that the data does not have, or whose text has changed since: {}{more}; kept, and not \
+                 used",
+                counted(self.n_stray as u64, "entry is", "entries are"),
+                named.join(", ")
+            )
+        };
+        (self.n_stray > 0).then(warning)
     }
 
     /// Takes an entry that is in the journal.

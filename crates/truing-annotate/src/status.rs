@@ -18,6 +18,8 @@ use crate::records::{ItemRecord, Stored};
 
 /// Most items that the resamples of an interval are sampled from.
 const MAX_RESAMPLED: usize = 1_000;
+/// Why an agreement without pairs of answers is undefined.
+const NO_TWO_ANSWERS: &str = "no item has two answers to compare";
 /// Most items that the competence of annotators is estimated from.
 const MAX_MODELLED: usize = 5_000;
 
@@ -200,21 +202,20 @@ impl<'a> Measuring<'a> {
         &self,
         question: &Question,
         statistic: &'static str,
-        n_answered: usize,
+        n_measured: usize,
         estimate: Option<BootstrapEstimate>,
+        why_undefined: &'static str,
     ) -> Measured {
         // The target is the width, labels_needed asks for its half.
         let n_further_items =
             estimate.and_then(|found| found.labels_needed(self.config.target_interval / 2.0));
-        let why =
-            if n_answered == 0 { "no item has two answers to compare" } else { "all answers are equal" };
         Measured {
             question: question.name.clone(),
             aspect: None,
             statistic,
             estimate,
-            undefined: estimate.is_none().then_some(why),
-            n_resampled: n_answered.min(MAX_RESAMPLED),
+            undefined: estimate.is_none().then_some(why_undefined),
+            n_resampled: n_measured.min(MAX_RESAMPLED),
             n_further_items,
         }
     }
@@ -287,7 +288,8 @@ impl<'a> Measuring<'a> {
             Level::Ordinal => "Krippendorff's alpha, ordinal",
             Level::Interval => "Krippendorff's alpha, interval",
         };
-        self.measured(question, statistic, ratings.len(), estimate)
+        let why = if ratings.is_empty() { NO_TWO_ANSWERS } else { "all answers are equal" };
+        self.measured(question, statistic, ratings.len(), estimate, why)
     }
 
     /// The mean over items of Kendall's W.
@@ -302,7 +304,9 @@ impl<'a> Measuring<'a> {
             kendall_w(&by_rater)
         };
         let values: Vec<f64> = answered.iter().filter_map(of_item).collect();
-        self.mean(question, "Kendall's W, mean over items", &values)
+        // An item where nobody prefers any response to another has no W.
+        let why = if answered.is_empty() { NO_TWO_ANSWERS } else { "every ranking ties all responses" };
+        self.mean(question, "Kendall's W, mean over items", &values, why)
     }
 
     /// The mean over items of the F1 of marked characters, averaged over pairs of annotators.
@@ -319,13 +323,19 @@ impl<'a> Measuring<'a> {
             scores.iter().sum::<f64>() / scores.len() as f64
         };
         let values: Vec<f64> = answered.iter().map(of_item).collect();
-        self.mean(question, "F1 of marked characters", &values)
+        self.mean(question, "F1 of marked characters", &values, NO_TWO_ANSWERS)
     }
 
-    fn mean(&self, question: &Question, statistic: &'static str, values: &[f64]) -> Measured {
+    fn mean(
+        &self,
+        question: &Question,
+        statistic: &'static str,
+        values: &[f64],
+        why_undefined: &'static str,
+    ) -> Measured {
         let of_drawn = |drawn: &[usize]| mean(values, drawn);
         let estimate = self.bootstrap().estimate_of_many(values.len(), MAX_RESAMPLED, of_drawn);
-        self.measured(question, statistic, values.len(), estimate)
+        self.measured(question, statistic, values.len(), estimate, why_undefined)
     }
 
     /// Votes on classes by unit, of a question that has classes, and how many classes there are. Of many items a sample.

@@ -10,6 +10,7 @@ mod communicator;
 mod conversation;
 mod events;
 mod excluded;
+mod fates;
 mod groups;
 mod preference;
 mod prompt_map;
@@ -29,6 +30,7 @@ pub use communicator::{CommunicationError, Communicator, Rank, all_gather_dealt,
 pub use conversation::{Conversation, Message, Role, TrainingRow};
 pub use events::{Event, EventSink, Silent};
 pub use excluded::ExcludedTokens;
+pub use fates::UNUSABLE_FATES;
 pub use groups::Groups;
 pub use preference::{PreferenceRow, PromptRow, RankedResponse, UnpairedRow};
 pub use prompt_map::{Projection, PromptMap};

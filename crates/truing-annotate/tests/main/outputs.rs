@@ -237,6 +237,56 @@ fn equal_orders_agree_whatever_their_numbers_and_what_is_undefined_says_why() {
     assert_eq!((&after["estimate"]["value"], &after["undefined"]), (&json!(1.0), &Value::Null));
 }
 
+#[test]
+fn rankings_that_tie_everything_have_no_concordance_and_say_so() {
+    let item = json!({"id": "1", "prompt": "x", "responses": ["a", "b"]});
+    let workshop = Workshop::new("[[question]]\nname = \"q\"\nannotation_type = \"ranking\"\n", &[item]);
+    let server = workshop.start();
+    let concordance = || server.get("/api/status", "owner").json()["agreement"][1].clone();
+    assert_eq!(concordance()["undefined"], "no item has two answers to compare");
+    for name in ["ana", "ben"] {
+        server.answer(name, "1", json!({"q": {"ranks": [1, 1]}}));
+    }
+    let found = concordance();
+    assert!(found["statistic"].as_str().unwrap().starts_with("Kendall's W"), "{found}");
+    assert_eq!(
+        (&found["estimate"], &found["undefined"]),
+        (&Value::Null, &json!("every ranking ties all responses"))
+    );
+}
+
+/// Equal sums of ratings are a tie, and ranks made of ratings count from 1.
+#[test]
+fn ratings_are_ranked_from_1_and_equal_sums_make_no_pair() {
+    let item = json!({"id": "1", "prompt": "x", "responses": ["a", "b", "c"]});
+    let question =
+        "[[question]]\nname = \"q\"\nannotation_type = \"scale\"\nlabels = [\"x\", \"y\", \"z\"]\n";
+    let adjudication = "overlap = 3\nadjudication = { max_scale_difference = 5 }\n";
+    let workshop = Workshop::new(&format!("{adjudication}{question}"), &[item]);
+    let recipe = std::fs::read_to_string(workshop.path("recipe.toml")).unwrap();
+    let recipe =
+        recipe.replace("annotator = [", "annotator = [{ name = \"cid\", token = \"the-token-of-cid\" }, ");
+    std::fs::write(workshop.path("recipe.toml"), recipe).unwrap();
+    let server = workshop.start();
+    let rate = |y: [i64; 3], z: [i64; 3]| json!({"q": {"ratings": {"x": [1, 1, 1], "y": y, "z": z}}});
+    // Sums by aspect: (3, 4, 7) of `a`, (3, 7, 4) of `b`, (3, 3, 3) of `c`.
+    for (name, y, z) in
+        [("ana", [1, 2, 1], [2, 1, 1]), ("ben", [1, 2, 1], [2, 1, 1]), ("cid", [2, 3, 1], [3, 2, 1])]
+    {
+        server.answer(name, "1", rate(y, z));
+    }
+    drop(server);
+    let group = &workshop.rows("ranked.jsonl")[0];
+    assert_eq!(
+        [0, 1, 2].map(|idx: usize| group["responses"][idx]["rank"].clone()),
+        [1.5, 1.5, 3.0].map(Value::from)
+    );
+    let pairs = workshop.rows("preferences.jsonl");
+    let said: Vec<(&Value, &Value)> =
+        pairs.iter().map(|row| (&row["chosen"][0]["content"], &row["rejected"][0]["content"])).collect();
+    assert_eq!(said, [(&json!("a"), &json!("c")), (&json!("b"), &json!("c"))]);
+}
+
 /// 1,500 items with two answers each, of which every fifth pair differs.
 #[test]
 fn the_interval_of_many_items_is_made_from_a_sample_of_them() {

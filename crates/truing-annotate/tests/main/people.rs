@@ -1,8 +1,9 @@
 //! Tokens, roles, gold items, attention checks, adjudication.
 
 use serde_json::{Value, json};
+use truing_annotate::{AnnotateConfig, Project};
 
-use crate::setup::{Workshop, submission, with};
+use crate::setup::{TestClock, Workshop, submission, with};
 
 const QUESTION: &str = "[[question]]\nname = \"q\"\nannotation_type = \"ranking\"\n";
 
@@ -102,6 +103,30 @@ fn known_items_come_at_their_share_unmarked_and_are_counted() {
 }
 
 #[test]
+fn a_new_link_of_the_owner_leaves_the_names_of_items() {
+    let mut n_made = 0;
+    let mut make = || {
+        n_made += 1;
+        Ok::<_, std::io::Error>(format!("made-{n_made}"))
+    };
+    let mut open = |workshop: &Workshop, renew: &[String]| {
+        let config = AnnotateConfig { owner_token: None, ..workshop.config() };
+        let opened = Project::open(config, renew, &mut make, TestClock::begin().0).unwrap();
+        opened.project.keep_links().unwrap();
+        let shown = |idx: usize| opened.project.shown_id(idx).to_owned();
+        let tokens: Vec<String> = opened.links.iter().map(|link| link.token.clone()).collect();
+        ([shown(0), shown(1)], tokens)
+    };
+    let (workshop, other) = (Workshop::new(QUESTION, &items(2)), Workshop::new(QUESTION, &items(2)));
+    let (before, first) = open(&workshop, &[]);
+    let (after, second) = open(&workshop, &["owner".to_owned()]);
+    assert!(first.len() == 1 && second.len() == 1 && first != second, "{first:?} {second:?}");
+    assert_eq!(after, before);
+    assert_ne!(before[0], before[1]);
+    assert_ne!(open(&other, &[]).0, before, "another project has another secret");
+}
+
+#[test]
 fn a_gold_item_that_most_answer_otherwise_is_doubtful() {
     let settings = format!("gold = {{ path = \"gold.jsonl\", share = 0.9 }}\n{QUESTION}");
     let workshop = Workshop::new(&settings, &items(4));
@@ -194,7 +219,7 @@ fn a_known_answer_to_a_question_that_is_not_asked_is_an_error() {
     let expected = json!({"better": {"ranks": [1, 2, 3]}});
     let gold = json!({"prompt": "x", "responses": ["a", "b", "c"], "expected": expected});
     workshop.write_rows("gold.jsonl", &[gold]);
-    let error = workshop.open(crate::setup::TestClock::begin().0).err().unwrap().to_string();
+    let error = workshop.open(TestClock::begin().0).err().unwrap().to_string();
     let said =
         "`expected.better` is an answer to a question that is not asked about 3 responses; expected one of q";
     assert!(error.contains("gold.jsonl:1") && error.contains(said), "{error}");

@@ -81,6 +81,10 @@ fn wrong_recipes_are_refused_by_key() {
             format!("gold = {{ path = \"g\", share = 1.5 }}\n{QUESTION}"),
             "`gold.share` is 1.5: expected a share",
         ),
+        (
+            format!("adjudication = {{ max_scale_difference = -1 }}\n{QUESTION}"),
+            "`adjudication.max_scale_difference` is -1: expected 0 or more",
+        ),
         (format!("{QUESTION}{QUESTION}"), "`question.name` is `q` twice: expected different names"),
         (question("annotation_type = \"rank\""), "unknown variant `rank`"),
         (question("annotation_type = \"label\""), "(question `q`): expected at least two labels"),
@@ -93,6 +97,27 @@ fn wrong_recipes_are_refused_by_key() {
     ] {
         check(&more, expected);
     }
+}
+
+/// What a recipe with a change of its people says.
+fn check_people(change: impl FnOnce(&mut AnnotateConfig), expected: &str) {
+    let items = [serde_json::json!({"prompt": "x", "responses": ["a", "b"]})];
+    let mut config = Workshop::new(QUESTION, &items).config();
+    change(&mut config);
+    let error = config.check().unwrap_err().to_string();
+    assert!(error.starts_with(expected), "{error}\nexpected: {expected}");
+}
+
+#[test]
+fn wrong_names_and_tokens_are_refused_by_their_own_key() {
+    let short = || Some("short".to_owned());
+    let of_5 = "is a token of 5 characters: ";
+    check_people(|config| config.owner_token = short(), &format!("`owner_token` {of_5}"));
+    check_people(|config| config.annotator[1].token = short(), &format!("`annotator.token` {of_5}"));
+    check_people(|config| config.adjudicator[0].token = short(), &format!("`adjudicator.token` {of_5}"));
+    check_people(|config| config.annotator[0].name = "owner".into(), "`annotator.name` is \"owner\": ");
+    check_people(|config| config.adjudicator[0].name = " ".into(), "`adjudicator.name` is \" \": ");
+    check_people(|config| config.adjudicator[0].name = "ana".into(), "`adjudicator.name` is `ana` twice: ");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::io::Write as _;
 
 use serde_json::{Value, json};
 use truing_annotate::{JOURNAL, StoredProject};
+use truing_store::{RunDirectory, RunInputs};
 
 use crate::setup::{TestClock, Workshop, submission, with};
 
@@ -128,6 +129,27 @@ fn a_failed_start_replaces_nothing() {
     assert!(error.contains("the questions of the recipe or the items have changed since"), "{error}");
     assert_eq!(files.map(|path| fs::read(path).unwrap()), before);
     assert!(StoredProject::read(&workshop.path("project")).is_ok());
+}
+
+#[test]
+fn the_folder_of_a_run_of_another_stage_is_refused_and_stays_as_it_is() {
+    let workshop = Workshop::new(QUESTION, &items(1));
+    let inputs = RunInputs { stage: Some("sft".into()), ..RunInputs::default() };
+    drop(RunDirectory::create(&workshop.path("project"), "stage = \"sft\"\n", &inputs).unwrap());
+    let contents = || {
+        let entries = fs::read_dir(workshop.path("project")).unwrap().map(|entry| entry.unwrap().path());
+        let mut all: Vec<_> = entries.map(|path| (path.clone(), fs::read(path).unwrap())).collect();
+        all.sort();
+        all
+    };
+    let before = contents();
+    let error = workshop.open(TestClock::begin().0).err().unwrap().to_string();
+    assert!(
+        error.starts_with("`output_dir` is ") && error.contains("project, a run of stage `sft`"),
+        "{error}"
+    );
+    assert!(error.ends_with("expected a new folder, or that of an annotation project"), "{error}");
+    assert_eq!(contents(), before);
 }
 
 #[test]

@@ -108,8 +108,9 @@ impl Workshop {
 
     /// The project, with the warnings of its opening.
     pub(crate) fn open(&self, clock: Arc<dyn Clock>) -> Result<(Project, Vec<String>), AnnotateError> {
-        let mut no_token = || -> std::io::Result<String> { panic!("everyone has a token in the recipe") };
-        let opened = Project::open(self.config(), &[], &mut no_token, clock)?;
+        // Everyone has a token in the recipe: what is made is the secret of the project.
+        let mut secret = || -> std::io::Result<String> { Ok("the-secret-of-the-project".to_owned()) };
+        let opened = Project::open(self.config(), &[], &mut secret, clock)?;
         assert!(opened.links.is_empty());
         Ok((opened.project, opened.warnings))
     }

@@ -14,7 +14,7 @@ use truing_run::checks::{
 };
 use truing_run::{Recipe, RunError, recipe};
 use truing_stages::StageError;
-use truing_types::{PromptRow, StageName};
+use truing_types::{PromptRow, StageName, UNUSABLE_FATES};
 
 /// How a judge is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, JsonSchema)]
@@ -253,18 +253,7 @@ impl Default for PreferConfig {
             output_dir: PathBuf::new(),
             data_dir: PathBuf::new(),
             seed: 0,
-            skip_fates: [
-                "failed",
-                "not_sampled",
-                "cut",
-                "empty",
-                "filtered",
-                "tool_calls",
-                "near_duplicate",
-                "duplicate",
-            ]
-            .map(str::to_owned)
-            .to_vec(),
+            skip_fates: UNUSABLE_FATES.map(str::to_owned).to_vec(),
             repeat_share: 0.1,
             temperature: 0.0,
             max_new_tokens: 400,

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use serde::Serialize;
 use truing_annotate::{
-    AnnotateConfig, AnnotateError, Measured, NewLink, OpenedProject, Project, Role, ServeOptions, Status,
-    StoredProject, serve, write_outputs,
+    AnnotateConfig, AnnotateError, Measured, NewLink, OpenedProject, Project, Records, Role, ServeOptions,
+    Status, StoredProject, serve, write_outputs,
 };
 use truing_run::recipe::place_of;
 use truing_statistics::BootstrapEstimate;
@@ -145,11 +146,27 @@ fn random_token() -> io::Result<String> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
+/// A JSON result with the number of entries that are not used in it.
+#[derive(Serialize)]
+struct WithStray<'a, T> {
+    #[serde(flatten)]
+    found: &'a T,
+    /// Entries about items that the data does not have, or whose text has changed since.
+    n_stray: usize,
+}
+
+fn warn_of_stray(records: &Records, context: &Context) {
+    if let Some(warning) = records.stray_warning() {
+        context.printer.warning(warning);
+    }
+}
+
 fn run_status(arguments: &StatusArguments, context: &Context) -> anyhow::Result<Outcome> {
     let StoredProject { config, items, records } = StoredProject::read(&arguments.folder)?;
     let status = Status::of(&items, &records.by_item, &config);
+    warn_of_stray(&records, context);
     if arguments.json {
-        context.printer.json(&status)?;
+        context.printer.json(&WithStray { found: &status, n_stray: records.n_stray })?;
     } else {
         print_status(&status, context)?;
     }
@@ -280,8 +297,9 @@ fn run_export(arguments: &ExportArguments, context: &Context) -> anyhow::Result<
     let folder = arguments.output.as_deref().unwrap_or(&arguments.folder);
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let counts = write_outputs(folder, &items, &records.by_item, &config)?;
+    warn_of_stray(&records, context);
     if arguments.json {
-        context.printer.json(&counts)?;
+        context.printer.json(&WithStray { found: &counts, n_stray: records.n_stray })?;
         return Ok(Outcome::Fine);
     }
     context.printer.line(format_args!(

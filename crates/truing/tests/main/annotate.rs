@@ -119,6 +119,16 @@ fn an_acknowledged_answer_survives_a_kill_and_becomes_training_data() {
         (&pair["chosen"][0]["content"], &pair["rejected"][0]["content"]),
         (&json!("good"), &json!("bad"))
     );
+
+    // An answer whose item is gone is told wherever it is missing.
+    let other = json!({"id": "two", "prompt": "Say good.", "responses": ["good", "bad"]});
+    fs::write(home.path().join("items.jsonl"), format!("{other}\n")).unwrap();
+    for command in ["status", "export"] {
+        let told = run_inside(home.path(), ["annotate", command, "project", "--json"]).expect_status(0);
+        let told = told.expect_stderr(&["1 entry is about items that the data does not have"]);
+        let found: Value = serde_json::from_str(&told.stdout).unwrap();
+        assert_eq!(found["n_stray"], 1, "{found}");
+    }
 }
 
 #[test]
