@@ -7,6 +7,7 @@ use std::path::Path;
 use truing_client::Counts;
 use truing_reward::asking::{NoAnswer, ask_readable};
 use truing_run::RunError;
+use truing_run::checks::require_distinct;
 use truing_types::{ChatError, ChatModel, ChatRequest, ChatResult, Event, EventSink};
 
 use crate::{AskError, ChatModelConfig, OpenChatModel};
@@ -92,20 +93,21 @@ impl<'a> JudgeSession<'a> {
 }
 
 /// Lets the judges do their parts one after the other, `ask(judge, model, at work)`; `None` once one is stopped.
+/// `n_calls` is the number of requests to each judge, for progress.
 ///
 /// # Errors
 /// When a judge refuses everything: its key, account or model, or every request. What was answered is kept.
 pub fn ask_each<T>(
     judges: &[OpenChatModel],
     names: &[String],
-    n_calls: u64,
+    n_calls: &[u64],
     retries: RetryPolicy,
     events: &mut dyn EventSink,
     mut ask: impl FnMut(usize, &dyn ChatModel, &mut JudgeSession<'_>) -> Option<T>,
 ) -> Result<Option<Vec<T>>, AskError> {
     let mut found = Vec::with_capacity(judges.len());
     for (judge, (open, name)) in judges.iter().zip(names).enumerate() {
-        let total = Some(n_calls / names.len() as u64);
+        let total = n_calls.get(judge).copied();
         events.emit(Event::PhaseStarted { phase: format!("asking {name}"), total });
         let mut session = JudgeSession::new(retries, events);
         let of_one = ask(judge, open.model.as_ref(), &mut session);
@@ -298,12 +300,5 @@ pub fn main_reason(reasons: &BTreeMap<String, usize>) -> &str {
 /// # Errors
 /// When two have the same.
 pub fn check_names(names: &[String]) -> Result<(), RunError> {
-    match names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)) {
-        None => Ok(()),
-        Some((_, twice)) => Err(RunError::BadSetting {
-            key: "judge.name",
-            found: twice.clone(),
-            expected: "a name of its own for each judge".into(),
-        }),
-    }
+    require_distinct("judge.name", names)
 }

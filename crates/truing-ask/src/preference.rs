@@ -18,4 +18,4 @@ mod ratings;
 
 pub use aspect::Aspect;
 pub use defect::Defect;
-pub use ratings::{GoldenRating, MAX_RATING, Preference, Ratings, read_preference, read_rewritten};
+pub use ratings::{GoldenRating, Preference, Ratings, read_preference, read_rewritten};

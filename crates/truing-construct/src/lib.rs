@@ -10,4 +10,6 @@ pub mod prefer;
 pub mod quality;
 pub mod respond;
 
+mod shuffle;
+
 pub use truing_stages::{PlanContext, RunContext, Stage, StageError, StagePlan};

@@ -171,6 +171,14 @@ impl JudgeConfig {
         }
     }
 
+    /// Checks of a row that it has the columns that the judge needs. `completion` has no text. Nothing is asked.
+    ///
+    /// # Errors
+    /// When no completion of the row will have a verdict.
+    pub fn check_row(&self, completion: &Completion<'_>) -> Result<(), Unscored> {
+        self.requests(completion).map(|_| ())
+    }
+
     /// What the judge is asked about one completion.
     fn requests(&self, completion: &Completion<'_>) -> Result<Asked, Unscored> {
         let question = question_text(completion.prompt);
@@ -384,7 +392,7 @@ impl RewardFunction for Judge {
             let values = values.map_err(|error| unscored(&error, given_up.as_deref()))?;
             match values.as_slice() {
                 // An empty checklist asks for nothing.
-                [] => Ok(1.0),
+                [] => Ok(fulfilled_share(&[], &[])),
                 [value] => Ok(*value),
                 [one, other] if one == other => Ok(*one),
                 _ => Ok(0.5),
@@ -395,7 +403,7 @@ impl RewardFunction for Judge {
 
     /// A completion without an answer gets the lowest reward without a request.
     fn score_without_answer(&mut self, completion: &Completion<'_>) -> Result<f64, Unscored> {
-        self.config.requests(completion).map(|_| 0.0)
+        self.config.check_row(completion).map(|()| 0.0)
     }
 }
 

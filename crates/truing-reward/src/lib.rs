@@ -21,4 +21,6 @@ pub mod unscored;
 pub mod verifiers;
 
 pub use completion::{Completion, RewardFunction};
-pub use rewards::{Reads, RewardConfig, RewardError, RewardKind, Rewards, ScoredCompletion, is_source};
+pub use rewards::{
+    Reads, RewardConfig, RewardError, RewardKind, Rewards, ScoredCompletion, is_meant, is_source,
+};

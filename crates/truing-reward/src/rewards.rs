@@ -221,7 +221,8 @@ impl RewardConfig {
 }
 
 /// Whether a reward with these `sources` is meant for a source.
-fn is_meant(sources: &[String], source: &str) -> bool {
+#[must_use]
+pub fn is_meant(sources: &[String], source: &str) -> bool {
     sources.is_empty() || sources.iter().any(|entry| is_source(source, entry))
 }
 

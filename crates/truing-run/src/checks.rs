@@ -68,6 +68,15 @@ pub fn require_share(key: &'static str, value: f64) -> Result<(), RunError> {
     require((0.0..=1.0).contains(&value), || (key, value.to_string(), "a share from 0 to 1"))
 }
 
+/// Names of which none is given twice.
+pub fn require_distinct(key: &'static str, names: &[String]) -> Result<(), RunError> {
+    let twice = names.iter().enumerate().find(|(idx, name)| names[..*idx].contains(name));
+    twice.map_or(Ok(()), |(_, name)| {
+        let expected = "a name of its own for each".to_owned();
+        Err(RunError::BadSetting { key, found: format!("`{name}` twice"), expected })
+    })
+}
+
 /// Steps between two events: not 0 where they are given.
 pub fn require_steps(key: &'static str, steps: Option<u64>) -> Result<(), RunError> {
     require(steps != Some(0), || (key, "0".into(), "at least 1"))
@@ -76,6 +85,14 @@ pub fn require_steps(key: &'static str, steps: Option<u64>) -> Result<(), RunErr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_that_is_given_twice_is_refused() {
+        let check = |names: [&str; 3]| require_distinct("judge.name", &names.map(str::to_owned));
+        assert!(check(["a", "b", "A"]).is_ok());
+        let error = check(["a", "b", "a"]).unwrap_err().to_string();
+        assert_eq!(error, "`judge.name` is `a` twice: expected a name of its own for each");
+    }
 
     #[test]
     fn a_disk_without_room_is_an_error_with_both_sizes() {

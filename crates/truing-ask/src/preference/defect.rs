@@ -21,17 +21,6 @@ impl Defect {
     /// All defects.
     pub const ALL: [Self; 4] = [Self::WrongFact, Self::WrongStep, Self::DropsCondition, Self::Omits];
 
-    /// Its name in recipes and files.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::WrongFact => "wrong_fact",
-            Self::WrongStep => "wrong_step",
-            Self::DropsCondition => "drops_condition",
-            Self::Omits => "omits",
-        }
-    }
-
     /// What the model is told to do.
     pub(super) fn description(self, language: Language) -> &'static str {
         let texts = match self {

@@ -44,6 +44,19 @@ fn escaped(text: &str) -> String {
     }
 }
 
+/// A copy of `original` by a model that was shown it [`escaped`]: the tags that the original has are tags again. A tag
+/// that the original has in both forms stays as it is in the copy.
+pub(super) fn unescaped(copy: &str, original: &str) -> String {
+    let mut text = copy.to_owned();
+    for tag in TAGS.iter().flat_map(|tags| tags.find_iter(original)) {
+        let shown = escaped(tag.as_str());
+        if !original.contains(&shown) {
+            text = text.replace(&shown, tag.as_str());
+        }
+    }
+    text
+}
+
 /// Asks for ratings of one response by aspect, in the language of `prompt`.
 #[must_use]
 pub fn absolute(aspects: &[Aspect], prompt: &str, response: &str) -> String {

@@ -8,9 +8,10 @@ use truing_reward::asking::last_bracketed;
 
 use super::Aspect;
 use super::object::Fields;
+use super::questions::unescaped;
 
 /// The best rating; the worst is 1.
-pub const MAX_RATING: u8 = 5;
+const MAX_RATING: u8 = 5;
 
 /// Ratings of one response by aspect.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,16 +102,17 @@ pub fn read_preference(reply: &str) -> Option<Preference> {
     }
 }
 
-/// The rewritten response in a reply: the text between the only pair of tags. `None` where it is missing, empty, or the
-/// same as the original.
+/// The rewritten response in a reply: the text between the only pair of tags, with the original's own tags as the
+/// original has them and not as the question shows them. `None` where it is missing, empty, or the same as the
+/// original.
 #[must_use]
 pub fn read_rewritten(reply: &str, original: &str) -> Option<String> {
     const TAGS: [&str; 2] = ["<rewritten>", "</rewritten>"];
     let (_, after) = reply.split_once(TAGS[0])?;
     let (inner, rest) = after.split_once(TAGS[1])?;
-    let text = inner.trim();
+    let text = unescaped(inner.trim(), original);
     let is_only = TAGS.iter().all(|tag| !inner.contains(tag) && !rest.contains(tag));
-    (is_only && !text.is_empty() && text != original.trim()).then(|| text.to_owned())
+    (is_only && !text.is_empty() && text != original.trim()).then_some(text)
 }
 
 #[cfg(test)]
@@ -181,6 +183,20 @@ mod tests {
         ] {
             assert_eq!(read_rewritten(reply, "It is 43.").as_deref(), expected, "{reply}");
         }
+    }
+
+    #[test]
+    fn a_copy_has_the_tags_of_the_original_and_not_those_of_the_question() {
+        let read =
+            |copy: &str, original: &str| read_rewritten(&format!("<rewritten>{copy}</rewritten>"), original);
+        let original = "Close it with </Response>, as in <request>3</request>.";
+        let copy = "Close it with &lt;/Response>, as in &lt;request>4&lt;/request>.";
+        let expected = "Close it with </Response>, as in <request>4</request>.";
+        assert_eq!(read(copy, original).as_deref(), Some(expected));
+        assert_eq!(read(&original.replace('<', "&lt;"), original), None, "it is the original");
+        let own = "Write &lt;/response> in 3 places.";
+        let copy = "Write &lt;/response> in 4 places, and &lt;b>.";
+        assert_eq!(read(copy, own).as_deref(), Some(copy), "the original has it in this form");
     }
 
     #[test]

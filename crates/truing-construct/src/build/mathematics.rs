@@ -14,7 +14,6 @@ mod points;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use rand_chacha::rand_core::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -31,6 +30,7 @@ use super::builder::{BuilderInfo, Built, BuiltRow, Dropped, Fates, Job, PlannedC
 use super::config::BuildConfig;
 use super::inputs::{SEED, SeedRow};
 use super::texts::{PromptText, prompt_text, tagged};
+use crate::shuffle::shuffled;
 pub(super) use answers::mentions_reference;
 use answers::{gives, is_readable, reference_of};
 pub use points::{KnowledgePoint, Level, load_knowledge_points};
@@ -175,7 +175,7 @@ fn new_problems(
             let found = format!("{} without knowledge points", level.code());
             return bad("mathematics.levels", found, "levels that the file of knowledge points has");
         }
-        of_levels.push(shuffled(of_level, seed, level as u64));
+        of_levels.push(shuffled(of_level, seed, "knowledge points", &[level as u64]));
     }
     let (mut units, mut origins) = (Vec::new(), Vec::new());
     for row in 0..n_rows {
@@ -201,15 +201,6 @@ fn new_problems(
     });
     let targets = targets.collect();
     Ok(MathematicsJob { settings, units, origins, targets })
-}
-
-/// Fisher and Yates.
-fn shuffled(mut points: Vec<KnowledgePoint>, seed: Seed, level: u64) -> Vec<KnowledgePoint> {
-    let mut generator = seed.generator("knowledge points", &[level]);
-    for last in (1..points.len()).rev() {
-        points.swap(last, (generator.next_u64() % (last as u64 + 1)) as usize);
-    }
-    points
 }
 
 /// Units of rows with reference answers.

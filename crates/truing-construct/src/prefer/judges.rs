@@ -279,6 +279,7 @@ impl JudgeReport {
         }
         if !self.tells_apart() {
             let what = match (self.scale.kind, self.tie_share) {
+                _ if self.n_scored == 0 => "scores no response",
                 (RaterKind::Pairwise, Some(1.0)) => "always says tie",
                 (RaterKind::Pairwise, _) => "prefers no response in both orders",
                 _ => "gives every response the same score",

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use truing_ask::OpenChatModel;
 use truing_ask::judging::{Asker, RetryPolicy, reason};
 use truing_ask::preference::{Defect, questions, read_preference, read_rewritten};
-use truing_run::PromptSource;
+use truing_run::{PromptSource, RunError};
 use truing_stages::StageError;
 use truing_types::{ChatRequest, EventSink, Message, Role, SamplingOptions, Seed};
 
@@ -95,7 +95,7 @@ pub(super) fn edit_share(one: &str, other: &str) -> f64 {
 /// Rewrites and compares; `None` when the run is to stop. `models` are those of the recipe, the judges first.
 ///
 /// # Errors
-/// When a model refuses everything.
+/// When the model that rewrites is missing, or a model refuses everything.
 pub(super) fn make(
     plan: &PreferPlan,
     settings: &MinimalDifference,
@@ -107,7 +107,10 @@ pub(super) fn make(
 ) -> Result<Option<(Vec<MinimalPair>, MinimalSummary)>, StageError> {
     let mut work = planned(plan, settings, inputs, decisions);
     let judges = plan.config.judge.iter().zip(&plan.judges).zip(models);
-    let Some(rewriter) = models.get(plan.judges.len()) else { return Ok(None) };
+    let rewriter = models.get(plan.judges.len()).ok_or(RunError::MissingSetting {
+        key: "minimal_difference.model",
+        expected: "a model that rewrites responses",
+    })?;
     rewrite(plan, settings, &mut work, rewriter, events)?;
     for ((judge, judge_plan), model) in judges {
         let has_weight = scales.iter().any(|scale| scale.judge == judge_plan.name && scale.weight > 0.0);

@@ -1,6 +1,5 @@
 //! What each judge is asked, and what it will cost.
 
-use rand_chacha::rand_core::Rng;
 use truing_ask::judged_folder::JudgedInputs;
 use truing_ask::judging::BYTES_PER_TOKEN;
 use truing_ask::preference::questions;
@@ -12,6 +11,7 @@ use truing_types::{ChatRequest, SamplingOptions, Seed};
 
 use super::config::{JudgeKind, PreferConfig, PreferJudge};
 use super::inputs::{PreferInputs, PromptGroup};
+use crate::shuffle::shuffled;
 
 /// What a question shows, as places of responses in their prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,20 +40,22 @@ pub struct JudgePlan {
     pub name: String,
     /// The questions in their order; those that are asked twice stand at the end again.
     pub calls: Vec<Call>,
-    /// Tokens of the prompts, estimated at four bytes each.
+    /// Calls at most, where each question is asked `max_attempts` times.
+    pub max_calls: u64,
+    /// Tokens of the prompts without retries, estimated at four bytes each.
     pub prompt_tokens: u64,
-    /// Tokens of the replies at most.
+    /// Tokens of the replies at most, with retries.
     pub completion_tokens: u64,
 }
 
-/// What pairs that differ in one defect only cost at most.
+/// What pairs that differ in one defect only cost, where every prompt has pairs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MinimalPlan {
-    /// Calls of the model that rewrites, and of the judges that compare.
+    /// Calls of the model that rewrites, and of the judges that compare, at most: with retries.
     pub n_calls: u64,
-    /// Tokens of the prompts, estimated at four bytes each.
+    /// Tokens of the prompts without retries, estimated at four bytes each.
     pub prompt_tokens: u64,
-    /// Tokens of the replies.
+    /// Tokens of the replies at most, with retries.
     pub completion_tokens: u64,
 }
 
@@ -70,7 +72,7 @@ pub struct PreferPlan {
     pub n_comparable: u64,
     /// Responses of those.
     pub n_responses: u64,
-    /// Most calls, tokens of prompts and tokens of replies for minimal differences; zeros where none are made.
+    /// Calls and tokens for minimal differences; zeros where none are made.
     pub minimal: MinimalPlan,
 }
 
@@ -143,16 +145,17 @@ impl PreferPlan {
         self.judges.iter().map(|judge| judge.calls.len() as u64).sum()
     }
 
-    /// Tokens of all prompts at most, estimated at four bytes each.
+    /// Tokens of all prompts without retries, estimated at four bytes each.
     #[must_use]
     pub fn prompt_tokens(&self) -> u64 {
         self.judges.iter().map(|judge| judge.prompt_tokens).sum::<u64>() + self.minimal.prompt_tokens
     }
 
-    /// Tokens of all replies at most.
+    /// Tokens of all replies at most, with retries.
     #[must_use]
     pub fn completion_tokens(&self) -> u64 {
-        self.judges.iter().map(|judge| judge.completion_tokens).sum::<u64>() + self.minimal.completion_tokens
+        let of_judges = self.judges.iter().map(|judge| judge.completion_tokens);
+        of_judges.fold(self.minimal.completion_tokens, u64::saturating_add)
     }
 }
 
@@ -181,10 +184,12 @@ fn judge_plan(config: &PreferConfig, judge_idx: usize, inputs: &PreferInputs) ->
     calls.extend(repeats);
     let text = |call: &Call| question(judge, &inputs.groups[call.prompt], call.shown);
     let bytes: u64 = calls.iter().map(|call| text(call).len() as u64).sum();
+    let max_calls = (calls.len() as u64).saturating_mul(config.max_attempts as u64);
     JudgePlan {
         name: judge.name(),
+        max_calls,
         prompt_tokens: bytes.div_ceil(BYTES_PER_TOKEN),
-        completion_tokens: calls.len() as u64 * config.max_new_tokens as u64,
+        completion_tokens: max_calls.saturating_mul(config.max_new_tokens as u64),
         calls,
     }
 }
@@ -193,6 +198,13 @@ fn judge_plan(config: &PreferConfig, judge_idx: usize, inputs: &PreferInputs) ->
 fn minimal_plan(config: &PreferConfig, inputs: &PreferInputs) -> MinimalPlan {
     let Some(settings) = &config.minimal_difference else { return MinimalPlan::default() };
     let n_pairwise = config.judge.iter().filter(|judge| judge.kind == JudgeKind::Pairwise).count() as u64;
+    // Of one prompt, if every reply is asked for again.
+    let max_attempts = config.max_attempts as u64;
+    let n_compared = (2 * n_pairwise).saturating_mul(max_attempts);
+    let n_calls = n_compared.saturating_add(max_attempts);
+    let new_tokens = max_attempts
+        .saturating_mul(settings.max_new_tokens as u64)
+        .saturating_add(n_compared.saturating_mul(config.max_new_tokens as u64));
     let (mut plan, mut bytes) = (MinimalPlan::default(), 0);
     for group in inputs.groups.iter().filter(|group| group.is_comparable()) {
         let longest =
@@ -201,9 +213,8 @@ fn minimal_plan(config: &PreferConfig, inputs: &PreferInputs) -> MinimalPlan {
         let asked = settings.defects.iter().map(|&defect| questions::worsen(defect, question, longest).len());
         bytes += asked.max().unwrap_or(0) as u64;
         bytes += 2 * n_pairwise * questions::pairwise(question, longest, longest).len() as u64;
-        plan.n_calls += 1 + 2 * n_pairwise;
-        plan.completion_tokens +=
-            settings.max_new_tokens as u64 + 2 * n_pairwise * config.max_new_tokens as u64;
+        plan.n_calls = plan.n_calls.saturating_add(n_calls);
+        plan.completion_tokens = plan.completion_tokens.saturating_add(new_tokens);
     }
     plan.prompt_tokens = bytes.div_ceil(BYTES_PER_TOKEN);
     plan
@@ -225,15 +236,6 @@ fn compared_pairs(n_responses: usize, max_pairs: usize, seed: Seed, key: &[u64])
     pairs.extend(shuffled(rest, seed, "further comparisons", key).into_iter().take(n_more));
     pairs.sort_unstable();
     pairs
-}
-
-/// The values in a random order (Fisher and Yates).
-fn shuffled<T>(mut values: Vec<T>, seed: Seed, purpose: &str, key: &[u64]) -> Vec<T> {
-    let mut generator = seed.generator(purpose, key);
-    for i in (1..values.len()).rev() {
-        values.swap(i, (generator.next_u64() % (i as u64 + 1)) as usize);
-    }
-    values
 }
 
 /// `n` of the places below `n_places`, in ascending order.
@@ -289,15 +291,22 @@ impl StagePlan for PreferPlan {
             rows.extend([
                 count(&format!("{name}: calls"), judge.calls.len() as u64),
                 count(&format!("{name}: calls that repeat a question"), n_repeats as u64),
-                count(&format!("{name}: prompt tokens (estimate)"), judge.prompt_tokens),
-                count(&format!("{name}: completion tokens (maximum)"), judge.completion_tokens),
+                count(&format!("{name}: calls (maximum, with retries)"), judge.max_calls),
+                count(&format!("{name}: prompt tokens (estimate, without retries)"), judge.prompt_tokens),
+                count(&format!("{name}: completion tokens (maximum, with retries)"), judge.completion_tokens),
             ]);
         }
         if self.config.minimal_difference.is_some() {
             rows.extend([
-                count("minimal differences: calls, at most", self.minimal.n_calls),
-                count("minimal differences: prompt tokens, at most (estimate)", self.minimal.prompt_tokens),
-                count("minimal differences: completion tokens (maximum)", self.minimal.completion_tokens),
+                count("minimal differences: calls (maximum, with retries)", self.minimal.n_calls),
+                count(
+                    "minimal differences: prompt tokens (estimate, without retries)",
+                    self.minimal.prompt_tokens,
+                ),
+                count(
+                    "minimal differences: completion tokens (maximum, with retries)",
+                    self.minimal.completion_tokens,
+                ),
             ]);
         }
         rows

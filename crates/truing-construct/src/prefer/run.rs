@@ -8,7 +8,7 @@ use truing_ask::OpenChatModel;
 use truing_ask::judged_folder;
 use truing_ask::judging::{RetryPolicy, ask_each, main_reasons};
 use truing_run::rows::write_lines;
-use truing_run::{Ended, Recipe, write_skipped};
+use truing_run::{Ended, Recipe, RunError, write_skipped};
 use truing_stages::StageError;
 use truing_store::atomic;
 use truing_types::{Event, EventSink, Message};
@@ -65,14 +65,14 @@ pub(super) fn run(
         max_attempts: config.max_attempts,
         max_failures_in_a_row: config.max_failures_in_a_row,
     };
-    let asked = ask_each(
-        models.get(..names.len()).unwrap_or_default(),
-        &names,
-        plan.n_calls(),
-        retries,
-        events,
-        |judge, model, session| ask_all(plan, inputs, judge, model, session, stop),
-    )?;
+    let judges = models.get(..names.len()).ok_or(RunError::MissingSetting {
+        key: "judge.model",
+        expected: "a model for each [[judge]] table",
+    })?;
+    let n_calls: Vec<u64> = plan.judges.iter().map(|judge| judge.calls.len() as u64).collect();
+    let asked = ask_each(judges, &names, &n_calls, retries, events, |judge, model, session| {
+        ask_all(plan, inputs, judge, model, session, stop)
+    })?;
     let Some(replies) = asked else { return Ok(Ended::STOPPED) };
     let replies: Vec<Reply> = replies.into_iter().flatten().collect();
 

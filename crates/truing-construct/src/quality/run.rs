@@ -54,7 +54,8 @@ pub(super) fn run(
         max_attempts: config.max_attempts,
         max_failures_in_a_row: config.max_failures_in_a_row,
     };
-    let asked = ask_each(&judges, &names, plan.n_calls, retries, events, |judge, model, session| {
+    let n_calls = vec![plan.n_calls / names.len().max(1) as u64; names.len()];
+    let asked = ask_each(&judges, &names, &n_calls, retries, events, |judge, model, session| {
         let mut asking = Asking { plan, inputs, judge, session };
         let mut unscored = BTreeMap::new();
         asking.ask_all(model, stop, &mut comparisons, &mut unscored).then_some(unscored)

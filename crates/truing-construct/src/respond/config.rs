@@ -8,12 +8,18 @@ use truing_ask::{ChatModelConfig, judging};
 use truing_data::{OnBadRow, SourceConfig};
 use truing_reward::RewardConfig;
 use truing_run::checks::{
-    require, require_counts, require_data, require_not_negative, require_output_dir, require_share,
+    require, require_counts, require_data, require_distinct, require_not_negative, require_output_dir,
+    require_share,
 };
 use truing_run::{Recipe, RunError, recipe};
 use truing_stages::StageError;
 use truing_stages::rewards::{JudgeReward, RewardModelReward, RewardTables};
 use truing_types::{PromptRow, SamplingOptions, StageName};
+
+/// Most responses per prompt, model and decoding setting.
+const MAX_RESPONSES: usize = 4096;
+/// Most tokens of a response.
+const MAX_NEW_TOKENS: usize = 1 << 20;
 
 /// One flat table, then `[[decoding]]`, `[[data]]`, `[[model]]`, `[[reward]]`, `[reward_model]` and `[judge]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -44,8 +50,8 @@ pub struct RespondConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-decides" = "outcome"))]
     pub min_score: Option<f64>,
-    /// A prompt all of whose scored responses have at least this score is answered well already: none of its responses
-    /// is accepted. Default: no limit.
+    /// A prompt is answered well already if all of its usable responses that have a score have at least this one: none
+    /// of its responses is accepted. Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-decides" = "outcome"))]
     pub max_prompt_score: Option<f64>,
@@ -82,7 +88,8 @@ pub struct RespondConfig {
     /// A model is no longer used after this many consecutive failures.
     #[schemars(extend("x-decides" = "outcome"))]
     pub max_failures_in_a_row: usize,
-    /// What to do with invalid rows: rows that cannot be read, or lack a column that a reward needs.
+    /// What to do with invalid rows: rows that cannot be read, or lack a column that a reward or the judge
+    /// needs.
     pub on_bad_row: OnBadRow,
     /// Decoding settings; each model samples with each of them. Default: one table with the default values.
     pub decoding: Vec<Decoding>,
@@ -124,7 +131,7 @@ pub struct Decoding {
     /// Name in the output. Default: its place in the list, from 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Responses per prompt and model.
+    /// Responses per prompt and model, at most 4096.
     pub n: usize,
     /// Sampling temperature. 0 decodes greedily, and needs `n = 1`.
     pub temperature: f32,
@@ -134,7 +141,7 @@ pub struct Decoding {
     pub top_k: usize,
     /// Sample only tokens whose probability is at least this fraction of the most likely token's. 0 turns it off.
     pub min_p: f32,
-    /// Maximum tokens of a response, reasoning included. Responses that reach it are not selected.
+    /// Maximum tokens of a response, reasoning included; at most 1048576. Responses that reach it are not selected.
     pub max_new_tokens: usize,
 }
 
@@ -160,6 +167,10 @@ impl Decoding {
 
     fn check(&self) -> Result<(), RunError> {
         require_counts([("decoding.n", self.n), ("decoding.max_new_tokens", self.max_new_tokens)])?;
+        require(self.n <= MAX_RESPONSES, || ("decoding.n", self.n.to_string(), "at most 4096"))?;
+        require(self.max_new_tokens <= MAX_NEW_TOKENS, || {
+            ("decoding.max_new_tokens", self.max_new_tokens.to_string(), "at most 1048576")
+        })?;
         require_not_negative("decoding.temperature", self.temperature)?;
         require_share("decoding.top_p", f64::from(self.top_p))?;
         require_share("decoding.min_p", f64::from(self.min_p))?;
@@ -176,7 +187,7 @@ pub struct RespondModel {
     /// Name in the output. Default: the name on the server, or the path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Price of a million prompt tokens, in any currency. With it the plan states the highest possible cost.
+    /// Price of a million prompt tokens, in any currency. With it the plan estimates the cost.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-decides" = "nothing"))]
     pub price_per_million_prompt_tokens: Option<f64>,
@@ -411,16 +422,6 @@ impl RespondConfig {
     }
 }
 
-fn require_distinct(key: &'static str, names: &[String]) -> Result<(), RunError> {
-    match names.iter().enumerate().find(|(idx, name)| names[..*idx].contains(name)) {
-        None => Ok(()),
-        Some((_, twice)) => {
-            let expected = "a name of its own for each".to_owned();
-            Err(RunError::BadSetting { key, found: format!("`{twice}` twice"), expected })
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -466,6 +467,11 @@ server = { base_url = "http://127.0.0.1:9/v1", model = "m" }
             (&["max_rouge_l=2"], "`max_rouge_l` is 2"),
             (&["decoding.0.temperature=0"], "`decoding.n` is 5: expected 1 at temperature 0"),
             (&["decoding.0.n=0"], "`decoding.n` is 0"),
+            (&["decoding.0.n=4097"], "`decoding.n` is 4097: expected at most 4096"),
+            (
+                &["decoding.0.max_new_tokens=1048577"],
+                "`decoding.max_new_tokens` is 1048577: expected at most",
+            ),
             (&["decoding=[]"], "missing setting `decoding`"),
             (&["decoding=[{name = \"1\"}, {}]"], "`decoding.name` is `1` twice"),
             (&["model=[]"], "missing setting `model`"),

@@ -4,6 +4,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
+use serde_json::Value;
 use truing_ask::judged_folder::JudgedInputs;
 use truing_ask::judging::BYTES_PER_TOKEN;
 use truing_data::{OnBadRow, read_prompts};
@@ -13,12 +14,14 @@ use truing_stages::{StageError, StagePlan};
 use truing_store::{Digest, RunInputs};
 use truing_text::RenderOptions;
 use truing_train::{Amount, PlanRow};
-use truing_types::{Conversation, Event, EventSink, FinishReason, PromptRow, RowOrigin};
+use truing_types::{Conversation, Event, EventSink, FinishReason, Message, PromptRow, RowOrigin, Unscored};
 
 use super::config::RespondConfig;
 
 /// Bytes that a turn takes beside its text, for estimates.
 const TURN_BYTES: usize = 16;
+/// Tokens of an image or another part that is not text, for estimates. Their bytes say nothing: the part may be a link.
+const PART_TOKENS: u64 = 1024;
 
 /// A prompt and where it came from.
 #[derive(Debug, Clone, PartialEq)]
@@ -102,7 +105,7 @@ impl RespondInputs {
     }
 }
 
-/// Refuses a row that a reward is meant for and will never score, for instance because it has no `answer`.
+/// Refuses a row that a reward or the judge is meant for and will never score, for instance because it has no `answer`.
 fn check_columns(
     config: &RespondConfig,
     rewards: &mut Rewards,
@@ -118,11 +121,14 @@ fn check_columns(
         columns: &row.columns,
         origin,
     };
-    rewards.check_row(&completion).map_err(|(reward, unscored)| {
+    let bad_row = |(reward, unscored): (String, Unscored)| {
         let place = format!("{origin}: ");
         let reason = unscored.detail.strip_prefix(&place).unwrap_or(&unscored.detail).to_owned();
         RewardError::BadRow { origin: origin.clone(), reward, reason }
-    })
+    };
+    rewards.check_row(&completion).map_err(bad_row)?;
+    let Some(judge) = &config.judge else { return Ok(()) };
+    judge.check_row(&completion).map_err(|unscored| bad_row(("judge".to_owned(), unscored)))
 }
 
 /// Equal for prompts that give equal requests.
@@ -144,7 +150,7 @@ pub struct ModelPlan {
     pub prompt_tokens: u64,
     /// Tokens of the responses, at most.
     pub completion_tokens: u64,
-    /// What all this costs, at most; `None` where no price is given.
+    /// What all this costs, by these two numbers; `None` where no price is given.
     pub cost: Option<f64>,
 }
 
@@ -183,35 +189,35 @@ impl RespondPlan {
             return Err(RunError::BadSetting { key: "data", found, expected }.into());
         }
         let per_prompt = config.candidates_per_prompt();
-        let n_possible = config.max_candidates.map_or(usize::MAX, |most| most / per_prompt);
+        let n_possible = config.max_candidates.map_or(usize::MAX, |most| most / per_prompt.max(1));
         let n_distinct = inputs.distinct().count();
         let n_prompts = n_distinct.min(n_possible);
         let tokens = |prompt: &SourcePrompt| estimated_tokens(&prompt.row.prompt);
         let sampled = inputs.distinct().take(n_prompts);
         let tokens_once: u64 = sampled.map(|place| tokens(&inputs.prompts[place])).sum();
-        let n_samples: usize = config.decoding.iter().map(|decoding| decoding.n).sum();
-        let max_new_tokens: usize =
-            config.decoding.iter().map(|decoding| decoding.n * decoding.max_new_tokens).sum();
-        let (prompt_tokens, completion_tokens) =
-            (tokens_once * n_samples as u64, (n_prompts * max_new_tokens) as u64);
+        // The settings limit each factor, but not the number of rows and tables.
+        let n_sampled = n_prompts as u64;
+        let n_samples: u64 = config.decoding.iter().map(|decoding| decoding.n as u64).sum();
+        let new_tokens = config.decoding.iter().map(|decoding| (decoding.n * decoding.max_new_tokens) as u64);
+        let prompt_tokens = tokens_once.saturating_mul(n_samples);
+        let completion_tokens = n_sampled.saturating_mul(new_tokens.sum());
         let models = config.model.iter().map(|model| ModelPlan {
             name: model.name(),
-            n_calls: (n_prompts * n_samples) as u64,
+            n_calls: n_sampled.saturating_mul(n_samples),
             prompt_tokens,
             completion_tokens,
             cost: model.cost(prompt_tokens, completion_tokens),
         });
-        let verdicts = config
-            .judge
-            .as_ref()
-            .map_or(0, |judge| judge.verdict.n_calls_per_completion() * judge.verdict.max_attempts);
+        let verdicts = config.judge.as_ref().map_or(0, |judge| {
+            judge.verdict.n_calls_per_completion().saturating_mul(judge.verdict.max_attempts) as u64
+        });
         Ok(Self {
             n_threads: machine.n_threads,
             n_prompts,
             n_all_prompts: inputs.prompts.len(),
             n_repeated: inputs.prompts.len() - n_distinct,
             models: models.collect(),
-            judge_calls: (n_prompts * per_prompt * verdicts) as u64,
+            judge_calls: n_sampled.saturating_mul(per_prompt as u64).saturating_mul(verdicts),
             config,
         })
     }
@@ -234,7 +240,8 @@ impl RespondPlan {
         Ok(record.record()?)
     }
 
-    /// The highest possible cost of the samples; `None` where no price is given.
+    /// What the samples cost where each response has its maximum of tokens, with estimated prompt tokens; `None` where
+    /// no price is given.
     #[must_use]
     pub fn cost(&self) -> Option<f64> {
         self.models.iter().filter_map(|model| model.cost).reduce(|a, b| a + b)
@@ -247,10 +254,18 @@ impl RespondPlan {
     }
 }
 
-/// Tokens of a prompt, before a model has counted them.
+/// Tokens of a prompt with all its turns and tools, before a model has counted them. It is no bound: Chinese text, code
+/// and images may have more tokens.
 pub(super) fn estimated_tokens(prompt: &Conversation) -> u64 {
-    let bytes: usize = prompt.messages.iter().map(|turn| turn.content.len() + TURN_BYTES).sum();
-    (bytes as u64).div_ceil(BYTES_PER_TOKEN)
+    let json = |values: &[Value]| values.iter().map(|value| value.to_string().len()).sum::<usize>();
+    let bytes_of_turn = |turn: &Message| {
+        let optional = [&turn.reasoning_content, &turn.name, &turn.tool_call_id];
+        let optional: usize = optional.into_iter().flatten().map(String::len).sum();
+        turn.content.len() + optional + json(turn.tool_calls.as_deref().unwrap_or_default()) + TURN_BYTES
+    };
+    let bytes = prompt.messages.iter().map(bytes_of_turn).sum::<usize>() + json(&prompt.tools);
+    let n_parts: usize = prompt.messages.iter().map(|turn| turn.parts.len()).sum();
+    (bytes as u64).div_ceil(BYTES_PER_TOKEN) + PART_TOKENS * n_parts as u64
 }
 
 impl StagePlan for RespondPlan {
@@ -262,18 +277,22 @@ impl StagePlan for RespondPlan {
             count("prompts that repeat an earlier row".into(), self.n_repeated as u64),
             count("prompts that are sampled, at most".into(), self.n_prompts as u64),
             count("responses per prompt".into(), per_prompt),
-            count("responses, at most".into(), per_prompt * self.n_prompts as u64),
+            count("responses, at most".into(), per_prompt.saturating_mul(self.n_prompts as u64)),
         ];
         for ModelPlan { name, n_calls, prompt_tokens, completion_tokens, cost } in &self.models {
             rows.push(count(format!("{name}: calls"), *n_calls));
             rows.push(count(format!("{name}: prompt tokens (estimate)"), *prompt_tokens));
             rows.push(count(format!("{name}: completion tokens (maximum)"), *completion_tokens));
-            rows.extend(cost.map(|cost| PlanRow::new(format!("{name}: cost, at most"), Amount::Cost(cost))));
+            rows.extend(
+                cost.map(|cost| PlanRow::new(format!("{name}: cost (estimate)"), Amount::Cost(cost))),
+            );
         }
         if self.config.judge.is_some() {
             rows.push(count("judge calls (maximum, with retries)".into(), self.judge_calls));
         }
-        rows.extend(self.cost().map(|cost| PlanRow::new("cost of the samples, at most", Amount::Cost(cost))));
+        rows.extend(
+            self.cost().map(|cost| PlanRow::new("cost of the samples (estimate)", Amount::Cost(cost))),
+        );
         rows.extend(self.config.budget.map(|budget| PlanRow::new("budget", Amount::Cost(budget))));
         if self.n_local_models() > 0 {
             let name = "models in this process, all in memory at the same time".to_owned();
@@ -292,8 +311,33 @@ impl StagePlan for RespondPlan {
             self.models.iter().map(|model| model.name.as_str()).collect::<Vec<_>>().join(", ")
         );
         if let Some(cost) = self.cost() {
-            text.push_str(&format!("; the samples cost at most {cost:.2}"));
+            text.push_str(&format!("; estimated cost of the samples: {cost:.2}"));
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_estimate_counts_the_whole_conversation() {
+        let tokens = |value: Value| estimated_tokens(&serde_json::from_value(value).unwrap());
+        // 16 bytes of the turn and 4 of its text.
+        assert_eq!(tokens(json!({"messages": [{"role": "user", "content": "2+2?"}]})), 5);
+        let turn = json!({
+            "role": "assistant", "content": "2+2?", "reasoning_content": "12345678", "tool_calls": [{"a": 1}],
+            "name": "user", "tool_call_id": "call",
+        });
+        // As before, and 8 of reasoning, 7 of the call, 4 of the name, 4 of the id: 43 bytes.
+        assert_eq!(tokens(json!({"messages": [turn]})), 11);
+        let tools = json!([{"name": "add"}]);
+        assert_eq!(tokens(json!({"messages": [], "tools": tools})), 4, "14 bytes");
+        let image = json!({"type": "image_url", "image_url": {"url": "x".repeat(9000)}});
+        let turn = json!({"role": "user", "content": "2+2?", "parts": [image]});
+        assert_eq!(tokens(json!({"messages": [turn]})), 5 + 1024);
     }
 }

@@ -19,7 +19,10 @@ pub(super) fn select_in_prompt(config: &RespondConfig, work: &mut PromptWork) {
         return;
     }
     let is_high = |score: f64| config.max_prompt_score.is_some_and(|most| score >= most);
-    if !is_partial && work.scores().next().is_some() && work.scores().all(is_high) {
+    // With `pass_rate` others have a score too: they are not answers, and do not decide here.
+    let mut scores = usable.iter().filter_map(|&idx| work.candidates[idx].score).peekable();
+    let is_answered_well = !is_partial && scores.peek().is_some() && scores.all(is_high);
+    if is_answered_well {
         work.fate = PromptFate::AnsweredWell;
         usable.iter().for_each(|&idx| work.candidates[idx].fate = Fate::AnsweredWell);
         return;
@@ -193,6 +196,10 @@ mod tests {
         let good = || usable("x", Some(1.0));
         assert_eq!(select(vec![good(), good()]), (false, PromptFate::AnsweredWell, Some(1.0)));
         assert_eq!(select(vec![good(), missing()]), (true, PromptFate::Accepted, None));
+        let cut = |score| Candidate { fate: Fate::Cut, ..usable("x", Some(score)) };
+        assert_eq!(select(vec![good(), cut(0.0)]), (false, PromptFate::AnsweredWell, Some(0.5)));
+        let bad = || usable("x", Some(0.5));
+        assert_eq!(select(vec![bad(), cut(1.0)]), (false, PromptFate::Accepted, Some(0.5)));
         assert_eq!(select(vec![missing(), missing()]), (false, PromptFate::NotSampled, None));
     }
 

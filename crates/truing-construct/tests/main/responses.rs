@@ -355,7 +355,7 @@ fn a_judge_scores_and_one_that_refuses_ends_the_run() {
 }
 
 #[test]
-fn the_plan_tells_calls_tokens_and_the_highest_cost_before_the_first_call() {
+fn the_plan_tells_calls_tokens_and_the_cost_before_the_first_call() {
     let folder = folder();
     let recipe = format!("{RECIPE}{TWO}{JUDGE}");
     let (plan, _) = plan(folder.path(), &recipe, &["max_candidates=13"]).unwrap();
@@ -366,7 +366,40 @@ fn the_plan_tells_calls_tokens_and_the_highest_cost_before_the_first_call() {
     assert_eq!((one.cost, two.cost, plan.cost()), (Some(600.0), None, Some(600.0)));
     assert_eq!(plan.judge_calls, 2 * 6 * 2);
     let rows: Vec<String> = plan.table().into_iter().map(|row| row.name).collect();
-    assert!(rows.contains(&"cost of the samples, at most".to_owned()), "{rows:?}");
+    assert!(rows.contains(&"cost of the samples (estimate)".to_owned()), "{rows:?}");
+}
+
+/// Rows without what the judge needs would be sampled, paid for, and never scored.
+#[test]
+fn a_row_without_a_column_that_the_judge_needs_is_refused_before_any_call() {
+    let folder = folder();
+    let recipe = format!("{RECIPE}{JUDGE}");
+    let refused = |overrides: &[&str]| plan(folder.path(), &recipe, overrides).unwrap_err().to_string();
+    let place = "prompts.jsonl:1: reward `judge`: the row has no ";
+    for (protocol, column) in [
+        ("judge.verdict.protocol=checklist", "`checklist`"),
+        ("judge.verdict.protocol=pairwise", "`reference`"),
+        ("judge.verdict.reference_column=gold", "`gold`"),
+    ] {
+        let error = refused(&["on_bad_row=error", protocol]);
+        assert!(error.ends_with(&format!("{place}{column}")), "{error}");
+        plan(folder.path(), &recipe, &[protocol, "judge.optional=true"]).unwrap();
+    }
+    plan(folder.path(), &recipe, &["judge.verdict.reference_column=answer"]).unwrap();
+
+    let lists = "{\"prompt\": \"a\", \"answer\": \"4\", \"checklist\": [\"Short?\"]}\n\
+                 {\"prompt\": \"b\", \"answer\": \"4\", \"checklist\": \"Short?\"}\n";
+    fs::write(folder.path().join("lists.jsonl"), lists).unwrap();
+    let both =
+        ["judge.verdict.protocol=checklist", "data=[{path = \"prompts.jsonl\"}, {path = \"lists.jsonl\"}]"];
+    let meant = [&both[..], &["on_bad_row=skip", "judge.sources=[\"lists.jsonl\"]"]].concat();
+    let (_, inputs) = plan(folder.path(), &recipe, &meant).unwrap();
+    assert_eq!((inputs.prompts.len(), inputs.report.skipped.len()), (4, 1));
+    let error = refused(&[&both[..], &["on_bad_row=error", "judge.sources=[\"lists.jsonl\"]"]].concat());
+    assert!(
+        error.contains("lists.jsonl:2: reward `judge`: `checklist` is \"Short?\", expected a list"),
+        "{error}"
+    );
 }
 
 #[test]

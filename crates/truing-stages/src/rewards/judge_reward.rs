@@ -3,8 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_ask::ChatModelConfig;
-use truing_reward::Reads;
 use truing_reward::judge::JudgeConfig;
+use truing_reward::{Completion, Reads, is_meant};
+use truing_types::Unscored;
 
 /// The table `[judge]` of a recipe with rewards.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -28,6 +29,20 @@ pub struct JudgeReward {
     pub verdict: JudgeConfig,
     /// The judge. With a `cache`, a resumed run reuses its verdicts.
     pub model: ChatModelConfig,
+}
+
+impl JudgeReward {
+    /// Checks of a row that it has the columns that the judge needs, where it is meant for the row and not `optional`.
+    /// `completion` has no text. Nothing is asked.
+    ///
+    /// # Errors
+    /// When no completion of the row will have a verdict.
+    pub fn check_row(&self, completion: &Completion<'_>) -> Result<(), Unscored> {
+        if self.optional || !is_meant(&self.sources, &completion.origin.source) {
+            return Ok(());
+        }
+        self.verdict.check_row(completion)
+    }
 }
 
 fn one() -> f64 {

@@ -76,12 +76,23 @@ fn a_model_that_cannot_rewrite_costs_no_judge_a_call_and_is_told() {
 }
 
 #[test]
+fn a_missing_model_that_rewrites_is_an_error_and_not_an_interruption() {
+    let folder = folder();
+    let error = run(folder.path(), &recipe(), &[], vec![Judge::good().open()]).unwrap_err().to_string();
+    assert!(error.starts_with("missing setting `minimal_difference.model`"), "{error}");
+}
+
+#[test]
 fn the_plan_tells_the_most_calls_and_a_pairwise_judge_is_needed() {
     let folder = folder();
     let (planned, _) = plan(folder.path(), &recipe(), &[]).unwrap();
     assert!(
-        planned.summary().ends_with("14 calls of 1 judges, and at most 15 calls for minimal differences")
+        planned.summary().ends_with("14 calls of 1 judges, and at most 30 calls for minimal differences")
     );
+    let (once, _) = plan(folder.path(), &recipe(), &["max_attempts=1"]).unwrap();
+    assert_eq!((once.minimal.n_calls, planned.minimal.n_calls), (15, 30));
+    assert_eq!(2 * once.minimal.completion_tokens, planned.minimal.completion_tokens);
+    assert_eq!(once.minimal.prompt_tokens, planned.minimal.prompt_tokens);
     for (overrides, expected) in [
         (&["judge.0.kind=absolute"][..], "a judge of the kind `pairwise` beside it"),
         (&["minimal_difference.defects=[]"], "missing setting `minimal_difference.defects`"),

@@ -29,13 +29,14 @@ fn the_plan_tells_every_call_before_the_first() {
         let bytes: u64 = asked.iter().map(|text| text.len() as u64).sum();
         assert_eq!(
             (planned.prompt_tokens, planned.completion_tokens),
-            (bytes.div_ceil(4), asked.len() as u64 * 400)
+            (bytes.div_ceil(4), asked.len() as u64 * 2 * 400)
         );
+        assert_eq!(planned.max_calls, asked.len() as u64 * 2, "a reply may be asked for twice");
     }
     let names: Vec<String> = planned.table().into_iter().map(|row| row.name).collect();
     assert!(
         names.contains(&"one: calls".to_owned())
-            && names.contains(&"two: prompt tokens (estimate)".to_owned())
+            && names.contains(&"two: calls (maximum, with retries)".to_owned())
     );
     assert_eq!(planned.summary(), "11 responses of 5 prompts, 30 calls of 2 judges");
 }
@@ -57,7 +58,7 @@ fn settings_that_make_no_sense_are_refused_by_their_key() {
         (&["judge.0.aspects=[\"reason\"]"], "judges write their reason there"),
         (&["judge.0.aspect_texts={wit = \"it is funny\"}"], "names of `aspects`"),
         (&["judge.0.kind=golden", "judge.0.reference_column=gold"], "`gold`, which no row has"),
-        (&["score_rater.name=one"], "a name of its own for each judge"),
+        (&["score_rater.name=one"], "`judge.name` is `one` twice"),
     ] {
         let error = plan(folder.path(), RECIPE, overrides).unwrap_err().to_string();
         assert!(error.contains(expected), "{overrides:?}: {error}");

@@ -53,6 +53,20 @@ fn a_bad_judge_alone_makes_no_pairs_and_the_run_says_why() {
     let warnings = outcome.summary.warnings.join("\n");
     assert!(warnings.contains("`one` gives every response the same score and has weight 0"), "{warnings}");
     assert!(warnings.contains("no pairs from 6 prompts: unscored 5, too_few 1"), "{warnings}");
+    let nothing_applies = ratings(3).replace(": 3", ": \"N/A\"");
+    let scores_nothing = Judge::new(move |_, _| Ok(nothing_applies.clone()));
+    let here = format!("output_dir={}/nothing", folder.path().display());
+    let outcome = run(folder.path(), RECIPE, &[&here], vec![scores_nothing.open()]).unwrap();
+    assert_eq!((outcome.measured.judges[0].n_read, outcome.measured.judges[0].n_scored), (11, 0));
+    let warnings = outcome.summary.warnings.join("\n");
+    assert!(warnings.contains("`one` scores no response and has weight 0"), "{warnings}");
+}
+
+#[test]
+fn a_judge_without_a_model_is_an_error_and_not_an_interruption() {
+    let folder = folder();
+    let error = run(folder.path(), RECIPE, &[], Vec::new()).unwrap_err().to_string();
+    assert_eq!(error, "missing setting `judge.model`: expected a model for each [[judge]] table");
 }
 
 #[test]
