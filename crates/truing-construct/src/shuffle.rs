@@ -28,6 +28,6 @@ mod tests {
         let mut sorted = one;
         sorted.sort_unstable();
         assert_eq!(sorted, (0..20).collect::<Vec<_>>());
-        assert_eq!(shuffled(Vec::<u8>::new(), Seed(1), "a", &[]), []);
+        assert!(shuffled(Vec::<u8>::new(), Seed(1), "a", &[]).is_empty());
     }
 }
