@@ -75,10 +75,12 @@ impl Constraint {
     }
 
     /// Values of its parameters that a prompt does not name: numbers in digits, texts letter by letter (case aside),
-    /// languages by their names in the prompt's language. A constraint whose values are missing cannot be followed.
+    /// languages by their names in the prompt's language. A rule whose values are missing cannot be followed. What a
+    /// judge checks may be said in other words ("warmly" for a warm tone), so nothing of it is missing.
     #[must_use]
     pub fn missing_args(&self, prompt: &str, locale: Locale) -> Vec<String> {
-        let Some(of_type) = ConstraintType::find(&self.id) else { return Vec::new() };
+        let of_type = ConstraintType::find(&self.id).filter(|_| self.is_rule());
+        let Some(of_type) = of_type else { return Vec::new() };
         let prompt = prompt.to_lowercase();
         let named = of_type.parameters().iter().flat_map(|parameter| {
             self.args.get(parameter.name).map_or_else(Vec::new, |value| parameter.texts(value, locale))

@@ -54,7 +54,8 @@ impl Asking<'_> {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Asks the writer, at the recipe's temperature. `expected` is what a reply holds, for reasons and reminders.
+    /// Asks the writer, at the recipe's temperature. `form` names what a reply holds, for reasons, and has the reminder
+    /// that follows a reply without it.
     ///
     /// # Errors
     /// When the model refuses every request.
@@ -62,13 +63,12 @@ impl Asking<'_> {
         &mut self,
         phase: &str,
         questions: Vec<Question>,
-        (expected, reminder): (&str, &str),
+        form: (&str, &str),
         read: impl Fn(usize, &str) -> Option<V>,
     ) -> Result<Vec<Result<V, String>>, StageError> {
         let config = self.config;
         let requests = questions.into_iter().map(|question| sampled(config, question));
-        let answers = self.writer.ask(phase, requests.collect(), reminder, read, &mut *self.events)?;
-        Ok(answers.into_iter().map(|answer| answer.map_err(|error| reason(&error, expected))).collect())
+        ask(&self.writer, phase, requests.collect(), form, read, &mut *self.events)
     }
 
     /// Asks the checker, at temperature 0.
@@ -79,14 +79,13 @@ impl Asking<'_> {
         &mut self,
         phase: &str,
         texts: Vec<String>,
-        (expected, reminder): (&str, &str),
+        form: (&str, &str),
         read: impl Fn(usize, &str) -> Option<V>,
     ) -> Result<Vec<Result<V, String>>, StageError> {
         let config = self.config;
         let requests = texts.into_iter().map(|text| request(text, sampling(config)));
         let checker = self.checker.as_ref().unwrap_or(&self.writer);
-        let answers = checker.ask(phase, requests.collect(), reminder, read, &mut *self.events)?;
-        Ok(answers.into_iter().map(|answer| answer.map_err(|error| reason(&error, expected))).collect())
+        ask(checker, phase, requests.collect(), form, read, &mut *self.events)
     }
 
     /// Asks the checker at the recipe's temperature, for answers of which there may be several to one question.
@@ -97,14 +96,13 @@ impl Asking<'_> {
         &mut self,
         phase: &str,
         questions: Vec<Question>,
-        (expected, reminder): (&str, &str),
+        form: (&str, &str),
         read: impl Fn(usize, &str) -> Option<V>,
     ) -> Result<Vec<Result<V, String>>, StageError> {
         let config = self.config;
         let requests = questions.into_iter().map(|question| sampled(config, question));
         let checker = self.checker.as_ref().unwrap_or(&self.writer);
-        let answers = checker.ask(phase, requests.collect(), reminder, read, &mut *self.events)?;
-        Ok(answers.into_iter().map(|answer| answer.map_err(|error| reason(&error, expected))).collect())
+        ask(checker, phase, requests.collect(), form, read, &mut *self.events)
     }
 
     /// Reports the number of requests to each model.
@@ -114,6 +112,19 @@ impl Asking<'_> {
             checker.note_counts(&mut *self.events);
         }
     }
+}
+
+/// Asks a model, and says in words why there is no answer.
+fn ask<V>(
+    model: &Asker<'_>,
+    phase: &str,
+    requests: Vec<ChatRequest>,
+    (expected, reminder): (&str, &str),
+    read: impl Fn(usize, &str) -> Option<V>,
+    events: &mut dyn EventSink,
+) -> Result<Vec<Result<V, String>>, StageError> {
+    let answers = model.ask(phase, requests, reminder, read, events)?;
+    Ok(answers.into_iter().map(|answer| answer.map_err(|error| reason(&error, expected))).collect())
 }
 
 /// A request at the recipe's temperature, with a seed of its own.

@@ -4,9 +4,9 @@
 //!    also a solution and tests.
 //! 2. Python: the solution must pass the tests, the faulty program of a debugging task must not, and enough variants of
 //!    the solution with one fault (`mutants.rs`) must fail, all in the sandbox.
-//! 3. The writer answers the task. Python programs must pass the tests. The checker verifies task and response, and
-//!    says how difficult the task is; very hard tasks are dropped. What fails is answered again, at most
-//!    `max_responses` times.
+//! 3. The writer answers the task. Programs must be in a fence, and those in Python must pass the tests. The checker
+//!    verifies task and response, and says how difficult the task is; very hard tasks are dropped. What fails is
+//!    answered again, at most `max_responses` times.
 //! 4. The writer adds a deeper question and its answer, which the checker verifies. A row whose second half fails is
 //!    kept without it.
 //!
@@ -35,7 +35,7 @@ use super::inputs::SeedRow;
 use super::responding::VERDICTS;
 use super::texts::{PromptText, prompt_text, tagged};
 pub use config::CodeConfig;
-use draft::{Draft, Spec, Task, fenced};
+use draft::{Draft, Spec, Task, fenced, has_fence, prompt_language};
 use kinds::TOPICS;
 pub use kinds::{CodeCategory, CodeDifficulty, ProgrammingLanguage};
 use mutants::mutants;
@@ -81,6 +81,9 @@ const TESTING: &str = "tests";
 const RESPONDING: &str = "response";
 const REVIEWING: &str = "review";
 
+/// Why a response without the program that is wanted is not used.
+const NO_FENCE: &str = "the response has no code in a fence";
+
 /// Units with what each is to be.
 #[derive(Debug)]
 struct CodeJob {
@@ -102,31 +105,17 @@ fn prepare(config: &BuildConfig, seeds: &[SeedRow]) -> Result<Box<dyn Job>, Stag
     let seed = Seed(config.seed);
     let drawn = seed.generator("code topics", &[]).next_u64();
     let first_topic = (drawn % TOPICS.len() as u64) as usize;
-    let spec = |row: usize, n_topics: usize| {
-        let (n_categories, n_languages) = (settings.categories.len(), settings.languages.len());
-        let turn = row / n_categories;
-        Spec {
-            category: settings.categories[row % n_categories],
-            language: settings.languages[turn % n_languages],
-            difficulty: settings.difficulties[(turn + row) % settings.difficulties.len()],
-            variant: row / n_topics.max(1),
-        }
-    };
     let (mut units, mut specs, mut n_used) = (Vec::new(), Vec::new(), 0);
     for seed_row in seeds {
-        let spec = spec(n_used, usize::MAX);
+        let spec = Spec::of(&settings, n_used, usize::MAX);
         n_used += usize::from(seed_row.dropped.is_none());
         units.push(seed_row.unit(spec.kinds()));
         specs.push(spec);
     }
-    let n_new = if seeds.is_empty() { config.n_rows.unwrap_or(0) } else { 0 };
+    let n_new = if config.data.is_empty() { config.n_rows.unwrap_or(0) } else { 0 };
     for row in 0..n_new {
-        let spec = spec(row, TOPICS.len());
-        // Every category and language meets both languages.
-        let (n_categories, n_languages) = (settings.categories.len(), settings.languages.len());
-        let turn = row / n_categories;
-        let place = row % n_categories + turn % n_languages + turn / n_languages;
-        let language = settings.prompt_languages[place % settings.prompt_languages.len()];
+        let spec = Spec::of(&settings, row, TOPICS.len());
+        let language = prompt_language(&settings, row);
         units.push(Unit {
             text: TOPICS[(first_topic + row) % TOPICS.len()][language as usize].to_owned(),
             language,
@@ -282,7 +271,8 @@ impl CodeJob {
         Ok((mutants.len(), n_caught))
     }
 
-    /// One response to every task without one; tested, then reviewed.
+    /// One response to every task without one; those without the code that is wanted are rejected, the others tested,
+    /// then reviewed.
     fn respond(
         &self,
         round: u64,
@@ -300,6 +290,9 @@ impl CodeJob {
         let mut responses: Vec<(usize, String)> = Vec::new();
         for (idx, answer) in places.into_iter().zip(answers) {
             match answer {
+                Ok(response) if self.specs[idx].category.wants_program() && !has_fence(&response) => {
+                    drafts[idx].rejected = Some(Dropped::new(RESPONDING, NO_FENCE));
+                }
                 Ok(response) => responses.push((idx, response)),
                 Err(reason) => drafts[idx].rejected = Some(Dropped::new(RESPONDING, reason)),
             }
@@ -418,7 +411,6 @@ impl CodeJob {
             ("category".to_owned(), json!(spec.category)),
             ("programming_language".to_owned(), json!(spec.language)),
             ("difficulty".to_owned(), json!(difficulty)),
-            ("language".to_owned(), json!(unit.language)),
             ("topic".to_owned(), json!(unit.text)),
             ("has_follow_up".to_owned(), json!(follow_up.is_some())),
         ]);
@@ -475,8 +467,8 @@ impl Job for CodeJob {
         let about = |text: &PromptText| sum(&|idx| self.question(text, idx, &empty, "").len());
         let steps = [
             ("writing tasks", n, n, sum(&|idx| self.task_question(idx).text.len())),
-            ("answering tasks", n, n * rounds, 0),
-            ("reviewing responses", n, n * rounds, about(&REVIEW) * rounds),
+            ("answering tasks", n, n.saturating_mul(rounds), 0),
+            ("reviewing responses", n, n.saturating_mul(rounds), about(&REVIEW).saturating_mul(rounds)),
             ("writing deeper questions", n_follow_ups, n_follow_ups, about(&FOLLOW_UP)),
             ("reviewing deeper questions", n_follow_ups, n_follow_ups, about(&REVIEW_FOLLOW_UP)),
         ];
@@ -532,8 +524,8 @@ impl Job for CodeJob {
         };
         let category = CodeCategory::ALL.into_iter().find(|one| one.code() == text("category"));
         let category = category.ok_or("the category is unknown")?;
-        if category.wants_program() && !first_response.contains("```") {
-            return Err("the response has no code in a fence".into());
+        if category.wants_program() && !has_fence(first_response) {
+            return Err(NO_FENCE.into());
         }
         if !record.contains_key("test") {
             return Ok(());

@@ -19,6 +19,18 @@ use super::{
     SystemMessagesConfig, TextbookConfig, ToolsConfig,
 };
 
+/// The most rounds, answers or calls that a builder's own table may ask for.
+const MAX_COUNT: usize = 1000;
+/// The most rows of a run.
+const MAX_ROWS: usize = 10_000_000;
+
+/// Counts of a builder's own table that are not beyond all reason.
+pub(super) fn require_bounded<const N: usize>(counts: [(&'static str, usize); N]) -> Result<(), RunError> {
+    counts
+        .into_iter()
+        .try_for_each(|(key, count)| require(count <= MAX_COUNT, || (key, count.to_string(), "at most 1000")))
+}
+
 /// One flat table, then the builder's own table (`[constraints]`, `[reasoning]`, ...), `[[data]]`,
 /// `[[evaluation_data]]`, `[writer]` and `[checker]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -48,7 +60,8 @@ pub struct BuildConfig {
     /// builder uses itself is not overwritten.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub keep_columns: Vec<String>,
-    /// Sampling temperature of the writer. The checker is asked at 0.
+    /// Sampling temperature of the writer, and of the independent answers of `reasoning`. Otherwise the checker is
+    /// asked at 0.
     pub temperature: f32,
     /// Maximum tokens of a reply, reasoning included.
     pub max_new_tokens: usize,
@@ -214,6 +227,8 @@ impl BuildConfig {
             ("max_attempts", self.max_attempts),
             ("max_failures_in_a_row", self.max_failures_in_a_row),
         ])?;
+        let n_rows = self.n_rows.unwrap_or(1);
+        require(n_rows <= MAX_ROWS, || ("n_rows", n_rows.to_string(), "at most 10000000"))?;
         require_not_negative("temperature", self.temperature)?;
         require_share("max_template_share", self.max_template_share)?;
         let threshold = self.near_duplicate_threshold;
@@ -310,5 +325,8 @@ mod tests {
         let error = |change: &str| read(&[change]).check().unwrap_err().to_string();
         assert!(error("ability=").starts_with("missing setting `ability`"));
         assert!(error("ability=reversal").contains("`mathematics` is given"));
+        assert_eq!(error("n_rows=20000000"), "`n_rows` is 20000000: expected at most 10000000");
+        let many = error("mathematics.max_solutions=5000");
+        assert_eq!(many, "`mathematics.max_solutions` is 5000: expected at most 1000");
     }
 }

@@ -4,7 +4,7 @@
 //!    ([`truing_reward::constraints`]).
 //! 2. The writer puts the constraints into the prompt in its own words, or they are appended as they are.
 //! 3. The checker says whether each is there and whether all make sense for the task; a program, whether each value
-//!    is named.
+//!    of a rule is named.
 //! 4. The writer answers, up to `responses` times, until a response fulfils every constraint: by rule where there is
 //!    one, by the checker's answers to the checklist otherwise.
 //!
@@ -28,7 +28,7 @@ use truing_types::Seed;
 
 use super::asking::{Asking, Question};
 use super::builder::{BuilderInfo, Built, BuiltRow, Dropped, Fates, Job, PlannedCalls, Unit};
-use super::config::BuildConfig;
+use super::config::{BuildConfig, require_bounded};
 use super::inputs::SeedRow;
 use super::responding::{Prompt, Response, VERDICTS, questions_of, respond};
 use super::texts::{PromptText, prompt_text, tagged};
@@ -94,6 +94,10 @@ impl ConstraintsConfig {
     /// When a setting is invalid, or no type is left to be sampled.
     pub(super) fn check(&self) -> Result<(), RunError> {
         require_counts([("constraints.max_constraints", self.max_constraints)])?;
+        require_bounded([
+            ("constraints.max_constraints", self.max_constraints),
+            ("constraints.responses", self.responses),
+        ])?;
         let bad = |key, found: String, expected: &str| {
             Err(RunError::BadSetting { key, found, expected: expected.to_owned() })
         };
@@ -296,7 +300,7 @@ impl ConstraintsJob {
     }
 }
 
-/// Values of constraints that a prompt does not name.
+/// Values of rules that a prompt does not name.
 pub(super) fn missing_values(constraints: &[Constraint], prompt: &str, language: Language) -> Vec<String> {
     constraints.iter().flat_map(|one| one.missing_args(prompt, locale_of(language))).collect()
 }
@@ -307,8 +311,8 @@ pub(super) fn constraints_of(record: &Map<String, Value>) -> Result<Vec<Constrai
     serde_json::from_value(written).map_err(|error| format!("`constraints` cannot be read: {error}"))
 }
 
-/// Checks a row with constraints: every value is named in the prompt, no two types conflict, and a response follows
-/// every rule.
+/// Checks a row with constraints: every value of a rule is named in the prompt, no two types conflict, and a response
+/// follows every rule.
 pub(super) fn recheck_constraints(record: &Map<String, Value>) -> Result<(), String> {
     let constraints = constraints_of(record)?;
     let prompt = record.get("prompt").and_then(Value::as_str).unwrap_or_default();
@@ -371,11 +375,13 @@ impl Job for ConstraintsJob {
             let bytes = sum(&|idx| self.validate_question(idx, "").len() + length(idx));
             add("validating prompts", n, n, bytes);
         }
-        add("answering", n.min(n * rounds), n * rounds, rounds * sum(&length));
+        let most = n.saturating_mul(rounds);
+        add("answering", n.min(most), most, rounds.saturating_mul(sum(&length)));
         let n_checked = sum(&has_questions);
         // The response is not known; its tokens are those of the completions.
         let bytes = sum(&|idx| has_questions(idx) * (self.prompt(idx, "").checklist("").len() + length(idx)));
-        add("checking responses", n_checked.min(n_checked * rounds), n_checked * rounds, rounds * bytes);
+        let most = n_checked.saturating_mul(rounds);
+        add("checking responses", n_checked.min(most), most, rounds.saturating_mul(bytes));
         calls
     }
 
@@ -415,6 +421,8 @@ mod tests {
         let error = check(ConstraintsConfig { exclude: vec!["format.jsn".into()], ..default() }).unwrap_err();
         assert!(error.contains("`format.jsn`") && error.contains("format.json"), "{error}");
         assert!(check(ConstraintsConfig { max_constraints: 0, ..default() }).is_err());
+        let error = check(ConstraintsConfig { responses: 1001, ..default() }).unwrap_err();
+        assert_eq!(error, "`constraints.responses` is 1001: expected at most 1000");
     }
 
     #[test]

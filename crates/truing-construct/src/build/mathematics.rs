@@ -4,9 +4,9 @@
 //! Without `[[data]]` the writer makes problems with their answers, one knowledge point each; the checker solves
 //! every problem without seeing the answer, and where the two differ the problem is dropped. With `[[data]]` the rows
 //! are problems with reference answers. Either way the writer expands the answer into steps. Its prompt says that the
-//! answer is right with 95 % probability, so that it does not bend a step to reach it. A solution is kept if its
-//! final answer equals the reference ([`math_answer`](truing_reward::verifiers::math_answer)) and it does not speak
-//! of a reference.
+//! answer is right with 95 % probability, so that it does not bend a step to reach it. A solution is kept if the
+//! answer that it marks equals the reference ([`math_answer`](truing_reward::verifiers::math_answer)) and it does not
+//! speak of a reference.
 
 mod answers;
 mod points;
@@ -27,7 +27,7 @@ use truing_types::{Conversation, FinishReason, Message, Role, RowOrigin, Seed};
 
 use super::asking::{Asking, Question};
 use super::builder::{BuilderInfo, Built, BuiltRow, Dropped, Fates, Job, PlannedCalls, Unit};
-use super::config::BuildConfig;
+use super::config::{BuildConfig, require_bounded};
 use super::inputs::{SEED, SeedRow};
 use super::texts::{PromptText, prompt_text, tagged};
 use crate::shuffle::shuffled;
@@ -106,7 +106,9 @@ impl MathematicsConfig {
     /// # Errors
     /// When a setting is invalid.
     pub(super) fn check(&self) -> Result<(), RunError> {
-        require_counts([("mathematics.max_solutions", self.max_solutions)])?;
+        let counts = [("mathematics.max_solutions", self.max_solutions)];
+        require_counts(counts)?;
+        require_bounded(counts)?;
         require_given(!self.levels.is_empty(), "mathematics.levels", "at least one level")?;
         require_given(!self.languages.is_empty(), "mathematics.languages", "at least one language")
     }
@@ -144,7 +146,7 @@ fn prepare(config: &BuildConfig, seeds: &[SeedRow]) -> Result<Box<dyn Job>, Stag
     let settings = config.mathematics.clone().unwrap_or_default();
     settings.check()?;
     let points = load_knowledge_points(settings.knowledge_points.as_deref())?;
-    let job = match seeds.is_empty() {
+    let job = match config.data.is_empty() {
         true => new_problems(settings, points, config.n_rows.unwrap_or(0), Seed(config.seed), config)?,
         false => given_problems(settings, &points, seeds),
     };
@@ -183,7 +185,7 @@ fn new_problems(
         let turn = row / of_levels.len();
         let (point, variant) = (of_level[turn % of_level.len()].clone(), turn / of_level.len());
         // Neighbours and repetitions are in different languages.
-        let language = settings.languages[(row / of_levels.len() + variant) % settings.languages.len()];
+        let language = settings.languages[(turn % of_level.len() + variant) % settings.languages.len()];
         units.push(Unit {
             text: point.names[language as usize].clone(),
             language,
@@ -338,10 +340,7 @@ impl MathematicsJob {
         let Some(solution) = work.solution else {
             return Err(Dropped::new(SOLUTION, work.rejected.unwrap_or("no solution")));
         };
-        let mut columns = Map::from_iter([
-            ("answer".to_owned(), json!(work.answer)),
-            ("language".to_owned(), json!(self.units[idx].language)),
-        ]);
+        let mut columns = Map::from_iter([("answer".to_owned(), json!(work.answer))]);
         if let Origin::Point { point, .. } = &self.origins[idx] {
             columns.insert("level".into(), json!(point.level));
         }
@@ -378,7 +377,7 @@ impl Job for MathematicsJob {
             }
         }
         let bytes = sum(&|idx| self.solution_question(idx, &Work::default()).len() + length(idx));
-        add("writing solutions", n, n * rounds, bytes * rounds);
+        add("writing solutions", n, n.saturating_mul(rounds), bytes.saturating_mul(rounds));
         calls
     }
 
@@ -456,6 +455,25 @@ mod tests {
         let frozen = BuildConfig { temperature: 0.0, ..config };
         let error = new_problems(MathematicsConfig::default(), bundled(), 4, Seed(3), &frozen).unwrap_err();
         assert!(error.to_string().starts_with("`temperature` is 0"), "{error}");
+    }
+
+    #[test]
+    fn the_problems_of_a_point_alternate_between_the_languages() {
+        for n_points in [1, 2, 3, 4, 7] {
+            let of_level = |point: &KnowledgePoint| point.level == Level::High;
+            let points: Vec<KnowledgePoint> = bundled().into_iter().filter(of_level).take(n_points).collect();
+            let settings = MathematicsConfig { levels: vec![Level::High], ..MathematicsConfig::default() };
+            let job = new_problems(settings, points, 4 * n_points, Seed(3), &BuildConfig::default()).unwrap();
+            let mut of_points: BTreeMap<&str, Vec<Language>> = BTreeMap::new();
+            job.units
+                .iter()
+                .for_each(|unit| of_points.entry(&unit.kinds[0]).or_default().push(unit.language));
+            assert_eq!(of_points.len(), n_points);
+            for languages in of_points.values() {
+                assert_eq!(languages.len(), 4);
+                assert!(languages.windows(2).all(|pair| pair[0] != pair[1]), "{of_points:?}");
+            }
+        }
     }
 
     #[test]

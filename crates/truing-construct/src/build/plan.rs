@@ -69,11 +69,11 @@ impl BuildPlan {
             return Err(RunError::BadSetting { key: "data", found, expected }.into());
         }
         let calls = job.calls();
-        let max_calls: u64 = calls.iter().map(|one| one.max_calls).sum();
-        let bytes: u64 = calls.iter().map(|one| one.prompt_bytes).sum();
+        let max_calls = sum(&calls, |one| one.max_calls);
+        let bytes = sum(&calls, |one| one.prompt_bytes);
         Ok(Self {
             prompt_tokens: bytes.div_ceil(BYTES_PER_TOKEN),
-            completion_tokens: max_calls * config.max_new_tokens as u64,
+            completion_tokens: max_calls.saturating_mul(config.max_new_tokens as u64),
             builder,
             job,
             n_begun,
@@ -85,9 +85,13 @@ impl BuildPlan {
     /// Calls where everything succeeds at once, and where every round is needed.
     #[must_use]
     pub fn n_calls(&self) -> (u64, u64) {
-        let sum = |of: fn(&PlannedCalls) -> u64| -> u64 { self.calls.iter().map(of).sum() };
-        (sum(|one| one.n_calls), sum(|one| one.max_calls))
+        (sum(&self.calls, |one| one.n_calls), sum(&self.calls, |one| one.max_calls))
     }
+}
+
+/// A number of all steps together.
+fn sum(calls: &[PlannedCalls], of: fn(&PlannedCalls) -> u64) -> u64 {
+    calls.iter().map(of).fold(0, u64::saturating_add)
 }
 
 impl StagePlan for BuildPlan {

@@ -9,7 +9,8 @@
 //!    answer. The share that agrees is the pass rate.
 //! 4. Reflection: where an answer is wrong, the writer is given it with the reference, and writes a correct chain that
 //!    mentions neither. That chain is the response; otherwise an independent answer that agrees is.
-//! 5. Of questions that are always answered right, the surplus over `max_easy_share` is dropped.
+//! 5. Of questions that are always answered right, the surplus over `max_easy_share` is dropped, before the recheck and
+//!    the screening of all builders.
 
 mod answers;
 mod config;
@@ -94,14 +95,14 @@ struct ReasoningJob {
 fn prepare(config: &BuildConfig, seeds: &[SeedRow]) -> Result<Box<dyn Job>, StageError> {
     let settings = config.reasoning.clone().unwrap_or_default();
     settings.check()?;
-    let is_sampled = seeds.is_empty() || settings.n_answers > 1 || settings.max_reflections > 1;
+    let is_sampled = config.data.is_empty() || settings.n_answers > 1 || settings.max_reflections > 1;
     if is_sampled && config.temperature == 0.0 {
         let expected =
             "above 0: without sampling, questions of one kind and answers to one question are alike";
         let (found, expected) = ("0".to_owned(), expected.to_owned());
         return Err(RunError::BadSetting { key: "temperature", found, expected }.into());
     }
-    let job = match seeds.is_empty() {
+    let job = match config.data.is_empty() {
         true => new_questions(settings, config.n_rows.unwrap_or(0), Seed(config.seed)),
         false => given_questions(settings, seeds),
     };
@@ -234,7 +235,7 @@ impl ReasoningJob {
         fates: &mut Fates,
     ) -> Result<(), StageError> {
         let (places, n_answers) = (fates.open(), self.settings.n_answers);
-        let mut questions = Vec::with_capacity(places.len() * n_answers);
+        let mut questions = Vec::new();
         for &idx in &places {
             let text = self.reason_question(idx, &works[idx].question);
             questions.extend((0..n_answers as u64).map(|variation| Question::new(text.clone(), variation)));
@@ -372,7 +373,6 @@ impl ReasoningJob {
         };
         let mut columns = Map::from_iter([
             ("answer".to_owned(), json!(work.answer)),
-            ("language".to_owned(), json!(self.units[idx].language)),
             ("pass_rate".to_owned(), json!(work.pass_rate())),
             ("n_answers".to_owned(), json!(work.solutions.len())),
             ("is_reflection".to_owned(), json!(is_corrected)),
@@ -416,11 +416,12 @@ impl Job for ReasoningJob {
         let corrected = sum(&|idx| self.reflect_question(idx, &empty).len() + length(idx));
         let written = if is_new { sum(&|idx| self.write_question(idx).text.len()) } else { 0 };
         let n_written = if is_new { n } else { 0 };
+        let n_solved = n.saturating_mul(n_answers);
         let steps = [
             ("writing questions", n_written, n_written, written),
-            ("answering questions", n * n_answers, n * n_answers, reasoned * n_answers),
-            ("comparing answers", 0, n * n_answers, compared * n_answers),
-            ("correcting wrong answers", 0, n * rounds, corrected * rounds),
+            ("answering questions", n_solved, n_solved, reasoned.saturating_mul(n_answers)),
+            ("comparing answers", 0, n_solved, compared.saturating_mul(n_answers)),
+            ("correcting wrong answers", 0, n.saturating_mul(rounds), corrected.saturating_mul(rounds)),
         ];
         let calls = steps.into_iter().filter(|(_, _, max_calls, _)| *max_calls > 0);
         calls

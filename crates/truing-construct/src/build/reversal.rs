@@ -15,6 +15,7 @@ use rand_chacha::rand_core::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use truing_ask::pas::Language;
 use truing_prompts::decontamination::{DecontaminationOptions, EvaluationIndex};
 use truing_reward::checklist::numbered;
 use truing_reward::constraints::{Constraint, ConstraintType, columns, draw_types};
@@ -25,7 +26,7 @@ use truing_types::Seed;
 
 use super::asking::{Asking, Question};
 use super::builder::{BuilderInfo, Built, BuiltRow, Dropped, Fates, Job, PlannedCalls, Unit};
-use super::config::BuildConfig;
+use super::config::{BuildConfig, require_bounded};
 use super::constraints::{locale_of, missing_values, recheck_constraints};
 use super::inputs::{SEED, SeedRow};
 use super::texts::{PromptText, between, prompt_text, score, tagged};
@@ -90,6 +91,10 @@ impl ReversalConfig {
     /// When a setting is invalid.
     pub(super) fn check(&self) -> Result<(), RunError> {
         require_counts([("reversal.max_rounds", self.max_rounds)])?;
+        require_bounded([
+            ("reversal.max_rounds", self.max_rounds),
+            ("reversal.max_constraints", self.max_constraints),
+        ])?;
         for (key, value) in
             [("reversal.min_quality", self.min_quality), ("reversal.min_score", self.min_score)]
         {
@@ -256,20 +261,29 @@ impl ReversalJob {
         Ok(())
     }
 
-    /// What the inspector lists, and what a program finds.
+    /// What the inspector lists, and what a program finds, in the language of the prompt.
     fn problems(&self, idx: usize, prompt: &str, missing: &str, score: f64) -> Vec<String> {
         let unit = &self.units[idx];
         let listed = missing.lines().map(str::trim).filter(|line| !line.is_empty());
         let mut problems: Vec<String> = listed.map(str::to_owned).collect();
         let unnamed = missing_values(&self.constraints[idx], prompt, unit.language);
+        let is_chinese = unit.language == Language::Zh;
         if !unnamed.is_empty() {
-            problems.push(format!("The prompt does not name: {}", unnamed.join(", ")));
+            problems.push(match is_chinese {
+                true => format!("提示词没有写明：{}", unnamed.join("、")),
+                false => format!("The prompt does not name: {}", unnamed.join(", ")),
+            });
         }
         if quotes(prompt, &unit.text) {
-            problems.push("The prompt quotes the text.".into());
+            let quoted =
+                if is_chinese { "提示词引用了原文。" } else { "The prompt quotes the text." };
+            problems.push(quoted.into());
         }
         if problems.is_empty() && score < self.settings.min_score {
-            problems.push(format!("The prompt was given a score of {score} of 10."));
+            problems.push(match is_chinese {
+                true => format!("提示词只得到{score}分，满分10分。"),
+                false => format!("The prompt was given a score of {score} of 10."),
+            });
         }
         problems
     }
@@ -314,7 +328,7 @@ impl Job for ReversalJob {
         let written = sum(&|idx| self.prompt_question(idx, &draft).len());
         let inspected = sum(&|idx| self.inspection_question(idx, "").len());
         for (step, bytes) in [("writing prompts", written), ("inspecting prompts", inspected)] {
-            let (max_calls, prompt_bytes) = (n * rounds, bytes * rounds);
+            let (max_calls, prompt_bytes) = (n.saturating_mul(rounds), bytes.saturating_mul(rounds));
             calls.push(PlannedCalls { step, n_calls: n, max_calls, prompt_bytes });
         }
         calls
@@ -356,7 +370,6 @@ impl Job for ReversalJob {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use truing_ask::pas::Language;
     use truing_run::PromptSource;
 
     const TEXT: &str = "Bees find flowers by colour and by scent. A bee that has found many flowers flies home and \
@@ -391,6 +404,26 @@ mod tests {
             "On this: A bee that has found many flowers flies home and dances. The dance shows more.";
         assert!(quotes(quoting, TEXT));
         assert!(!quotes("Explain how bees tell each other where flowers are.", TEXT));
+    }
+
+    #[test]
+    fn problems_are_told_in_the_language_of_the_prompt() {
+        let problems = |text: &str, prompt: &str, score: f64| {
+            let constraint = ConstraintType::find("format.bullets").unwrap();
+            let seed = seed(text);
+            let constraint = constraint.sample(locale_of(seed.language), &mut |_| 0);
+            let (units, constraints) = (vec![seed.unit(Vec::new())], vec![vec![constraint]]);
+            let job = ReversalJob { settings: ReversalConfig::default(), units, constraints };
+            job.problems(0, prompt, "", score)
+        };
+        let chinese = "蜜蜂靠颜色和气味找到花。";
+        assert_eq!(problems(chinese, "请介绍蜜蜂。", 9.0), ["提示词没有写明：2"]);
+        assert_eq!(problems(chinese, "请用2个要点介绍蜜蜂。", 5.0), ["提示词只得到5分，满分10分。"]);
+        let quoting =
+            "2 points: A bee that has found many flowers flies home and dances. The dance shows more.";
+        assert_eq!(problems(TEXT, quoting, 9.0), ["The prompt quotes the text."]);
+        assert_eq!(problems(TEXT, "Explain bees in bullets.", 9.0), ["The prompt does not name: 2"]);
+        assert!(problems(TEXT, "Explain bees in 2 bullets.", 9.0).is_empty());
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!    opening. They are put together in this order, in one of a few layouts.
 //! 3. The writer evolves the message `evolutions` times: more specific, without contradictions.
 //! 4. The checker filters: is each part there, is each constraint demanded, does nothing contradict, can the seed
-//!    prompt be answered under it? A program looks for the constraints' values.
+//!    prompt be answered under it? A program looks for the rules' values.
 //! 5. The writer answers the seed prompt under the message, as in [`super::constraints`].
 
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ use truing_types::Seed;
 
 use super::asking::{Asking, Question};
 use super::builder::{BuilderInfo, Built, BuiltRow, Dropped, Fates, Job, PlannedCalls, Unit};
-use super::config::BuildConfig;
+use super::config::{BuildConfig, require_bounded};
 use super::constraints::{ConstraintsConfig, draw, missing_values, recheck_constraints};
 use super::inputs::SeedRow;
 use super::responding::{Prompt, Response, VERDICTS, questions_of, respond};
@@ -148,6 +148,11 @@ impl SystemMessagesConfig {
     /// When a setting is invalid, or no type of constraint is left to be sampled.
     pub(super) fn check(&self) -> Result<(), RunError> {
         require_given(!self.kinds.is_empty(), "system_messages.kinds", "at least one kind")?;
+        require_bounded([
+            ("system_messages.evolutions", self.evolutions),
+            ("system_messages.max_constraints", self.max_constraints),
+            ("system_messages.responses", self.responses),
+        ])?;
         self.of_constraints().check()
     }
 
@@ -362,12 +367,14 @@ impl Job for SystemMessagesJob {
         let n_checked = sum(&has_questions);
         let checked = sum(&|idx| has_questions(idx) * prompt(idx).checklist("").len());
         let answered = sum(&|idx| self.units[idx].text.len());
+        let n_evolved = n.saturating_mul(evolutions);
+        let (most_answers, most_checks) = (n.saturating_mul(rounds), n_checked.saturating_mul(rounds));
         let steps = [
             ("writing messages", n, n, bytes(&WRITE)),
-            ("evolving messages", n * evolutions, n * evolutions, bytes(&EVOLVE) * evolutions),
+            ("evolving messages", n_evolved, n_evolved, bytes(&EVOLVE).saturating_mul(evolutions)),
             ("filtering messages", n, n, bytes(&FILTER)),
-            ("answering", n.min(n * rounds), n * rounds, answered * rounds),
-            ("checking responses", n_checked.min(n_checked * rounds), n_checked * rounds, checked * rounds),
+            ("answering", n.min(most_answers), most_answers, answered.saturating_mul(rounds)),
+            ("checking responses", n_checked.min(most_checks), most_checks, checked.saturating_mul(rounds)),
         ];
         let calls = steps.into_iter().filter(|(_, _, max_calls, _)| *max_calls > 0);
         calls

@@ -25,7 +25,7 @@ use truing_stages::StageError;
 
 use super::asking::{Asking, Question};
 use super::builder::{BuilderInfo, Built, BuiltRow, Dropped, Fates, Job, PlannedCalls, Unit};
-use super::config::BuildConfig;
+use super::config::{BuildConfig, require_bounded};
 use super::inputs::SeedRow;
 use super::responding::VERDICTS;
 use super::texts::{PromptText, prompt_text, tagged};
@@ -91,7 +91,9 @@ impl TextbookConfig {
     /// # Errors
     /// When a setting is invalid.
     pub(super) fn check(&self) -> Result<(), RunError> {
-        require_counts([("textbook.max_rounds", self.max_rounds)])?;
+        let counts = [("textbook.max_rounds", self.max_rounds)];
+        require_counts(counts)?;
+        require_bounded(counts)?;
         require_given(!self.aspects.is_empty(), "textbook.aspects", "at least one aspect")
     }
 }
@@ -303,7 +305,6 @@ impl TextbookJob {
             response: Some(chapter.answer.clone()),
             columns: Map::from_iter([
                 ("aspect".to_owned(), json!(aspect)),
-                ("language".to_owned(), json!(unit.language)),
                 ("lesson".to_owned(), json!(parts)),
                 ("seed_prompt".to_owned(), json!(unit.text)),
             ]),
@@ -333,7 +334,8 @@ impl Job for TextbookJob {
             [("writing lessons", &LESSON), ("writing exercises", &EXERCISE), ("verifying lessons", &VERIFY)];
         let planned = |(step, text): (&'static str, &PromptText)| {
             let bytes: u64 = open.iter().map(|&idx| self.question(text, idx, &empty).len() as u64).sum();
-            PlannedCalls { step, n_calls: n, max_calls: n * rounds, prompt_bytes: bytes * rounds }
+            let (max_calls, prompt_bytes) = (n.saturating_mul(rounds), bytes.saturating_mul(rounds));
+            PlannedCalls { step, n_calls: n, max_calls, prompt_bytes }
         };
         steps.into_iter().map(planned).collect()
     }

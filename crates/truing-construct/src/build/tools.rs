@@ -116,7 +116,7 @@ fn prepare(config: &BuildConfig, seeds: &[SeedRow]) -> Result<Box<dyn Job>, Stag
     }
     let drawn = Seed(config.seed).generator("tool scenarios", &[]).next_u64();
     let first = (drawn % SCENARIOS.len() as u64) as usize;
-    let n_new = if seeds.is_empty() { config.n_rows.unwrap_or(0) } else { 0 };
+    let n_new = if config.data.is_empty() { config.n_rows.unwrap_or(0) } else { 0 };
     for row in 0..n_new {
         let pattern = settings.patterns[row % n_patterns];
         let language = settings.languages[row / n_patterns % settings.languages.len()];
@@ -170,7 +170,9 @@ fn bare(tools: &[Tool]) -> String {
 impl ToolsJob {
     fn task_question(&self, idx: usize) -> Question {
         let unit = &self.units[idx];
-        let variant = (idx / SCENARIOS.len() + 1).to_string();
+        // Only the bundled scenarios come up again.
+        let n_before = if unit.source.is_none() { idx / SCENARIOS.len() } else { 0 };
+        let variant = (n_before + 1).to_string();
         let values = [
             ("{scenario}", unit.text.as_str()),
             ("{pattern}", self.patterns[idx].about(unit.language)),
@@ -393,7 +395,6 @@ impl ToolsJob {
             columns: Map::from_iter([
                 ("tools".to_owned(), episode.tools.iter().map(Tool::described).collect()),
                 ("pattern".to_owned(), json!(self.patterns[idx])),
-                ("language".to_owned(), json!(unit.language)),
                 ("scenario".to_owned(), json!(unit.text)),
                 ("atomic_tasks".to_owned(), json!(episode.atomic_tasks)),
                 ("task".to_owned(), json!(episode.task)),
@@ -424,12 +425,12 @@ impl Job for ToolsJob {
         let empty = Episode::default();
         let sum = |of: &dyn Fn(usize) -> usize| open.iter().map(|&idx| of(idx) as u64).sum::<u64>();
         let about = |text: &PromptText| sum(&|idx| self.question(text, idx, &empty).len());
-        let max_results = steps * settings.max_parallel_calls as u64;
+        let max_results = steps.saturating_mul(settings.max_parallel_calls as u64);
         let planned = |step, at_least: u64, at_most: u64, bytes: u64| PlannedCalls {
             step,
-            n_calls: n * at_least.min(at_most),
-            max_calls: n * at_most,
-            prompt_bytes: bytes * at_most,
+            n_calls: n.saturating_mul(at_least.min(at_most)),
+            max_calls: n.saturating_mul(at_most),
+            prompt_bytes: bytes.saturating_mul(at_most),
         };
         vec![
             planned("writing tasks", 1, 1, sum(&|idx| self.task_question(idx).text.len())),
@@ -490,7 +491,31 @@ impl Job for ToolsJob {
 
 #[cfg(test)]
 mod tests {
+    use truing_ask::pas::Language;
+    use truing_run::PromptSource;
+
     use super::*;
+
+    #[test]
+    fn scenarios_of_data_are_asked_about_once_and_bundled_ones_again_as_further_variants() {
+        let n = SCENARIOS.len() + 1;
+        let variant = |source: Option<PromptSource>| {
+            let unit = Unit {
+                text: "renting a canoe".into(),
+                language: Language::En,
+                source,
+                kept: Map::new(),
+                kinds: Vec::new(),
+                dropped: None,
+            };
+            let (units, patterns) = (vec![unit; n], vec![CallPattern::Sequential; n]);
+            let job = ToolsJob { settings: ToolsConfig::default(), units, patterns };
+            job.task_question(n - 1).text
+        };
+        assert!(variant(None).contains("this is variant 2."));
+        let source = PromptSource { path: "a.jsonl".into(), line: 30 };
+        assert!(variant(Some(source)).contains("this is variant 1."));
+    }
 
     #[test]
     fn steps_are_calls_or_an_answer() {

@@ -319,7 +319,7 @@ pub(super) static RULES: &[ConstraintType] = &[
             ],
         ],
         &[Division],
-        &[Language],
+        &[Case, Language],
     ),
     rule(
         "format.two_responses",
@@ -585,7 +585,7 @@ pub(super) static RULES: &[ConstraintType] = &[
             ],
         ],
         &[Ending],
-        &[Language],
+        &[Case, Language],
     ),
     rule(
         "position.postscript",

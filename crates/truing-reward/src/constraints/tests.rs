@@ -198,6 +198,10 @@ fn types_that_decide_the_same_part_conflict_either_way_round() {
     for (first, second, conflict) in [
         ("language.all_lowercase", "language.all_capitals", true),
         ("language.all_lowercase", "position.postscript", true),
+        ("language.all_lowercase", "format.sections", true),
+        ("language.all_capitals", "format.sections", true),
+        ("language.all_lowercase", "position.end_phrase", true),
+        ("language.all_capitals", "position.end_phrase", true),
         ("length.words_at_least", "length.words_less_than", true),
         ("format.json", "position.end_phrase", true),
         ("format.json", "language.no_comma", true),
@@ -260,4 +264,7 @@ fn values_that_a_prompt_does_not_name_are_missing() {
     let language = ConstraintType::find("language.other_language").unwrap().sample(Locale::Zh, &mut |_| 0);
     assert_eq!(language.missing_args("请用英语回答", Locale::Zh), Vec::<String>::new());
     assert_eq!(language.missing_args("Answer in English", Locale::Zh), ["英语"]);
+    let tone = ConstraintType::find("style.tone").unwrap().sample(Locale::En, &mut |_| 0);
+    assert_eq!(tone.args["tone"], "warm");
+    assert_eq!(tone.missing_args("Answer warmly.", Locale::En), Vec::<String>::new(), "a judge reads it");
 }

@@ -7,6 +7,7 @@ use truing_run::RunError;
 use truing_run::checks::{require_counts, require_given, require_share};
 
 use super::kinds::{CodeCategory, CodeDifficulty, ProgrammingLanguage};
+use crate::build::config::require_bounded;
 
 /// The table `[code]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -56,7 +57,9 @@ impl CodeConfig {
     /// # Errors
     /// When a setting is invalid.
     pub(in crate::build) fn check(&self) -> Result<(), RunError> {
-        require_counts([("code.max_mutants", self.max_mutants), ("code.max_responses", self.max_responses)])?;
+        let counts = [("code.max_mutants", self.max_mutants), ("code.max_responses", self.max_responses)];
+        require_counts(counts)?;
+        require_bounded(counts)?;
         require_share("code.min_caught_share", self.min_caught_share)?;
         require_given(!self.categories.is_empty(), "code.categories", "at least one category")?;
         require_given(!self.languages.is_empty(), "code.languages", "at least one language")?;

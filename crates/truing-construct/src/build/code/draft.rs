@@ -2,6 +2,7 @@
 
 use truing_ask::pas::Language;
 
+use super::config::CodeConfig;
 use super::kinds::{CodeCategory, CodeDifficulty, ProgrammingLanguage};
 use crate::build::Dropped;
 use crate::build::texts::tagged;
@@ -17,6 +18,18 @@ pub(super) struct Spec {
 }
 
 impl Spec {
+    /// What the task of a row is to be. The categories change fastest, then the languages. In as many rows as there are
+    /// triples, each triple of category, language and difficulty comes up once.
+    pub(super) fn of(settings: &CodeConfig, row: usize, n_topics: usize) -> Self {
+        let place = Place::of(settings, row);
+        Self {
+            category: settings.categories[place.category],
+            language: settings.languages[place.language],
+            difficulty: settings.difficulties[place.sum() % settings.difficulties.len()],
+            variant: row / n_topics.max(1),
+        }
+    }
+
     /// Whether its programs are run with tests.
     pub(super) fn has_tests(self) -> bool {
         self.language == ProgrammingLanguage::Python && self.category.wants_program()
@@ -64,6 +77,36 @@ impl Spec {
             });
         }
         lines.join("\n")
+    }
+}
+
+/// The language that the task of a row is written in. Each triple of category, language and difficulty meets every one
+/// equally often.
+pub(super) fn prompt_language(settings: &CodeConfig, row: usize) -> Language {
+    let (place, n_languages) = (Place::of(settings, row), settings.prompt_languages.len());
+    let n_difficulties = settings.difficulties.len();
+    // Where both would change together, the languages move on by one after each turn of the difficulties.
+    let moved = if n_difficulties.is_multiple_of(n_languages) { place.cycle / n_difficulties } else { 0 };
+    settings.prompt_languages[(place.sum() + moved) % n_languages]
+}
+
+/// Where a row stands: its category, its language, and how often all pairs of both came before.
+struct Place {
+    category: usize,
+    language: usize,
+    cycle: usize,
+}
+
+impl Place {
+    fn of(settings: &CodeConfig, row: usize) -> Self {
+        let (n_categories, n_languages) = (settings.categories.len(), settings.languages.len());
+        let turn = row / n_categories;
+        Self { category: row % n_categories, language: turn % n_languages, cycle: turn / n_languages }
+    }
+
+    /// Differs between neighbours, and goes through all numbers for each pair of category and language.
+    fn sum(&self) -> usize {
+        self.category + self.language + self.cycle
     }
 }
 
@@ -121,6 +164,11 @@ pub(super) fn fenced(code: &str, language: ProgrammingLanguage) -> String {
     format!("```{}\n{}\n```", language.code(), code.trim_matches('\n'))
 }
 
+/// Whether a response has code in a fence.
+pub(super) fn has_fence(response: &str) -> bool {
+    response.contains("```")
+}
+
 /// Code without the fence around it, if there is one. Its indentation stays.
 fn without_fence(text: &str) -> String {
     let inner = text.strip_prefix("```").and_then(|rest| rest.strip_suffix("```"));
@@ -130,6 +178,8 @@ fn without_fence(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn spec(category: CodeCategory, language: ProgrammingLanguage) -> Spec {
@@ -156,6 +206,26 @@ mod tests {
             (task.prompt.as_str(), task.given_code, task.tests.as_str()),
             ("What is a list?", None, "")
         );
+    }
+
+    #[test]
+    fn every_triple_comes_up_equally_often_in_each_language() {
+        let default = CodeConfig::default;
+        let (easy, medium) = (CodeDifficulty::Easy, CodeDifficulty::Medium);
+        for settings in [default(), CodeConfig { difficulties: vec![easy, medium], ..default() }] {
+            let n_triples =
+                settings.categories.len() * settings.languages.len() * settings.difficulties.len();
+            let mut n_of: BTreeMap<_, [usize; 2]> = BTreeMap::new();
+            for row in 0..2 * n_triples {
+                let Spec { category, language, difficulty, .. } = Spec::of(&settings, row, 31);
+                let n_of_triple = n_of.entry((category, language, difficulty)).or_default();
+                n_of_triple[prompt_language(&settings, row) as usize] += 1;
+            }
+            assert_eq!(n_of.len(), n_triples);
+            assert!(n_of.values().all(|n_of_triple| *n_of_triple == [1, 1]), "{n_of:?}");
+        }
+        let few = (0..15).map(|row| Spec::of(&default(), row, 31).difficulty);
+        assert_eq!(few.filter(|difficulty| *difficulty == easy).count(), 5);
     }
 
     #[test]

@@ -12,9 +12,9 @@ pub(super) fn is_readable(answer: &str) -> bool {
     !answer.is_empty() && grade(answer, answer) == Verdict::Equal
 }
 
-/// Whether the final answer of a text equals an answer.
+/// Whether the marked answer of a text equals an answer.
 pub(super) fn gives(text: &str, answer: &str) -> bool {
-    extract_answer(text, false).is_some_and(|found| grade(&found, answer) == Verdict::Equal)
+    extract_answer(text, true).is_some_and(|found| grade(&found, answer) == Verdict::Equal)
 }
 
 /// Phrases that betray that the writer saw an answer, in lower case.
@@ -62,6 +62,7 @@ mod tests {
         }
         assert!(!is_readable("") && !is_readable("?"));
         assert!(gives(r"So it is $\boxed{0.5}$.", r"\frac12") && !gives("I do not know.", "2"));
+        assert!(!gives("We add 1 and 1 and get 2", "2"), "the last number is no marked answer");
         for (solution, expected) in [
             ("This matches the   reference\nanswer of 5.", true),
             ("The Given Answer is right.", true),

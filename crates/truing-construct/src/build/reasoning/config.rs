@@ -7,6 +7,7 @@ use truing_run::RunError;
 use truing_run::checks::{require_counts, require_given, require_share};
 
 use super::kinds::ReasoningKind;
+use crate::build::config::require_bounded;
 
 /// The table `[reasoning]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -25,7 +26,8 @@ pub struct ReasoningConfig {
     pub n_answers: usize,
     /// Maximum attempts of the writer to correct a wrong answer. 0 makes no reflection rows.
     pub max_reflections: usize,
-    /// Maximum share of rows whose question every independent answer has right. The surplus is dropped.
+    /// Maximum share of rows whose question every independent answer has right, of the rows before recheck and
+    /// screening. The surplus is dropped.
     pub max_easy_share: f64,
 }
 
@@ -50,6 +52,10 @@ impl ReasoningConfig {
     /// When a setting is invalid.
     pub(in crate::build) fn check(&self) -> Result<(), RunError> {
         require_counts([("reasoning.n_answers", self.n_answers)])?;
+        require_bounded([
+            ("reasoning.n_answers", self.n_answers),
+            ("reasoning.max_reflections", self.max_reflections),
+        ])?;
         require_share("reasoning.max_easy_share", self.max_easy_share)?;
         require_given(!self.kinds.is_empty(), "reasoning.kinds", "at least one kind")?;
         require_given(!self.languages.is_empty(), "reasoning.languages", "at least one language")

@@ -6,6 +6,8 @@ use truing_ask::pas::Language;
 use truing_run::RunError;
 use truing_run::checks::{require_counts, require_given};
 
+use crate::build::config::require_bounded;
+
 /// How the calls of a conversation depend on each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -105,11 +107,13 @@ impl ToolsConfig {
     /// # Errors
     /// When a setting is invalid.
     pub(in crate::build) fn check(&self) -> Result<(), RunError> {
-        require_counts([
+        let counts = [
             ("tools.max_user_turns", self.max_user_turns),
             ("tools.max_steps", self.max_steps),
             ("tools.max_parallel_calls", self.max_parallel_calls),
-        ])?;
+        ];
+        require_counts(counts)?;
+        require_bounded(counts)?;
         require_given(!self.languages.is_empty(), "tools.languages", "at least one language")?;
         require_given(!self.patterns.is_empty(), "tools.patterns", "at least one pattern")
     }

@@ -154,6 +154,29 @@ fn very_hard_tasks_and_wrong_responses_are_dropped_and_poor_follow_ups_left_out(
 }
 
 #[test]
+fn a_response_without_the_code_that_is_wanted_is_not_reviewed() {
+    let folder = folder();
+    let rule = writer();
+    let wordy = Scripted::new(move |text| {
+        let reply = rule.answer(text)?;
+        let is_response = !text.starts_with("Write a request") && !text.contains("<response>");
+        let is_bare = is_response && (text.contains("nightsPerMonth") || text.contains("== and ==="));
+        Ok(if is_bare { reply.replace("```", "") } else { reply })
+    });
+    let checker = checker();
+    let recipe = format!("{RECIPE}{MODELS}");
+    let built = super::run(folder.path(), &recipe, vec![wordy.open(), checker.open()]).unwrap();
+    let reasons: Vec<(&str, &str)> = built
+        .fates
+        .iter()
+        .filter_map(|fate| Some((fate.step.as_deref()?, fate.reason.as_deref()?)))
+        .collect();
+    assert_eq!(reasons, [("response", "the response has no code in a fence")], "a question needs no code");
+    assert!(checker.asked().iter().all(|text| !text.contains("nightsPerMonth")));
+    assert_eq!(built.outcome.summary.recheck.share, Some(1.0));
+}
+
+#[test]
 fn python_is_run_with_tests_that_notice_faults() {
     if !has_python() {
         return;

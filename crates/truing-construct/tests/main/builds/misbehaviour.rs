@@ -1,5 +1,6 @@
 //! Models that reply in every wrong way: each builder ends with counted fates.
 
+use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
@@ -58,6 +59,22 @@ fn replies_out_of_form_leave_no_row_and_every_unit_has_a_reason() {
         assert!(fates.len() > 3 && fates.iter().all(|fate| fate["reason"].is_string()), "{fates:?}");
         assert!(folder.path().join("built/summary.json").exists());
         assert!(!folder.path().join("built/rows.jsonl").exists());
+    }
+}
+
+#[test]
+fn data_without_a_row_that_can_be_read_is_an_error_and_no_new_rows_are_made() {
+    for (recipe, folder) in [
+        (mathematics::RECIPE, mathematics::folder()),
+        (reasoning::RECIPE, reasoning::folder()),
+        (code::RECIPE, code::folder()),
+        (tools::RECIPE, tools::folder()),
+    ] {
+        fs::write(folder.path().join("bad.jsonl"), "not json\n{\"prompt\": \"cut\n").unwrap();
+        let data = "[[data]]\npath = \"bad.jsonl\"\n";
+        let recipe = format!("on_bad_row = \"skip\"\n{recipe}{data}{MODELS}");
+        let error = super::plan(folder.path(), &recipe, &[]).unwrap_err().to_string();
+        assert!(error.contains("`data` is 0 rows, none of which can be used"), "{error}");
     }
 }
 
