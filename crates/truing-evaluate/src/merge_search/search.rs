@@ -1,138 +1,31 @@
 //! The search at work: parents, rounds of halving, refinement, and one evaluation on the held-out items.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use serde::{Deserialize, Serialize};
-use truing_eval::benchmarks::{Answers, Item, MetricInfo, MetricSummary, Scored, Scoring, summarise};
-use truing_eval::comparison::{Finding, MetricComparison, compare_metric, holm_over_tasks};
+use truing_eval::benchmarks::{Scored, summarise};
+use truing_eval::comparison::{compare_metric, holm_over_tasks};
 use truing_eval::results::ItemRecord;
-use truing_model::merge::{MergeError, MergePlan, MergeRecipe};
-use truing_model::{Engine, ModelFiles};
+use truing_model::Engine;
 use truing_run::RunError;
 use truing_statistics::{Bootstrap, selection_optimism};
-use truing_store::{Digest, atomic};
-use truing_types::{Event, EventSink, Seed};
+use truing_store::atomic;
+use truing_types::Seed;
 
 use super::candidates::{Candidate, first_candidates};
 use super::config::Objective;
+use super::evaluator::{Evaluated, Evaluator, item_value, means_of, open_model};
 use super::plan::{MergeSearchInputs, MergeSearchPlan};
+use super::record::{AbilityScore, Confirmation, Contestant, SearchRecord, SearchRow};
 use crate::StageError;
-use crate::evaluate::{AnswerLog, Asking, SubjectModel};
+use crate::evaluate::PlannedTask;
 
-/// Folder of the candidates' answers.
-const CANDIDATES: &str = "candidates";
 /// First and smallest step of the refinement, in shares of a setting's range.
 const FIRST_STEP: f64 = 0.1;
 const LAST_STEP: f64 = 0.02;
-
-/// Who is evaluated.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Contestant {
-    /// The base model.
-    Base,
-    /// One of the models to merge, by its place.
-    Parent(usize),
-    /// A merge.
-    Merge(Candidate),
-}
-
-/// A contestant on items of one task.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct AbilityScore {
-    /// The task.
-    pub task: String,
-    /// Its main metric.
-    pub summary: MetricSummary,
-}
-
-/// A contestant on all search items that it was given.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SearchRow {
-    /// Who.
-    pub contestant: Contestant,
-    /// In words.
-    pub label: String,
-    /// Items over all tasks.
-    pub n_items: usize,
-    /// The objective on these items.
-    pub objective: f64,
-    /// The main metric of each task.
-    pub abilities: Vec<AbilityScore>,
-}
-
-/// The chosen merge on the held-out items, compared with one parent on one task.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Confirmation {
-    /// The parent, by its place.
-    pub parent: usize,
-    /// Whether the task is this parent's own.
-    pub is_own: bool,
-    /// The parent is the first, the merge the second.
-    pub comparison: MetricComparison,
-    /// What difference these items could have shown, in words.
-    #[serde(default)]
-    pub resolution: String,
-}
-
-/// What a search leaves behind.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SearchRecord {
-    /// The models that were merged.
-    pub parents: Vec<String>,
-    /// Task to the place of its own parent.
-    pub own_parents: BTreeMap<String, usize>,
-    /// All that was evaluated on search items, in the order of the last evaluation: base, parents, candidates.
-    pub search: Vec<SearchRow>,
-    /// The chosen merge, by its place in `search`.
-    pub chosen: usize,
-    /// Candidates that were compared on all search items.
-    pub n_finalists: usize,
-    /// The chosen merge compared with each parent on all search items.
-    pub on_search: Vec<Confirmation>,
-    /// Base, parents and the chosen merge on the held-out items.
-    pub confirm: Vec<SearchRow>,
-    /// The chosen merge compared with each parent there, corrected together.
-    pub confirmations: Vec<Confirmation>,
-    /// Expected amount by which the objective on the search items is too high because it was the reason for the choice.
-    pub expected_optimism: Option<f64>,
-}
-
-impl SearchRecord {
-    /// Objective on the search items less that on the others: what was lost.
-    #[must_use]
-    pub fn observed_loss(&self) -> Option<f64> {
-        Some(self.search.get(self.chosen)?.objective - self.confirm.last()?.objective)
-    }
-
-    /// Tasks on which the merge is significantly worse than the task's own parent, on the held-out items.
-    #[must_use]
-    pub fn lost_abilities(&self) -> Vec<&str> {
-        let is_worse = |one: &&Confirmation| one.is_own && one.comparison.finding() == Finding::FirstBetter;
-        self.confirmations.iter().filter(is_worse).map(|one| one.comparison.task.as_str()).collect()
-    }
-}
-
-/// Records of each task's items.
-type Records = Vec<Vec<ItemRecord>>;
 
 /// The search with what it works with.
 pub(super) struct Search<'a> {
     pub(super) plan: &'a MergeSearchPlan,
     pub(super) inputs: &'a MergeSearchInputs,
-    pub(super) stop: &'a AtomicBool,
-    pub(super) events: &'a mut dyn EventSink,
-    pub(super) scoring: Scoring<'a>,
-}
-
-/// A contestant with its records on the items of its last round.
-struct Evaluated {
-    contestant: Contestant,
-    n_items: usize,
-    records: Records,
-    means: Vec<f64>,
+    pub(super) evaluator: Evaluator<'a>,
 }
 
 impl Search<'_> {
@@ -181,7 +74,7 @@ impl Search<'_> {
         let contestants = base.into_iter().chain((0..config.models.len()).map(Contestant::Parent));
         let mut known = Vec::new();
         for contestant in contestants {
-            known.push(self.evaluate::<E>(contestant, &split.search)?);
+            known.push(self.evaluator.evaluate::<E>(contestant, &split.search)?);
         }
         Ok(known)
     }
@@ -208,10 +101,10 @@ impl Search<'_> {
                 .collect();
             let mut of_round: Vec<Evaluated> = Vec::new();
             for candidate in candidates.drain(..) {
-                of_round.push(self.evaluate::<E>(Contestant::Merge(candidate), &indices)?);
+                of_round.push(self.evaluator.evaluate::<E>(Contestant::Merge(candidate), &indices)?);
             }
             // The parents on the same items, so that the tasks' differences are of one scale.
-            let metrics = self.metrics();
+            let metrics = self.evaluator.metrics();
             let parents = self.parents(known).iter();
             let means: Vec<Vec<f64>> =
                 parents.map(|one| means_of(&one.records, &metrics, Some(&indices))).collect();
@@ -247,7 +140,7 @@ impl Search<'_> {
             let best = finalists.first().map(|best| best.contestant.clone());
             n_left -= neighbours.len();
             for candidate in neighbours {
-                finalists.push(self.evaluate::<E>(Contestant::Merge(candidate), &split.search)?);
+                finalists.push(self.evaluator.evaluate::<E>(Contestant::Merge(candidate), &split.search)?);
             }
             self.sort(finalists, reference);
             if finalists.first().map(|best| best.contestant.clone()) == best {
@@ -267,7 +160,7 @@ impl Search<'_> {
         let split = &self.inputs.split;
         let mut confirmed: Vec<Evaluated> = Vec::new();
         for contestant in known.iter().map(|one| one.contestant.clone()).chain([chosen.clone()]) {
-            confirmed.push(self.evaluate::<E>(contestant, &split.confirm)?);
+            confirmed.push(self.evaluator.evaluate::<E>(contestant, &split.confirm)?);
         }
         let known = &confirmed[..known.len()];
         let reference = self.reference(known, own);
@@ -278,122 +171,11 @@ impl Search<'_> {
         Ok((confirmed.iter().map(|one| self.row(one, &reference)).collect(), confirmations))
     }
 
-    fn metrics(&self) -> Vec<MetricInfo> {
-        self.inputs.evaluation.tasks.iter().filter_map(|task| task.main_metric()).collect()
-    }
-
-    /// Evaluates a contestant on items of each task, given by their places. What the log of its answers holds is not asked
-    /// again, and its merge is made only where something is asked.
-    fn evaluate<E: Engine + 'static>(
-        &mut self,
-        contestant: Contestant,
-        indices: &[Vec<usize>],
-    ) -> Result<Evaluated, StageError> {
-        let config = &self.plan.config;
-        let recipe = match &contestant {
-            Contestant::Merge(candidate) => Some(config.merge_recipe(candidate)?),
-            Contestant::Base | Contestant::Parent(_) => None,
-        };
-        let name = contestant.folder_name(recipe.as_ref())?;
-        let label = self.label(&contestant);
-        self.events.emit(Event::Note(format!("evaluating {label}")));
-        let folder = config.output_dir.join(CANDIDATES).join(name);
-        let merged = folder.join("model");
-        let path: PathBuf = match &contestant {
-            Contestant::Base => PathBuf::from(&config.base_model),
-            Contestant::Parent(idx) => PathBuf::from(&config.models[*idx].model),
-            Contestant::Merge(_) => merged.clone(),
-        };
-        std::fs::create_dir_all(&folder)
-            .map_err(|source| RunError::Write { path: folder.clone(), source })?;
-        let answered = self.ask::<E>(&folder, &path, recipe.as_ref(), indices)?;
-        let records = self.score(indices, &answered);
-        // The weights can be made again; the answers stay.
-        if recipe.is_some() && merged.exists() {
-            std::fs::remove_dir_all(&merged)
-                .map_err(|source| RunError::Write { path: merged.clone(), source })?;
-        }
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(StageError::Stopped);
-        }
-        let means = means_of(&records, &self.metrics(), None);
-        Ok(Evaluated { contestant, n_items: indices.iter().map(Vec::len).sum(), records, means })
-    }
-
-    /// Answers of a model to the items of each task, logged in `folder`.
-    fn ask<E: Engine + 'static>(
-        &mut self,
-        folder: &Path,
-        model: &Path,
-        recipe: Option<&MergeRecipe>,
-        indices: &[Vec<usize>],
-    ) -> Result<Vec<Vec<Answers>>, StageError> {
-        let evaluation = self.plan.config.evaluation(folder.to_path_buf(), model);
-        let stop = self.stop;
-        let mut open = |events: &mut dyn EventSink| open_model(model, recipe, stop, events);
-        let mut asking = Asking::<E>::new(
-            &evaluation,
-            self.plan.n_threads,
-            &self.inputs.evaluation,
-            SubjectModel::Made(&mut open),
-            AnswerLog::open(folder)?,
-            self.stop,
-            &mut *self.events,
-        );
-        let mut answered = Vec::new();
-        for (task, indices) in self.inputs.evaluation.tasks.iter().zip(indices) {
-            match asking.task(task, indices)?.and_then(|mut of_seeds| of_seeds.pop()) {
-                Some(answers) => answered.push(answers),
-                None => return Err(StageError::Stopped),
-            }
-        }
-        Ok(answered)
-    }
-
-    /// The answers to the items of each task, scored.
-    fn score(&self, indices: &[Vec<usize>], answered: &[Vec<Answers>]) -> Records {
-        let mut records: Records = Vec::new();
-        for ((task, indices), answers) in self.inputs.evaluation.tasks.iter().zip(indices).zip(answered) {
-            let items: Vec<&Item> = indices.iter().map(|&idx| &task.loaded.items[idx]).collect();
-            let pairs: Vec<(&Item, &Answers)> = items.iter().copied().zip(answers).collect();
-            let scores = task.benchmark.get().score(&pairs, &task.options, &self.scoring);
-            let of_items = items.into_iter().zip(answers.iter().cloned()).zip(scores);
-            records.push(
-                of_items
-                    .map(|((item, answers), score)| ItemRecord {
-                        item: item.clone(),
-                        seed: 0,
-                        answers,
-                        score,
-                    })
-                    .collect(),
-            );
-        }
-        records
-    }
-
-    fn label(&self, contestant: &Contestant) -> String {
-        let name = |path: &str| {
-            let path = Path::new(path);
-            let parts: Vec<_> = path.components().rev().take(2).collect();
-            let parts: Vec<String> =
-                parts.into_iter().rev().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
-            parts.join("/")
-        };
-        match contestant {
-            Contestant::Base => format!("base {}", name(&self.plan.config.base_model)),
-            Contestant::Parent(parent_idx) => {
-                format!("parent {}", name(&self.plan.config.models[*parent_idx].model))
-            }
-            Contestant::Merge(candidate) => candidate.label(),
-        }
-    }
-
     /// For each task the parent that was trained for it, or that has the highest score on the search items.
     fn own_parents(&self, known: &[Evaluated]) -> Vec<usize> {
         let config = &self.plan.config;
         let parents = self.parents(known);
-        let of_task = |(task, planned): (usize, &crate::evaluate::PlannedTask)| {
+        let of_task = |(task, planned): (usize, &PlannedTask)| {
             let named = config
                 .models
                 .iter()
@@ -435,7 +217,7 @@ impl Search<'_> {
 
     /// The expected optimism of the choice among the finalists. Items of all tasks are drawn together.
     fn optimism(&self, finalists: &[Evaluated], reference: &[f64]) -> Option<f64> {
-        let metrics = self.metrics();
+        let metrics = self.evaluator.metrics();
         // [finalist][item] over all tasks, all on the same items.
         let scores: Vec<Vec<Option<f64>>> = finalists
             .iter()
@@ -468,7 +250,7 @@ impl Search<'_> {
     /// The merge compared with each parent on each task, corrected together.
     fn compare(&self, parents: &[Evaluated], merge: &Evaluated, own: &[usize]) -> Vec<Confirmation> {
         let mut found = Vec::new();
-        for (task, metric) in self.metrics().iter().enumerate() {
+        for (task, metric) in self.evaluator.metrics().iter().enumerate() {
             let name = self.inputs.evaluation.tasks[task].config.name();
             for (idx, parent) in parents.iter().enumerate() {
                 let both = (&parent.records[task], &merge.records[task]);
@@ -491,7 +273,7 @@ impl Search<'_> {
     }
 
     fn row(&self, one: &Evaluated, reference: &[f64]) -> SearchRow {
-        let tasks = self.inputs.evaluation.tasks.iter().zip(&one.records).zip(self.metrics());
+        let tasks = self.inputs.evaluation.tasks.iter().zip(&one.records).zip(self.evaluator.metrics());
         let abilities = tasks
             .filter_map(|((task, records), metric)| {
                 let scored: Vec<Scored<'_>> = records.iter().map(ItemRecord::scored).collect();
@@ -501,7 +283,7 @@ impl Search<'_> {
             .collect();
         SearchRow {
             contestant: one.contestant.clone(),
-            label: self.label(&one.contestant),
+            label: self.evaluator.label(&one.contestant),
             n_items: one.n_items,
             objective: self.objective(&one.means, reference),
             abilities,
@@ -518,86 +300,10 @@ impl Search<'_> {
             let merged = folder.join(super::MODEL);
             let as_toml = toml::to_string_pretty(&recipe).unwrap_or_default();
             atomic::write(&folder.join(super::MERGE_RECIPE), as_toml.as_bytes())?;
-            open_model(&merged, Some(&recipe), self.stop, &mut *self.events)?;
+            open_model(&merged, Some(&recipe), self.evaluator.stop, &mut *self.evaluator.events)?;
         }
         Ok(())
     }
-}
-
-impl Contestant {
-    fn merge(&self) -> Option<&Candidate> {
-        match self {
-            Self::Merge(candidate) => Some(candidate),
-            Self::Base | Self::Parent(_) => None,
-        }
-    }
-
-    /// Name of the folder with its answers. `recipe` is that of a merge.
-    fn folder_name(&self, recipe: Option<&MergeRecipe>) -> Result<String, RunError> {
-        Ok(match self {
-            Self::Base => "base".to_owned(),
-            Self::Parent(parent_idx) => format!("parent-{parent_idx}"),
-            Self::Merge(candidate) => {
-                let bytes = serde_json::to_vec(&recipe)
-                    .map_err(|source| RunError::Json { name: "the recipe of a merge", source })?;
-                let digest: String = Digest::of_bytes(&bytes).to_string().chars().take(12).collect();
-                format!("{}-{digest}", candidate.method)
-            }
-        })
-    }
-}
-
-/// Opens a model, merged first where it is not there.
-fn open_model(
-    path: &Path,
-    recipe: Option<&MergeRecipe>,
-    stop: &AtomicBool,
-    events: &mut dyn EventSink,
-) -> Result<ModelFiles, StageError> {
-    if let Some(recipe) = recipe
-        && !path.exists()
-    {
-        let plan = MergePlan::new(recipe.clone())?;
-        events.emit(Event::PhaseStarted { phase: "merging".into(), total: Some(plan.n_tensors() as u64) });
-        let done = &mut |done| events.emit(Event::Progress { done, note: String::new() });
-        match plan.run(path, stop, done) {
-            Err(MergeError::Interrupted) => return Err(StageError::Stopped),
-            merged => merged?,
-        };
-        events.emit(Event::PhaseFinished);
-    }
-    Ok(ModelFiles::open(path).map_err(RunError::from)?)
-}
-
-/// An item's score on a scale from 0 to 1 where the metric has bounds, larger for better.
-fn item_value(record: &ItemRecord, metric: &MetricInfo) -> Option<f64> {
-    use truing_eval::benchmarks::Aggregation;
-    let measure = record.score.measures.get(&metric.key())?.as_ref().ok()?;
-    let value = (measure.weight != 0.0).then(|| measure.value / measure.weight)?;
-    let is_likelihood = matches!(metric.aggregation, Aggregation::Perplexity | Aggregation::Bits);
-    let scaled = match metric.range {
-        Some([low, high]) if high > low && !is_likelihood => (value - low) / (high - low),
-        _ => value,
-    };
-    Some(if metric.higher_is_better || is_likelihood { scaled } else { -scaled })
-}
-
-fn mean(values: impl Iterator<Item = f64>) -> f64 {
-    let (mut sum, mut n) = (0.0, 0.0);
-    for value in values {
-        sum += value;
-        n += 1.0;
-    }
-    sum / n
-}
-
-/// The mean of each task; over the first items alone where `places` has fewer. Not a number where none has a score.
-fn means_of(records: &Records, metrics: &[MetricInfo], indices: Option<&[Vec<usize>]>) -> Vec<f64> {
-    let of_task = |(task, (records, metric)): (usize, (&Vec<ItemRecord>, &MetricInfo))| {
-        let n = indices.map_or(records.len(), |indices| indices[task].len().min(records.len()));
-        mean(records[..n].iter().filter_map(|record| item_value(record, metric)))
-    };
-    records.iter().zip(metrics).enumerate().map(of_task).collect()
 }
 
 /// The mean of each task's own parent.
