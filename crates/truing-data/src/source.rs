@@ -1,4 +1,5 @@
-//! One source of rows as a recipe describes it: its settings, checked, its files, and its format, detected where none is given.
+//! One source of rows as a recipe describes it: its settings, which are checked, its files, and its format, which is
+//! detected where none is given.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

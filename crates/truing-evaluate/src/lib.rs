@@ -1,5 +1,6 @@
-//! Stages that measure models on benchmarks: [`evaluate`] asks a model and scores its answers, [`merge_search`] compares
-//! candidates of a merge by the same answers. What a benchmark asks and how it scores is in [`truing_eval::benchmarks`].
+//! Stages that measure models on benchmarks: [`evaluate`] asks a model and scores its answers, [`merge_search`]
+//! compares candidates of a merge in the same way. What a benchmark asks and how it scores is in
+//! [`truing_eval::benchmarks`].
 
 pub mod evaluate;
 pub mod merge_search;

@@ -1,5 +1,5 @@
-//! Evaluates a contestant: opens its model, merged first where it is a merge, logs its answers in a folder of their own, and
-//! scores them.
+//! Evaluates a contestant: opens its model, merged first where it is a merge, logs its answers in a folder of their
+//! own, and scores them.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
