@@ -131,7 +131,7 @@ impl Dataset {
             let samples = source.samples.clone().map(|i| self.sample(i));
             let mut statistics = SourceStatistics {
                 name: source.name.to_string(),
-                weight: source.weight,
+                weight: source.sampling_weight,
                 n_samples: source.samples.len(),
                 n_tokens: 0,
                 n_loss_tokens: 0,
@@ -294,9 +294,9 @@ pub struct DatasetBuilder {
 
 impl DatasetBuilder {
     /// All samples that follow belong to this source.
-    pub fn begin_source(&mut self, name: impl Into<Arc<str>>, weight: f64) {
+    pub fn begin_source(&mut self, name: impl Into<Arc<str>>, sampling_weight: f64) {
         let at = self.dataset.n_samples();
-        self.dataset.sources.push(SourceRange { name: name.into(), weight, samples: at..at });
+        self.dataset.sources.push(SourceRange { name: name.into(), sampling_weight, samples: at..at });
     }
 
     /// Takes a sample. One that is too long is treated as the policy says, and one without loss left out; both are

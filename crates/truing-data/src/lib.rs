@@ -21,6 +21,7 @@ mod packing;
 mod readers;
 mod render;
 mod responses;
+mod rows;
 mod source;
 mod source_row;
 mod statistics;
@@ -47,10 +48,11 @@ pub use render::Render;
 pub use responses::{
     ResponseBatch, ResponseDataset, ResponseDatasetBuilder, ResponseGroup, TokenizedResponse,
 };
-pub use source::{
-    OnBadRow, Remark, Remarked, Rows, SkippedRows, SourceConfig, parse_row, parse_row_as, read_preferences,
-    read_prompts, read_rows, read_rows_as, read_unpaired,
+pub use rows::{
+    Remark, Remarked, Rows, SkippedRows, parse_row, parse_row_as, read_preferences, read_prompts, read_rows,
+    read_rows_as, read_unpaired,
 };
+pub use source::{OnBadRow, SourceConfig};
 pub use source_row::SourceRow;
 pub use statistics::{LengthHistogram, LengthSummary, SourceStatistics};
 pub use texts::{

@@ -15,7 +15,7 @@ pub struct SourceRange {
     /// The source as the user named it.
     pub name: Arc<str>,
     /// How often an epoch visits each of its samples.
-    pub weight: f64,
+    pub sampling_weight: f64,
     /// Its samples.
     pub samples: Range<usize>,
 }
@@ -34,10 +34,10 @@ pub fn epoch_order(sources: &[SourceRange], seed: Seed, epoch: u64) -> Vec<u32> 
         if n_samples == 0 {
             continue;
         }
-        for _ in 0..source.weight as u64 {
+        for _ in 0..source.sampling_weight as u64 {
             order.extend(samples.clone());
         }
-        let n_more = (source.weight.fract() * n_samples as f64).round() as usize;
+        let n_more = (source.sampling_weight.fract() * n_samples as f64).round() as usize;
         if n_more > 0 {
             let mut rotation: Vec<u32> = samples.collect();
             shuffle(&mut rotation, &mut seed.generator("source rotation", &[source_idx as u64]));
@@ -117,7 +117,7 @@ mod tests {
         let mut start = 0;
         let range = |&(n, weight): &(usize, f64)| {
             start += n;
-            SourceRange { name: "s".into(), weight, samples: start - n..start }
+            SourceRange { name: "s".into(), sampling_weight: weight, samples: start - n..start }
         };
         weights.iter().map(range).collect()
     }

@@ -244,9 +244,9 @@ pub struct ResponseDatasetBuilder {
 
 impl ResponseDatasetBuilder {
     /// All groups that follow belong to this source.
-    pub fn begin_source(&mut self, name: impl Into<Arc<str>>, weight: f64) {
+    pub fn begin_source(&mut self, name: impl Into<Arc<str>>, sampling_weight: f64) {
         let at = self.dataset.groups.len();
-        self.dataset.sources.push(SourceRange { name: name.into(), weight, samples: at..at });
+        self.dataset.sources.push(SourceRange { name: name.into(), sampling_weight, samples: at..at });
     }
 
     /// Takes a group. One that is too long is left out or cut: responses lose their ends so far that the longest

@@ -114,7 +114,7 @@ pub struct TokenPiece {
     /// Its text; bytes as `<0xE4>` where it is only a part of a character.
     pub text: String,
     /// Its loss weight as a target.
-    pub weight: f32,
+    pub loss_weight: f32,
     /// Whether it is a special token.
     pub is_special: bool,
 }
@@ -334,10 +334,10 @@ impl ChatRenderer {
             .tokens
             .iter()
             .zip(&sample.loss_weights)
-            .map(|(&id, &weight)| TokenPiece {
+            .map(|(&id, &loss_weight)| TokenPiece {
                 id,
                 text: self.tokenizer.token_display(id),
-                weight,
+                loss_weight,
                 is_special: self.tokenizer.is_special(id),
             })
             .collect()

@@ -277,9 +277,9 @@ fn pieces_for_a_person() {
     let rendered = train(&renderer, &turns(&[(Role::User, "a"), (Role::Assistant, "🙂")]));
     let pieces = renderer.pieces(&rendered.sample);
     let end = &pieces[pieces.len() - 2];
-    assert_eq!((end.text.as_str(), end.weight, end.is_special), ("<|im_end|>", 1.0, true));
+    assert_eq!((end.text.as_str(), end.loss_weight, end.is_special), ("<|im_end|>", 1.0, true));
     let newline = &pieces[pieces.len() - 1];
-    assert_eq!((newline.text.as_str(), newline.weight, newline.is_special), ("\n", 0.0, false));
+    assert_eq!((newline.text.as_str(), newline.loss_weight, newline.is_special), ("\n", 0.0, false));
     assert!(pieces.iter().any(|piece| piece.text.starts_with("<0x")), "{pieces:?}");
 }
 

@@ -14,6 +14,7 @@ use serde_json::Value;
 const LAYERS: &[(&str, u8)] = &[
     ("truing", 9),
     ("truing-construct", 8),
+    ("truing-evaluate", 8),
     ("truing-annotate", 8),
     ("truing-stages", 7),
     ("truing-serve", 7),

@@ -200,7 +200,7 @@ impl Asking<'_, '_, '_> {
         answers: &mut Answers,
         counts: &mut JudgeCounts,
     ) {
-        let weight = self.plan.config.judge[self.judge].weight;
+        let judge_weight = self.plan.config.judge[self.judge].weight;
         let said = match reply {
             Ok(said) => {
                 counts.n_replies += 1;
@@ -213,7 +213,7 @@ impl Asking<'_, '_, '_> {
                 for &dimension in &question.dimensions {
                     answers.has_problem(question.prompt, dimension, self.judge, reason.clone());
                     if is_ballot {
-                        let ballot = Ballot { weight, labels: Vec::new() };
+                        let ballot = Ballot { judge_weight, labels: Vec::new() };
                         answers.add(question.prompt, dimension, self.judge, ballot);
                     }
                 }
@@ -231,7 +231,7 @@ impl Asking<'_, '_, '_> {
                 answers.has_problem(question.prompt, dimension, self.judge, problem);
             }
             answers.add_unknown(dimension, said.unknown);
-            answers.add(question.prompt, dimension, self.judge, Ballot { weight, labels: said.labels });
+            answers.add(question.prompt, dimension, self.judge, Ballot { judge_weight, labels: said.labels });
         }
     }
 }

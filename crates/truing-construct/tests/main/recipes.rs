@@ -11,14 +11,14 @@ use truing_construct::pas_evaluate::{PasEvaluateConfig, PasEvaluateInputs, PasEv
 use truing_construct::prefer::PreferConfig;
 use truing_construct::quality::QualityConfig;
 use truing_construct::respond::RespondConfig;
+use truing_evaluate::evaluate::EvaluateConfig;
+use truing_evaluate::merge_search::MergeSearchConfig;
 use truing_model::merge::MergeRecipe;
 use truing_stages::classifier::{ClassifierConfig, ClassifierPlan, ClassifierStage};
 use truing_stages::distill::DistillStage;
 use truing_stages::dpo::DpoStage;
 use truing_stages::embed::train::EmbedTrainConfig;
-use truing_stages::evaluate::EvaluateConfig;
 use truing_stages::grpo::GrpoConfig;
-use truing_stages::merge_search::MergeSearchConfig;
 use truing_stages::recipe::{read_toml, reference_of, stage_of};
 use truing_stages::reward::RewardModelStage;
 use truing_stages::select::SelectConfig;

@@ -76,7 +76,8 @@ fn gsm8k_packs_to_98_percent() {
             other => panic!("{other:?}"),
         })
         .collect();
-    let source = truing_data::SourceRange { name: "gsm8k".into(), weight: 1.0, samples: 0..lengths.len() };
+    let source =
+        truing_data::SourceRange { name: "gsm8k".into(), sampling_weight: 1.0, samples: 0..lengths.len() };
     let visits = epoch_order(&[source], Seed(0), 0);
     let strategy = PackingStrategy::BestFitDecreasing;
     let packing = Packing::of_epoch(&lengths, &visits, 2048, strategy, Seed(0), 0).unwrap();

@@ -264,7 +264,7 @@ mod tests {
     use super::*;
 
     fn targets(all: Vec<Target>) -> Vec<Vec<PartTarget>> {
-        all.into_iter().map(|target| vec![PartTarget { target, weight: 1.0 }]).collect()
+        all.into_iter().map(|target| vec![PartTarget { target, loss_weight: 1.0 }]).collect()
     }
 
     fn spec(outputs: OutputSpec) -> ClassifierSpec {

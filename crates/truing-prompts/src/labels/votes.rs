@@ -15,7 +15,7 @@ use super::LabelSet;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ballot {
     /// The judge's weight, above 0.
-    pub weight: f64,
+    pub judge_weight: f64,
     /// The labels that it names; none where it abstains or names only what the set does not know.
     pub labels: Vec<usize>,
 }
@@ -57,10 +57,10 @@ pub fn tally(set: &LabelSet, dimension_idx: usize, ballots: &[Ballot]) -> Tally 
         labels.dedup();
         for label in labels {
             counts[label] += 1;
-            weights[label] += ballot.weight;
+            weights[label] += ballot.judge_weight;
         }
     }
-    let total: f64 = ballots.iter().map(|ballot| ballot.weight).sum();
+    let total: f64 = ballots.iter().map(|ballot| ballot.judge_weight).sum();
     let is_voted = counts.iter().any(|&count| count > 0);
     let decision = is_voted.then(|| match dimension.multiple {
         true => decide_several(&weights, total),
@@ -131,8 +131,10 @@ mod tests {
     }
 
     fn check(multiple: bool, ballots: &[(f64, &[usize])], expected: Option<(&[usize], f64)>) {
-        let ballots: Vec<Ballot> =
-            ballots.iter().map(|&(weight, labels)| Ballot { weight, labels: labels.to_vec() }).collect();
+        let ballots: Vec<Ballot> = ballots
+            .iter()
+            .map(|&(judge_weight, labels)| Ballot { judge_weight, labels: labels.to_vec() })
+            .collect();
         let found = tally(&set(multiple), 0, &ballots).decision;
         let seen = found.as_ref().map(|found| (found.labels.as_slice(), found.confidence));
         let is_same = match (seen, expected) {
@@ -179,7 +181,7 @@ mod tests {
 
     #[test]
     fn ballots_are_counted_by_label() {
-        let ballot = |labels: &[usize]| Ballot { weight: 0.5, labels: labels.to_vec() };
+        let ballot = |labels: &[usize]| Ballot { judge_weight: 0.5, labels: labels.to_vec() };
         let found = tally(&set(false), 0, &[ballot(&[3]), ballot(&[1]), ballot(&[3]), ballot(&[])]);
         assert_eq!((found.counts, found.n_abstained), (vec![(1, 1), (3, 2)], 1));
     }

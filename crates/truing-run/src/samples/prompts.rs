@@ -107,7 +107,7 @@ impl RowReader<'_> {
             read.report.end_source(&rows);
             read.sources.push(SourceRange {
                 name: Arc::from(source.path.to_string_lossy()),
-                weight: source.weight,
+                sampling_weight: source.weight,
                 samples: start..read.prompts.len(),
             });
             events.emit(Event::Progress { done: read.prompts.len() as u64, note: String::new() });

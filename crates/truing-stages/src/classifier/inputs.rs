@@ -437,8 +437,9 @@ impl Targets<'_> {
                     Target::Missing
                 });
                 let confidence = row.confidence.get(&part.name).copied();
-                let weight = confidence.filter(|_| self.settings.weight_by_confidence).unwrap_or(1.0) as f32;
-                targets.push(PartTarget { target, weight });
+                let loss_weight =
+                    confidence.filter(|_| self.settings.weight_by_confidence).unwrap_or(1.0) as f32;
+                targets.push(PartTarget { target, loss_weight });
             }
             if targets.iter().any(|target| target.target != Target::Missing) {
                 kept.push(i as u32);

@@ -72,7 +72,7 @@ impl LabelledRows {
             all.report.end_source(&rows);
             all.sources.push(SourceRange {
                 name: source.path.to_string_lossy().into(),
-                weight: source.weight,
+                sampling_weight: source.weight,
                 samples: first..all.rows.len(),
             });
         }
@@ -92,7 +92,7 @@ impl LabelledRows {
         let sources = self.sources.iter().map(|source| SourceRange {
             samples: range(&source.samples),
             name: Arc::clone(&source.name),
-            weight: source.weight,
+            sampling_weight: source.sampling_weight,
         });
         Self { rows, sources: sources.collect(), report: self.report.clone() }
     }

@@ -5,10 +5,8 @@
 mod classifiers;
 mod distillations;
 mod embeddings;
-mod evaluations;
 mod exports;
 mod judges;
-mod merge_searches;
 mod plans;
 mod policies;
 mod preferences;

@@ -153,6 +153,7 @@ pub(crate) fn load<S: Stage>(
 }
 
 /// What a stage that asks judges runs with.
+#[allow(dead_code, reason = "for the tests of truing-construct and truing-evaluate, which share this file")]
 pub(crate) fn judged<'a>(
     judges: Vec<OpenChatModel>,
     events: &'a mut dyn EventSink,

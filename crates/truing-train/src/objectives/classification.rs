@@ -60,8 +60,8 @@ pub enum Target {
 pub struct PartTarget {
     /// What the outputs should say.
     pub target: Target,
-    /// Weight, above 0.
-    pub weight: f32,
+    /// Its weight in the loss, above 0.
+    pub loss_weight: f32,
 }
 
 /// Texts, one a sequence, and what is known of them.
@@ -173,7 +173,7 @@ impl Classification {
         for targets in &pack.targets {
             for (denominator, target) in denominators.iter_mut().zip(targets) {
                 if target.target != Target::Missing {
-                    *denominator += f64::from(target.weight);
+                    *denominator += f64::from(target.loss_weight);
                 }
             }
         }
@@ -187,7 +187,7 @@ impl Classification {
         for ((outputs, gradient), targets) in rows.zip(targets) {
             for ((part, target), denominator) in self.parts.iter().zip(targets).zip(denominators) {
                 if target.target != Target::Missing {
-                    let factor = f64::from(target.weight) / denominator;
+                    let factor = f64::from(target.loss_weight) / denominator;
                     part.add_gradient(outputs, &target.target, factor, gradient);
                 }
             }
@@ -204,8 +204,8 @@ impl Classification {
                 let values = [part.loss(outputs, &target.target), accuracy];
                 for (sum, value) in sums.iter_mut().zip(values) {
                     if let Some(value) = value {
-                        sum.numerator += f64::from(target.weight) * value;
-                        sum.denominator += f64::from(target.weight);
+                        sum.numerator += f64::from(target.loss_weight) * value;
+                        sum.denominator += f64::from(target.loss_weight);
                     }
                 }
             }
@@ -302,8 +302,8 @@ mod tests {
         ClassificationPack { batch: PackedBatch::new(sequences).unwrap(), targets }
     }
 
-    fn some(target: Target, weight: f32) -> PartTarget {
-        PartTarget { target, weight }
+    fn some(target: Target, loss_weight: f32) -> PartTarget {
+        PartTarget { target, loss_weight }
     }
 
     fn example() -> (ClassificationPack, Vec<f32>) {

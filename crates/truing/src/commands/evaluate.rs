@@ -12,7 +12,7 @@ use truing_eval::benchmarks::{BENCHMARKS, Benchmark, JudgeQuality, MetricSummary
 use truing_eval::comparison::{Finding, MetricComparison, RunPair};
 use truing_eval::contamination::{ContaminationOptions, TaskContamination, contamination};
 use truing_eval::results::{ItemRecord, RESULTS, TaskRecord, items_file, read_items, read_results};
-use truing_stages::evaluate::{EvaluateOutcome, EvaluatePlan, EvaluateStage, rescore};
+use truing_evaluate::evaluate::{EvaluateOutcome, EvaluatePlan, EvaluateStage, rescore};
 use truing_stages::{StageError, StagePlan as _};
 use truing_statistics::Interval;
 

@@ -6,9 +6,9 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
+use truing_evaluate::merge_search::MergeSearchStage;
 use truing_model::merge::{MergeError, MergePlan, MergeRecipe, MergeReport, REPORT_FILE, Spread};
 use truing_run::recipe::{read_toml, resolve_model};
-use truing_stages::merge_search::MergeSearchStage;
 use truing_types::Event;
 
 use super::merge_probe as probe;

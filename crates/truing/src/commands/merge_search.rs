@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 use truing_eval::benchmarks::MetricSummary;
 use truing_eval::comparison::{Finding, cannot_be_resolved};
-use truing_stages::merge_search::{
+use truing_evaluate::merge_search::{
     Confirmation, MERGE_RECIPE, MODEL, MergeSearchOutcome, MergeSearchStage, RECORD, SearchRecord, SearchRow,
 };
 use truing_stages::{StageError, StagePlan as _};

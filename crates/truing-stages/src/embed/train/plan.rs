@@ -48,7 +48,8 @@ impl TokenizedTriplets {
 
     /// Says that all of them are one source.
     fn with_one_source(mut self) -> Self {
-        self.sources = vec![SourceRange { name: "train".into(), weight: 1.0, samples: 0..self.len() }];
+        self.sources =
+            vec![SourceRange { name: "train".into(), sampling_weight: 1.0, samples: 0..self.len() }];
         self
     }
 

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use truing_evaluate::evaluate::{EvaluateConfig, TaskConfig};
 use truing_stages::Recipe as _;
-use truing_stages::evaluate::{EvaluateConfig, TaskConfig};
 
 use crate::Context;
 use crate::commands::model::find;

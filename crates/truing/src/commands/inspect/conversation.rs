@@ -187,7 +187,7 @@ impl View {
                 id: piece.id,
                 text: piece.text,
                 // A first token has no predecessor and is never a target.
-                weight: if i == 0 { 0.0 } else { piece.weight },
+                weight: if i == 0 { 0.0 } else { piece.loss_weight },
                 is_special: piece.is_special,
                 bytes,
             })

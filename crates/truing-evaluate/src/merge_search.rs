@@ -10,7 +10,9 @@
 
 mod candidates;
 mod config;
+mod evaluator;
 mod plan;
+mod record;
 mod search;
 
 use std::borrow::Cow;
@@ -26,8 +28,9 @@ use truing_types::{Event, StageName};
 pub use candidates::Candidate;
 pub use config::{MergeSearchConfig, Objective, SearchModel};
 pub use plan::{MergeSearchInputs, MergeSearchPlan, Split};
-pub use search::{AbilityScore, Confirmation, Contestant, SearchRecord, SearchRow};
+pub use record::{AbilityScore, Confirmation, Contestant, SearchRecord, SearchRow};
 
+use evaluator::Evaluator;
 use search::Search;
 
 use crate::{PlanContext, RunContext, Stage, StageError};
@@ -95,7 +98,8 @@ impl Stage for MergeSearchStage {
         let record = plan.config.record()?;
         let run = judged_folder::open(&folder, &plan.config, &record, events)?;
         let scoring = Scoring { sandbox_program };
-        let mut search = Search { plan, inputs, stop, events: &mut *events, scoring };
+        let evaluator = Evaluator { plan, inputs, stop, events: &mut *events, scoring };
+        let mut search = Search { plan, inputs, evaluator };
         let found = match search.run::<E>() {
             Ok(found) => found,
             Err(StageError::Stopped) => return Ok(Ended::STOPPED),

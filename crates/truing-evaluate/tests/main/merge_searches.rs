@@ -6,11 +6,11 @@ use std::sync::atomic::AtomicBool;
 
 use serde_json::{Value, json};
 use truing_eval::comparison::Finding;
-use truing_model::ModelFiles;
-use truing_stages::merge_search::{
+use truing_evaluate::merge_search::{
     Contestant, MERGE_RECIPE, MODEL, MergeSearchConfig, MergeSearchOutcome, MergeSearchStage, RECORD,
     SearchRecord,
 };
+use truing_model::ModelFiles;
 use truing_stages::{Ended, PlanContext, Recipe, RunContext, Stage, StageError, Start};
 use truing_text::RenderOptions;
 use truing_types::{Event, Seed, Silent};
