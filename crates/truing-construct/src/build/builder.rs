@@ -10,7 +10,9 @@ use truing_stages::StageError;
 use super::asking::Asking;
 use super::config::BuildConfig;
 use super::inputs::SeedRow;
-use super::{code, constraints, mathematics, reasoning, reversal, system_messages, textbook, tools};
+use super::{
+    code, code_interpreter, constraints, mathematics, reasoning, reversal, system_messages, textbook, tools,
+};
 
 /// A builder as users meet it.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +44,7 @@ pub const BUILDERS: &[BuilderInfo] = &[
     textbook::INFO,
     code::INFO,
     tools::INFO,
+    code_interpreter::INFO,
 ];
 
 impl BuilderInfo {

@@ -2,6 +2,7 @@
 //! models that misbehave. No network.
 
 mod code;
+mod code_interpreter;
 mod constraints;
 mod mathematics;
 mod misbehaviour;

@@ -9,7 +9,9 @@ use tempfile::TempDir;
 use truing_run::Ended;
 
 use super::MODELS;
-use super::{code, constraints, mathematics, reasoning, reversal, system_messages, textbook, tools};
+use super::{
+    code, code_interpreter, constraints, mathematics, reasoning, reversal, system_messages, textbook, tools,
+};
 use crate::scripted::Scripted;
 
 /// Calls of the writer after which a run is stopped.
@@ -76,38 +78,55 @@ fn turns(rows: &[Value]) -> Vec<&Value> {
 
 #[test]
 fn a_run_that_is_stopped_goes_on_and_asks_nothing_twice() {
-    for Builder { recipe, folder, writer, checker } in BUILDERS {
-        let recipe = format!("{recipe}{MODELS}");
-        let (straight, whole, whole_judge) = (folder(), writer(), checker());
-        let cache = straight.path().join("c.sqlite");
-        let models = vec![whole.cached(&cache), whole_judge.cached(&cache)];
-        let expected = super::run(straight.path(), &recipe, models).unwrap();
-        for n_before in STOPS.into_iter().filter(|&n| n < whole.asked().len()) {
-            let folder = folder();
-            let cache = folder.path().join("c.sqlite");
-            let (stop, n_asked) = (Arc::new(AtomicBool::new(false)), AtomicUsize::new(0));
-            let (raised, rule) = (Arc::clone(&stop), writer());
-            let (model, judge) = (
-                Scripted::new(move |text| {
-                    if n_asked.fetch_add(1, Ordering::SeqCst) + 1 == n_before {
-                        raised.store(true, Ordering::SeqCst);
-                    }
-                    rule.answer(text)
-                }),
-                checker(),
-            );
-            let models = || vec![model.cached(&cache), judge.cached(&cache)];
-            let ended = super::run_until(folder.path(), &recipe, models(), &stop).unwrap();
-            assert!(matches!(ended, Ended::Interrupted { .. }), "{ended:?}");
-            assert!(!folder.path().join("built/fates.jsonl").exists());
-            stop.store(false, Ordering::SeqCst);
-            let built = super::run(folder.path(), &recipe, models()).unwrap();
-            assert_eq!(turns(&built.rows), turns(&expected.rows));
-            assert_eq!(asked(&model), asked(&whole), "nothing is asked twice, and nothing is left out");
-            assert_eq!(asked(&judge), asked(&whole_judge));
-            let n_first = judge.asked().len();
-            let again = super::run(folder.path(), &recipe, models()).unwrap();
-            assert_eq!((again.rows, judge.asked().len()), (built.rows, n_first));
-        }
+    for builder in BUILDERS {
+        stop_and_go_on(&builder);
+    }
+}
+
+/// The cells are run again, and give the same questions.
+#[test]
+fn a_run_with_notebooks_that_is_stopped_goes_on_and_asks_nothing_twice() {
+    if code::has_python() {
+        stop_and_go_on(&Builder {
+            recipe: code_interpreter::RECIPE,
+            folder: code_interpreter::folder,
+            writer: code_interpreter::writer,
+            checker: code_interpreter::checker,
+        });
+    }
+}
+
+fn stop_and_go_on(Builder { recipe, folder, writer, checker }: &Builder) {
+    let recipe = format!("{recipe}{MODELS}");
+    let (straight, whole, whole_judge) = (folder(), writer(), checker());
+    let cache = straight.path().join("c.sqlite");
+    let models = vec![whole.cached(&cache), whole_judge.cached(&cache)];
+    let expected = super::run(straight.path(), &recipe, models).unwrap();
+    for n_before in STOPS.into_iter().filter(|&n| n < whole.asked().len()) {
+        let folder = folder();
+        let cache = folder.path().join("c.sqlite");
+        let (stop, n_asked) = (Arc::new(AtomicBool::new(false)), AtomicUsize::new(0));
+        let (raised, rule) = (Arc::clone(&stop), writer());
+        let (model, judge) = (
+            Scripted::new(move |text| {
+                if n_asked.fetch_add(1, Ordering::SeqCst) + 1 == n_before {
+                    raised.store(true, Ordering::SeqCst);
+                }
+                rule.answer(text)
+            }),
+            checker(),
+        );
+        let models = || vec![model.cached(&cache), judge.cached(&cache)];
+        let ended = super::run_until(folder.path(), &recipe, models(), &stop).unwrap();
+        assert!(matches!(ended, Ended::Interrupted { .. }), "{ended:?}");
+        assert!(!folder.path().join("built/fates.jsonl").exists());
+        stop.store(false, Ordering::SeqCst);
+        let built = super::run(folder.path(), &recipe, models()).unwrap();
+        assert_eq!(turns(&built.rows), turns(&expected.rows));
+        assert_eq!(asked(&model), asked(&whole), "nothing is asked twice, and nothing is left out");
+        assert_eq!(asked(&judge), asked(&whole_judge));
+        let n_first = judge.asked().len();
+        let again = super::run(folder.path(), &recipe, models()).unwrap();
+        assert_eq!((again.rows, judge.asked().len()), (built.rows, n_first));
     }
 }
