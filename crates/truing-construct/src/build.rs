@@ -14,6 +14,7 @@
 pub mod screening;
 
 mod asking;
+mod back_translation;
 mod builder;
 mod code;
 mod code_interpreter;
@@ -26,6 +27,7 @@ mod plan;
 mod reasoning;
 mod responding;
 mod reversal;
+mod rewrite;
 mod run;
 mod system_messages;
 mod textbook;
@@ -33,6 +35,7 @@ mod texts;
 mod tools;
 
 pub use asking::{Asking, Question};
+pub use back_translation::BackTranslationConfig;
 pub use builder::{BUILDERS, BuilderInfo, Built, BuiltRow, Dropped, Fates, Job, PlannedCalls, Unit};
 pub use code::{CodeCategory, CodeConfig, CodeDifficulty, ProgrammingLanguage};
 pub use code_interpreter::{CodeInterpreterConfig, InterpreterKind};
@@ -44,6 +47,7 @@ pub use mathematics::{KnowledgePoint, Level, MathematicsConfig, load_knowledge_p
 pub use plan::BuildPlan;
 pub use reasoning::{ReasoningConfig, ReasoningKind};
 pub use reversal::ReversalConfig;
+pub use rewrite::RewriteConfig;
 pub use run::{BuildOutcome, BuildSummary, FateRow, Recheck};
 pub use system_messages::{SystemKind, SystemMessagesConfig};
 pub use textbook::{TextbookAspect, TextbookConfig};

@@ -11,7 +11,8 @@ use super::asking::Asking;
 use super::config::BuildConfig;
 use super::inputs::SeedRow;
 use super::{
-    code, code_interpreter, constraints, mathematics, reasoning, reversal, system_messages, textbook, tools,
+    back_translation, code, code_interpreter, constraints, mathematics, reasoning, reversal, rewrite,
+    system_messages, textbook, tools,
 };
 
 /// A builder as users meet it.
@@ -45,6 +46,8 @@ pub const BUILDERS: &[BuilderInfo] = &[
     code::INFO,
     tools::INFO,
     code_interpreter::INFO,
+    back_translation::INFO,
+    rewrite::INFO,
 ];
 
 impl BuilderInfo {

@@ -18,7 +18,7 @@ macro_rules! prompt_text {
 pub(super) use prompt_text;
 
 /// Tags that separate data from instructions in the texts.
-const TAGS: [&str; 20] = [
+const TAGS: [&str; 22] = [
     "prompt",
     "constraints",
     "text",
@@ -39,6 +39,8 @@ const TAGS: [&str; 20] = [
     "transcript",
     "call",
     "file",
+    "fault",
+    "critique",
 ];
 
 impl PromptText {
@@ -141,7 +143,7 @@ mod tests {
             assert!(page.contains(&block), "docs/build-prompts.md does not repeat {name}");
             n_files += 1;
         }
-        assert_eq!(n_files, 68);
+        assert_eq!(n_files, 80);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The builders of `truing build`, each with a writer and a checker that answer from a file of replies, and with
 //! models that misbehave. No network.
 
+mod back_translation;
 mod code;
 mod code_interpreter;
 mod constraints;
@@ -9,6 +10,7 @@ mod misbehaviour;
 mod reasoning;
 mod resumes;
 mod reversal;
+mod rewrite;
 mod system_messages;
 mod textbook;
 mod tools;

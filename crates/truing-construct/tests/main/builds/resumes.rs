@@ -10,7 +10,8 @@ use truing_run::Ended;
 
 use super::MODELS;
 use super::{
-    code, code_interpreter, constraints, mathematics, reasoning, reversal, system_messages, textbook, tools,
+    back_translation, code, code_interpreter, constraints, mathematics, reasoning, reversal, rewrite,
+    system_messages, textbook, tools,
 };
 use crate::scripted::Scripted;
 
@@ -24,7 +25,7 @@ struct Builder {
     checker: fn() -> Scripted,
 }
 
-const BUILDERS: [Builder; 8] = [
+const BUILDERS: [Builder; 10] = [
     Builder {
         recipe: constraints::RECIPE,
         folder: constraints::folder,
@@ -63,6 +64,18 @@ const BUILDERS: [Builder; 8] = [
     },
     Builder { recipe: code::RECIPE, folder: code::folder, writer: code::writer, checker: code::checker },
     Builder { recipe: tools::RECIPE, folder: tools::folder, writer: tools::writer, checker: tools::checker },
+    Builder {
+        recipe: back_translation::RECIPE,
+        folder: back_translation::folder,
+        writer: back_translation::writer,
+        checker: back_translation::checker,
+    },
+    Builder {
+        recipe: rewrite::RECIPE,
+        folder: rewrite::folder,
+        writer: rewrite::writer,
+        checker: rewrite::checker,
+    },
 ];
 
 /// What a model was asked, in the order of the texts. Several answers to one question are one text several times.
