@@ -1,7 +1,8 @@
 """A chat server on the loopback for tests and benchmarks: a reply is a function of the request, after a fixed time.
 
-Runs in a thread of its own. `answer` gets the text of a request's last turn and its seed. Every request is recorded with the
-time at which its reply was handed to the system, so that a caller can tell which ones were repeated.
+Runs in a thread of its own. `answer` gets the text of a request's last turn and its seed. `sent` has for each request that was
+answered when it arrived and when its reply was handed to the system, `repeated` the same of the earlier one for each request that
+came again.
 """
 import asyncio
 import hashlib
@@ -34,13 +35,13 @@ class MockChat:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 fields = dict(line.split(":", 1) for line in head.decode("latin-1").lower().split("\r\n")[1:] if ":" in line)
-                body = await reader.readexactly(int(fields.get("content-length", "0")))
+                body, arrived = await reader.readexactly(int(fields.get("content-length", "0"))), time.monotonic()
                 reply = await self._reply(body)
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
                              + f"Content-Length: {len(reply)}\r\n\r\n".encode() + reply)
                 await writer.drain()
                 with self.lock:
-                    self.sent.setdefault(hashlib.sha256(body).hexdigest(), time.monotonic())
+                    self.sent[hashlib.sha256(body).hexdigest()] = arrived, time.monotonic()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
@@ -51,7 +52,7 @@ class MockChat:
         with self.lock:
             self.n_requests += 1
             if key in self.sent:
-                self.repeated.append((key, self.sent[key]))
+                self.repeated.append(self.sent[key])
         async with self._free:
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)

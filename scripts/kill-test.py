@@ -112,7 +112,7 @@ class Checked:
         make, answer, self.rows_file = STAGES[stage]
         self.server = mock_chat.MockChat(answer, seconds)
         self.recipe, self.rows = make(self.server.port)
-        self.n_folders, self.n_again, self.n_lost, self.problems = 0, 0, 0, []
+        self.n_folders, self.n_again, self.n_lost, self.lost_by, self.problems = 0, 0, 0, {}, []
 
     def folder(self):
         self.n_folders += 1
@@ -147,41 +147,44 @@ class Checked:
         if n_lines != len(self.rows):
             self.problems.append(f"{self.rows_file} has {n_lines} lines for {len(self.rows)} rows")
 
-    def look_at_repeats(self, ended):
-        """Requests of a process whose reply had been sent before; `ended` is when the process before it was killed."""
+    def look_at_repeats(self, kills):
+        """Requests whose reply had been sent before; `kills` are the times of all kills of the folder. The process that asked
+        ended at the first kill after its request; which process asks again does not matter."""
         with self.server.lock:
             repeated, self.server.repeated = self.server.repeated, []
-        n_again = sum(abs(sent - ended) > SETTLED_SECONDS for _, sent in repeated)
-        n_lost = len(repeated) - n_again
-        self.n_again += n_again
-        self.n_lost += n_lost
-        if n_again:
-            self.problems.append(f"{n_again} replies that were kept are requested again")
-        if n_lost > CONCURRENCY:
-            self.problems.append(f"{n_lost} replies were lost by one kill")
+        for arrived, sent in repeated:
+            kill = min((time_of_kill for time_of_kill in kills if time_of_kill >= arrived), default=math.inf)
+            if kill - sent > SETTLED_SECONDS:
+                self.n_again += 1
+                self.problems.append(f"a reply sent {kill - sent:.2f} s before the end of its process is requested again")
+            else:
+                self.n_lost += 1
+                self.lost_by[kill] = self.lost_by.get(kill, 0) + 1
+                if self.lost_by[kill] == CONCURRENCY + 1:
+                    self.problems.append(f"more than {CONCURRENCY} replies were lost by one kill")
 
     def kill_until_it_ends(self, generator, n_left):
         """Kills runs in one folder at most so many times; returns how often."""
-        folder, n_kills, ended = self.folder(), 0, -math.inf
+        folder, kills = self.folder(), []
         self.forget()
         while True:
             child = self.start(folder)
-            if n_kills < n_left:
+            if len(kills) < n_left:
                 try:
                     child.wait(timeout=generator.uniform(0.0, self.seconds))
                 except subprocess.TimeoutExpired:
                     child.kill()
                     child.communicate()
-                    self.look_at_repeats(ended)
-                    ended, n_kills = time.monotonic(), n_kills + 1
+                    self.look_at_repeats(kills)
+                    kills.append(time.monotonic())
                     continue
             self.finish(child)
-            self.look_at_repeats(ended)
+            self.look_at_repeats(kills)
             found = written(folder)
             if found != self.expected:
                 names = sorted(name for name in found.keys() | self.expected if found.get(name) != self.expected.get(name))
-                self.problems.append(f"after {n_kills} kills {', '.join(names)} differ, see {folder}")
-            return n_kills
+                self.problems.append(f"after {len(kills)} kills {', '.join(names)} differ, see {folder}")
+            return len(kills)
 
 
 def main():
