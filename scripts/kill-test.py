@@ -112,7 +112,7 @@ class Checked:
         make, answer, self.rows_file = STAGES[stage]
         self.server = mock_chat.MockChat(answer, seconds)
         self.recipe, self.rows = make(self.server.port)
-        self.n_folders, self.n_again, self.n_lost, self.lost_by, self.problems = 0, 0, 0, {}, []
+        self.n_folders, self.n_again, self.n_lost, self.problems = 0, 0, 0, []
 
     def folder(self):
         self.n_folders += 1
@@ -159,13 +159,10 @@ class Checked:
                 self.problems.append(f"a reply sent {kill - sent:.2f} s before the end of its process is requested again")
             else:
                 self.n_lost += 1
-                self.lost_by[kill] = self.lost_by.get(kill, 0) + 1
-                if self.lost_by[kill] == CONCURRENCY + 1:
-                    self.problems.append(f"more than {CONCURRENCY} replies were lost by one kill")
 
     def kill_until_it_ends(self, generator, n_left):
         """Kills runs in one folder at most so many times; returns how often."""
-        folder, kills = self.folder(), []
+        folder, kills, n_lost_before = self.folder(), [], self.n_lost
         self.forget()
         while True:
             child = self.start(folder)
@@ -180,6 +177,9 @@ class Checked:
                     continue
             self.finish(child)
             self.look_at_repeats(kills)
+            n_lost = self.n_lost - n_lost_before
+            if n_lost > CONCURRENCY * len(kills):
+                self.problems.append(f"{n_lost} replies were lost by {len(kills)} kills")
             found = written(folder)
             if found != self.expected:
                 names = sorted(name for name in found.keys() | self.expected if found.get(name) != self.expected.get(name))
