@@ -14,8 +14,10 @@
 pub mod screening;
 
 mod asking;
+mod back_translation;
 mod builder;
 mod code;
+mod code_interpreter;
 mod config;
 mod constraints;
 mod coverage;
@@ -25,6 +27,7 @@ mod plan;
 mod reasoning;
 mod responding;
 mod reversal;
+mod rewrite;
 mod run;
 mod system_messages;
 mod textbook;
@@ -32,8 +35,10 @@ mod texts;
 mod tools;
 
 pub use asking::{Asking, Question};
+pub use back_translation::BackTranslationConfig;
 pub use builder::{BUILDERS, BuilderInfo, Built, BuiltRow, Dropped, Fates, Job, PlannedCalls, Unit};
 pub use code::{CodeCategory, CodeConfig, CodeDifficulty, ProgrammingLanguage};
+pub use code_interpreter::{CodeInterpreterConfig, InterpreterKind};
 pub use config::BuildConfig;
 pub use constraints::ConstraintsConfig;
 pub use coverage::{Coverage, CoverageRow};
@@ -42,6 +47,7 @@ pub use mathematics::{KnowledgePoint, Level, MathematicsConfig, load_knowledge_p
 pub use plan::BuildPlan;
 pub use reasoning::{ReasoningConfig, ReasoningKind};
 pub use reversal::ReversalConfig;
+pub use rewrite::RewriteConfig;
 pub use run::{BuildOutcome, BuildSummary, FateRow, Recheck};
 pub use system_messages::{SystemKind, SystemMessagesConfig};
 pub use textbook::{TextbookAspect, TextbookConfig};

@@ -5,7 +5,7 @@
 //! [`split_reasoning`](truing_types::split_reasoning). Each reward reads the answer or the whole ([`Reads`]).
 //!
 //! Verifiers are one file each in [`verifiers`]; [`judge`] asks a language model; [`Rewards`] sums them up, each for
-//! the sources it is meant for; [`constraints`] are sentences of a prompt together with the check of a response: a
+//! the sources it is meant for; [`notebook`] runs cells of Python that share variables; [`constraints`] are sentences of a prompt together with the check of a response: a
 //! verifier's instruction or a question of a [`checklist`]; [`shaping`] is what happens to a step's rewards before
 //! they are learnt from.
 
@@ -14,6 +14,7 @@ pub mod checklist;
 mod completion;
 pub mod constraints;
 pub mod judge;
+pub mod notebook;
 mod rewards;
 pub mod sandbox;
 pub mod shaping;

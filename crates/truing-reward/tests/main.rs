@@ -14,6 +14,9 @@ mod completions;
 #[path = "main/math.rs"]
 mod math;
 #[cfg(target_os = "linux")]
+#[path = "main/notebook.rs"]
+mod notebook;
+#[cfg(target_os = "linux")]
 #[path = "main/reach.rs"]
 mod reach;
 #[cfg(target_os = "linux")]

@@ -10,7 +10,10 @@ use truing_stages::StageError;
 use super::asking::Asking;
 use super::config::BuildConfig;
 use super::inputs::SeedRow;
-use super::{code, constraints, mathematics, reasoning, reversal, system_messages, textbook, tools};
+use super::{
+    back_translation, code, code_interpreter, constraints, mathematics, reasoning, reversal, rewrite,
+    system_messages, textbook, tools,
+};
 
 /// A builder as users meet it.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +45,9 @@ pub const BUILDERS: &[BuilderInfo] = &[
     textbook::INFO,
     code::INFO,
     tools::INFO,
+    code_interpreter::INFO,
+    back_translation::INFO,
+    rewrite::INFO,
 ];
 
 impl BuilderInfo {

@@ -15,8 +15,9 @@ use truing_stages::StageError;
 use truing_types::{PromptRow, StageName};
 
 use super::{
-    BUILDERS, BuilderInfo, CodeConfig, ConstraintsConfig, MathematicsConfig, ReasoningConfig, ReversalConfig,
-    SystemMessagesConfig, TextbookConfig, ToolsConfig,
+    BUILDERS, BackTranslationConfig, BuilderInfo, CodeConfig, CodeInterpreterConfig, ConstraintsConfig,
+    MathematicsConfig, ReasoningConfig, ReversalConfig, RewriteConfig, SystemMessagesConfig, TextbookConfig,
+    ToolsConfig,
 };
 
 /// The most rounds, answers or calls that a builder's own table may ask for.
@@ -40,7 +41,8 @@ pub struct BuildConfig {
     #[schemars(extend("x-default" = ""))]
     pub stage: StageName,
     /// The builder: `constraints`, `reversal`, `mathematics`, `system_messages`, `reasoning`, `textbook`,
-    /// `code` or `tools`; `truing build list` describes them. Required.
+    /// `code`, `tools`, `code_interpreter`, `back_translation` or `rewrite`; `truing build list` describes them.
+    /// Required.
     pub ability: String,
     /// Output folder of the run.
     #[schemars(extend("x-decides" = "nothing"))]
@@ -100,6 +102,15 @@ pub struct BuildConfig {
     /// Settings of the builder `tools`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tools: Option<ToolsConfig>,
+    /// Settings of the builder `code_interpreter`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code_interpreter: Option<CodeInterpreterConfig>,
+    /// Settings of the builder `back_translation`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub back_translation: Option<BackTranslationConfig>,
+    /// Settings of the builder `rewrite`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rewrite: Option<RewriteConfig>,
     /// The seed rows: prompts, texts, or problems and questions with answers.
     pub data: Vec<SourceConfig>,
     /// Evaluation data to decontaminate against, in addition to the evaluation sets in this repository.
@@ -137,6 +148,9 @@ impl Default for BuildConfig {
             textbook: None,
             code: None,
             tools: None,
+            code_interpreter: None,
+            back_translation: None,
+            rewrite: None,
             data: Vec::new(),
             evaluation_data: Vec::new(),
             writer: ChatModelConfig::default(),
@@ -254,6 +268,9 @@ impl BuildConfig {
             ("textbook", self.textbook.is_some()),
             ("code", self.code.is_some()),
             ("tools", self.tools.is_some()),
+            ("code_interpreter", self.code_interpreter.is_some()),
+            ("back_translation", self.back_translation.is_some()),
+            ("rewrite", self.rewrite.is_some()),
         ];
         if let Some((key, _)) = given.into_iter().find(|(key, is_given)| *is_given && *key != ability) {
             let expected = format!("no such table, because `ability` is `{ability}`");
@@ -282,6 +299,15 @@ impl BuildConfig {
         }
         if let Some(tools) = &self.tools {
             tools.check()?;
+        }
+        if let Some(code_interpreter) = &self.code_interpreter {
+            code_interpreter.check()?;
+        }
+        if let Some(back_translation) = &self.back_translation {
+            back_translation.check()?;
+        }
+        if let Some(rewrite) = &self.rewrite {
+            rewrite.check()?;
         }
         Ok(())
     }

@@ -46,15 +46,15 @@ const REVERSE: PromptText = prompt_text!("reverse");
 const REVERSE_AGAIN: PromptText = prompt_text!("reverse_again");
 const INSPECT: PromptText = prompt_text!("inspect");
 
-const SCORE: (&str, &str) = (
+pub(super) const SCORE: (&str, &str) = (
     "a score",
     "Your reply does not end with a score from 1 to 10 in double brackets. Write only that, such as [[5]].",
 );
-const PROMPT: (&str, &str) = (
+pub(super) const PROMPT: (&str, &str) = (
     "a prompt",
     "Your reply does not have the prompt between <prompt> and </prompt>. Write only that, with the tags.",
 );
-const INSPECTION: (&str, &str) = (
+pub(super) const INSPECTION: (&str, &str) = (
     "an inspection",
     "Your reply lacks <missing> and </missing>, or a score from 1 to 10 in double brackets after them. Write only \
      these.",
@@ -164,7 +164,7 @@ fn measure(seed: &SeedRow, n: usize, run: Seed, place: usize) -> Vec<Constraint>
 }
 
 /// Whether a prompt repeats thirteen words of a text in a row.
-fn quotes(prompt: &str, text: &str) -> bool {
+pub(super) fn quotes(prompt: &str, text: &str) -> bool {
     let index = EvaluationIndex::new(DecontaminationOptions::default()).and_then(|mut index| {
         index.add("text", [text])?;
         Ok(index)

@@ -18,7 +18,7 @@ macro_rules! prompt_text {
 pub(super) use prompt_text;
 
 /// Tags that separate data from instructions in the texts.
-const TAGS: [&str; 19] = [
+const TAGS: [&str; 22] = [
     "prompt",
     "constraints",
     "text",
@@ -38,6 +38,9 @@ const TAGS: [&str; 19] = [
     "state",
     "transcript",
     "call",
+    "file",
+    "fault",
+    "critique",
 ];
 
 impl PromptText {
@@ -140,7 +143,7 @@ mod tests {
             assert!(page.contains(&block), "docs/build-prompts.md does not repeat {name}");
             n_files += 1;
         }
-        assert_eq!(n_files, 58);
+        assert_eq!(n_files, 80);
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! The builders of `truing build`, each with a writer and a checker that answer from a file of replies, and with
 //! models that misbehave. No network.
 
+mod back_translation;
 mod code;
+mod code_interpreter;
 mod constraints;
 mod mathematics;
 mod misbehaviour;
 mod reasoning;
 mod resumes;
 mod reversal;
+mod rewrite;
 mod system_messages;
 mod textbook;
 mod tools;

@@ -12,6 +12,7 @@ mod errors;
 mod evaluations;
 mod inspect;
 mod judging;
+mod kills;
 mod memory;
 mod merge;
 mod pas;

@@ -24,7 +24,7 @@ const ATTEMPTS: [&str; 14] = [
 ];
 
 /// The answer on the last line that is labelled as one.
-pub(super) fn final_answer(text: &str) -> Option<String> {
+pub(in crate::build) fn final_answer(text: &str) -> Option<String> {
     text.lines().rev().find_map(answer_of_line)
 }
 
@@ -41,7 +41,7 @@ fn answer_of_line(line: &str) -> Option<String> {
 
 /// Whether a program finds two answers the same: letter by letter without case, articles and outer punctuation, or as
 /// numbers.
-pub(super) fn is_same(left: &str, right: &str) -> bool {
+pub(in crate::build) fn is_same(left: &str, right: &str) -> bool {
     let (plain_left, plain_right) = (plain(left), plain(right));
     if plain_left.is_empty() || plain_right.is_empty() {
         return false;

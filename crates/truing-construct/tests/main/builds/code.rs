@@ -37,7 +37,7 @@ pub(crate) fn folder() -> TempDir {
 }
 
 /// Whether Python runs in the sandbox here.
-fn has_python() -> bool {
+pub(crate) fn has_python() -> bool {
     let python = Command::new("python3").arg("--version").output();
     let is_there = python.is_ok_and(|output| output.status.success())
         && isolation(Path::new(SANDBOX_CHILD)).level != Level::Nothing;

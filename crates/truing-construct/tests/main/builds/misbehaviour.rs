@@ -8,7 +8,10 @@ use tempfile::TempDir;
 use truing_ask::OpenChatModel;
 
 use super::{MODELS, lines};
-use super::{code, constraints, mathematics, reasoning, reversal, system_messages, textbook, tools};
+use super::{
+    back_translation, code, constraints, mathematics, reasoning, reversal, rewrite, system_messages,
+    textbook, tools,
+};
 use crate::scripted::Scripted;
 
 /// Replies of a model that has lost its way.
@@ -25,7 +28,7 @@ const WRONG: [&str; 9] = [
 ];
 
 /// Each builder with its recipe and its folder of data.
-fn builders() -> [(String, TempDir); 8] {
+fn builders() -> [(String, TempDir); 10] {
     let of = |recipe: &str, folder| (format!("{recipe}{MODELS}"), folder);
     [
         of(constraints::RECIPE, constraints::folder()),
@@ -36,6 +39,8 @@ fn builders() -> [(String, TempDir); 8] {
         of(textbook::RECIPE, textbook::folder()),
         of(code::RECIPE, code::folder()),
         of(tools::RECIPE, tools::folder()),
+        of(back_translation::RECIPE, back_translation::folder()),
+        of(rewrite::RECIPE, rewrite::folder()),
     ]
 }
 

@@ -9,7 +9,10 @@ use tempfile::TempDir;
 use truing_run::Ended;
 
 use super::MODELS;
-use super::{code, constraints, mathematics, reasoning, reversal, system_messages, textbook, tools};
+use super::{
+    back_translation, code, code_interpreter, constraints, mathematics, reasoning, reversal, rewrite,
+    system_messages, textbook, tools,
+};
 use crate::scripted::Scripted;
 
 /// Calls of the writer after which a run is stopped.
@@ -22,7 +25,7 @@ struct Builder {
     checker: fn() -> Scripted,
 }
 
-const BUILDERS: [Builder; 8] = [
+const BUILDERS: [Builder; 10] = [
     Builder {
         recipe: constraints::RECIPE,
         folder: constraints::folder,
@@ -61,6 +64,18 @@ const BUILDERS: [Builder; 8] = [
     },
     Builder { recipe: code::RECIPE, folder: code::folder, writer: code::writer, checker: code::checker },
     Builder { recipe: tools::RECIPE, folder: tools::folder, writer: tools::writer, checker: tools::checker },
+    Builder {
+        recipe: back_translation::RECIPE,
+        folder: back_translation::folder,
+        writer: back_translation::writer,
+        checker: back_translation::checker,
+    },
+    Builder {
+        recipe: rewrite::RECIPE,
+        folder: rewrite::folder,
+        writer: rewrite::writer,
+        checker: rewrite::checker,
+    },
 ];
 
 /// What a model was asked, in the order of the texts. Several answers to one question are one text several times.
@@ -76,38 +91,55 @@ fn turns(rows: &[Value]) -> Vec<&Value> {
 
 #[test]
 fn a_run_that_is_stopped_goes_on_and_asks_nothing_twice() {
-    for Builder { recipe, folder, writer, checker } in BUILDERS {
-        let recipe = format!("{recipe}{MODELS}");
-        let (straight, whole, whole_judge) = (folder(), writer(), checker());
-        let cache = straight.path().join("c.sqlite");
-        let models = vec![whole.cached(&cache), whole_judge.cached(&cache)];
-        let expected = super::run(straight.path(), &recipe, models).unwrap();
-        for n_before in STOPS.into_iter().filter(|&n| n < whole.asked().len()) {
-            let folder = folder();
-            let cache = folder.path().join("c.sqlite");
-            let (stop, n_asked) = (Arc::new(AtomicBool::new(false)), AtomicUsize::new(0));
-            let (raised, rule) = (Arc::clone(&stop), writer());
-            let (model, judge) = (
-                Scripted::new(move |text| {
-                    if n_asked.fetch_add(1, Ordering::SeqCst) + 1 == n_before {
-                        raised.store(true, Ordering::SeqCst);
-                    }
-                    rule.answer(text)
-                }),
-                checker(),
-            );
-            let models = || vec![model.cached(&cache), judge.cached(&cache)];
-            let ended = super::run_until(folder.path(), &recipe, models(), &stop).unwrap();
-            assert!(matches!(ended, Ended::Interrupted { .. }), "{ended:?}");
-            assert!(!folder.path().join("built/fates.jsonl").exists());
-            stop.store(false, Ordering::SeqCst);
-            let built = super::run(folder.path(), &recipe, models()).unwrap();
-            assert_eq!(turns(&built.rows), turns(&expected.rows));
-            assert_eq!(asked(&model), asked(&whole), "nothing is asked twice, and nothing is left out");
-            assert_eq!(asked(&judge), asked(&whole_judge));
-            let n_first = judge.asked().len();
-            let again = super::run(folder.path(), &recipe, models()).unwrap();
-            assert_eq!((again.rows, judge.asked().len()), (built.rows, n_first));
-        }
+    for builder in BUILDERS {
+        stop_and_go_on(&builder);
+    }
+}
+
+/// The cells are run again, and give the same questions.
+#[test]
+fn a_run_with_notebooks_that_is_stopped_goes_on_and_asks_nothing_twice() {
+    if code::has_python() {
+        stop_and_go_on(&Builder {
+            recipe: code_interpreter::RECIPE,
+            folder: code_interpreter::folder,
+            writer: code_interpreter::writer,
+            checker: code_interpreter::checker,
+        });
+    }
+}
+
+fn stop_and_go_on(Builder { recipe, folder, writer, checker }: &Builder) {
+    let recipe = format!("{recipe}{MODELS}");
+    let (straight, whole, whole_judge) = (folder(), writer(), checker());
+    let cache = straight.path().join("c.sqlite");
+    let models = vec![whole.cached(&cache), whole_judge.cached(&cache)];
+    let expected = super::run(straight.path(), &recipe, models).unwrap();
+    for n_before in STOPS.into_iter().filter(|&n| n < whole.asked().len()) {
+        let folder = folder();
+        let cache = folder.path().join("c.sqlite");
+        let (stop, n_asked) = (Arc::new(AtomicBool::new(false)), AtomicUsize::new(0));
+        let (raised, rule) = (Arc::clone(&stop), writer());
+        let (model, judge) = (
+            Scripted::new(move |text| {
+                if n_asked.fetch_add(1, Ordering::SeqCst) + 1 == n_before {
+                    raised.store(true, Ordering::SeqCst);
+                }
+                rule.answer(text)
+            }),
+            checker(),
+        );
+        let models = || vec![model.cached(&cache), judge.cached(&cache)];
+        let ended = super::run_until(folder.path(), &recipe, models(), &stop).unwrap();
+        assert!(matches!(ended, Ended::Interrupted { .. }), "{ended:?}");
+        assert!(!folder.path().join("built/fates.jsonl").exists());
+        stop.store(false, Ordering::SeqCst);
+        let built = super::run(folder.path(), &recipe, models()).unwrap();
+        assert_eq!(turns(&built.rows), turns(&expected.rows));
+        assert_eq!(asked(&model), asked(&whole), "nothing is asked twice, and nothing is left out");
+        assert_eq!(asked(&judge), asked(&whole_judge));
+        let n_first = judge.asked().len();
+        let again = super::run(folder.path(), &recipe, models()).unwrap();
+        assert_eq!((again.rows, judge.asked().len()), (built.rows, n_first));
     }
 }

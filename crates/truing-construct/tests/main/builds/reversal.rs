@@ -19,7 +19,7 @@ path = "texts.jsonl"
 "#;
 const REPLIES: &str = include_str!("fixtures/reversal.json");
 
-fn replies() -> Vec<Value> {
+pub(crate) fn replies() -> Vec<Value> {
     serde_json::from_str(REPLIES).unwrap()
 }
 

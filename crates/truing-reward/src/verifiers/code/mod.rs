@@ -122,41 +122,6 @@ impl Code {
         Ok(Self { config, launcher, python: None })
     }
 
-    /// Asks the interpreter where it is, in the sandbox, and lets programs read what it needs.
-    ///
-    /// A script that only starts an interpreter, as pyenv's are, needs processes of its own, which the sandbox does not
-    /// allow: it is run outside, and the interpreter that it starts is asked in the sandbox.
-    fn find_python(&mut self) -> Result<PathBuf, String> {
-        let mut path = located(&self.config.interpreter)?;
-        if is_script(&path) {
-            let found = Command::new(&path).args(["-I", "-c", "import sys; print(sys.executable)"]).output();
-            let output = found.map_err(|error| error.to_string())?;
-            if !output.status.success() {
-                return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
-            }
-            path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-        }
-        // Its limits are not those of the programs.
-        let mut probe = Launcher::new(self.launcher.program.clone(), Limits::default());
-        probe.allow_unsandboxed = self.launcher.allow_unsandboxed;
-        probe.readable = prefixes(&path);
-        let question = "import sys; print(sys.executable, sys.prefix, sys.base_prefix, sep='\\n')";
-        let command = [&path.to_string_lossy(), "-I", "-B", "-c", question].map(ToString::to_string);
-        let output = probe.run(&command, "").map_err(|error| error.to_string())?;
-        if output.ending != Ending::Succeeded {
-            let said = output.stderr.trim();
-            return Err(format!("in the sandbox it ended as {:?}: {said}", output.ending));
-        }
-        let mut paths = output.stdout.lines().map(PathBuf::from);
-        let python = paths.next().ok_or("it does not say where it is")?;
-        for path in probe.readable.into_iter().chain(paths) {
-            if is_to_be_opened(&path) && !self.launcher.readable.contains(&path) {
-                self.launcher.readable.push(path);
-            }
-        }
-        Ok(python)
-    }
-
     fn score_one(&self, completion: &Completion<'_>) -> Result<f64, Unscored> {
         let unscored =
             |reason, detail: String| Unscored::new(reason, format!("{}: {detail}", completion.origin));
@@ -203,7 +168,7 @@ impl RewardFunction for Code {
 
     fn score(&mut self, completions: &[Completion<'_>]) -> Vec<Result<f64, Unscored>> {
         if self.python.is_none() {
-            self.python = Some(self.find_python());
+            self.python = Some(find_python(&self.config.interpreter, &mut self.launcher));
         }
         let (code, next) = (&*self, AtomicUsize::new(0));
         let work = || {
@@ -229,6 +194,41 @@ impl RewardFunction for Code {
     fn check_row(&mut self, completion: &Completion<'_>) -> Result<(), Unscored> {
         assemble(&self.config, completion).map(|_| ())
     }
+}
+
+/// Asks the interpreter where it is, in the sandbox, and lets the launcher's programs read what it needs.
+///
+/// A script that only starts an interpreter, as pyenv's are, needs processes of its own, which the sandbox does not
+/// allow: it is run outside, and the interpreter that it starts is asked in the sandbox.
+pub(crate) fn find_python(interpreter: &str, launcher: &mut Launcher) -> Result<PathBuf, String> {
+    let mut path = located(interpreter)?;
+    if is_script(&path) {
+        let found = Command::new(&path).args(["-I", "-c", "import sys; print(sys.executable)"]).output();
+        let output = found.map_err(|error| error.to_string())?;
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+        }
+        path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    }
+    // Its limits are not those of the programs.
+    let mut probe = Launcher::new(launcher.program.clone(), Limits::default());
+    probe.allow_unsandboxed = launcher.allow_unsandboxed;
+    probe.readable = prefixes(&path);
+    let question = "import sys; print(sys.executable, sys.prefix, sys.base_prefix, sep='\\n')";
+    let command = [&path.to_string_lossy(), "-I", "-B", "-c", question].map(ToString::to_string);
+    let output = probe.run(&command, "").map_err(|error| error.to_string())?;
+    if output.ending != Ending::Succeeded {
+        let said = output.stderr.trim();
+        return Err(format!("in the sandbox it ended as {:?}: {said}", output.ending));
+    }
+    let mut paths = output.stdout.lines().map(PathBuf::from);
+    let python = paths.next().ok_or("it does not say where it is")?;
+    for path in probe.readable.into_iter().chain(paths) {
+        if is_to_be_opened(&path) && !launcher.readable.contains(&path) {
+            launcher.readable.push(path);
+        }
+    }
+    Ok(python)
 }
 
 /// The path of a program: the one given, or the first of its name in `PATH`.

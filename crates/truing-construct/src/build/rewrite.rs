@@ -1,0 +1,446 @@
+//! Critique and rewrite of similar faults (report 3.2): evaluators list the faults of some responses; a model looks for
+//! the same ones in others, criticises and rewrites them.
+//!
+//! 1. Rows are prompts with a response. A person's fault stands in `fault_column`; in other rows the checker looks for
+//!    the `faults` of the recipe. It writes the critique. A response without any of them is dropped.
+//! 2. The writer rewrites the response by the critique.
+//! 3. Accepted is what is better: where the row has a reference answer, the new response has to have it, and where the
+//!    original had it too, or there is none, the checker's score has to rise by `min_margin`. Both are graded apart, by the
+//!    same question. What is not better is rewritten again, at most `max_rewrites` times.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use truing_reward::checklist::{numbered, read_verdicts};
+use truing_reward::verifiers::math_answer::{Verdict, extract_answer, grade};
+use truing_run::RunError;
+use truing_run::checks::{require, require_counts, require_given};
+use truing_run::rows::value_at;
+use truing_stages::StageError;
+
+use super::asking::{Asking, Question};
+use super::builder::{BuilderInfo, Built, BuiltRow, Dropped, Fates, Job, PlannedCalls, Unit};
+use super::config::{BuildConfig, require_bounded};
+use super::inputs::{SEED, SeedRow};
+use super::reasoning::{final_answer, is_same};
+use super::reversal::SCORE;
+use super::texts::{PromptText, between, prompt_text, score, tagged};
+
+/// How the builder is listed.
+pub(super) const INFO: BuilderInfo = BuilderInfo {
+    name: "rewrite",
+    about: "responses with known faults, criticised and rewritten where that makes them better",
+    seeds: "prompts with a `response`, and its `fault` where a person has named one",
+    asks: "the checker to find faults and to grade, the writer to rewrite responses",
+    works_without_data: false,
+    prepare,
+};
+
+const FIND: PromptText = prompt_text!("find_faults");
+const REWRITE: PromptText = prompt_text!("rewrite_response");
+const GRADE: PromptText = prompt_text!("grade_response");
+
+const FAULTS_FORM: (&str, &str) = (
+    "a critique and a verdict on each fault",
+    "Your reply lacks the critique between <critique> and </critique>, or does not end with one verdict for each fault, \
+     YES or NO, in double brackets. Write both.",
+);
+const REWRITE_FORM: (&str, &str) = (
+    "a rewritten response",
+    "Your reply does not have the new response between <response> and </response>. Write only that, with the tags.",
+);
+
+const FINDING: &str = "fault";
+const GRADING: &str = "grade";
+const REWRITING: &str = "rewrite";
+
+/// The table `[rewrite]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RewriteConfig {
+    /// Faults that evaluators have found, a sentence each: they are looked for in rows without a fault of their own.
+    pub faults: Vec<String>,
+    /// Column with the response.
+    pub response_column: String,
+    /// Column with the fault that a person has found in the response.
+    pub fault_column: String,
+    /// Column with a reference answer. Where a row has one, the new response has to have it as its final answer.
+    pub answer_column: String,
+    /// Minimum difference between the scores of the new response and of the original, on the scale from 1 to 10.
+    pub min_margin: f64,
+    /// Maximum times that a response is rewritten.
+    pub max_rewrites: usize,
+}
+
+impl Default for RewriteConfig {
+    fn default() -> Self {
+        Self {
+            faults: Vec::new(),
+            response_column: "response".into(),
+            fault_column: "fault".into(),
+            answer_column: "answer".into(),
+            min_margin: 1.0,
+            max_rewrites: 2,
+        }
+    }
+}
+
+impl RewriteConfig {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// When a setting is invalid.
+    pub(super) fn check(&self) -> Result<(), RunError> {
+        let counts = [("rewrite.max_rewrites", self.max_rewrites)];
+        require_counts(counts)?;
+        require_bounded(counts)?;
+        require_bounded([("rewrite.faults", self.faults.len())])?;
+        let margin = self.min_margin;
+        require((0.0..=9.0).contains(&margin), || {
+            ("rewrite.min_margin", margin.to_string(), "a difference of scores from 0 to 9")
+        })?;
+        let has_text = |text: &String| !text.trim().is_empty();
+        require_given(self.faults.iter().all(has_text), "rewrite.faults", "a sentence for each fault")?;
+        for (key, column) in [
+            ("rewrite.response_column", &self.response_column),
+            ("rewrite.fault_column", &self.fault_column),
+            ("rewrite.answer_column", &self.answer_column),
+        ] {
+            require_given(has_text(column), key, "the name of a column")?;
+        }
+        Ok(())
+    }
+}
+
+/// What a row says of its response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Original {
+    response: String,
+    /// The fault that a person has found, or those to look for.
+    faults: Vec<String>,
+    /// Whether a person has found it.
+    is_known: bool,
+    reference: Option<String>,
+}
+
+/// Units with what their rows say.
+#[derive(Debug)]
+struct RewriteJob {
+    settings: RewriteConfig,
+    units: Vec<Unit>,
+    originals: Vec<Original>,
+}
+
+/// A response while it is rewritten.
+#[derive(Debug, Clone, Default)]
+struct Draft {
+    /// The faults that the response has.
+    faults: Vec<String>,
+    critique: String,
+    original_score: f64,
+    /// The last rewritten response, and whether it is better.
+    response: String,
+    score: f64,
+    is_accepted: bool,
+    n_rewrites: usize,
+    problem: Option<String>,
+}
+
+fn prepare(config: &BuildConfig, seeds: &[SeedRow]) -> Result<Box<dyn Job>, StageError> {
+    let settings = config.rewrite.clone().unwrap_or_default();
+    settings.check()?;
+    let of = |seed: &SeedRow| {
+        let original = original_of(&settings, seed);
+        let kinds = if original.is_known { original.faults.clone() } else { Vec::new() };
+        let mut unit = seed.unit(kinds);
+        if original.response.is_empty() {
+            unit.dropped.get_or_insert(Dropped::new(SEED, "no response in `rewrite.response_column`"));
+        } else if original.faults.is_empty() {
+            let reason = "no fault in `rewrite.fault_column`, and no `rewrite.faults` to look for";
+            unit.dropped.get_or_insert(Dropped::new(SEED, reason));
+        }
+        (unit, original)
+    };
+    let (units, originals) = seeds.iter().map(of).unzip();
+    Ok(Box::new(RewriteJob { settings, units, originals }))
+}
+
+fn original_of(settings: &RewriteConfig, seed: &SeedRow) -> Original {
+    let text = |column: &str| match value_at(&seed.columns, column) {
+        Some(Value::String(text)) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
+        Some(Value::Number(number)) => Some(number.to_string()),
+        _ => None,
+    };
+    let known = text(&settings.fault_column);
+    Original {
+        response: text(&settings.response_column).unwrap_or_default(),
+        is_known: known.is_some(),
+        faults: known.map_or_else(|| settings.faults.clone(), |fault| vec![fault]),
+        reference: text(&settings.answer_column),
+    }
+}
+
+/// Whether the final answer of a response is the reference: the line `Answer: ...`, or the answer that the reward
+/// `math_answer` reads.
+fn is_right(response: &str, reference: &str) -> bool {
+    let labelled = final_answer(response).is_some_and(|found| is_same(&found, reference));
+    let read =
+        || extract_answer(response, false).is_some_and(|found| grade(&found, reference) == Verdict::Equal);
+    labelled || read()
+}
+
+impl RewriteJob {
+    fn text(&self, text: &PromptText, idx: usize, response: &str, draft: &Draft) -> String {
+        let (unit, original) = (&self.units[idx], &self.originals[idx]);
+        let faults = if draft.faults.is_empty() { &original.faults } else { &draft.faults };
+        let values = [
+            ("{prompt}", unit.text.as_str()),
+            ("{response}", response),
+            ("{fault}", &numbered(faults.iter().map(String::as_str))),
+            ("{critique}", &draft.critique),
+        ];
+        text.fill(unit.language, &values)
+    }
+
+    /// The faults of every response with a critique of it; drops responses without a fault.
+    fn find_faults(
+        &self,
+        drafts: &mut [Draft],
+        asking: &mut Asking<'_>,
+        fates: &mut Fates,
+    ) -> Result<(), StageError> {
+        let places = fates.open();
+        let text = |&idx: &usize| self.text(&FIND, idx, &self.originals[idx].response, &drafts[idx]);
+        let texts = places.iter().map(text).collect();
+        let read = |at: usize, reply: &str| {
+            let verdicts = read_verdicts(reply, self.originals[places[at]].faults.len())?;
+            Some((between(reply, "critique")?.to_owned(), verdicts))
+        };
+        let answers = asking.check("looking for faults", texts, FAULTS_FORM, read)?;
+        fates.take(FINDING, &places, answers, |idx, (critique, verdicts)| {
+            let Original { faults, is_known, .. } = &self.originals[idx];
+            // What a person has found is there, whatever the checker says.
+            let found = faults.iter().zip(verdicts).filter(|(_, is_found)| *is_known || *is_found);
+            drafts[idx].faults = found.map(|(fault, _)| fault.clone()).collect();
+            drafts[idx].critique = critique;
+            match drafts[idx].faults.is_empty() {
+                true => Err(Dropped::new(FINDING, "the response has none of the faults")),
+                false => Ok(()),
+            }
+        });
+        Ok(())
+    }
+
+    fn grade_originals(
+        &self,
+        drafts: &mut [Draft],
+        asking: &mut Asking<'_>,
+        fates: &mut Fates,
+    ) -> Result<(), StageError> {
+        let places = fates.open();
+        let text = |&idx: &usize| self.text(&GRADE, idx, &self.originals[idx].response, &drafts[idx]);
+        let texts = places.iter().map(text).collect();
+        let answers = asking.check("grading the originals", texts, SCORE, |_, reply| score(reply))?;
+        fates.take(GRADING, &places, answers, |idx, score| {
+            drafts[idx].original_score = score;
+            Ok(())
+        });
+        Ok(())
+    }
+
+    /// Rewrites what is not accepted yet, and grades it. A reply that cannot be used fails the round, not the unit.
+    fn rewrite_and_grade(
+        &self,
+        round: u64,
+        drafts: &mut [Draft],
+        asking: &mut Asking<'_>,
+        fates: &Fates,
+    ) -> Result<(), StageError> {
+        let mut places = fates.open();
+        places.retain(|&idx| !drafts[idx].is_accepted);
+        let question = |&idx: &usize| {
+            Question::new(self.text(&REWRITE, idx, &self.originals[idx].response, &drafts[idx]), round)
+        };
+        let questions = places.iter().map(question).collect();
+        let read = |_: usize, reply: &str| tagged(reply, "response").map(str::to_owned);
+        let answers = asking.write("rewriting responses", questions, REWRITE_FORM, read)?;
+        if asking.is_stopped() {
+            return Ok(());
+        }
+        let mut rewritten = Vec::new();
+        for (idx, answer) in places.into_iter().zip(answers) {
+            let usable = answer.and_then(|response| self.usable(idx, response));
+            let draft = &mut drafts[idx];
+            draft.n_rewrites += 1;
+            match usable {
+                Ok(response) => {
+                    draft.response = response;
+                    rewritten.push(idx);
+                }
+                Err(problem) => draft.problem = Some(problem),
+            }
+        }
+        let text = |&idx: &usize| self.text(&GRADE, idx, &drafts[idx].response, &drafts[idx]);
+        let texts = rewritten.iter().map(text).collect();
+        let answers = asking.check("grading the new responses", texts, SCORE, |_, reply| score(reply))?;
+        for (idx, answer) in rewritten.into_iter().zip(answers) {
+            let draft = &mut drafts[idx];
+            match answer {
+                Ok(score) => {
+                    draft.score = score;
+                    draft.is_accepted = self.is_better(idx, draft);
+                    let problem = "no new response is better by `rewrite.min_margin`";
+                    draft.problem = (!draft.is_accepted).then(|| problem.to_owned());
+                }
+                Err(reason) => draft.problem = Some(reason),
+            }
+        }
+        Ok(())
+    }
+
+    /// A new response that is another one, and has the reference answer where there is one.
+    fn usable(&self, idx: usize, response: String) -> Result<String, String> {
+        let original = &self.originals[idx];
+        if response == original.response {
+            return Err("the new response is the original".into());
+        }
+        match &original.reference {
+            Some(reference) if !is_right(&response, reference) => {
+                Err("no new response has the reference answer".into())
+            }
+            _ => Ok(response),
+        }
+    }
+
+    /// Whether a new response with its score is better than the original. One that has the reference answer is, where
+    /// the original does not.
+    fn is_better(&self, idx: usize, draft: &Draft) -> bool {
+        let Original { response, reference, .. } = &self.originals[idx];
+        let was_wrong = reference.as_ref().is_some_and(|reference| !is_right(response, reference));
+        was_wrong || draft.score - draft.original_score >= self.settings.min_margin
+    }
+
+    fn row(&self, idx: usize, draft: Draft) -> Built {
+        let Original { response: original, reference, .. } = &self.originals[idx];
+        if !draft.is_accepted {
+            let problem = draft.problem.unwrap_or_else(|| "nothing was rewritten".into());
+            let detail = format!("{} of 10, before {}", draft.score, draft.original_score);
+            return Err(Dropped::new(REWRITING, problem).with_detail(detail));
+        }
+        let mut columns = Map::from_iter([
+            ("original_response".to_owned(), json!(original)),
+            ("faults".to_owned(), json!(draft.faults)),
+            ("critique".to_owned(), json!(draft.critique)),
+            ("score".to_owned(), json!(draft.score)),
+            ("original_score".to_owned(), json!(draft.original_score)),
+            ("n_rewrites".to_owned(), json!(draft.n_rewrites)),
+        ]);
+        columns.extend(reference.as_ref().map(|reference| ("answer".to_owned(), json!(reference))));
+        let (prompt, response) = (self.units[idx].text.clone(), Some(draft.response));
+        Ok(BuiltRow { prompt, response, columns, ..BuiltRow::default() })
+    }
+}
+
+impl Job for RewriteJob {
+    fn units(&self) -> &[Unit] {
+        &self.units
+    }
+
+    /// Responses have the faults that they have.
+    fn targets(&self) -> BTreeMap<String, usize> {
+        BTreeMap::new()
+    }
+
+    fn calls(&self) -> Vec<PlannedCalls> {
+        let open: Vec<usize> = Fates::of(&self.units).open();
+        let (n, rounds) = (open.len() as u64, self.settings.max_rewrites as u64);
+        // Critiques and new responses are not known; the originals stand for the latter.
+        let bytes = |text: &PromptText| -> u64 {
+            let of =
+                |idx: &usize| self.text(text, *idx, &self.originals[*idx].response, &Draft::default()).len();
+            open.iter().map(|idx| of(idx) as u64).sum()
+        };
+        let planned = |step, rounds: u64, text: &PromptText| PlannedCalls {
+            step,
+            n_calls: n,
+            max_calls: n.saturating_mul(rounds),
+            prompt_bytes: bytes(text).saturating_mul(rounds),
+        };
+        vec![
+            planned("looking for faults", 1, &FIND),
+            planned("grading the originals", 1, &GRADE),
+            planned("rewriting responses", rounds, &REWRITE),
+            planned("grading the new responses", rounds, &GRADE),
+        ]
+    }
+
+    fn build(&self, asking: &mut Asking<'_>) -> Result<Option<Vec<Built>>, StageError> {
+        let mut fates = Fates::of(&self.units);
+        let mut drafts = vec![Draft::default(); self.units.len()];
+        self.find_faults(&mut drafts, asking, &mut fates)?;
+        if asking.is_stopped() {
+            return Ok(None);
+        }
+        self.grade_originals(&mut drafts, asking, &mut fates)?;
+        for round in 0..self.settings.max_rewrites as u64 {
+            if asking.is_stopped() {
+                return Ok(None);
+            }
+            self.rewrite_and_grade(round, &mut drafts, asking, &fates)?;
+        }
+        if asking.is_stopped() {
+            return Ok(None);
+        }
+        Ok(Some(fates.finish(|idx| self.row(idx, std::mem::take(&mut drafts[idx])))))
+    }
+
+    /// The response is another one than the original, is better by what is written, and has the reference answer.
+    fn recheck(&self, record: &Map<String, Value>) -> Result<(), String> {
+        let text = |key: &str| record.get(key).and_then(Value::as_str).unwrap_or_default();
+        let number = |key: &str| record.get(key).and_then(Value::as_f64).ok_or_else(|| format!("`{key}` is missing"));
+        let (response, original) = (text("response"), text("original_response"));
+        if response == original {
+            return Err("the new response is the original".into());
+        }
+        let reference = record.get("answer").and_then(Value::as_str);
+        if reference.is_some_and(|reference| !is_right(response, reference)) {
+            return Err("the new response does not have the reference answer".into());
+        }
+        let was_wrong = reference.is_some_and(|reference| !is_right(original, reference));
+        let margin = number("score")? - number("original_score")?;
+        match was_wrong || margin >= self.settings.min_margin {
+            true => Ok(()),
+            false => Err(format!("the score rises by {margin} alone")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_read_from_their_line_or_as_the_reward_does() {
+        for (response, expected) in [
+            ("We add.\nAnswer: 12", true),
+            (r"We add, so $\boxed{12}$.", true),
+            ("The answer is 12.", true),
+            ("We add.\nAnswer: 13", false),
+            ("I do not know.", false),
+        ] {
+            assert_eq!(is_right(response, "12"), expected, "{response}");
+        }
+    }
+
+    #[test]
+    fn settings_out_of_range_are_refused() {
+        RewriteConfig::default().check().unwrap();
+        let refused = |config: RewriteConfig| config.check().unwrap_err().to_string();
+        let margin = RewriteConfig { min_margin: f64::NAN, ..RewriteConfig::default() };
+        assert!(refused(margin).starts_with("`rewrite.min_margin` is NaN"));
+        let empty = RewriteConfig { faults: vec![" ".into()], ..RewriteConfig::default() };
+        assert!(refused(empty).contains("rewrite.faults"));
+    }
+}

@@ -1,0 +1,215 @@
+#!/usr/bin/env python3
+"""Kills `truing respond`, `prefer` and `build` at random moments against a mock server on the loopback, and compares.
+
+    kill-test.py TRUING [--kills 200] [--stages respond,prefer,build] [--seed 1]
+
+Each stage first runs straight. Then it is started and ended by SIGKILL, again and again in the same folder, until a run ends by
+itself; then in a new folder, until there were so many kills. Looked for are:
+
+- lost rows and other output: the straight run has a line for every row, and every file has to be that of the straight run,
+  byte by byte (paths of the folder aside);
+- repeated calls: no reply is requested again, but those that were sent within 0.5 s of a kill. These were on the way, and are
+  lost with the process, at most `max_concurrency` for each kill. They are counted and printed.
+
+Ends with status 1 where something differs.
+"""
+import argparse
+import hashlib
+import json
+import math
+import pathlib
+import random
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "benches"))
+import mock_chat  # noqa: E402
+
+CONCURRENCY = 4
+# A reply this old has been kept, on a busy machine too.
+SETTLED_SECONDS = 0.5
+
+
+def server(port, name):
+    return f'server = {{ base_url = "http://127.0.0.1:{port}/v1", model = "{name}", max_concurrency = {CONCURRENCY} }}\n'
+
+
+def respond(port):
+    rows = [{"prompt": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(30)]
+    recipe = ('stage = "respond"\noutput_dir = "out"\nmin_score = 1\nround_prompts = 8\nselect = "threshold"\n'
+              '[[decoding]]\nn = 4\nmax_new_tokens = 64\ntop_k = 0\n[[data]]\npath = "rows.jsonl"\n'
+              '[[reward]]\nkind = { exact_match = {} }\n[[model]]\nname = "mock"\n' + server(port, "mock"))
+    return recipe, rows
+
+
+def answer_respond(text, seed):
+    number = int(text.split()[2])
+    return str(2 * number + mock_chat.drawn(number, seed) % 3)
+
+
+def prefer(port):
+    rows = [{"prompt": f"Name the number {n}.", "responses": [f"It is {n}.", f"Perhaps {n + 1}?", f"No idea, {n} or so."]}
+            for n in range(20)]
+    recipe = ('stage = "prefer"\noutput_dir = "out"\nmin_gap = 0.1\n[[data]]\npath = "rows.jsonl"\n'
+              '[[judge]]\nname = "pairs"\nkind = "pairwise"\n[judge.model]\n' + server(port, "judge"))
+    return recipe, rows
+
+
+def answer_prefer(text, _seed):
+    first = text.split("<response_a>\n")[1].split("\n")[0]
+    second = text.split("<response_b>\n")[1].split("\n")[0]
+    ranks = ["It is", "Perhaps", "No idea"]
+    rank = [next(rank for rank, begin in enumerate(ranks) if response.startswith(begin)) for response in (first, second)]
+    return f"The first is {ranks[rank[0]]}.\n[[{'A' if rank[0] < rank[1] else 'B'}]]"
+
+
+def build(port):
+    nouns = "river road bridge market harbour tower garden school mill station valley island".split()
+    verbs = "crosses feeds divides joins guards shapes".split()
+    def text(n):
+        draw = lambda *parts: mock_chat.drawn(n, *parts)
+        sentences = (f"The {nouns[draw(i, 0) % 12]} {verbs[draw(i, 1) % 6]} the old {nouns[draw(i, 2) % 12]} {i + 2} times a "
+                     f"year, as the {nouns[draw(i, 3) % 12]} keepers say." for i in range(6))
+        return " ".join(sentences)
+    recipe = ('stage = "build"\nability = "reversal"\noutput_dir = "out"\n[reversal]\nmin_characters = 100\n'
+              '[[data]]\npath = "rows.jsonl"\n[writer]\n' + server(port, "writer")
+              + "[checker]\n" + server(port, "checker"))
+    return recipe, [{"text": text(n)} for n in range(30)]
+
+
+def answer_build(text, _seed):
+    if text.startswith("Rate how well"):
+        return f"Rich enough. [[{8 + mock_chat.drawn(text) % 3}]]"
+    if "Reply with the prompt between" in text:
+        listed = text.split("<constraints>\n")[1].split("\n</constraints>")[0]
+        wishes = " ".join(line.split(". ", 1)[1] for line in listed.splitlines() if ". " in line)
+        topics = " ".join(f"w{mock_chat.drawn(text, i) % 10_000}" for i in range(12))
+        return f"<prompt>\nTell me about {topics}. {wishes}\n</prompt>"
+    return f"<missing>\n</missing>\n[[{8 + mock_chat.drawn(text) % 3}]]"
+
+
+# The recipe with its rows, what the server answers, and the file with a line for every row.
+STAGES = {
+    "respond": (respond, answer_respond, "candidates.jsonl"),
+    "prefer": (prefer, answer_prefer, "fates.jsonl"),
+    "build": (build, answer_build, "fates.jsonl"),
+}
+
+
+def written(folder):
+    """The files of a finished run, without what differs by folder: the cache and where its paths begin."""
+    def text(path):
+        return path.read_text().replace(str(folder), "")
+    files = sorted((folder / "out").glob("*.json*"))
+    return {path.name: hashlib.sha256(text(path).encode()).hexdigest() for path in files}
+
+
+class Checked:
+    def __init__(self, truing, stage, scratch, seconds):
+        self.truing, self.stage, self.scratch = truing, stage, scratch
+        make, answer, self.rows_file = STAGES[stage]
+        self.server = mock_chat.MockChat(answer, seconds)
+        self.recipe, self.rows = make(self.server.port)
+        self.n_folders, self.n_again, self.n_lost, self.problems = 0, 0, 0, []
+
+    def folder(self):
+        self.n_folders += 1
+        folder = self.scratch / f"{self.stage}-{self.n_folders}"
+        folder.mkdir()
+        (folder / "recipe.toml").write_text(self.recipe)
+        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        return folder
+
+    def forget(self):
+        """A new folder asks everything anew."""
+        with self.server.lock:
+            self.server.sent.clear()
+            self.server.repeated.clear()
+
+    def start(self, folder):
+        command = [self.truing, self.stage, str(folder / "recipe.toml")]
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    def finish(self, child):
+        _, errors = child.communicate()
+        if child.returncode not in (0, 1):
+            sys.exit(f"{self.stage} ended with status {child.returncode}:\n{errors[-2000:]}")
+
+    def straight(self):
+        folder = self.folder()
+        started = time.monotonic()
+        self.finish(self.start(folder))
+        self.seconds, self.expected = time.monotonic() - started, written(folder)
+        self.n_calls = self.server.n_requests
+        n_lines = len((folder / "out" / self.rows_file).read_text().splitlines())
+        if n_lines != len(self.rows):
+            self.problems.append(f"{self.rows_file} has {n_lines} lines for {len(self.rows)} rows")
+
+    def look_at_repeats(self, kills):
+        """Requests whose reply had been sent before; `kills` are the times of all kills of the folder. The process that asked
+        ended at the first kill after its request; which process asks again does not matter."""
+        with self.server.lock:
+            repeated, self.server.repeated = self.server.repeated, []
+        for arrived, sent in repeated:
+            kill = min((time_of_kill for time_of_kill in kills if time_of_kill >= arrived), default=math.inf)
+            if kill - sent > SETTLED_SECONDS:
+                self.n_again += 1
+                self.problems.append(f"a reply sent {kill - sent:.2f} s before the end of its process is requested again")
+            else:
+                self.n_lost += 1
+
+    def kill_until_it_ends(self, generator, n_left):
+        """Kills runs in one folder at most so many times; returns how often."""
+        folder, kills, n_lost_before = self.folder(), [], self.n_lost
+        self.forget()
+        while True:
+            child = self.start(folder)
+            if len(kills) < n_left:
+                try:
+                    child.wait(timeout=generator.uniform(0.0, self.seconds))
+                except subprocess.TimeoutExpired:
+                    child.kill()
+                    child.communicate()
+                    self.look_at_repeats(kills)
+                    kills.append(time.monotonic())
+                    continue
+            self.finish(child)
+            self.look_at_repeats(kills)
+            n_lost = self.n_lost - n_lost_before
+            if n_lost > CONCURRENCY * len(kills):
+                self.problems.append(f"{n_lost} replies were lost by {len(kills)} kills")
+            found = written(folder)
+            if found != self.expected:
+                names = sorted(name for name in found.keys() | self.expected if found.get(name) != self.expected.get(name))
+                self.problems.append(f"after {len(kills)} kills {', '.join(names)} differ, see {folder}")
+            return len(kills)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("truing")
+    parser.add_argument("--kills", type=int, default=200, help="of each stage")
+    parser.add_argument("--stages", default="respond,prefer,build")
+    parser.add_argument("--seconds", type=float, default=0.03, help="time of one reply")
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    generator, is_fine = random.Random(arguments.seed), True
+    with tempfile.TemporaryDirectory() as scratch:
+        for stage in arguments.stages.split(","):
+            checked = Checked(str(pathlib.Path(arguments.truing).resolve()), stage, pathlib.Path(scratch), arguments.seconds)
+            checked.straight()
+            n_kills = 0
+            while n_kills < arguments.kills:
+                n_kills += checked.kill_until_it_ends(generator, arguments.kills - n_kills)
+            is_fine &= not checked.problems
+            print(json.dumps({
+                "stage": stage, "kills": n_kills, "runs_to_the_end": checked.n_folders, "calls_of_a_run": checked.n_calls,
+                "seconds_of_a_run": round(checked.seconds, 2), "kept_replies_requested_again": checked.n_again,
+                "replies_lost_on_the_way": checked.n_lost, "problems": checked.problems}), flush=True)
+    return 0 if is_fine else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
