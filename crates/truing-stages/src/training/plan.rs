@@ -2,7 +2,9 @@
 
 use serde_json::json;
 use truing_data::{Packing, PackingReport, PackingStrategy, epoch_order};
-use truing_model::{ComputeDtype, DecoderSpec, Engine, EngineError, LoraSpec, ParameterSpec, TrainableSpec};
+use truing_model::{
+    ComputeDtype, DecoderSpec, Engine, EngineError, LoraSpec, ModelSpec, ParameterSpec, TrainableSpec,
+};
 use truing_run::checks::{require_output_dir, require_space};
 use truing_run::inputs::resume_key;
 use truing_run::{Machine, Recipe, RunError, recipe, settings};
@@ -14,8 +16,8 @@ use truing_train::{
 use truing_types::Seed;
 
 use super::{
-    BesideTraining, EvaluationSettings, LoraConfig, PackingMode, RunPlan, RunSettings, StepPacks,
-    TrainingConfig, TrainingData, TrainingInputs, steps::memory_parts,
+    BesideTraining, EvaluationSettings, LoraConfig, PackingMode, ResourceSettings, RunPlan, RunSettings,
+    StepPacks, TrainingConfig, TrainingData, TrainingInputs, steps::memory_parts,
 };
 use crate::{StageError, StagePlan};
 
@@ -54,6 +56,7 @@ pub struct TrainingPlan {
     pub digest: Digest,
     n_parameters: u64,
     n_trainable: u64,
+    n_ranks: usize,
 }
 
 impl TrainingPlan {
@@ -101,22 +104,30 @@ impl TrainingPlan {
 
         let n_threads = config.resources.n_threads(machine);
         let budget_bytes = config.resources.budget_bytes(machine);
-        let beside = inputs.beside_training::<E>(&config, packs_per_step);
+        let mut beside = inputs.beside_training::<E>(&config, packs_per_step);
+        if beside.sampling_bytes > 0 {
+            beside.sampling_bytes += gathered_bytes::<E>(&config, &model, &trainable, machine)?;
+        }
+        let beside = beside;
         let memory_of = |trainable: &TrainableSpec| {
-            let mut memory = E::memory(&model, trainable, ComputeDtype::default());
+            let memory = E::memory(&model, trainable, ComputeDtype::default());
+            let parameters = model.parameters_with(trainable)?;
+            let mut memory = config.resources.on_rank(memory, &parameters, trainable, machine);
             memory.fixed_bytes += machine.resident_bytes + beside.lasting_bytes();
-            memory
+            Ok::<_, EngineError>(memory)
         };
         let layers = config.layers_per_segment.0;
         let step_shape = mean_step(train, &epochs, packs_per_step);
         let attention_share = StepFlops::attention_share(spec, &step_shape);
         let plan_memory = |trainable: &TrainableSpec| {
-            let memory = memory_of(trainable);
-            plan_segments(&memory, spec.n_layers, largest_pack, budget_bytes, layers, attention_share)
+            let memory = memory_of(trainable)?;
+            let planned =
+                plan_segments(&memory, spec.n_layers, largest_pack, budget_bytes, layers, attention_share);
+            Ok::<_, EngineError>(planned)
         };
-        let memory = plan_memory(&trainable).map_err(|error| {
+        let memory = plan_memory(&trainable)?.map_err(|error| {
             let adapters = TrainableSpec { lora: Some(default_lora()), frozen: Vec::new() };
-            let fits_with_lora = trainable.lora.is_none() && plan_memory(&adapters).is_ok();
+            let fits_with_lora = trainable.lora.is_none() && matches!(plan_memory(&adapters), Ok(Ok(_)));
             does_not_fit(error, fits_with_lora)
         })?;
         let step_flops = StepFlops::of(spec, &trainable, &step_shape, &memory.chosen.segments);
@@ -142,6 +153,7 @@ impl TrainingPlan {
             n_threads,
             n_parameters,
             n_trainable,
+            n_ranks: machine.n_ranks,
             config,
         })
     }
@@ -174,6 +186,7 @@ impl RunPlan for TrainingPlan {
             decisive_of: recipe::decisive_of::<TrainingConfig>,
             model_name: &config.model_name_or_path,
             seed: config.seed,
+            zero_stage: config.resources.zero_stage,
             evaluation: &config.evaluation,
             checkpoint: &config.checkpoint,
             logging_steps: config.logging_steps,
@@ -257,6 +270,7 @@ impl StagePlan for TrainingPlan {
             row("evaluation packs", Amount::Count(self.eval_packs.len() as u64)),
             row("tokens of the largest pack", Amount::Count(self.memory.tokens_per_pack)),
         ];
+        rows.extend(rank_rows(&self.config.resources, self.n_ranks));
         rows.extend(self.memory.table());
         rows.extend(self.beside.lasting.iter().map(|&(name, bytes)| row(name, Amount::Bytes(bytes))));
         if self.beside.sampling_bytes > 0 {
@@ -290,6 +304,28 @@ impl StagePlan for TrainingPlan {
             ),
         }
     }
+}
+
+/// Of several ranks: what they are, before the memory of one of them.
+pub(crate) fn rank_rows(resources: &ResourceSettings, n_ranks: usize) -> Vec<PlanRow> {
+    if n_ranks <= 1 {
+        return Vec::new();
+    }
+    let count = |name: &str, n: u64| PlanRow::new(name, Amount::Count(n));
+    vec![count("ranks", n_ranks as u64), count("ZeRO stage", u64::from(resources.zero_stage.number()))]
+}
+
+/// What decoding gathers of parameters that are sharded.
+fn gathered_bytes<E: Engine>(
+    config: &TrainingConfig,
+    model: &ModelSpec,
+    trainable: &TrainableSpec,
+    machine: &Machine,
+) -> Result<u64, EngineError> {
+    let whole = E::memory(model, trainable, ComputeDtype::default());
+    let parameters = model.parameters_with(trainable)?;
+    let on_rank = config.resources.on_rank(whole, &parameters, trainable, machine);
+    Ok(whole.parameter_bytes.saturating_sub(on_rank.parameter_bytes))
 }
 
 /// Memory that activations take no part of.
