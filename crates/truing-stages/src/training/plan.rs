@@ -2,9 +2,7 @@
 
 use serde_json::json;
 use truing_data::{Packing, PackingReport, PackingStrategy, epoch_order};
-use truing_model::{
-    ComputeDtype, DecoderSpec, Engine, EngineError, LoraSpec, ModelSpec, ParameterSpec, TrainableSpec,
-};
+use truing_model::{ComputeDtype, DecoderSpec, Engine, EngineError, LoraSpec, ParameterSpec, TrainableSpec};
 use truing_run::checks::{require_output_dir, require_space};
 use truing_run::inputs::resume_key;
 use truing_run::{Machine, Recipe, RunError, recipe, settings};
@@ -16,8 +14,8 @@ use truing_train::{
 use truing_types::Seed;
 
 use super::{
-    BesideTraining, EvaluationSettings, LoraConfig, PackingMode, ResourceSettings, RunPlan, RunSettings,
-    StepPacks, TrainingConfig, TrainingData, TrainingInputs, steps::memory_parts,
+    BesideTraining, EvaluationSettings, LoraConfig, PackingMode, RunPlan, RunSettings, StepPacks,
+    TrainingConfig, TrainingData, TrainingInputs, steps::memory_parts,
 };
 use crate::{StageError, StagePlan};
 
@@ -106,7 +104,8 @@ impl TrainingPlan {
         let budget_bytes = config.resources.budget_bytes(machine);
         let mut beside = inputs.beside_training::<E>(&config, packs_per_step);
         if beside.sampling_bytes > 0 {
-            beside.sampling_bytes += gathered_bytes::<E>(&config, &model, &trainable, machine)?;
+            beside.sampling_bytes +=
+                ranks::gathered_bytes::<E>(&config.resources, &model, &trainable, machine)?;
         }
         let beside = beside;
         let memory_of = |trainable: &TrainableSpec| {
@@ -270,7 +269,7 @@ impl StagePlan for TrainingPlan {
             row("evaluation packs", Amount::Count(self.eval_packs.len() as u64)),
             row("tokens of the largest pack", Amount::Count(self.memory.tokens_per_pack)),
         ];
-        rows.extend(rank_rows(&self.config.resources, self.n_ranks));
+        rows.extend(ranks::rows(&self.config.resources, self.n_ranks));
         rows.extend(self.memory.table());
         rows.extend(self.beside.lasting.iter().map(|&(name, bytes)| row(name, Amount::Bytes(bytes))));
         if self.beside.sampling_bytes > 0 {
@@ -304,28 +303,6 @@ impl StagePlan for TrainingPlan {
             ),
         }
     }
-}
-
-/// Of several ranks: what they are, before the memory of one of them.
-pub(crate) fn rank_rows(resources: &ResourceSettings, n_ranks: usize) -> Vec<PlanRow> {
-    if n_ranks <= 1 {
-        return Vec::new();
-    }
-    let count = |name: &str, n: u64| PlanRow::new(name, Amount::Count(n));
-    vec![count("ranks", n_ranks as u64), count("ZeRO stage", u64::from(resources.zero_stage.number()))]
-}
-
-/// What decoding gathers of parameters that are sharded.
-fn gathered_bytes<E: Engine>(
-    config: &TrainingConfig,
-    model: &ModelSpec,
-    trainable: &TrainableSpec,
-    machine: &Machine,
-) -> Result<u64, EngineError> {
-    let whole = E::memory(model, trainable, ComputeDtype::default());
-    let parameters = model.parameters_with(trainable)?;
-    let on_rank = config.resources.on_rank(whole, &parameters, trainable, machine);
-    Ok(whole.parameter_bytes.saturating_sub(on_rank.parameter_bytes))
 }
 
 /// Memory that activations take no part of.
