@@ -13,7 +13,8 @@ use truing_train::{Amount, MemoryPlan, OptimizerConfig, PlanRow, Schedule, StepS
 
 use super::memory::{StepBytes, largest_pack, longest_prompt};
 use super::{GrpoConfig, GrpoInputs, inputs};
-use crate::training::plan::{check_sampling, check_trainable, rank_rows};
+use crate::training::plan::{check_sampling, check_trainable};
+use crate::training::ranks;
 use crate::{StageError, StagePlan};
 
 /// A run as it will be.
@@ -176,7 +177,7 @@ impl StagePlan for GrpoPlan {
                 Amount::Count(n_calls_at_most as u64),
             ));
         }
-        rows.extend(rank_rows(&config.resources, self.n_ranks));
+        rows.extend(ranks::rows(&config.resources, self.n_ranks));
         rows.extend(self.memory.table());
         rows.extend([
             row("of which reference model", Amount::Bytes(self.step_bytes.reference)),

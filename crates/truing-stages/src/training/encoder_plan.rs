@@ -14,7 +14,7 @@ use truing_types::Seed;
 
 use super::{
     CheckpointSettings, EvaluationSettings, OptimizerSettings, ResourceSettings, RunPlan, RunSettings,
-    ScheduleSettings, StepPacks, plan::rank_rows, steps::memory_parts,
+    ScheduleSettings, StepPacks, ranks, steps::memory_parts,
 };
 use crate::{StageError, StagePlan};
 
@@ -254,7 +254,7 @@ impl StagePlan for EncoderPlan {
             count("texts that are cut", self.lengths.n_cut),
             row("tokens of the largest pack", Amount::Count(self.tokens_per_pack)),
         ];
-        rows.extend(rank_rows(&self.settings.resources, self.n_ranks));
+        rows.extend(ranks::rows(&self.settings.resources, self.n_ranks));
         rows.extend([
             row("weights", Amount::Bytes(self.memory.parameter_bytes)),
             row("gradients", Amount::Bytes(self.memory.gradient_bytes)),

@@ -15,7 +15,7 @@ use truing_types::Seed;
 
 use super::{
     BesideTraining, EvaluationSettings, LoraConfig, PackingMode, RunPlan, RunSettings, StepPacks,
-    TrainingConfig, TrainingData, TrainingInputs, steps::memory_parts,
+    TrainingConfig, TrainingData, TrainingInputs, ranks, steps::memory_parts,
 };
 use crate::{StageError, StagePlan};
 
