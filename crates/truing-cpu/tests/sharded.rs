@@ -13,9 +13,9 @@ use truing_types::{Groups, PackedBatch, RowOrigin};
 
 use crate::quantized;
 
-/// Large enough that norms, of which no rank can have less than an element, do not count.
+/// 119,478 parameters, of which ranks cannot divide all evenly.
 fn spec() -> DecoderSpec {
-    DecoderSpec { vocab_size: 600, hidden_size: 48, intermediate_size: 96, head_dim: 8, ..quantized::spec() }
+    DecoderSpec { vocab_size: 601, hidden_size: 48, intermediate_size: 97, head_dim: 8, ..quantized::spec() }
 }
 
 /// The states of every rank after an optimiser step.
@@ -99,6 +99,17 @@ fn the_states_of_a_rank_are_the_formulas_bytes() {
     }
 }
 
+/// The table of docs/scale.md: the rank with the most, all states sharded.
+#[test]
+fn the_bytes_of_a_rank_are_those_of_the_documentation() {
+    for (n_ranks, bytes) in [(1, [477_912, 955_824]), (2, [238_968, 477_936]), (4, [119_496, 238_992])] {
+        let ranks = after_a_step(n_ranks, ZeroStage::Parameters);
+        let most = |of: fn(&StateBytes) -> usize| ranks.iter().map(of).max().unwrap();
+        assert_eq!([most(|rank| rank.parameters), most(|rank| rank.optimizer)], bytes, "{n_ranks} ranks");
+        assert_eq!(most(|rank| rank.gradients), bytes[0], "{n_ranks} ranks");
+    }
+}
+
 /// The planner's bytes are at least those of the buffers, with the layer or head that is whole for a while at most one unit
 /// more.
 #[test]
@@ -106,7 +117,7 @@ fn the_planned_states_are_those_of_a_rank() {
     let (spec, trainable) = (spec(), TrainableSpec::default());
     let parameters = spec.parameters();
     let whole = CpuEngine::memory(&spec.clone().into(), &trainable, ComputeDtype::F32);
-    let largest_unit = 4 * 600 * 48;
+    let largest_unit = 4 * 601 * 48;
     for n_ranks in [1, 2, 4] {
         for stage in ZeroStage::ALL {
             let planned = whole.on_rank(&parameters, &trainable, stage, n_ranks);
