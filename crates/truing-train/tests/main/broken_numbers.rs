@@ -130,7 +130,8 @@ fn a_rank_names_the_rows_of_its_own_whatever_is_sharded() {
             ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
         });
         let what = "the gradient norm of step 1 is not finite";
-        assert_eq!(errors, [what.to_owned(), format!("{what} in pack 1: data.jsonl:3")], "{stage:?}");
+        let elsewhere = format!("{what} (in a pack of another rank)");
+        assert_eq!(errors, [elsewhere, format!("{what} in pack 1: data.jsonl:3")], "{stage:?}");
     }
 }
 
