@@ -4,14 +4,16 @@ use truing_kernels::{
     MatrixRef, RotaryTable, RowProduct, RowWeight, Write, gather_rows, matmul, multiply_rows,
     rms_norm_backward, rms_norm_forward, scatter_add_rows,
 };
-use truing_model::{DecoderSpec, DecodingWeights, EngineError, HeadKind, SaveActivations, TrainableSpec};
+use truing_model::{
+    DecoderSpec, DecodingWeights, EngineError, HeadKind, ParameterSpec, SaveActivations, TrainableSpec,
+};
 use truing_types::{ExcludedTokens, TokenId};
 
 use crate::batch::DeviceBatch;
 use crate::buffers::BufferPool;
 use crate::cache::KvCache;
 use crate::layer::{Layer, SavedLayer};
-use crate::parameters::Parameters;
+use crate::parameters::{Parameters, Units};
 use crate::segment::{Blocks, SavedAttention, SavedBlock};
 
 /// Longest piece of a prompt that is read at once; bounds the memory of a long prompt.
@@ -61,6 +63,16 @@ impl Decoder {
             rotary,
             n_rotary_positions: 0,
         })
+    }
+
+    /// The parameters that each part of a pass uses.
+    pub(crate) fn units(&self, specs: &[ParameterSpec]) -> Units {
+        let of_layer = |layer| (0..specs.len()).filter(|&idx| specs[idx].layer == layer).collect();
+        Units {
+            embeddings: vec![self.embedding],
+            blocks: (0..self.spec.n_layers).map(|layer| of_layer(Some(layer))).collect(),
+            head: vec![self.final_norm, self.head],
+        }
     }
 
     pub(crate) fn check_tokens(&self, tokens: &[TokenId]) -> Result<(), EngineError> {

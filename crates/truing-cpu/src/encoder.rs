@@ -5,11 +5,11 @@ mod output;
 pub(crate) mod pooling;
 
 use truing_kernels::{add_bias, bias_backward, gather_add_rows, gather_rows, scatter_add_rows};
-use truing_model::{EncoderSpec, EngineError, SaveActivations};
+use truing_model::{EncoderSpec, EngineError, ParameterSpec, SaveActivations};
 
 use crate::batch::DeviceBatch;
 use crate::buffers::BufferPool;
-use crate::parameters::Parameters;
+use crate::parameters::{Parameters, Units};
 use crate::segment::{Blocks, SavedAttention, SavedBlock};
 use layer::{EncoderLayer, Norm};
 
@@ -52,6 +52,29 @@ impl Encoder {
             output: spec.n_outputs.map(|_| OutputLayer::find(parameters)).transpose()?,
             spec,
         })
+    }
+
+    /// The parameters that each part of a pass uses. A block begins with the norm of what comes before it.
+    pub(crate) fn units(&self, specs: &[ParameterSpec]) -> Units {
+        let Embeddings { word, position, token_type } = self.embeddings;
+        let embeddings = vec![word, position, token_type];
+        let norms: Vec<[usize; 2]> = self
+            .layers
+            .iter()
+            .map(|layer| layer.norm_before.indices())
+            .chain([self.final_norm.indices()])
+            .collect();
+        let is_other = |idx: &usize| !norms.as_flattened().contains(idx) && !embeddings.contains(idx);
+        let others = |layer: Option<usize>| {
+            (0..specs.len()).filter(move |&idx| specs[idx].layer == layer).filter(is_other)
+        };
+        Units {
+            blocks: (0..self.layers.len())
+                .map(|layer| others(Some(layer)).chain(norms[layer]).collect())
+                .collect(),
+            head: others(None).chain(self.final_norm.indices()).collect(),
+            embeddings,
+        }
     }
 
     /// The sum of the three embeddings, before its norm.

@@ -10,9 +10,9 @@ use truing_model::{
     Adapters, ComputeDtype, DecodingWeights, Engine, EngineError, EngineMemory, EngineOptions, Guarantees,
     HeadGradient, HeadOutput, HeadRequest, ModelSpec, OptimizerStep, ParameterSpec, ParameterStore,
     ParameterTensor, SampleStep, SampledToken, SaveActivations, TopLogProbs, TrainableSpec, WeightSource,
-    initial_values,
+    ZeroStage, initial_values,
 };
-use truing_types::{Communicator, ExcludedTokens, Groups, PackedBatch, TokenId};
+use truing_types::{ExcludedTokens, Groups, PackedBatch, TokenId};
 
 use crate::batch::DeviceBatch;
 use crate::buffers::BufferPool;
@@ -22,8 +22,9 @@ use crate::encoder::{self, Encoder};
 use crate::inner::{Body, Inner};
 use crate::layer;
 use crate::memory::engine_memory;
-use crate::parameters::Parameters;
+use crate::parameters::{Parameters, StateBytes, Unit};
 use crate::segment::{self, SavedSegment};
+use crate::shards::Shards;
 
 /// Hidden states `[n_tokens, hidden]`, or a gradient of that shape.
 #[derive(Debug)]
@@ -53,8 +54,6 @@ pub struct Logits {
 /// A model on the CPU.
 pub struct CpuEngine {
     threads: rayon::ThreadPool,
-    /// Ranks with other data: gradients are summed over them.
-    communicator: Arc<dyn Communicator>,
     inner: Inner,
 }
 
@@ -72,6 +71,24 @@ impl CpuEngine {
     #[must_use]
     pub fn n_threads(&self) -> usize {
         self.threads.current_num_threads()
+    }
+
+    /// Bytes of the states that this rank holds now: with sharded states (ZeRO) its part of them.
+    #[must_use]
+    pub fn state_bytes(&self) -> StateBytes {
+        self.inner.parameters.state_bytes()
+    }
+
+    /// Runs something of the head, without a backward pass.
+    fn with_head<T: Send>(
+        &mut self,
+        work: impl FnOnce(&mut Inner) -> Result<T, EngineError> + Send,
+    ) -> Result<T, EngineError> {
+        let inner = &mut self.inner;
+        inner.parameters.gather(Unit::Head)?;
+        let result = self.threads.install(|| work(inner));
+        self.inner.parameters.release(Unit::Head);
+        result
     }
 }
 
@@ -91,18 +108,39 @@ impl ParameterStore for CpuEngine {
     }
 
     fn reduce_gradients(&mut self) -> Result<(), EngineError> {
-        self.inner.parameters.reduce_gradients(&*self.communicator)
+        self.inner.parameters.reduce_gradients()
     }
 
     fn gradient_norm(&mut self) -> Result<f64, EngineError> {
         let parameters = &self.inner.parameters;
-        Ok(self.threads.install(|| parameters.gradient_norm()))
+        parameters.norm(self.threads.install(|| parameters.sum_of_squares()))
+    }
+
+    fn has_finite_gradients(&self) -> Result<bool, EngineError> {
+        let parameters = &self.inner.parameters;
+        Ok(self.threads.install(|| parameters.has_finite_gradients()))
     }
 
     fn optimizer_step(&mut self, step: &OptimizerStep) -> Result<(), EngineError> {
         let parameters = &mut self.inner.parameters;
         self.threads.install(|| parameters.optimizer_step(step));
-        Ok(())
+        parameters.gather_stepped()
+    }
+
+    fn zero_stage(&self) -> ZeroStage {
+        self.inner.parameters.zero_stage()
+    }
+
+    fn join_others(&mut self) -> Result<(), EngineError> {
+        self.inner.parameters.join_others()
+    }
+
+    fn serve_reads(&self) -> Result<(), EngineError> {
+        self.inner.parameters.serve_reads()
+    }
+
+    fn finish_reads(&self) -> Result<(), EngineError> {
+        self.inner.parameters.finish_reads()
     }
 
     fn read(&self, parameter_idx: usize, tensor: ParameterTensor) -> Result<Cow<'_, [f32]>, EngineError> {
@@ -146,23 +184,28 @@ impl Engine for CpuEngine {
             let reason = format!("there is no processor {}; the CPU engine is device 0", options.device_idx);
             return Err(EngineError::Device(reason));
         }
-        let mut parameters = Parameters::new(spec.parameters_with(&trainable)?, trainable);
+        let shards = Shards::new(groups, options.zero_stage);
+        let mut parameters = Parameters::new(spec.parameters_with(&trainable)?, trainable, shards);
         let put: &mut PutWeight<'_> = &mut |name, shape, values| parameters.put(name, shape, values);
         weights.read_into(put)?;
         for idx in 0..parameters.specs.len() {
-            if parameters.values[idx].is_empty() {
+            if !parameters.is_given(idx) {
                 let parameter = &parameters.specs[idx];
                 let missing = || EngineError::MissingParameter { name: parameter.name.clone() };
-                parameters.values[idx] = initial_values(parameter, idx, options.seed).ok_or_else(missing)?;
+                let values = initial_values(parameter, idx, options.seed).ok_or_else(missing)?;
+                parameters.set(idx, ParameterTensor::Value, values)?;
             }
         }
         let body = match &spec {
             ModelSpec::Decoder(decoder) => {
                 let decoder = Decoder::find(decoder.clone(), &parameters.trainable, &parameters)?;
+                parameters.set_units(decoder.units(&parameters.specs));
                 Body::Decoder(Box::new(decoder))
             }
             ModelSpec::Encoder(encoder) => {
-                Body::Encoder(Box::new(Encoder::find(encoder.clone(), &parameters)?))
+                let encoder = Encoder::find(encoder.clone(), &parameters)?;
+                parameters.set_units(encoder.units(&parameters.specs));
+                Body::Encoder(Box::new(encoder))
             }
         };
         let threads = rayon::ThreadPoolBuilder::new().num_threads(options.n_threads).build();
@@ -170,7 +213,7 @@ impl Engine for CpuEngine {
             threads.map_err(|error| EngineError::Device(format!("threads cannot be started: {error}")))?;
         let inner =
             Inner { spec, parameters, body, pool: BufferPool::default(), free_blocks: Arc::default() };
-        Ok(Self { threads, communicator: Arc::clone(&groups.data), inner })
+        Ok(Self { threads, inner })
     }
 
     /// Single precision, and sums in an order that depends on sizes alone: neither the number of threads nor other
@@ -212,10 +255,13 @@ impl Engine for CpuEngine {
 
     fn embed(&mut self, batch: &DeviceBatch) -> Result<Hidden, EngineError> {
         let Inner { parameters, body, pool, .. } = &mut self.inner;
-        Ok(Hidden(self.threads.install(|| match body {
+        parameters.gather(Unit::Embeddings)?;
+        let hidden = self.threads.install(|| match body {
             Body::Decoder(decoder) => decoder.embed(parameters, pool, &batch.tokens),
             Body::Encoder(encoder) => encoder.embed(parameters, pool, batch),
-        })))
+        });
+        parameters.release(Unit::Embeddings);
+        Ok(Hidden(hidden))
     }
 
     fn segment_forward(
@@ -229,18 +275,17 @@ impl Engine for CpuEngine {
         let Inner { parameters, body, pool, .. } = &mut self.inner;
         parameters.adapters = adapters;
         let (x, of_segment) = (input.0, layers.clone());
-        let (output, saved) = self.threads.install(|| match body {
+        let result = self.threads.install(|| match body {
             Body::Decoder(decoder) => {
-                let (y, saved) =
-                    segment::forward(&**decoder, parameters, pool, batch, of_segment, x, save, Vec::new());
-                (y, SavedBody::Decoder(saved))
+                segment::forward(&**decoder, parameters, pool, batch, of_segment, x, save, Vec::new())
+                    .map(|(y, saved)| (y, SavedBody::Decoder(saved)))
             }
             Body::Encoder(encoder) => {
-                let (y, saved) =
-                    segment::forward(&**encoder, parameters, pool, batch, of_segment, x, save, Vec::new());
-                (y, SavedBody::Encoder(saved))
+                segment::forward(&**encoder, parameters, pool, batch, of_segment, x, save, Vec::new())
+                    .map(|(y, saved)| (y, SavedBody::Encoder(saved)))
             }
         });
+        let (output, saved) = result?;
         Ok((Hidden(output), SavedActivations { layers, adapters, saved }))
     }
 
@@ -267,6 +312,7 @@ impl Engine for CpuEngine {
 
     fn embed_backward(&mut self, batch: &DeviceBatch, d_hidden: Hidden) -> Result<(), EngineError> {
         let Inner { parameters, body, pool, .. } = &mut self.inner;
+        parameters.begin_backward(Unit::Embeddings)?;
         self.threads.install(|| {
             match body {
                 Body::Decoder(decoder) => decoder.embed_backward(parameters, batch, &d_hidden.0),
@@ -274,13 +320,12 @@ impl Engine for CpuEngine {
             }
             pool.give(d_hidden.0);
         });
-        Ok(())
+        parameters.end_backward(Unit::Embeddings)
     }
 
     fn head(&mut self, hidden: &Hidden, request: &HeadRequest<'_>) -> Result<HeadOutput, EngineError> {
         self.inner.check_request(request)?;
-        let inner = &mut self.inner;
-        self.threads.install(|| inner.head(&hidden.0, request))
+        self.with_head(|inner| inner.head(&hidden.0, request))
     }
 
     fn head_backward(
@@ -292,7 +337,9 @@ impl Engine for CpuEngine {
         self.inner.check_request(request)?;
         self.inner.check_gradient(request, gradient)?;
         let inner = &mut self.inner;
+        inner.parameters.begin_backward(Unit::Head)?;
         let (output, d_hidden) = self.threads.install(|| inner.head_backward(hidden.0, request, gradient))?;
+        inner.parameters.end_backward(Unit::Head)?;
         Ok((output, Hidden(d_hidden)))
     }
 
@@ -307,8 +354,7 @@ impl Engine for CpuEngine {
         let decoder = self.inner.body.decoder()?;
         decoder.check_language_model()?;
         decoder.check_excluded(excluded)?;
-        let inner = &mut self.inner;
-        self.threads.install(|| inner.top_log_probs(&hidden.0, rows, temperature, excluded, k))
+        self.with_head(|inner| inner.top_log_probs(&hidden.0, rows, temperature, excluded, k))
     }
 
     fn log_probs_of(
@@ -319,20 +365,20 @@ impl Engine for CpuEngine {
         tokens: &TopLogProbs,
     ) -> Result<TopLogProbs, EngineError> {
         self.inner.body.decoder()?.check_language_model()?;
-        let inner = &mut self.inner;
-        self.threads.install(|| inner.log_probs_of(&hidden.0, rows, temperature, tokens))
+        self.with_head(|inner| inner.log_probs_of(&hidden.0, rows, temperature, tokens))
     }
 
     fn logits(&mut self, hidden: &Hidden, rows: &[u32]) -> Result<Vec<f32>, EngineError> {
-        let Inner { parameters, body, pool, .. } = &mut self.inner;
-        let decoder = body.decoder()?;
-        decoder.check_language_model()?;
-        Ok(self.threads.install(|| decoder.logits(parameters, pool, &hidden.0, rows)))
+        self.inner.body.decoder()?.check_language_model()?;
+        self.with_head(|Inner { parameters, body, pool, .. }| {
+            Ok(body.decoder()?.logits(parameters, pool, &hidden.0, rows))
+        })
     }
 
     fn release_working_memory(&mut self) {
         self.inner.pool = BufferPool::default();
         self.inner.free_blocks.clear();
+        self.inner.parameters.release_gathered();
         truing_kernels::release_attention_workspace();
         truing_kernels::return_freed_memory();
     }
@@ -376,6 +422,7 @@ impl Engine for CpuEngine {
         decoder.check_language_model()?;
         decoder.check_tokens(tokens)?;
         parameters.adapters = Adapters::Enabled;
+        parameters.gather_all()?;
         let values = self.threads.install(|| decoder.read_prompt(parameters, pool, cache, tokens));
         Ok(Logits { values, vocab_size: decoder.spec.vocab_size })
     }
@@ -398,6 +445,7 @@ impl Engine for CpuEngine {
         decoder.check_language_model()?;
         decoder.check_tokens(tokens)?;
         parameters.adapters = Adapters::Enabled;
+        parameters.gather_all()?;
         let values = self.threads.install(|| decoder.extend_each(parameters, pool, caches, tokens, weights));
         Ok(Logits { values, vocab_size: decoder.spec.vocab_size })
     }

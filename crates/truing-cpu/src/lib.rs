@@ -19,7 +19,9 @@ mod parameters;
 mod quantized;
 mod scores;
 mod segment;
+mod shards;
 
 pub use batch::DeviceBatch;
 pub use cache::KvCache;
 pub use engine::{CpuEngine, Hidden, Logits, SavedActivations};
+pub use parameters::StateBytes;

@@ -1,30 +1,54 @@
 //! Every parameter with its gradient and moments, by index in a fixed order.
+//!
+//! With sharded states (ZeRO) a rank keeps the range that it owns of some tensors ([`Shards`]). Passes see whole values and
+//! gradients whatever is sharded: `passes.rs` gathers and reduces them unit by unit. `tensors.rs` reads and writes.
 
-use std::borrow::Cow;
+mod passes;
+mod tensors;
+
 use std::collections::HashMap;
+use std::ops::Range;
 
-use truing_kernels::{AdamwStep, RowWeight, adamw, sum_of_squares};
-use truing_model::engine::ADAMW_STATE_NAMES;
+use truing_kernels::{AdamwStep, RowWeight, adamw, all_finite, fill, sum_of_squares, zeroed};
 use truing_model::{
     Adapters, DecoderSpec, DecodingWeights, EngineError, OptimizerStep, ParameterSpec, ParameterTensor,
-    TrainableSpec,
+    TrainableSpec, ZeroStage, owned_range,
 };
-use truing_types::Communicator;
 
 use crate::quantized::QuantizedWeights;
+use crate::shards::Shards;
+
+pub(crate) use passes::{Unit, Units};
 
 /// Parameters as parallel lists: a backward pass reads `values` while it adds to `gradients`.
 #[derive(Debug)]
 pub(crate) struct Parameters {
     pub(crate) specs: Vec<ParameterSpec>,
+    /// Whole values; with ZeRO-3 empty but while a pass uses them.
     pub(crate) values: Vec<Vec<f32>>,
-    /// Empty where frozen, and everywhere until the first `zero_gradients`.
+    /// Whole gradients. Empty where frozen, and everywhere until the first `zero_gradients`; with ZeRO-2 and 3 empty but
+    /// while a pass adds to them.
     pub(crate) gradients: Vec<Vec<f32>>,
+    /// What this rank owns of the values, with ZeRO-3.
+    owned_values: Vec<Vec<f32>>,
+    /// What this rank owns of the gradients, summed over the ranks, with ZeRO-2 and 3.
+    owned_gradients: Vec<Vec<f32>>,
+    /// Moments of what this rank owns; of everything where nothing is sharded. Empty until the first step.
     first_moments: Vec<Vec<f32>>,
     second_moments: Vec<Vec<f32>>,
     pub(crate) trainable: TrainableSpec,
     is_trainable: Vec<bool>,
+    is_given: Vec<bool>,
+    /// Whether `zero_gradients` has been called.
+    has_gradients: bool,
+    /// Whether all gradients that were reduced, with ZeRO-2 and 3, were finite on this rank.
+    has_finite_gradients: bool,
     by_name: HashMap<String, usize>,
+    shards: Shards,
+    /// The parameters that each part of a pass uses.
+    units: Vec<Vec<usize>>,
+    /// Whether decoding has gathered all values, with ZeRO-3.
+    is_gathered: bool,
     /// Whether projections add their adapters, in the pass that runs.
     pub(crate) adapters: Adapters,
     /// The copy that decoding reads, once it was asked for.
@@ -32,19 +56,39 @@ pub(crate) struct Parameters {
     pub(crate) decoding_weights: DecodingWeights,
 }
 
+/// Bytes of the states that a rank holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StateBytes {
+    /// Values.
+    pub parameters: usize,
+    /// Gradients.
+    pub gradients: usize,
+    /// Both moments.
+    pub optimizer: usize,
+}
+
 impl Parameters {
     /// These parameters, without values yet.
-    pub(crate) fn new(specs: Vec<ParameterSpec>, trainable: TrainableSpec) -> Self {
+    pub(crate) fn new(specs: Vec<ParameterSpec>, trainable: TrainableSpec, shards: Shards) -> Self {
         let n = specs.len();
+        let empty = || vec![Vec::new(); n];
         Self {
             is_trainable: specs.iter().map(|p| trainable.is_trainable(p)).collect(),
             by_name: specs.iter().enumerate().map(|(idx, p)| (p.name.clone(), idx)).collect(),
             specs,
-            values: vec![Vec::new(); n],
-            gradients: vec![Vec::new(); n],
-            first_moments: vec![Vec::new(); n],
-            second_moments: vec![Vec::new(); n],
+            values: empty(),
+            gradients: empty(),
+            owned_values: empty(),
+            owned_gradients: empty(),
+            first_moments: empty(),
+            second_moments: empty(),
             trainable,
+            is_given: vec![false; n],
+            has_gradients: false,
+            has_finite_gradients: true,
+            shards,
+            units: Vec::new(),
+            is_gathered: false,
             adapters: Adapters::Enabled,
             quantized: None,
             decoding_weights: DecodingWeights::F32,
@@ -61,7 +105,13 @@ impl Parameters {
                 found: shape.to_vec(),
             });
         }
+        self.is_given[idx] = true;
         self.set(idx, ParameterTensor::Value, values)
+    }
+
+    /// Whether the parameter's values have been [put](Self::put).
+    pub(crate) fn is_given(&self, idx: usize) -> bool {
+        self.is_given[idx]
     }
 
     pub(crate) fn require(&self, name: &str) -> Result<usize, EngineError> {
@@ -70,6 +120,10 @@ impl Parameters {
 
     pub(crate) fn find(&self, name: &str) -> Option<usize> {
         self.by_name.get(name).copied()
+    }
+
+    pub(crate) fn zero_stage(&self) -> ZeroStage {
+        self.shards.stage
     }
 
     /// Chooses what [`row_weight`](Self::row_weight) hands out. The copy in 8 bits is made when first asked for, and what has
@@ -103,37 +157,93 @@ impl Parameters {
     }
 
     pub(crate) fn zero_gradients(&mut self) {
+        self.release_gathered();
+        self.has_gradients = true;
+        self.has_finite_gradients = true;
+        let is_sharded = self.zero_stage() >= ZeroStage::Gradients;
         for idx in 0..self.specs.len() {
-            if self.is_trainable[idx] {
-                if self.gradients[idx].is_empty() {
-                    self.gradients[idx] = truing_kernels::zeroed(self.values[idx].len());
-                } else {
-                    truing_kernels::fill(&mut self.gradients[idx], 0.0);
-                }
+            if !self.is_trainable[idx] {
+                continue;
+            }
+            let n_elements = self.specs[idx].n_elements();
+            let (gradient, n_held) = match is_sharded {
+                true => (&mut self.owned_gradients[idx], self.shards.owned(n_elements).len()),
+                false => (&mut self.gradients[idx], n_elements),
+            };
+            if gradient.is_empty() {
+                *gradient = zeroed(n_held);
+            } else {
+                fill(gradient, 0.0);
             }
         }
     }
 
-    pub(crate) fn reduce_gradients(&mut self, communicator: &dyn Communicator) -> Result<(), EngineError> {
+    /// Sums gradients over the ranks. With ZeRO-2 and 3 the passes have done it.
+    pub(crate) fn reduce_gradients(&mut self) -> Result<(), EngineError> {
         for gradient in self.gradients.iter_mut().filter(|g| !g.is_empty()) {
-            communicator.all_reduce_sum(gradient)?;
+            match self.shards.stage {
+                ZeroStage::Replicated => self.shards.all_reduce(gradient)?,
+                ZeroStage::Optimizer => {
+                    let owned = self.shards.owned(gradient.len());
+                    let mut sum = vec![0.0; owned.len()];
+                    self.shards.reduce_scatter(gradient.len(), Some(&*gradient), &mut sum)?;
+                    gradient[owned].copy_from_slice(&sum);
+                }
+                ZeroStage::Gradients | ZeroStage::Parameters => {}
+            }
         }
         Ok(())
     }
 
-    pub(crate) fn gradient_norm(&self) -> f64 {
-        self.gradients.iter().map(|g| sum_of_squares(g)).sum::<f64>().sqrt()
+    /// The sum of the squares of all gradients, or with sharded states of those that this rank owns. The ranks' sums add up in
+    /// rank order to the same bits either way.
+    pub(crate) fn sum_of_squares(&self) -> f64 {
+        let of_range = |range_of: &dyn Fn(usize) -> Range<usize>| -> f64 {
+            let gradients = self.gradients.iter().filter(|g| !g.is_empty());
+            gradients.map(|g| sum_of_squares(&g[range_of(g.len())])).sum()
+        };
+        match self.zero_stage() {
+            ZeroStage::Replicated => {
+                let n_ranks = self.shards.ranges(0).count();
+                (0..n_ranks).map(|rank| of_range(&|n| owned_range(n, rank, n_ranks))).sum()
+            }
+            ZeroStage::Optimizer => of_range(&|n| self.shards.owned(n)),
+            ZeroStage::Gradients | ZeroStage::Parameters => {
+                self.owned_gradients.iter().map(|g| sum_of_squares(g)).sum()
+            }
+        }
     }
 
+    /// The norm, of this rank's [`sum_of_squares`](Self::sum_of_squares).
+    pub(crate) fn norm(&self, sum_of_squares: f64) -> Result<f64, EngineError> {
+        Ok(match self.zero_stage() {
+            ZeroStage::Replicated => sum_of_squares,
+            _ => self.shards.sum(sum_of_squares)?,
+        }
+        .sqrt())
+    }
+
+    /// Whether the gradients that this rank has computed are finite.
+    pub(crate) fn has_finite_gradients(&self) -> bool {
+        self.has_finite_gradients && self.gradients.iter().all(|gradient| all_finite(gradient))
+    }
+
+    /// Steps what this rank owns. [`gather_stepped`](Self::gather_stepped) brings the rest.
     pub(crate) fn optimizer_step(&mut self, step: &OptimizerStep) {
         let OptimizerStep::AdamW(step) = step;
+        if !self.has_gradients {
+            return;
+        }
+        self.release_gathered();
+        let stage = self.zero_stage();
         for idx in 0..self.specs.len() {
-            if self.gradients[idx].is_empty() {
+            if !self.is_trainable[idx] {
                 continue;
             }
+            let held = self.held(idx);
             for moments in [&mut self.first_moments, &mut self.second_moments] {
                 if moments[idx].is_empty() {
-                    moments[idx] = truing_kernels::zeroed(self.values[idx].len());
+                    moments[idx] = zeroed(held.len());
                 }
             }
             self.invalidate(idx);
@@ -148,8 +258,14 @@ impl Parameters {
                 gradient_scale: step.gradient_scale,
             };
             adamw(
-                &mut self.values[idx],
-                &self.gradients[idx],
+                match stage {
+                    ZeroStage::Parameters => &mut self.owned_values[idx],
+                    _ => &mut self.values[idx][held.clone()],
+                },
+                match stage {
+                    ZeroStage::Gradients | ZeroStage::Parameters => &self.owned_gradients[idx],
+                    _ => &self.gradients[idx][held],
+                },
                 &mut self.first_moments[idx],
                 &mut self.second_moments[idx],
                 &step,
@@ -157,69 +273,36 @@ impl Parameters {
         }
     }
 
-    pub(crate) fn tensor(&self, idx: usize, tensor: ParameterTensor) -> Result<&[f32], EngineError> {
-        if tensor != ParameterTensor::Value && !self.is_trainable[idx] {
-            return Err(EngineError::Frozen { name: self.specs[idx].name.clone(), tensor });
+    /// With ZeRO-1 and 2: brings the values that the other ranks have stepped.
+    pub(crate) fn gather_stepped(&mut self) -> Result<(), EngineError> {
+        if !self.has_gradients || !matches!(self.zero_stage(), ZeroStage::Optimizer | ZeroStage::Gradients) {
+            return Ok(());
         }
-        Ok(match tensor {
-            ParameterTensor::Value => &self.values[idx],
-            ParameterTensor::Gradient => &self.gradients[idx],
-            ParameterTensor::OptimizerState(name) => match moment(name)? {
-                Moment::First => &self.first_moments[idx],
-                Moment::Second => &self.second_moments[idx],
-            },
-        })
-    }
-
-    /// The same for reading: gradients and moments start at zero and are made when first needed.
-    pub(crate) fn read(&self, idx: usize, tensor: ParameterTensor) -> Result<Cow<'_, [f32]>, EngineError> {
-        let values = self.tensor(idx, tensor)?;
-        if values.is_empty() {
-            return Ok(Cow::Owned(vec![0.0; self.specs[idx].n_elements()]));
+        for (values, _) in self.values.iter_mut().zip(&self.is_trainable).filter(|(_, learns)| **learns) {
+            let own = values[self.shards.owned(values.len())].to_vec();
+            self.shards.all_gather(values.len(), &own, Some(values))?;
         }
-        Ok(Cow::Borrowed(values))
-    }
-
-    pub(crate) fn set(
-        &mut self,
-        idx: usize,
-        tensor: ParameterTensor,
-        values: Vec<f32>,
-    ) -> Result<(), EngineError> {
-        self.tensor(idx, tensor)?;
-        let spec = &self.specs[idx];
-        if values.len() != spec.n_elements() {
-            return Err(EngineError::ShapeMismatch {
-                name: spec.name.clone(),
-                expected: spec.shape.clone(),
-                found: vec![values.len()],
-            });
-        }
-        if tensor == ParameterTensor::Value {
-            self.invalidate(idx);
-        }
-        let slot = match tensor {
-            ParameterTensor::Value => &mut self.values[idx],
-            ParameterTensor::Gradient => &mut self.gradients[idx],
-            ParameterTensor::OptimizerState(name) => match moment(name)? {
-                Moment::First => &mut self.first_moments[idx],
-                Moment::Second => &mut self.second_moments[idx],
-            },
-        };
-        *slot = values;
         Ok(())
     }
-}
 
-enum Moment {
-    First,
-    Second,
-}
+    /// What this rank holds of a parameter's moments.
+    fn held(&self, idx: usize) -> Range<usize> {
+        let n_elements = self.specs[idx].n_elements();
+        match self.zero_stage() {
+            ZeroStage::Replicated => 0..n_elements,
+            _ => self.shards.owned(n_elements),
+        }
+    }
 
-fn moment(name: &'static str) -> Result<Moment, EngineError> {
-    match ADAMW_STATE_NAMES.iter().position(|known| *known == name) {
-        Some(0) => Ok(Moment::First),
-        Some(1) => Ok(Moment::Second),
-        _ => Err(EngineError::UnknownOptimizerState { name }),
+    /// Counts the buffers.
+    pub(crate) fn state_bytes(&self) -> StateBytes {
+        let bytes = |lists: [&[Vec<f32>]; 2]| -> usize {
+            lists.into_iter().flatten().map(|values| size_of_val::<[f32]>(values)).sum()
+        };
+        StateBytes {
+            parameters: bytes([&self.values, &self.owned_values]),
+            gradients: bytes([&self.gradients, &self.owned_gradients]),
+            optimizer: bytes([&self.first_moments, &self.second_moments]),
+        }
     }
 }

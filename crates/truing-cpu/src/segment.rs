@@ -6,7 +6,7 @@ use truing_model::{EngineError, SaveActivations};
 
 use crate::batch::DeviceBatch;
 use crate::buffers::BufferPool;
-use crate::parameters::Parameters;
+use crate::parameters::{Parameters, Unit};
 
 /// The attention's results alone.
 #[derive(Debug)]
@@ -74,23 +74,26 @@ pub(crate) trait Blocks {
     ) -> Vec<f32>;
 }
 
+/// With sharded values (ZeRO-3) a block's are whole while it runs.
 pub(crate) fn forward<B: Blocks>(
     blocks: &B,
-    parameters: &Parameters,
+    parameters: &mut Parameters,
     pool: &mut BufferPool,
     batch: &DeviceBatch,
     layers: Range<usize>,
     input: Vec<f32>,
     save: SaveActivations,
     attention: Vec<SavedAttention>,
-) -> (Vec<f32>, SavedSegment<B::Layer>) {
+) -> Result<(Vec<f32>, SavedSegment<B::Layer>), EngineError> {
     let saves_input = matches!(save, SaveActivations::Input | SaveActivations::InputAndAttention);
     let saved_input = saves_input.then(|| pool.copy(&input, blocks.width()));
     let mut given = attention.into_iter();
     let (mut activations, mut attention) = (Vec::new(), Vec::new());
     let mut x = input;
     for layer in layers {
+        parameters.gather(Unit::Block(layer))?;
         let (y, saved) = blocks.forward(layer, parameters, pool, batch, x, save, given.next());
+        parameters.release(Unit::Block(layer));
         match saved {
             SavedBlock::Everything(saved) => activations.push(saved),
             SavedBlock::Attention(saved) => attention.push(saved),
@@ -103,9 +106,10 @@ pub(crate) fn forward<B: Blocks>(
         (_, Some(input)) => SavedSegment::Input(input, attention),
         _ => SavedSegment::Nothing,
     };
-    (x, saved)
+    Ok((x, saved))
 }
 
+/// With sharded gradients (ZeRO-2 and 3) a block's are summed over the ranks when it has run.
 pub(crate) fn backward<B: Blocks>(
     blocks: &B,
     parameters: &mut Parameters,
@@ -122,7 +126,7 @@ pub(crate) fn backward<B: Blocks>(
         SavedSegment::Input(input, attention) => {
             let save = SaveActivations::Everything;
             let (output, again) =
-                forward(blocks, parameters, pool, batch, layers.clone(), input, save, attention);
+                forward(blocks, parameters, pool, batch, layers.clone(), input, save, attention)?;
             pool.give(output);
             match again {
                 SavedSegment::Everything(saved_layers) => saved_layers,
@@ -133,7 +137,9 @@ pub(crate) fn backward<B: Blocks>(
     };
     let mut d_x = d_output;
     for (layer, saved) in layers.zip(saved_layers).rev() {
+        parameters.begin_backward(Unit::Block(layer))?;
         d_x = blocks.backward(layer, parameters, pool, batch, saved, d_x);
+        parameters.end_backward(Unit::Block(layer))?;
     }
     Ok(d_x)
 }

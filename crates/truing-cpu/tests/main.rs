@@ -4,6 +4,7 @@
 
 mod minilm;
 mod quantized;
+mod sharded;
 
 use truing_cpu::CpuEngine;
 use truing_model::{Engine, EngineOptions, PutWeight, TrainableSpec};

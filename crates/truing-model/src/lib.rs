@@ -25,7 +25,7 @@ pub use engine::{
     AdamWStep, Adapters, ComputeDtype, DecodingWeights, DeviceTopLogProbs, Divergence, Engine, EngineError,
     EngineMemory, EngineOptions, Guarantees, HeadGradient, HeadOutput, HeadRequest, HostTopLogProbs,
     OptimizerStep, ParameterStore, ParameterTensor, PutWeight, Reference, SampleStep, SaveActivations,
-    TokenLogProbs, TopLogProbs, WeightSource,
+    TokenLogProbs, TopLogProbs, WeightSource, ZeroStage, owned_range,
 };
 pub use error::ModelError;
 pub use gguf::GgufFile;

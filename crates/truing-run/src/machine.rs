@@ -11,6 +11,8 @@ pub struct Machine {
     pub resident_bytes: u64,
     /// Rate that a training step reaches, in GFLOP/s, for estimates of time; `None` where it was not measured.
     pub gigaflops: Option<f64>,
+    /// Ranks of the run.
+    pub n_ranks: usize,
 }
 
 /// Looks at clock and memory while a stage runs.

@@ -6,6 +6,7 @@ use std::error::Error;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use truing_model::{EngineError, ParameterStore};
 use truing_types::{CommunicationError, Communicator, Rank, in_dealt_order};
 
 use crate::RunError;
@@ -47,6 +48,26 @@ pub fn on_first_rank<T: Serialize + DeserializeOwned, E: Error + From<RunError>>
     };
     communicator.broadcast_bytes(&mut message, FIRST).map_err(RunError::from)?;
     result
+}
+
+/// [`on_first_rank`] for work that reads tensors of `store`: the other ranks send their parts of what is sharded meanwhile.
+///
+/// # Errors
+/// As [`on_first_rank`].
+pub fn on_first_rank_reading<T: Serialize + DeserializeOwned, E: Error + From<RunError>>(
+    communicator: &dyn Communicator,
+    store: &impl ParameterStore,
+    work: impl FnOnce() -> Result<T, E>,
+) -> Result<T, E> {
+    let failed = |error: EngineError| E::from(RunError::from(error));
+    if !is_first(communicator) {
+        store.serve_reads().map_err(failed)?;
+    }
+    on_first_rank(communicator, || {
+        let result = work();
+        store.finish_reads().map_err(failed)?;
+        result
+    })
 }
 
 /// Gathers items that were dealt to the ranks (see [`truing_types::dealt`]), in their order, on every rank.

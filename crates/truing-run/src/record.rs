@@ -15,7 +15,7 @@ use truing_train::checkpoint::{self, TrainerState};
 use truing_types::{CommunicationError, Communicator, Event, EventSink};
 
 use crate::folder::RunFolder;
-use crate::ranks::{is_first, on_first_rank};
+use crate::ranks::{is_first, on_first_rank, on_first_rank_reading};
 use crate::resume::CHECKPOINT;
 use crate::{RunError, TrainedModel};
 
@@ -147,7 +147,8 @@ impl<'a> RunRecord<'a> {
         Ok(())
     }
 
-    /// Saves a checkpoint, unless there is one of this step, and removes those that are too many.
+    /// Saves a checkpoint, unless there is one of this step, and removes those that are too many. The first rank alone calls
+    /// `write`, which may read whole tensors of `store`; every rank has to call this.
     ///
     /// # Errors
     /// Those of `write`; when the disk fails or a peer is lost.
@@ -155,13 +156,14 @@ impl<'a> RunRecord<'a> {
         &mut self,
         state: &TrainerState,
         n_kept: usize,
+        store: &impl ParameterStore,
         events: &mut dyn EventSink,
         write: impl FnOnce(&mut StagedDirectory) -> Result<(), E>,
     ) -> Result<(), E> {
         if self.saved_step == state.step {
             return Ok(());
         }
-        on_first_rank(self.communicator, || -> Result<(), E> {
+        on_first_rank_reading(self.communicator, store, || -> Result<(), E> {
             let Some(directory) = self.folder.directory() else { return Ok(()) };
             let checkpoints = directory.checkpoints_path();
             let path = checkpoints.join(format!("{CHECKPOINT}{}", state.step));
@@ -174,16 +176,17 @@ impl<'a> RunRecord<'a> {
         Ok(())
     }
 
-    /// Saves the model of a run that has come to its end.
+    /// Saves the model of a run that has come to its end, as [`save_checkpoint`](Self::save_checkpoint) does.
     ///
     /// # Errors
     /// Those of `write`; when the disk fails or a peer is lost.
     pub fn save_model<E: Error + From<RunError>>(
         &mut self,
+        store: &impl ParameterStore,
         events: &mut dyn EventSink,
         write: impl FnOnce(&mut StagedDirectory) -> Result<(), E>,
     ) -> Result<PathBuf, E> {
-        on_first_rank(self.communicator, || {
+        on_first_rank_reading(self.communicator, store, || {
             let path = self.path().join("model");
             self.save("model", "saving the weights", &path, events, write)?;
             Ok(path)

@@ -3,7 +3,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use truing_model::SaveDtype;
+use truing_model::{EngineMemory, ParameterSpec, SaveDtype, TrainableSpec, ZeroStage};
 use truing_train::{OptimizerConfig, Schedule, ScheduleKind};
 
 use crate::checks::{require, require_positive, require_share, require_steps};
@@ -90,7 +90,7 @@ pub struct CheckpointSettings {
     pub save_dtype: SaveDtype,
 }
 
-/// What a run may use of the machine. Never changes a result.
+/// What a run may use of the machine, and how. Never changes a result but for rounding.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct ResourceSettings {
     /// CPU threads. Default: one per available core.
@@ -101,6 +101,11 @@ pub struct ResourceSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-decides" = "nothing"))]
     pub memory_gib: Option<f64>,
+    /// States that several ranks divide between them (ZeRO, DeepSpeed's `zero_optimization.stage`): 1 the optimiser's states, 2
+    /// gradients as well, 3 parameters as well; 0 none. With 2 and 3 sums over packs are rounded in another order.
+    #[serde(default)]
+    #[schemars(extend("x-decides" = "nothing"))]
+    pub zero_stage: ZeroStage,
 }
 
 impl ScheduleSettings {
@@ -262,6 +267,18 @@ impl ResourceSettings {
             Some(gib) => (gib * GIB) as u64,
             None => machine.resident_bytes + (machine.available_bytes as f64 * DEFAULT_MEMORY_SHARE) as u64,
         }
+    }
+
+    /// What an engine needs on one of the machine's ranks.
+    #[must_use]
+    pub fn on_rank(
+        &self,
+        memory: EngineMemory,
+        parameters: &[ParameterSpec],
+        trainable: &TrainableSpec,
+        machine: &Machine,
+    ) -> EngineMemory {
+        memory.on_rank(parameters, trainable, self.zero_stage, machine.n_ranks)
     }
 
     fn check(&self) -> Result<(), RunError> {

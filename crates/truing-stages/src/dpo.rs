@@ -254,6 +254,7 @@ impl<E: Engine> Workload<E> for DirectPreference {
             sum += policy.iter().zip(of_reference).map(|(policy, reference)| policy - reference).sum::<f64>();
             n += policy.len() as f64;
         }
+        engine.join_others()?;
         let mut totals = [sum, n];
         communicator.all_reduce_sum_f64(&mut totals)?;
         self.objective.kto_baseline = (totals[0] / totals[1].max(1.0)).max(0.0);

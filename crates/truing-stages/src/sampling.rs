@@ -48,6 +48,7 @@ impl Sampling<'_> {
                 events.emit(Event::Progress { done, note: String::new() });
                 break_if_alone(stop, world_size)
             })?;
+        engine.join_others()?;
         events.emit(Event::PhaseFinished);
         engine.release_working_memory();
         Ok(sampled)

@@ -11,6 +11,7 @@ mod decoder_inputs;
 pub(crate) mod encoder_plan;
 mod model;
 pub(crate) mod plan;
+pub(crate) mod ranks;
 mod run;
 pub(crate) mod setup;
 mod steps;

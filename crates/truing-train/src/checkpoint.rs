@@ -10,8 +10,12 @@
 //!
 //! They are written into a [`StagedDirectory`], so a checkpoint is whole or not there. Random numbers and the
 //! order of the data are functions of seed and step: there is nothing else to save.
+//!
+//! Files do not depend on the number of ranks or on what of the states is sharded ([`ZeroStage`](truing_model::ZeroStage)):
+//! the first rank reads whole tensors, one at a time, and every rank takes its part of what is in the files.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -354,27 +358,37 @@ fn io_error(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) ->
     move |source| CheckpointError::Io { path, action, source }
 }
 
-/// A tensor as it lies in the engine, to be written without a copy of all of them.
-struct TensorOf<'a> {
-    shape: &'a [usize],
-    values: Cow<'a, [f32]>,
+/// A tensor of the engine, read when it is written: so a sharded one is whole for that time alone.
+struct TensorOf<'a, E> {
+    engine: &'a E,
+    parameter_idx: usize,
+    tensor: ParameterTensor,
+    /// Why a tensor could not be read: [`View`] has no errors.
+    failure: &'a RefCell<Option<EngineError>>,
 }
 
-impl View for &TensorOf<'_> {
+impl<E: ParameterStore> View for &TensorOf<'_, E> {
     fn dtype(&self) -> Dtype {
         Dtype::F32
     }
 
     fn shape(&self) -> &[usize] {
-        self.shape
+        &self.engine.parameters()[self.parameter_idx].shape
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(bytemuck::cast_slice(&self.values))
+        match self.engine.read(self.parameter_idx, self.tensor) {
+            Ok(Cow::Borrowed(values)) => Cow::Borrowed(bytemuck::cast_slice(values)),
+            Ok(Cow::Owned(values)) => Cow::Owned(bytemuck::cast_slice(&values).to_vec()),
+            Err(error) => {
+                self.failure.borrow_mut().get_or_insert(error);
+                Cow::Borrowed(&[])
+            }
+        }
     }
 
     fn data_len(&self) -> usize {
-        size_of_val::<[f32]>(&self.values)
+        self.engine.parameters()[self.parameter_idx].n_elements() * size_of::<f32>()
     }
 }
 
@@ -383,20 +397,21 @@ fn write_tensors<E: ParameterStore>(
     tensors: Vec<(String, usize, ParameterTensor)>,
     path: &Path,
 ) -> Result<(), CheckpointError> {
-    let tensors = tensors
+    let failure = RefCell::new(None);
+    let tensors: Vec<_> = tensors
         .into_iter()
         .map(|(name, parameter_idx, tensor)| {
-            let shape = &engine.parameters()[parameter_idx].shape;
-            Ok((name, TensorOf { shape, values: engine.read(parameter_idx, tensor)? }))
+            (name, TensorOf { engine, parameter_idx, tensor, failure: &failure })
         })
-        .collect::<Result<Vec<_>, EngineError>>()?;
+        .collect();
     // transformers asks for this entry.
     let header = [("format".to_owned(), "pt".to_owned())].into();
     let views = tensors.iter().map(|(name, tensor)| (name, tensor));
     safetensors::serialize_to_file(views, Some(header), path).map_err(|error| match error {
         SafeTensorError::IoError(source) => io_error(path, "be written")(source),
         source => CheckpointError::Safetensors { path: path.to_path_buf(), source },
-    })
+    })?;
+    failure.take().map_or(Ok(()), |error| Err(error.into()))
 }
 
 fn copy_into<E: ParameterStore>(

@@ -221,6 +221,7 @@ pub fn accumulate_gradients<E: Engine, O: Objective + ?Sized>(
             return Err(TrainError::BrokenOff);
         }
     }
+    engine.join_others()?;
     let measures = tally.reduce(communicator)?;
     engine.reduce_gradients()?;
     Ok(measures)
@@ -242,6 +243,7 @@ fn coupled_gradients<E: Engine, O: Objective + ?Sized>(
     for pack_idx in dealt(packs.len(), communicator) {
         mine.push(answer(engine, &packs[pack_idx], objective)?.vectors);
     }
+    engine.join_others()?;
     let vectors = all_gather_dealt(communicator, mine)?;
     let outputs: Vec<HeadOutput> =
         vectors.into_iter().map(|vectors| HeadOutput { vectors, ..HeadOutput::default() }).collect();
@@ -294,6 +296,7 @@ pub fn evaluate<E: Engine, O: Objective + ?Sized>(
             return Err(TrainError::BrokenOff);
         }
     }
+    engine.join_others()?;
     tally.reduce(communicator)
 }
 
@@ -311,6 +314,7 @@ pub(crate) fn find_non_finite_gradient<E: Engine, O: Objective + ?Sized>(
         return Ok(None);
     }
     let denominators = step_denominators(packs, objective, communicator)?;
+    let mut found = None;
     for (pack_idx, pack) in packs.iter().enumerate() {
         if has_finite_gradient(engine, plan, pack, objective, &denominators)? {
             continue;
@@ -324,9 +328,12 @@ pub(crate) fn find_non_finite_gradient<E: Engine, O: Objective + ?Sized>(
         if rows.is_empty() {
             rows = pack.batch().origins().to_vec();
         }
-        return Ok(Some(NonFinitePack { pack_idx, rows }));
+        found = Some(NonFinitePack { pack_idx, rows });
+        break;
     }
-    Ok(None)
+    // Every rank looks at its own packs.
+    engine.join_others()?;
+    Ok(found)
 }
 
 fn has_finite_gradient<E: Engine, O: Objective + ?Sized>(
@@ -338,5 +345,5 @@ fn has_finite_gradient<E: Engine, O: Objective + ?Sized>(
 ) -> Result<bool, TrainError> {
     engine.zero_gradients()?;
     accumulate_pack(engine, plan, pack, &objective.request(pack), objective, denominators, None)?;
-    Ok(engine.gradient_norm()?.is_finite())
+    Ok(engine.has_finite_gradients()?)
 }

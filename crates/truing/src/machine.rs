@@ -70,6 +70,7 @@ pub(crate) fn for_stages(n_threads: usize, gigaflops: f64) -> Machine {
         available_bytes: memory().usable_bytes().unwrap_or(u64::MAX),
         resident_bytes: resident_bytes().unwrap_or(0),
         gigaflops: Some(gigaflops),
+        n_ranks: 1,
     }
 }
 

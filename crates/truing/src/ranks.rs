@@ -36,12 +36,19 @@ const FIRST_SAYS_IT: Duration = Duration::from_secs(1);
 pub(crate) struct Ranks {
     job: Option<Box<dyn Job>>,
     groups: Groups,
+    /// What a plan is made for.
+    n_planned: usize,
 }
 
 impl Ranks {
     /// A single process.
     pub(crate) fn solo() -> Self {
-        Self { job: None, groups: Solo::groups() }
+        Self::planned(1)
+    }
+
+    /// A single process that plans a run on `n_ranks`.
+    pub(crate) fn planned(n_ranks: usize) -> Self {
+        Self { job: None, groups: Solo::groups(), n_planned: n_ranks }
     }
 
     /// Joins the ranks that a launcher started; a single process where there is no launcher. `trains`: whether the stage can
@@ -55,7 +62,8 @@ impl Ranks {
         }
         let job = job::start(place)?;
         let groups = Groups::new(job.world(), 1)?;
-        Ok(Self { job: Some(job), groups })
+        let n_planned = groups.world.world_size();
+        Ok(Self { job: Some(job), groups, n_planned })
     }
 
     /// The communicators.
@@ -84,7 +92,8 @@ impl Ranks {
 
     /// The machine as every rank has to see it, so that all make the same plan: this rank's share of the smallest.
     pub(crate) fn machine(&self, n_threads: usize) -> Machine {
-        let mine = machine::for_stages(n_threads, machine::measure_step_gigaflops());
+        let machine = machine::for_stages(n_threads, machine::measure_step_gigaflops());
+        let mine = Machine { n_ranks: self.n_planned, ..machine };
         let Some(job) = &self.job else { return mine };
         let n_on_host = job.n_on_host() as u64;
         let share = Machine { available_bytes: mine.available_bytes / n_on_host, ..mine };
@@ -93,7 +102,7 @@ impl Ranks {
     }
 
     fn smallest(&self, mine: Machine) -> anyhow::Result<Machine> {
-        let Machine { n_threads, available_bytes, resident_bytes, gigaflops } = mine;
+        let Machine { n_threads, available_bytes, resident_bytes, gigaflops, n_ranks } = mine;
         let numbers = (n_threads as u64, available_bytes, resident_bytes, gigaflops.unwrap_or(f64::INFINITY));
         let all = truing_run::ranks::gather_dealt(&*self.groups.world, vec![numbers])?;
         let rates = all.iter().map(|numbers| numbers.3).fold(f64::INFINITY, f64::min);
@@ -102,6 +111,7 @@ impl Ranks {
             available_bytes: all.iter().map(|numbers| numbers.1).min().unwrap_or(available_bytes),
             resident_bytes: all.iter().map(|numbers| numbers.2).max().unwrap_or(resident_bytes),
             gigaflops: rates.is_finite().then_some(rates),
+            n_ranks,
         })
     }
 

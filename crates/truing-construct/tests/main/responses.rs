@@ -21,7 +21,7 @@ use crate::replies::{Scripted, cut, says};
 use crate::setup::judged;
 
 const MACHINE: Machine =
-    Machine { n_threads: 1, available_bytes: 1 << 30, resident_bytes: 1 << 20, gigaflops: None };
+    Machine { n_threads: 1, available_bytes: 1 << 30, resident_bytes: 1 << 20, gigaflops: None, n_ranks: 1 };
 
 pub(crate) const RECIPE: &str = r#"
 stage = "respond"

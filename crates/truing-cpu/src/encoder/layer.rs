@@ -54,6 +54,10 @@ impl Norm {
         Self::find(parameters, &name, spec.layer_norm_eps)
     }
 
+    pub(crate) fn indices(&self) -> [usize; 2] {
+        [self.weight, self.bias]
+    }
+
     pub(crate) fn forward(&self, parameters: &Parameters, x: &[f32], out: &mut [f32]) {
         let values = &parameters.values;
         layer_norm_forward(x, &values[self.weight], &values[self.bias], self.eps, out);
@@ -74,7 +78,7 @@ impl Norm {
 /// Indices and sizes of one block.
 #[derive(Debug)]
 pub(crate) struct EncoderLayer {
-    norm_before: Norm,
+    pub(super) norm_before: Norm,
     norm_attention: Norm,
     q: Linear,
     k: Linear,

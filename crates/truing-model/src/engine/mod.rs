@@ -4,6 +4,7 @@
 mod error;
 mod options;
 mod request;
+mod zero;
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -22,6 +23,7 @@ pub use request::{
     DeviceTopLogProbs, Divergence, HeadGradient, HeadOutput, HeadRequest, HostTopLogProbs, Reference,
     TokenLogProbs, TopLogProbs,
 };
+pub use zero::{ZeroStage, owned_range};
 
 /// What a segment's forward pass saves for its backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,28 +78,80 @@ pub trait ParameterStore {
     /// # Errors
     /// When the device has no room for them, or fails.
     fn zero_gradients(&mut self) -> Result<(), EngineError>;
-    /// Sums every gradient over the ranks that the engine was loaded with.
+    /// Sums every gradient over the ranks that the engine was loaded with. Where states are sharded
+    /// ([`zero_stage`](Self::zero_stage)), each rank has the sums of what it owns alone.
     ///
     /// # Errors
     /// When the collective fails.
     fn reduce_gradients(&mut self) -> Result<(), EngineError>;
-    /// Euclidean norm of all gradients, accumulated in double precision in a fixed order.
+    /// Euclidean norm of all gradients, accumulated in double precision in a fixed order: that of the ranks, each with the
+    /// elements that it owns ([`owned_range`]), whether states are sharded or not. A collective where they are.
+    ///
+    /// # Errors
+    /// When the device or the collective fails.
+    fn gradient_norm(&mut self) -> Result<f64, EngineError>;
+    /// Whether the gradients that this rank has computed since [`zero_gradients`](Self::zero_gradients) are finite. Not a
+    /// collective.
     ///
     /// # Errors
     /// When the device fails.
-    fn gradient_norm(&mut self) -> Result<f64, EngineError>;
-    /// One step over everything that learns.
+    fn has_finite_gradients(&self) -> Result<bool, EngineError> {
+        for (idx, parameter) in self.parameters().iter().enumerate() {
+            if self.trainable().is_trainable(parameter)
+                && !self.read(idx, ParameterTensor::Gradient)?.iter().all(|x| x.is_finite())
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+    /// One step over everything that learns. Where states are sharded, each rank steps what it owns, and gets the new
+    /// values of the others.
     ///
     /// # Errors
-    /// When the device has no room for the optimiser's state, or fails.
+    /// When the device has no room for the optimiser's state, or fails, or the collective fails.
     fn optimizer_step(&mut self, step: &OptimizerStep) -> Result<(), EngineError>;
 
-    /// Reads one tensor of the parameter at `parameter_idx`. Weights are the master weights.
+    /// What of the states is sharded over the ranks that the engine was loaded with ([`EngineOptions::zero_stage`]). A world
+    /// of one shards nothing.
+    fn zero_stage(&self) -> ZeroStage {
+        ZeroStage::Replicated
+    }
+    /// Takes part in what other ranks still gather and reduce for passes of their own, until all ranks have called this. Where
+    /// gradients or parameters are sharded, every rank calls it after passes whose number may differ between ranks, before any
+    /// other collective; else it does nothing.
     ///
     /// # Errors
-    /// When a frozen parameter has no such tensor, or the optimiser has no such state.
+    /// When the collective fails.
+    fn join_others(&mut self) -> Result<(), EngineError> {
+        Ok(())
+    }
+    /// Sends this rank's parts of the tensors that the first rank reads, until that calls
+    /// [`finish_reads`](Self::finish_reads). Every rank but the first calls it where the first reads; where nothing is
+    /// sharded it returns at once.
+    ///
+    /// # Errors
+    /// When the collective fails.
+    fn serve_reads(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
+    /// Called by the first rank of all (rank 0 of the world) after its last [`read`](Self::read): the others go on.
+    ///
+    /// # Errors
+    /// When the collective fails.
+    fn finish_reads(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    /// Reads one tensor of the parameter at `parameter_idx`. Weights are the master weights, gradients those that
+    /// [`reduce_gradients`](Self::reduce_gradients) has left. A tensor that is sharded can be read by the first rank
+    /// alone, while all others are in [`serve_reads`](Self::serve_reads); their parts are gathered for this tensor only.
+    ///
+    /// # Errors
+    /// When a frozen parameter has no such tensor, the optimiser has no such state, another rank than the first reads a
+    /// sharded tensor, or the collective fails.
     fn read(&self, parameter_idx: usize, tensor: ParameterTensor) -> Result<Cow<'_, [f32]>, EngineError>;
-    /// Overwrites one tensor of the parameter at `parameter_idx`.
+    /// Overwrites one tensor of the parameter at `parameter_idx`, given in whole. Of a sharded one a rank takes what it owns.
     ///
     /// # Errors
     /// When a frozen parameter has no such tensor, or the length differs.
@@ -150,8 +204,8 @@ pub trait Engine: ParameterStore + Send + Sized {
     /// Loads a model. What no file holds starts as [`initial_values`](crate::initial_values) says.
     ///
     /// # Errors
-    /// When the device or the number format is not available, a parameter is missing or has another shape, a LoRA target
-    /// is not a projection of the model, or the weights cannot be read.
+    /// When the device, the number format or the ZeRO stage is not available, a parameter is missing or has another shape, a
+    /// LoRA target is not a projection of the model, or the weights cannot be read.
     fn load(
         spec: ModelSpec,
         trainable: TrainableSpec,

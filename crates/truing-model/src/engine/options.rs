@@ -4,6 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_types::Seed;
 
+use super::ZeroStage;
+
 /// The number format that an engine computes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -26,6 +28,8 @@ pub struct EngineOptions {
     pub n_threads: usize,
     /// Seed of what no file holds: new adapters and heads.
     pub seed: Seed,
+    /// What of the states is sharded over all ranks. An engine that cannot refuses to load.
+    pub zero_stage: ZeroStage,
 }
 
 impl EngineOptions {

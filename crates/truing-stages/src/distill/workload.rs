@@ -345,6 +345,7 @@ impl<E: Engine> Workload<E> for OnPolicyDistillation<'_, E> {
             self.prepared.push_back(DistillationPack { batch, n_targets, teacher });
             coming.events.emit(Event::Progress { done: n_done as u64 + 1, note: String::new() });
         }
+        engine.join_others()?;
         if let Some(teacher) = &mut self.teacher {
             teacher.release_working_memory();
         }

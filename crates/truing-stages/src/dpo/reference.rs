@@ -89,6 +89,7 @@ impl Cache<'_> {
             n_done += pack.len() as u64;
             events.emit(Event::Progress { done: n_done, note: String::new() });
         }
+        engine.join_others()?;
         events.emit(Event::PhaseFinished);
         if is_any_stopped(stop, self.communicator)? {
             return Ok(None);

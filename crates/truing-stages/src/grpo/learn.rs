@@ -132,6 +132,7 @@ impl<E: Engine> Running<'_, E> {
                 compared.push(of_pack);
                 references.push((pack_idx, reference));
             }
+            self.trainer.engine_mut().join_others()?;
             // Every rank has the columns of all packs, and keeps the packs that it has compared.
             let mut references = references.into_iter().peekable();
             let mut mine = Vec::new();
@@ -398,6 +399,7 @@ impl<E: Engine> Running<'_, E> {
             })?;
             packs.push(packs::ptx_pack(batch, top));
         }
+        self.trainer.engine_mut().join_others()?;
         Ok(packs)
     }
 }

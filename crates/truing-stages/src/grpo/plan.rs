@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::json;
-use truing_model::{ComputeDtype, DecoderSpec, DecodingWeights, Engine, TrainableSpec};
+use truing_model::{ComputeDtype, DecoderSpec, DecodingWeights, Engine, ModelSpec, TrainableSpec};
 use truing_run::checks::{require_output_dir, require_space};
 use truing_run::inputs::resume_key;
 use truing_run::settings;
@@ -14,6 +14,7 @@ use truing_train::{Amount, MemoryPlan, OptimizerConfig, PlanRow, Schedule, StepS
 use super::memory::{StepBytes, largest_pack, longest_prompt};
 use super::{GrpoConfig, GrpoInputs, inputs};
 use crate::training::plan::{check_sampling, check_trainable};
+use crate::training::ranks;
 use crate::{StageError, StagePlan};
 
 /// A run as it will be.
@@ -41,6 +42,7 @@ pub struct GrpoPlan {
     n_trainable: u64,
     n_prompts: usize,
     n_eval_prompts: usize,
+    n_ranks: usize,
     sources: String,
 }
 
@@ -66,8 +68,13 @@ impl GrpoPlan {
         let n_steps = config.schedule.max_steps.unwrap_or((steps.ceil() as u64).max(1));
         let n_threads = config.resources.n_threads(machine);
         let budget_bytes = config.resources.budget_bytes(machine);
-        let step_bytes = StepBytes::new::<E>(&config, inputs)?;
-        let mut engine = E::memory(&spec.clone().into(), &trainable, ComputeDtype::default());
+        let mut step_bytes = StepBytes::new::<E>(&config, inputs)?;
+        let model = ModelSpec::from(spec.clone());
+        let whole = E::memory(&model, &trainable, ComputeDtype::default());
+        let parameters = model.parameters_with(&trainable)?;
+        let mut engine = config.resources.on_rank(whole, &parameters, &trainable, machine);
+        // Decoding gathers parameters that are sharded.
+        step_bytes.decoding += whole.parameter_bytes.saturating_sub(engine.parameter_bytes);
         engine.fixed_bytes += machine.resident_bytes + step_bytes.lasting();
         let tokens_per_pack = largest_pack(&config, inputs);
         let tokens = tokens_per_pack as f64;
@@ -99,6 +106,7 @@ impl GrpoPlan {
             n_trainable,
             n_prompts,
             n_eval_prompts: inputs.eval.len(),
+            n_ranks: machine.n_ranks,
             sources: inputs::sources(&inputs.prompts).iter().map(|s| &**s).collect::<Vec<_>>().join(", "),
             config,
         };
@@ -169,6 +177,7 @@ impl StagePlan for GrpoPlan {
                 Amount::Count(n_calls_at_most as u64),
             ));
         }
+        rows.extend(ranks::rows(&config.resources, self.n_ranks));
         rows.extend(self.memory.table());
         rows.extend([
             row("of which reference model", Amount::Bytes(self.step_bytes.reference)),

@@ -105,12 +105,15 @@ fn load_models<E: Engine>(
     events: &mut dyn EventSink,
 ) -> Result<(E, Option<E>), StageError> {
     let options = EngineOptions::with_threads(plan.n_threads, Seed(plan.config.seed));
-    let load = |trainable: &TrainableSpec, phase: &str, events: &mut dyn EventSink| {
-        model::announce_and_load::<E>(&inputs.model, trainable, &options, groups, phase, events)
-    };
-    let policy = load(&plan.trainable, "loading the model", events)?;
+    let sharded = EngineOptions { zero_stage: plan.config.resources.zero_stage, ..options };
+    let load =
+        |trainable: &TrainableSpec, options: &EngineOptions, phase: &str, events: &mut dyn EventSink| {
+            model::announce_and_load::<E>(&inputs.model, trainable, options, groups, phase, events)
+        };
+    let policy = load(&plan.trainable, &sharded, "loading the model", events)?;
+    // Exchanges of one engine at a time can be told apart: the reference is whole on every rank.
     let reference = match loads_reference(&plan.config, inputs) {
-        true => Some(load(&TrainableSpec::frozen(), "loading the reference", events)?),
+        true => Some(load(&TrainableSpec::frozen(), &options, "loading the reference", events)?),
         false => None,
     };
     Ok((policy, reference))
@@ -242,7 +245,7 @@ impl<E: Engine> Running<'_, E> {
             self.record.restore_best(self.trainer.engine_mut(), &self.state, &mut *self.events)?;
         }
         let (inputs, engine) = (self.inputs, self.trainer.engine());
-        let model = self.record.save_model(&mut *self.events, |staged| {
+        let model = self.record.save_model(engine, &mut *self.events, |staged| {
             let files = inputs.renderer.tokenizer().files();
             let options = SaveOptions {
                 dtype: config.checkpoint.save_dtype,

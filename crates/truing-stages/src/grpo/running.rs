@@ -52,12 +52,13 @@ impl<E: Engine> Running<'_, E> {
     pub(super) fn save_checkpoint(&mut self) -> Result<(), StageError> {
         let Self { plan, inputs, trainer, state, prompts, .. } = self;
         let config = &plan.config;
-        self.record.save_checkpoint(state, config.checkpoint.save_total_limit, &mut *self.events, |staged| {
+        let (engine, n_kept) = (trainer.engine(), config.checkpoint.save_total_limit);
+        self.record.save_checkpoint(state, n_kept, engine, &mut *self.events, |staged| {
             let files = inputs.renderer.tokenizer().files();
             let options = model::save_options(&inputs.model, &files);
             let base_model = model::base_of(&inputs.model, &config.model_name_or_path);
             let options = ModelSaveOptions::Decoder { options, base_model: Some(&*base_model) };
-            checkpoint::save(trainer.engine(), state, staged, &options)?;
+            checkpoint::save(engine, state, staged, &options)?;
             Ok(prompts.save(staged)?)
         })
     }

@@ -14,7 +14,7 @@ use truing_types::Seed;
 
 use super::{
     CheckpointSettings, EvaluationSettings, OptimizerSettings, ResourceSettings, RunPlan, RunSettings,
-    ScheduleSettings, StepPacks, steps::memory_parts,
+    ScheduleSettings, StepPacks, ranks, steps::memory_parts,
 };
 use crate::{StageError, StagePlan};
 
@@ -45,6 +45,7 @@ pub struct EncoderPlan {
     epochs: Vec<Vec<Vec<u32>>>,
     lengths: SampleLengths,
     n_parameters: u64,
+    n_ranks: usize,
     memory: EngineMemory,
 }
 
@@ -116,6 +117,7 @@ impl EncoderPlan {
         )?;
         let model = spec.clone().into();
         let memory = E::memory(&model, &settings.trainable, ComputeDtype::default());
+        let memory = settings.resources.on_rank(memory, &spec.parameters(), &settings.trainable, machine);
         let budget_bytes = settings.resources.budget_bytes(machine);
         let sizes = Sizes { n_layers: spec.n_layers as u64, resident_bytes: machine.resident_bytes };
         let largest_sample = lengths.train.iter().chain(&lengths.eval).copied().max().unwrap_or(0);
@@ -153,6 +155,7 @@ impl EncoderPlan {
             digest,
             epochs,
             n_parameters: spec.n_parameters() as u64,
+            n_ranks: machine.n_ranks,
             memory,
             lengths,
             settings,
@@ -173,6 +176,7 @@ impl RunPlan for EncoderPlan {
             decisive_of: settings.decisive_of,
             model_name: &settings.model_name,
             seed: settings.seed,
+            zero_stage: settings.resources.zero_stage,
             evaluation: &settings.evaluation,
             checkpoint: &settings.checkpoint,
             logging_steps: settings.logging_steps,
@@ -243,19 +247,23 @@ impl StagePlan for EncoderPlan {
         let unit = self.lengths.unit;
         let count = |name: &str, n: usize| PlanRow::new(name, Amount::Count(n as u64));
         let n_of_an_epoch = self.epochs.first().map_or(0, |steps| steps.iter().map(Vec::len).sum());
-        vec![
+        let mut rows = vec![
             row("parameters of the model", Amount::Count(self.n_parameters)),
             count(&format!("{unit}s of an epoch"), n_of_an_epoch),
             count(&format!("{unit}s to evaluate on"), self.lengths.eval.len()),
             count("texts that are cut", self.lengths.n_cut),
             row("tokens of the largest pack", Amount::Count(self.tokens_per_pack)),
+        ];
+        rows.extend(ranks::rows(&self.settings.resources, self.n_ranks));
+        rows.extend([
             row("weights", Amount::Bytes(self.memory.parameter_bytes)),
             row("gradients", Amount::Bytes(self.memory.gradient_bytes)),
             row("optimiser", Amount::Bytes(self.memory.optimizer_bytes)),
             row("peak", Amount::Bytes(self.peak_bytes)),
             row("budget", Amount::Bytes(self.budget_bytes)),
             row("steps", Amount::Count(self.n_steps)),
-        ]
+        ]);
+        rows
     }
 
     /// In one sentence.

@@ -15,7 +15,7 @@ use truing_types::Seed;
 
 use super::{
     BesideTraining, EvaluationSettings, LoraConfig, PackingMode, RunPlan, RunSettings, StepPacks,
-    TrainingConfig, TrainingData, TrainingInputs, steps::memory_parts,
+    TrainingConfig, TrainingData, TrainingInputs, ranks, steps::memory_parts,
 };
 use crate::{StageError, StagePlan};
 
@@ -54,6 +54,7 @@ pub struct TrainingPlan {
     pub digest: Digest,
     n_parameters: u64,
     n_trainable: u64,
+    n_ranks: usize,
 }
 
 impl TrainingPlan {
@@ -101,22 +102,31 @@ impl TrainingPlan {
 
         let n_threads = config.resources.n_threads(machine);
         let budget_bytes = config.resources.budget_bytes(machine);
-        let beside = inputs.beside_training::<E>(&config, packs_per_step);
+        let mut beside = inputs.beside_training::<E>(&config, packs_per_step);
+        if beside.sampling_bytes > 0 {
+            beside.sampling_bytes +=
+                ranks::gathered_bytes::<E>(&config.resources, &model, &trainable, machine)?;
+        }
+        let beside = beside;
         let memory_of = |trainable: &TrainableSpec| {
-            let mut memory = E::memory(&model, trainable, ComputeDtype::default());
+            let memory = E::memory(&model, trainable, ComputeDtype::default());
+            let parameters = model.parameters_with(trainable)?;
+            let mut memory = config.resources.on_rank(memory, &parameters, trainable, machine);
             memory.fixed_bytes += machine.resident_bytes + beside.lasting_bytes();
-            memory
+            Ok::<_, EngineError>(memory)
         };
         let layers = config.layers_per_segment.0;
         let step_shape = mean_step(train, &epochs, packs_per_step);
         let attention_share = StepFlops::attention_share(spec, &step_shape);
         let plan_memory = |trainable: &TrainableSpec| {
-            let memory = memory_of(trainable);
-            plan_segments(&memory, spec.n_layers, largest_pack, budget_bytes, layers, attention_share)
+            let memory = memory_of(trainable)?;
+            let planned =
+                plan_segments(&memory, spec.n_layers, largest_pack, budget_bytes, layers, attention_share);
+            Ok::<_, EngineError>(planned)
         };
-        let memory = plan_memory(&trainable).map_err(|error| {
+        let memory = plan_memory(&trainable)?.map_err(|error| {
             let adapters = TrainableSpec { lora: Some(default_lora()), frozen: Vec::new() };
-            let fits_with_lora = trainable.lora.is_none() && plan_memory(&adapters).is_ok();
+            let fits_with_lora = trainable.lora.is_none() && matches!(plan_memory(&adapters), Ok(Ok(_)));
             does_not_fit(error, fits_with_lora)
         })?;
         let step_flops = StepFlops::of(spec, &trainable, &step_shape, &memory.chosen.segments);
@@ -142,6 +152,7 @@ impl TrainingPlan {
             n_threads,
             n_parameters,
             n_trainable,
+            n_ranks: machine.n_ranks,
             config,
         })
     }
@@ -174,6 +185,7 @@ impl RunPlan for TrainingPlan {
             decisive_of: recipe::decisive_of::<TrainingConfig>,
             model_name: &config.model_name_or_path,
             seed: config.seed,
+            zero_stage: config.resources.zero_stage,
             evaluation: &config.evaluation,
             checkpoint: &config.checkpoint,
             logging_steps: config.logging_steps,
@@ -257,6 +269,7 @@ impl StagePlan for TrainingPlan {
             row("evaluation packs", Amount::Count(self.eval_packs.len() as u64)),
             row("tokens of the largest pack", Amount::Count(self.memory.tokens_per_pack)),
         ];
+        rows.extend(ranks::rows(&self.config.resources, self.n_ranks));
         rows.extend(self.memory.table());
         rows.extend(self.beside.lasting.iter().map(|&(name, bytes)| row(name, Amount::Bytes(bytes))));
         if self.beside.sampling_bytes > 0 {

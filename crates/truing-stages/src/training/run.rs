@@ -72,7 +72,10 @@ pub(crate) fn run<E: Engine, P: RunPlan, W: Workload<E>>(
         OpenedRun::Finished(trained) => return Ok(Ended::Finished(trained)),
         OpenedRun::Open { folder, checkpoint } => (folder, checkpoint),
     };
-    let options = EngineOptions::with_threads(plan.n_threads(), Seed(settings.seed));
+    let options = EngineOptions {
+        zero_stage: settings.zero_stage,
+        ..EngineOptions::with_threads(plan.n_threads(), Seed(settings.seed))
+    };
     let mut engine: E = inputs.model().load(plan.trainable(), &options, groups, events)?;
     let run_start = RunStart { folder: folder.path(), groups, n_threads: plan.n_threads(), events, stop };
     if workload.begin(&mut engine, inputs, run_start)?.is_break() {
@@ -364,6 +367,7 @@ impl<E: Engine, P: RunPlan, W: Workload<E>> Running<'_, E, P, W> {
         self.record.save_checkpoint(
             state,
             settings.checkpoint.save_total_limit,
+            trainer.engine(),
             &mut *self.events,
             |staged| saving.checkpoint(trainer.engine(), state, staged),
         )
@@ -382,7 +386,7 @@ impl<E: Engine, P: RunPlan, W: Workload<E>> Running<'_, E, P, W> {
             self.record.restore_best(self.trainer.engine_mut(), &self.state, &mut *self.events)?;
         }
         let (saving, engine, merges) = (&self.saving, self.trainer.engine(), self.settings.merge_adapter);
-        let saved = self.record.save_model(&mut *self.events, |staged| -> Result<(), StageError> {
+        let saved = self.record.save_model(engine, &mut *self.events, |staged| -> Result<(), StageError> {
             saving.model(engine, staged, dtype, merges)
         });
         if saved.is_err() && !of_best {

@@ -357,6 +357,55 @@ fn a_policy_with_fine_tuning_data_on_two_ranks_is_that_of_one() {
     check(2, Stage::Grpo, policies::folder, &[&[STEADY, "max_steps=2"][..], &ptx].concat());
 }
 
+/// Ranks have different numbers of packs, prompts and tokens; whatever they shard, they end with what one rank does.
+#[test]
+fn states_may_be_sharded_in_every_stage() {
+    let learning = ["learning_rate=1e-3", STEADY];
+    let kto = ["preference.loss=kto", "data.0.path=verdicts.jsonl"];
+    let sharded = |stage: u8, more: &[&str]| -> Vec<String> {
+        let more = learning.iter().chain(more).map(ToString::to_string);
+        more.chain([format!("zero_stage={stage}")]).collect()
+    };
+    for (n_ranks, stage, folder, overrides) in [
+        (2, Stage::Sft, setup::folder as fn() -> TempDir, sharded(1, &["eval_on_start=true"])),
+        (3, Stage::Sft, setup::folder, sharded(2, &["lora.rank=4", "load_best_model_at_end=true"])),
+        (3, Stage::Sft, setup::folder, sharded(3, &["eval_on_start=true"])),
+        (2, Stage::Dpo, preferences::folder, sharded(3, &kto)),
+        (2, Stage::Reward, preferences::folder, sharded(2, &["eval_on_start=true"])),
+        (3, Stage::Embed, embeddings::folder, sharded(3, &["batch_size=30", "memory_gib=0.0171"])),
+        (2, Stage::Grpo, policies::folder, sharded(1, &["num_iterations=2", "minibatches=2"])),
+        (3, Stage::Grpo, policies::folder, sharded(3, &["eval_fraction=0.4", "eval_steps=2"])),
+        (3, Stage::Distill, distillations::folder, sharded(3, &["max_length=128"])),
+    ] {
+        check(n_ranks, stage, folder, &overrides.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+}
+
+/// A run that two ranks with sharded gradients have begun ends on three with sharded parameters, on one, or on two with none.
+#[test]
+fn a_run_resumes_with_other_ranks_and_another_zero_stage() {
+    let stop_second: StopWhen = |rank| match rank {
+        1 => Box::new(is_metrics_of(2)),
+        _ => Box::new(never),
+    };
+    let overrides = |stage: &'static str| ["learning_rate=1e-3", STEADY, stage];
+    let straight = setup::folder();
+    work(Stage::Sft, straight.path(), &overrides("zero_stage=0"), Start::Fresh, &SOLO, nobody_stops)
+        .unwrap()
+        .unwrap();
+    for (n_ranks, stage) in [(3, "zero_stage=3"), (1, "zero_stage=2"), (2, "zero_stage=0")] {
+        let folder = setup::folder();
+        let begun = overrides("zero_stage=2");
+        let outcomes = on_ranks(2, Stage::Sft, folder.path(), &begun, Start::Fresh, stop_second);
+        assert_eq!(outcomes, [Ok(Err(2)), Ok(Err(2))]);
+        let resumed =
+            on_ranks(n_ranks, Stage::Sft, folder.path(), &overrides(stage), Start::Resume, nobody_stops);
+        assert!(resumed.iter().all(|outcome| matches!(outcome, Ok(Ok(_)))), "{resumed:?}");
+        let [expected, found] = [&straight, &folder].map(|folder| folder.path().join("run/model"));
+        same_weights(&expected, &found);
+    }
+}
+
 #[test]
 fn a_stop_on_one_rank_ends_all_at_the_same_step_and_any_number_of_ranks_resumes() {
     let stop_second: StopWhen = |rank| match rank {

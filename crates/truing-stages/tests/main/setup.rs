@@ -23,8 +23,13 @@ pub(crate) type Cpu = truing_cpu::CpuEngine;
 /// The groups of a single process.
 pub(crate) static SOLO: LazyLock<Groups> = LazyLock::new(Solo::groups);
 
-pub(crate) const MACHINE: Machine =
-    Machine { n_threads: 2, available_bytes: 1 << 32, resident_bytes: 1 << 20, gigaflops: Some(1.0) };
+pub(crate) const MACHINE: Machine = Machine {
+    n_threads: 2,
+    available_bytes: 1 << 32,
+    resident_bytes: 1 << 20,
+    gigaflops: Some(1.0),
+    n_ranks: 1,
+};
 
 /// A clock that ticks once a look, and memory that never grows.
 #[derive(Default)]

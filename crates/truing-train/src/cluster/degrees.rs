@@ -1,45 +1,9 @@
 //! Which degrees of parallelism a model allows.
 
 use serde::Serialize;
-use truing_model::DecoderSpec;
+use truing_model::{DecoderSpec, ZeroStage};
 
 use super::ClusterError;
-
-/// What of the model's states each device holds a shard of (ZeRO: Rajbhandari et al. 2020, arXiv 1910.02054).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(into = "u8")]
-pub enum ZeroStage {
-    /// Nothing: each device holds all states.
-    Replicated,
-    /// The optimiser's states (ZeRO-1).
-    Optimizer,
-    /// Gradients as well (ZeRO-2).
-    Gradients,
-    /// Parameters as well (ZeRO-3): a layer is gathered before it runs and freed after it.
-    Parameters,
-}
-
-impl ZeroStage {
-    /// All stages, in order.
-    pub const ALL: [Self; 4] = [Self::Replicated, Self::Optimizer, Self::Gradients, Self::Parameters];
-
-    /// 0 to 3.
-    #[must_use]
-    pub fn number(self) -> u8 {
-        match self {
-            Self::Replicated => 0,
-            Self::Optimizer => 1,
-            Self::Gradients => 2,
-            Self::Parameters => 3,
-        }
-    }
-}
-
-impl From<ZeroStage> for u8 {
-    fn from(stage: ZeroStage) -> Self {
-        stage.number()
-    }
-}
 
 /// How the devices of a cluster share the work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]

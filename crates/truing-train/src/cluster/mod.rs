@@ -16,7 +16,7 @@ pub use config::{
     Assumptions, ClusterConfig, DeviceConfig, FixedDegrees, LayerActivations, LinkConfig, RolloutShape,
     TrainingShape,
 };
-pub use degrees::{Degrees, ZeroStage, check_sequence_degree, key_heads_per_device, sequence_degrees};
+pub use degrees::{Degrees, check_sequence_degree, key_heads_per_device, sequence_degrees};
 pub use error::ClusterError;
 pub use least_devices::{
     LeastDevices, LeastDevicesRow, LeastDevicesTable, REPORT_DEVICES, least_devices, least_devices_table,
@@ -24,3 +24,4 @@ pub use least_devices::{
 pub use memory::{DeviceBytes, DeviceMemory, ModelSizes, PeakMoment};
 pub use plan::{ClusterChoice, ClusterPlan, Variation};
 pub use time::StepTime;
+pub use truing_model::ZeroStage;

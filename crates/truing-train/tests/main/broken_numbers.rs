@@ -1,13 +1,15 @@
 use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::thread;
 
 use truing_cpu::CpuEngine;
 use truing_model::engine::ParameterTensor;
 use truing_model::{
-    DecoderSpec, Engine, HeadGradient, HeadOutput, HeadRequest, ParameterStore, TrainableSpec,
+    DecoderSpec, Engine, HeadGradient, HeadOutput, HeadRequest, ParameterStore, TrainableSpec, ZeroStage,
 };
-use truing_parallel::Solo;
+use truing_parallel::{Solo, thread_world};
 use truing_train::{Objective, Quantity, SegmentPlan, Sft, TrainError, Trainer, WeightedSum};
-use truing_types::{PackedBatch, RowOrigin, TokenId};
+use truing_types::{Groups, PackedBatch, RowOrigin, TokenId};
 
 use crate::model::{self, N_LAYERS};
 
@@ -105,6 +107,32 @@ fn a_gradient_that_is_not_finite_is_traced_to_its_rows() {
     let error = trainer.step(&packs, &Overflowing, &Solo, &mut |_| ControlFlow::Continue(())).unwrap_err();
     assert_eq!(error.to_string(), "the gradient norm of step 1 is not finite in pack 2: data.jsonl:3");
     assert_eq!(trainer.steps_taken(), 0);
+}
+
+/// With sharded gradients each rank looks for the cause among its own packs, and none waits for ever.
+#[test]
+fn a_rank_names_the_rows_of_its_own_whatever_is_sharded() {
+    let packs = packs(&[&[1, 2, 3], &[4, 5], &[8, SICK, 9], &[6, 7]]);
+    for stage in ZeroStage::ALL {
+        let errors: Vec<String> = thread::scope(|scope| {
+            let packs = &packs;
+            let start = |world| {
+                scope.spawn(move || {
+                    let groups = Groups::new(Arc::new(world), 1).unwrap();
+                    let engine = model::engine_sharded(TrainableSpec::default(), &groups, stage);
+                    let mut trainer = model::trainer_of(engine, SegmentPlan::checkpoint(N_LAYERS, 2));
+                    let mine = &packs[groups.data.rank().0..][..1];
+                    let on_pack = &mut |_: &PackedBatch| ControlFlow::Continue(());
+                    trainer.step(mine, &Overflowing, &*groups.data, on_pack).unwrap_err().to_string()
+                })
+            };
+            let ranks: Vec<_> = thread_world(2).into_iter().map(start).collect();
+            ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+        });
+        let what = "the gradient norm of step 1 is not finite";
+        let elsewhere = format!("{what} (in a pack of another rank)");
+        assert_eq!(errors, [elsewhere, format!("{what} in pack 1: data.jsonl:3")], "{stage:?}");
+    }
 }
 
 #[test]

@@ -8,3 +8,4 @@ mod enumerable_policy;
 mod invariance;
 mod model;
 mod resume;
+mod sharded;

@@ -7,7 +7,7 @@ use truing_cpu::CpuEngine;
 use truing_model::engine::PutWeight;
 use truing_model::{
     DecoderSpec, Engine, EngineOptions, LoraSpec, ParameterRole, ParameterStore, ParameterTensor,
-    TrainableSpec,
+    TrainableSpec, ZeroStage,
 };
 use truing_parallel::Solo;
 use truing_train::{Measures, OptimizerConfig, Schedule, ScheduleKind, SegmentPlan, Sft, Trainer};
@@ -61,7 +61,20 @@ pub(crate) fn engine_of(spec: &DecoderSpec, trainable: TrainableSpec) -> CpuEngi
 }
 
 pub(crate) fn engine_on(spec: &DecoderSpec, trainable: TrainableSpec, groups: &Groups) -> CpuEngine {
-    let options = EngineOptions { n_threads: 2, seed: Seed(3), ..EngineOptions::default() };
+    engine_with(spec, trainable, groups, ZeroStage::Replicated)
+}
+
+pub(crate) fn engine_sharded(trainable: TrainableSpec, groups: &Groups, stage: ZeroStage) -> CpuEngine {
+    engine_with(&spec(), trainable, groups, stage)
+}
+
+fn engine_with(
+    spec: &DecoderSpec,
+    trainable: TrainableSpec,
+    groups: &Groups,
+    zero_stage: ZeroStage,
+) -> CpuEngine {
+    let options = EngineOptions { n_threads: 2, seed: Seed(3), zero_stage, ..EngineOptions::default() };
     let mut weights = |put: &mut PutWeight<'_>| {
         spec.parameters().iter().enumerate().try_for_each(|(idx, parameter)| {
             let mut generator = Seed(7).generator("weights", &[idx as u64]);

@@ -1,6 +1,7 @@
 //! `truing plan`: what a recipe will take, before any work: parameters, memory part by part, every k, time; here, or
 //! on a cluster that is described in a file.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -28,6 +29,9 @@ pub(crate) struct Arguments {
     /// Override a setting of the recipe, for instance `--set memory_gib=4`. May be given several times.
     #[arg(long = "set", value_name = "KEY=VALUE", requires = "recipe")]
     overrides: Vec<String>,
+    /// Plan for a run on this many ranks, each with the memory of this machine: what one of them holds.
+    #[arg(long, value_name = "N", requires = "recipe", conflicts_with = "cluster")]
+    ranks: Option<NonZeroUsize>,
     /// Plan for the cluster that this TOML file describes: degrees of parallelism, memory, time, least number of
     /// devices.
     #[arg(long, value_name = "FILE")]
@@ -56,7 +60,10 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
                 context,
             )
         }
-        (None, Some(recipe)) => (stages::of_recipe(recipe)?.show)(recipe, arguments.json, context),
+        (None, Some(recipe)) => {
+            let n_ranks = arguments.ranks.map_or(1, NonZeroUsize::get);
+            (stages::of_recipe(recipe)?.show)(recipe, n_ranks, arguments.json, context)
+        }
         (None, None) => Err(no_recipe("truing plan recipes/tiny.toml")),
     }
 }

@@ -282,13 +282,14 @@ fn interrupted<S: StageCommand>(
     Ok(Outcome::Interrupted)
 }
 
-/// Makes the plan of a recipe and prints it; a recipe that cannot fit is a finding, with what would.
+/// Makes the plan of a recipe for `n_ranks` ranks and prints it; a recipe that cannot fit is a finding, with what would.
 pub(crate) fn show_recipe<S: StageCommand>(
     recipe: &RecipeArguments,
+    n_ranks: usize,
     as_json: bool,
     context: &Context,
 ) -> anyhow::Result<Outcome> {
-    match prepare::<S>(read_config::<S>(recipe)?, context) {
+    match prepare_on::<S>(read_config::<S>(recipe)?, &Ranks::planned(n_ranks), context) {
         Ok((plan, inputs, _)) => show::<S>(&plan, &inputs, as_json, context),
         Err(error) => refuse(error, as_json, context).map_err(|error| at_its_place(error, recipe)),
     }

@@ -30,8 +30,8 @@ use crate::outcome::Outcome;
 #[derive(Debug)]
 pub(crate) struct StageEntry {
     stage: StageName,
-    /// Makes the plan and prints it, as one JSON object if asked to.
-    pub(crate) show: fn(&RecipeArguments, bool, &Context) -> anyhow::Result<Outcome>,
+    /// Makes the plan for a number of ranks and prints it, as one JSON object if asked to.
+    pub(crate) show: fn(&RecipeArguments, usize, bool, &Context) -> anyhow::Result<Outcome>,
     /// Plans and runs.
     pub(crate) run: fn(&RecipeArguments, &RunArguments, &Context) -> anyhow::Result<Outcome>,
 }
