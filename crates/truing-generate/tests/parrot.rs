@@ -114,7 +114,7 @@ impl Engine for Parrot {
     type Hidden = ();
     type Saved = ();
     type Cache = Vec<TokenId>;
-    /// One row for each sequence.
+    /// One row for each token, of a prompt for its last.
     type Logits = Vec<Vec<f32>>;
 
     fn memory(_: &ModelSpec, _: &TrainableSpec, _: ComputeDtype) -> EngineMemory {
@@ -148,15 +148,17 @@ impl Engine for Parrot {
     fn fork_cache(&mut self, cache: &Vec<TokenId>) -> Result<Vec<TokenId>, EngineError> {
         Ok(cache.clone())
     }
-    fn extend_each(
+    fn extend_each_by(
         &mut self,
         caches: &mut [&mut Vec<TokenId>],
-        tokens: &[TokenId],
+        tokens: &[&[TokenId]],
         weights: DecodingWeights,
     ) -> Result<Vec<Vec<f32>>, EngineError> {
         let mut logits = Vec::new();
-        for (cache, token) in caches.iter_mut().zip(tokens) {
-            logits.extend(self.extend(cache, &[*token], weights)?);
+        for (cache, new) in caches.iter_mut().zip(tokens) {
+            for token in *new {
+                logits.extend(self.extend(cache, &[*token], weights)?);
+            }
         }
         Ok(logits)
     }

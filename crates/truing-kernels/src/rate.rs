@@ -1,5 +1,5 @@
-//! How fast this machine multiplies and reads memory: what `truing doctor` and `truing bench` show, and the planner's time
-//! estimate starts from.
+//! How fast this machine multiplies and reads memory: what `truing doctor` and `truing bench` show, and the planner's
+//! time estimate starts from.
 //!
 //! The one room of the crate that reads the clock; a rate cannot be had without it.
 
@@ -69,8 +69,8 @@ pub fn measure_matmul_gflops() -> f64 {
 /// Far more than the caches of most processors hold.
 const READ_BYTES: usize = 512 << 20;
 
-/// Bytes a second that the threads of the current pool read from memory together: the sum of a buffer of 512 MiB, the best
-/// of three passes. Takes half a second.
+/// Bytes a second that the threads of the current pool read from memory together: the sum of a buffer of 512 MiB, the
+/// best of three passes. Takes half a second.
 pub fn measure_read_bandwidth() -> f64 {
     let buffer = vec![1.0_f32; READ_BYTES / size_of::<f32>()];
     let share = buffer.len().div_ceil(rayon::current_num_threads());

@@ -1,5 +1,5 @@
-//! `truing bench`: what this machine can do at most, and what products, a training step, decoding and embedding reach of it,
-//! in one table that can be pasted into a report.
+//! `truing bench`: what this machine can do at most, and what products, a training step, decoding and embedding reach
+//! of it, in one table that can be pasted into a report.
 
 mod kernels;
 mod models;
@@ -23,8 +23,8 @@ use timing::Spread;
 /// Arguments of `truing bench`.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// A model directory, a .gguf file, or a name on the Hugging Face hub. Default: the shape of SmolLM2-135M with random
-    /// weights, which needs no download and is as fast.
+    /// A model directory, a .gguf file, or a name on the Hugging Face hub. Default: the shape of SmolLM2-135M with
+    /// random weights, which needs no download and is as fast.
     #[arg(long, short, value_name = "PATH|NAME")]
     model: Option<String>,
     /// Tokens of a training step, in sequences of at most 256 tokens. Default: 512, with `--quick` 128.

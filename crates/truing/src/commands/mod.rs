@@ -171,7 +171,8 @@ pub(crate) enum Command {
     /// Check this machine (processor, memory, caches, Python) and say what to fix.
     #[command(after_help = "Example: truing doctor")]
     Doctor(doctor::Arguments),
-    /// Measure this machine's peaks, and products, a training step, decoding and embedding against them. Under a minute.
+    /// Measure this machine's peaks, and products, a training step, decoding and embedding against them. Under a
+    /// minute.
     #[command(
         after_help = "Examples:\n  truing bench\n  truing bench --quick\n  truing bench --model runs/tiny/model --json"
     )]

@@ -1,4 +1,5 @@
-//! A training step, decoding and embedding. Weights are random where no model is named: no speed depends on their values.
+//! A training step, decoding and embedding. Weights are random where no model is named: no speed depends on their
+//! values.
 
 use anyhow::ensure;
 use truing_model::{
@@ -213,7 +214,8 @@ fn step(
     }))
 }
 
-/// Decoding with each kind of weights and each number of sequences, sampling included: tokens a second of all sequences.
+/// Decoding with each kind of weights and each number of sequences, sampling included: tokens a second of all
+/// sequences.
 pub(super) fn decoding(
     engine: &mut LocalEngine,
     spec: &DecoderSpec,
