@@ -61,7 +61,9 @@ impl Parrot {
     /// Says these tokens after a prompt of any content, one after the other, then token 0.
     pub(crate) fn saying(context_length: usize, n_prompt: usize, tokens: Vec<TokenId>) -> Self {
         Self::new(context_length, move |so_far| {
-            one_hot(tokens.get(so_far.len() - n_prompt).copied().unwrap_or(0))
+            // A prompt may be read in pieces.
+            let said = so_far.len().checked_sub(n_prompt).and_then(|at| tokens.get(at));
+            one_hot(said.copied().unwrap_or(0))
         })
     }
 }
