@@ -61,8 +61,9 @@ impl Layer {
         }
     }
 
-    /// The block for one new token of each of several sequences, in place; `x` `[n_sequences, hidden]`.
-    pub(crate) fn extend_each(
+    /// The block for some new tokens of each of several sequences, in place: `n_new` of each, `x` `[n_tokens, hidden]`.
+    /// Each is computed as if it were the only one: products by rows, attention over the cache up to itself.
+    pub(crate) fn extend_each_by(
         &self,
         parameters: &Parameters,
         pool: &mut BufferPool,
@@ -70,6 +71,7 @@ impl Layer {
         positions: &[u32],
         x: &mut [f32],
         caches: &mut [&mut KvCache],
+        n_new: &[usize],
         layer: usize,
     ) {
         let n = positions.len();
@@ -89,11 +91,13 @@ impl Layer {
         self.norm_heads(parameters, pool, &mut q, &mut k);
         rotary_forward(rotary, positions, &mut q, self.attention.n_heads);
         rotary_forward(rotary, positions, &mut k, self.attention.n_kv_heads);
-        let rows = |x| <[f32]>::par_chunks_exact(x, self.kv_width());
-        let new = rows(&k).zip(rows(&v));
+        let new = rows_of_each(&k, n_new, self.kv_width()).zip(rows_of_each(&v, n_new, self.kv_width()));
+        let new: Vec<_> = new.collect();
         caches.par_iter_mut().zip(new).for_each(|(cache, (k, v))| cache.append(layer, k, v));
-        let sequences: Vec<CachedSequence<'_>> =
-            caches.iter().map(|cache| cache.sequence(layer, cache.n_cached + 1)).collect();
+        let mut sequences: Vec<CachedSequence<'_>> = Vec::with_capacity(n);
+        for (cache, n_new) in caches.iter().zip(n_new) {
+            sequences.extend((1..=*n_new).map(|i| cache.sequence(layer, cache.n_cached + i)));
+        }
         let mut attention = pool.take(n, self.q_width());
         decode_attention(&self.attention, &sequences, &q, &mut attention);
         Linear::forward_rows([&self.o], parameters, pool, &attention, [x], Write::Add);
@@ -109,4 +113,13 @@ impl Layer {
             pool.give(buffer);
         }
     }
+}
+
+/// Divides rows `[n_tokens, width]` between sequences with `n_new` of them each.
+fn rows_of_each<'a>(rows: &'a [f32], n_new: &'a [usize], width: usize) -> impl Iterator<Item = &'a [f32]> {
+    n_new.iter().scan(rows, move |rest, &n_new| {
+        let (of_sequence, others) = rest.split_at(n_new * width);
+        *rest = others;
+        Some(of_sequence)
+    })
 }

@@ -204,7 +204,7 @@ impl Decoder {
         let mut logits = Vec::new();
         for piece in tokens.chunks(PREFILL_TOKENS) {
             logits = match piece {
-                [_] => self.extend_each(parameters, pool, &mut [cache], piece, DecodingWeights::F32),
+                [_] => self.extend_each_by(parameters, pool, &mut [cache], &[piece], DecodingWeights::F32),
                 _ => self.read_piece(parameters, pool, cache, piece),
             };
         }
@@ -234,26 +234,41 @@ impl Decoder {
         logits
     }
 
-    /// One new token for each cache.
-    pub(crate) fn extend_each(
+    /// Some new tokens for each cache; the logits after each of them, none of which depends on the others in any bit.
+    pub(crate) fn extend_each_by(
         &mut self,
         parameters: &mut Parameters,
         pool: &mut BufferPool,
         caches: &mut [&mut KvCache],
-        tokens: &[TokenId],
+        tokens: &[&[TokenId]],
         weights: DecodingWeights,
     ) -> Vec<f32> {
         parameters.choose_decoding_weights(&self.spec, weights);
         let parameters = &*parameters;
-        let longest = caches.iter().map(|cache| cache.n_cached + 1).max().unwrap_or(0);
+        let n_new: Vec<usize> = tokens.iter().map(|new| new.len()).collect();
+        let tokens = tokens.concat();
+        let longest = caches.iter().zip(&n_new).map(|(cache, n_new)| cache.n_cached + n_new).max();
         pool.prepare(tokens.len());
-        self.ensure_positions(longest);
-        let positions: Vec<u32> = caches.iter().map(|cache| cache.n_cached as u32).collect();
-        let mut hidden = self.embed(parameters, pool, tokens);
+        self.ensure_positions(longest.unwrap_or(0));
+        let positions: Vec<u32> = caches
+            .iter()
+            .zip(&n_new)
+            .flat_map(|(cache, n_new)| cache.n_cached as u32..(cache.n_cached + n_new) as u32)
+            .collect();
+        let mut hidden = self.embed(parameters, pool, &tokens);
         for (idx, layer) in self.layers.iter().enumerate() {
-            layer.extend_each(parameters, pool, &self.rotary, &positions, &mut hidden, caches, idx);
+            layer.extend_each_by(
+                parameters,
+                pool,
+                &self.rotary,
+                &positions,
+                &mut hidden,
+                caches,
+                &n_new,
+                idx,
+            );
         }
-        caches.iter_mut().for_each(|cache| cache.n_cached += 1);
+        caches.iter_mut().zip(&n_new).for_each(|(cache, n_new)| cache.n_cached += n_new);
         let head = parameters.row_weight(self.head);
         let logits = self.logits_of_rows(parameters, pool, &hidden, head);
         pool.give(hidden);

@@ -427,26 +427,33 @@ impl Engine for CpuEngine {
         Ok(Logits { values, vocab_size: decoder.spec.vocab_size })
     }
 
-    fn extend_each(
+    fn extend_each_by(
         &mut self,
         caches: &mut [&mut KvCache],
-        tokens: &[TokenId],
+        tokens: &[&[TokenId]],
         weights: DecodingWeights,
     ) -> Result<Logits, EngineError> {
         if caches.len() != tokens.len() {
-            let reason = format!("{} tokens for {} sequences", tokens.len(), caches.len());
+            let reason = format!("tokens for {} sequences, but {} sequences", tokens.len(), caches.len());
             return Err(EngineError::Unsupported(reason));
-        }
-        if let Some(full) = caches.iter().find(|cache| cache.n_cached + 1 > cache.capacity) {
-            return Err(EngineError::CacheFull { capacity: full.capacity, needed: full.n_cached + 1 });
         }
         let Inner { parameters, body, pool, .. } = &mut self.inner;
         let decoder = body.decoder_mut()?;
         decoder.check_language_model()?;
-        decoder.check_tokens(tokens)?;
+        for (cache, new) in caches.iter().zip(tokens) {
+            if new.is_empty() {
+                return Err(EngineError::Unsupported("a sequence is extended by no token".into()));
+            }
+            let needed = cache.n_cached + new.len();
+            if needed > cache.capacity {
+                return Err(EngineError::CacheFull { capacity: cache.capacity, needed });
+            }
+            decoder.check_tokens(new)?;
+        }
         parameters.adapters = Adapters::Enabled;
         parameters.gather_all()?;
-        let values = self.threads.install(|| decoder.extend_each(parameters, pool, caches, tokens, weights));
+        let values =
+            self.threads.install(|| decoder.extend_each_by(parameters, pool, caches, tokens, weights));
         Ok(Logits { values, vocab_size: decoder.spec.vocab_size })
     }
 

@@ -106,7 +106,12 @@ fn with_sampler(
     let requests: Vec<_> = prompts.iter().enumerate().map(request).collect();
     let options = SamplingOptions { max_new_tokens: n_new, temperature: 1.0, ..Default::default() };
     let go_on = &mut |_, _, _: &_| ControlFlow::Continue(());
-    let decoding = DecodingOptions { max_batch: prompts.len(), weights, prompts: PromptReading::Whole };
+    let decoding = DecodingOptions {
+        max_batch: prompts.len(),
+        weights,
+        prompts: PromptReading::Whole,
+        prompt_lookup_num_tokens: 0,
+    };
     let start = Instant::now();
     // No end tokens: every completion is as long as it may be.
     let ids = SampledIds { end: [].into(), excluded: ExcludedTokens::none() };

@@ -15,8 +15,9 @@ use truing_text::{ChatRenderer, Tokenizer};
 use truing_types::{ExcludedTokens, FinishReason, SamplingOptions, TokenId};
 
 use crate::prefix_cache::{PROMPT_PIECE, PrefixCache, read_piece};
+use crate::prompt_lookup::Fed;
 use crate::running::Running;
-use crate::{GenerateError, Grammar};
+use crate::{DraftCounts, GenerateError, Grammar};
 
 /// A prompt and how many completions of it are wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +47,9 @@ pub struct SampledCompletion {
     /// Why the tokens could not be turned into text, where that is so. The completion then ends with the token that could
     /// not ([`FinishReason::Cancelled`]), and `text` is what came before it.
     pub text_error: Option<String>,
+    /// What was drafted for it.
+    #[serde(default)]
+    pub drafts: DraftCounts,
 }
 
 /// Tokens that end a reply, ascending: the model's end-of-sequence tokens, the tokenizer's, and the token that ends a
@@ -181,13 +185,18 @@ pub struct DecodingOptions {
     pub weights: DecodingWeights,
     /// How prompts are read.
     pub prompts: PromptReading,
+    /// Most tokens that are drafted for each completion in a step: what followed the last time that its last tokens
+    /// occurred in the prompt or the completion. They are checked at once. No token and no log-probability depends on
+    /// it, in any bit, where the engine's decoding is independent of the batch. 0 drafts nothing.
+    pub prompt_lookup_num_tokens: usize,
 }
 
 /// Pieces of prompts that are read in a step in which nothing else runs.
 const PIECES_WHEN_IDLE: usize = 4;
 
-/// Continuous batching: jobs are admitted at any time, every step samples one token of each running completion, and the
-/// place of one that ends is taken by the next. A completion's tokens depend on its job alone, not on what runs beside it.
+/// Continuous batching: jobs are admitted at any time, every step samples one token of each running completion, or
+/// several where tokens are drafted, and the place of one that ends is taken by the next. A completion's tokens depend
+/// on its job alone, not on what runs beside it.
 ///
 /// [`sample`] and [`LocalChat`](crate::LocalChat) drive it until nothing is left; a server admits as requests arrive.
 pub struct DecodingLoop<E: Engine> {
@@ -282,8 +291,9 @@ impl<E: Engine> DecodingLoop<E> {
         self.step_watched(engine, &mut |_| {})
     }
 
-    /// Reads prompts and begins completions while there is room, then samples one token of each; returns those that have ended.
-    /// `on_token` gets every token as it is sampled.
+    /// Reads prompts and begins completions while there is room, then samples one token of each, and those after it
+    /// that were drafted as they are sampled; returns those that have ended. `on_token` gets every token as it is
+    /// sampled.
     ///
     /// # Errors
     /// When the engine fails: what was on its way is lost.
@@ -307,12 +317,47 @@ impl<E: Engine> DecodingLoop<E> {
         if self.running.is_empty() {
             return Ok(finished);
         }
-        let tokens: Vec<TokenId> =
-            self.running.iter().filter_map(|one| one.history.last().copied()).collect();
+        let drafted = self.options.prompt_lookup_num_tokens;
+        let fed: Vec<Fed> = self.running.iter().map(|one| Fed::of(one, drafted, context_length)).collect();
+        let tokens: Vec<&[TokenId]> = fed.iter().map(|fed| &fed.tokens[..]).collect();
         let mut caches: Vec<&mut E::Cache> = self.running.iter_mut().map(|one| &mut one.cache).collect();
-        let logits = engine.extend_each(&mut caches, &tokens, self.options.weights)?;
-        sample_each(engine, &logits, &self.ids, &mut self.running, on_token)?;
+        let logits = engine.extend_each_by(&mut caches, &tokens, self.options.weights)?;
+        self.sample_after(engine, &logits, &fed, context_length, on_token)?;
         Ok(finished)
+    }
+
+    /// Samples the next token of each completion; where that is the first drafted token, also the one after it, and so
+    /// on. Then forgets the drafted tokens that were not sampled. So every token is sampled after the tokens, from the
+    /// logits and with the random numbers that it would have without a draft.
+    fn sample_after(
+        &mut self,
+        engine: &mut E,
+        logits: &E::Logits,
+        fed: &[Fed],
+        context_length: usize,
+        on_token: &mut dyn FnMut(TokenSampled<'_>),
+    ) -> Result<(), GenerateError> {
+        let n_rounds = fed.iter().map(|fed| fed.tokens.len()).max().unwrap_or(0);
+        for n_accepted in 0..n_rounds {
+            let mut first_row = 0;
+            let mut going_on = Vec::new();
+            for (one, fed) in self.running.iter_mut().zip(fed) {
+                if fed.goes_on(&one.history, n_accepted) && !one.is_over(context_length) {
+                    going_on.push((first_row + n_accepted, one));
+                }
+                first_row += fed.tokens.len();
+            }
+            if going_on.is_empty() {
+                break;
+            }
+            sample_each(engine, logits, &self.ids, &mut going_on, on_token)?;
+        }
+        for (one, fed) in self.running.iter_mut().zip(fed).filter(|(_, fed)| !fed.draft().is_empty()) {
+            one.drafts.add(fed.counts(&one.history));
+            // The last sampled token is read in the next step.
+            engine.truncate_cache(&mut one.cache, one.history.len() - 1)?;
+        }
+        Ok(())
     }
 
     /// Reads prompts and begins their completions while places are free. While completions run, about one piece of a prompt is
@@ -353,7 +398,7 @@ impl<E: Engine> DecodingLoop<E> {
                 continue;
             };
             let mut next = self.begin(engine, &reading)?;
-            sample_each(engine, logits, &self.ids, std::slice::from_mut(&mut next), on_token)?;
+            sample_each(engine, logits, &self.ids, &mut [(0, &mut next)], on_token)?;
             self.running.push(next);
             reading.n_begun += 1;
             if reading.n_begun < reading.job.n_samples {
@@ -414,38 +459,36 @@ impl<E: Engine> DecodingLoop<E> {
     }
 }
 
-/// Samples the next token of each completion; row i of the logits is that of the i-th.
+/// Samples the next token of some completions, each from its row of the logits.
 fn sample_each<E: Engine>(
     engine: &mut E,
     logits: &E::Logits,
     ids: &SampledIds,
-    running: &mut [Running<E::Cache>],
+    running: &mut [(usize, &mut Running<E::Cache>)],
     on_token: &mut dyn FnMut(TokenSampled<'_>),
 ) -> Result<(), GenerateError> {
-    running.par_iter_mut().for_each(Running::find_allowed);
-    let rows = running.iter_mut().enumerate();
-    let mut steps: Vec<SampleStep<'_>> = rows
+    running.par_iter_mut().for_each(|(_, one)| one.find_allowed());
+    let mut steps: Vec<SampleStep<'_>> = running
+        .iter_mut()
         .map(|(row, one)| SampleStep {
-            row,
+            row: *row,
             sampler: &mut one.sampler,
             history: &one.history,
             allowed: one.allowed.as_ref(),
         })
         .collect();
     let sampled = engine.sample(logits, &ids.excluded, &mut steps)?;
-    if running.iter().any(|one| one.n_top_log_probs > 0) {
+    if running.iter().any(|(_, one)| one.n_top_log_probs > 0) {
         let host = engine.read_logits(logits)?;
-        let vocab_size = host.len() / running.len();
-        running.par_iter_mut().enumerate().filter(|(_, one)| one.n_top_log_probs > 0).for_each(
-            |(row, one)| {
-                let mut logits = host[row * vocab_size..(row + 1) * vocab_size].to_vec();
-                ids.excluded.mask(&mut logits);
-                one.top_log_probs = top_log_probs(&logits, one.n_top_log_probs);
-            },
-        );
+        let vocab_size = engine.spec().vocab_size();
+        running.par_iter_mut().filter(|(_, one)| one.n_top_log_probs > 0).for_each(|(row, one)| {
+            let mut logits = host[*row * vocab_size..(*row + 1) * vocab_size].to_vec();
+            ids.excluded.mask(&mut logits);
+            one.top_log_probs = top_log_probs(&logits, one.n_top_log_probs);
+        });
     }
-    running.par_iter_mut().zip(&sampled).for_each(|(one, sampled)| one.take_in(*sampled, &ids.end));
-    for (one, sampled) in running.iter_mut().zip(&sampled) {
+    running.par_iter_mut().zip(&sampled).for_each(|((_, one), sampled)| one.take_in(*sampled, &ids.end));
+    for ((_, one), sampled) in running.iter_mut().zip(&sampled) {
         if let (Some(sampled), None) = (sampled, &one.failure) {
             on_token(TokenSampled {
                 job_idx: one.job_idx,

@@ -11,6 +11,7 @@ mod error;
 mod grammar;
 mod local_chat;
 mod prefix_cache;
+mod prompt_lookup;
 mod running;
 mod stop;
 mod thoughts;
@@ -19,10 +20,11 @@ pub use batch::{
     DecodingLoop, DecodingOptions, Finished, Job, PromptReading, SampleRequest, SampledCompletion,
     SampledIds, TokenSampled, end_tokens, excluded_tokens, sample,
 };
-pub use decoding::{Generated, Session, generate};
+pub use decoding::{Generated, Session, StepOptions, generate};
 pub use error::GenerateError;
 pub use grammar::{Grammar, GrammarSource, Grammars};
 pub use local_chat::{LocalChat, LocalReply};
 pub use prefix_cache::PROMPT_PIECE;
+pub use prompt_lookup::DraftCounts;
 pub use stop::StopTexts;
 pub use thoughts::{mark_tokens, marks_of, opened_thought};

@@ -12,8 +12,8 @@ use truing_types::{
 
 use crate::batch::{DecodingLoop, DecodingOptions, Finished, Job, PromptReading, SampledCompletion};
 use crate::{
-    GenerateError, SampledIds, Session, StopTexts, end_tokens, excluded_tokens, generate, mark_tokens,
-    marks_of, opened_thought,
+    DraftCounts, GenerateError, SampledIds, Session, StepOptions, StopTexts, end_tokens, excluded_tokens,
+    generate, mark_tokens, marks_of, opened_thought,
 };
 
 /// Replies that are drawn side by side. Each holds a cache of its prompt and itself, so that more take more memory.
@@ -32,13 +32,15 @@ pub struct LocalChat<E: Engine> {
     renderer: ChatRenderer,
     ids: SampledIds,
     marks: ReasoningMarks,
-    weights: DecodingWeights,
+    steps: StepOptions,
 }
 
 /// What changes while a reply is generated.
 struct Generator<E: Engine> {
     engine: E,
     session: Session<E>,
+    /// What was drafted so far.
+    drafts: DraftCounts,
 }
 
 /// A reply with what only a local model can tell.
@@ -65,16 +67,28 @@ impl<E: Engine> LocalChat<E> {
         let ids = SampledIds { end: end_tokens.into(), excluded };
         let session = Session::new(&mut engine)?;
         let marks = marks_of(renderer.tokenizer());
-        let weights = DecodingWeights::default();
-        let generator = Mutex::new(Generator { engine, session });
-        Ok(Self { generator, renderer, ids, marks, weights })
+        let generator = Mutex::new(Generator { engine, session, drafts: DraftCounts::default() });
+        Ok(Self { generator, renderer, ids, marks, steps: StepOptions::default() })
     }
 
     /// Decodes with these weights; prompts are read with the weights themselves.
     #[must_use]
     pub fn with_decoding_weights(mut self, weights: DecodingWeights) -> Self {
-        self.weights = weights;
+        self.steps.weights = weights;
         self
+    }
+
+    /// Drafts up to this many tokens in a step, found in the prompt and the reply so far
+    /// ([`DecodingOptions::prompt_lookup_num_tokens`]). Replies do not depend on it.
+    #[must_use]
+    pub fn with_prompt_lookup(mut self, num_tokens: usize) -> Self {
+        self.steps.prompt_lookup_num_tokens = num_tokens;
+        self
+    }
+
+    /// What was drafted so far, once the engine is free.
+    pub fn draft_counts(&self) -> DraftCounts {
+        self.generator.lock().unwrap_or_else(PoisonError::into_inner).drafts
     }
 
     /// Takes further marks for those of a thought, beside the known ones and those of the chat template.
@@ -196,14 +210,14 @@ impl<E: Engine> LocalChat<E> {
             if piece.is_empty() { ControlFlow::Continue(()) } else { on_text(piece) }
         };
         let mut generator = self.lock()?;
-        let Generator { engine, session } = &mut *generator;
-        let generated =
-            generate(engine, session, prompt, sampling, &self.ids, self.weights, &mut |sampled| {
-                let (decided, found) = stops.push(&decoder.push(sampled.token)?);
-                is_stopped = found;
-                let flow = show(&decided, &mut text);
-                Ok(if found { ControlFlow::Break(()) } else { flow })
-            })?;
+        let Generator { engine, session, drafts } = &mut *generator;
+        let generated = generate(engine, session, prompt, sampling, &self.ids, self.steps, &mut |sampled| {
+            let (decided, found) = stops.push(&decoder.push(sampled.token)?);
+            is_stopped = found;
+            let flow = show(&decided, &mut text);
+            Ok(if found { ControlFlow::Break(()) } else { flow })
+        })?;
+        drafts.add(generated.drafts);
         let mut finish_reason = generated.finish_reason;
         if !is_stopped {
             // The last bytes may still complete a stop text.
@@ -306,8 +320,9 @@ impl<E: Engine> LocalChat<E> {
         }
         let options = DecodingOptions {
             max_batch: REPLIES_AT_A_TIME,
-            weights: self.weights,
+            weights: self.steps.weights,
             prompts: PromptReading::InPieces { max_cached_tokens: CACHED_TOKENS },
+            prompt_lookup_num_tokens: self.steps.prompt_lookup_num_tokens,
         };
         let mut decoding = DecodingLoop::new(self.renderer.tokenizer(), self.ids.clone(), options);
         for (_, prompt, sampling, _) in &prompts {
@@ -329,6 +344,9 @@ impl<E: Engine> LocalChat<E> {
             };
             for Finished { job_idx, result, .. } in finished {
                 let (place, prompt, _, tool_names) = &prompts[job_idx];
+                if let Ok(completion) = &result {
+                    generator.drafts.add(completion.drafts);
+                }
                 let mut result = self.reply_of(result, prompt);
                 if let Ok(reply) = &mut result {
                     take_calls(reply, tool_names);

@@ -8,7 +8,8 @@ use truing_types::{AllowedTokens, FinishReason, ReasoningMarks, SamplingOptions,
 
 use crate::batch::{Job, SampledCompletion};
 use crate::grammar::GrammarState;
-use crate::{GenerateError, StopTexts, mark_tokens};
+use crate::prompt_lookup::look_up;
+use crate::{DraftCounts, GenerateError, StopTexts, mark_tokens};
 
 /// A completion on its way.
 pub(crate) struct Running<C> {
@@ -37,6 +38,7 @@ pub(crate) struct Running<C> {
     /// The text that the last token completed.
     pub(crate) new_text: String,
     text_error: Option<String>,
+    pub(crate) drafts: DraftCounts,
     finish_reason: Option<FinishReason>,
     pub(crate) failure: Option<GenerateError>,
 }
@@ -73,9 +75,18 @@ impl<C> Running<C> {
             text: String::new(),
             new_text: String::new(),
             text_error: None,
+            drafts: DraftCounts::default(),
             finish_reason: None,
             failure: None,
         })
+    }
+
+    /// At most `n` tokens that may follow, taken from prompt and completion; not more than may still be sampled after
+    /// the next one, nor than the context has room for.
+    pub(crate) fn draft(&self, n: usize, context_length: usize) -> &[TokenId] {
+        let n_left = self.options.max_new_tokens.saturating_sub(self.log_probs.len() + 1);
+        let n_free = context_length.saturating_sub(self.history.len());
+        look_up(&self.history, n.min(n_left).min(n_free))
     }
 
     /// Asks the grammar what may come next.
@@ -160,6 +171,7 @@ impl<C> Running<C> {
             sampling_log_probs: self.sampling_log_probs,
             finish_reason,
             text_error: self.text_error,
+            drafts: self.drafts,
         })
     }
 }

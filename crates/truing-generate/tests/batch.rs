@@ -35,7 +35,12 @@ fn babbler() -> Parrot {
 }
 
 fn at_most(max_batch: usize) -> DecodingOptions {
-    DecodingOptions { max_batch, weights: DecodingWeights::F32, prompts: PromptReading::Whole }
+    DecodingOptions {
+        max_batch,
+        weights: DecodingWeights::F32,
+        prompts: PromptReading::Whole,
+        prompt_lookup_num_tokens: 0,
+    }
 }
 
 fn draw(

@@ -2,8 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use truing_generate::{GenerateError, Generated, SampledIds, Session, generate};
-use truing_model::{DecodingWeights, SampledToken};
+use truing_generate::{GenerateError, Generated, SampledIds, Session, StepOptions, generate};
+use truing_model::SampledToken;
 use truing_types::{ExcludedTokens, FinishReason, SamplingOptions, TokenId};
 
 use crate::parrot::{Parrot, one_hot};
@@ -15,7 +15,7 @@ fn run(
     options: &SamplingOptions,
 ) -> Result<Generated, GenerateError> {
     let ids = SampledIds { end: [0].into(), excluded: ExcludedTokens::none() };
-    generate(engine, session, prompt, options, &ids, DecodingWeights::F32, &mut |_| {
+    generate(engine, session, prompt, options, &ids, StepOptions::default(), &mut |_| {
         Ok(ControlFlow::Continue(()))
     })
 }
@@ -104,7 +104,7 @@ fn the_caller_may_break_off() {
     };
     let ids = SampledIds { end: [0].into(), excluded: ExcludedTokens::none() };
     let generated =
-        generate(&mut engine, &mut session, &[1], &at_most(9), &ids, DecodingWeights::F32, &mut until_two)
+        generate(&mut engine, &mut session, &[1], &at_most(9), &ids, StepOptions::default(), &mut until_two)
             .unwrap();
     assert_eq!((generated.tokens.len(), generated.finish_reason), (2, FinishReason::Cancelled));
 }
@@ -132,7 +132,7 @@ fn excluded_tokens_are_not_taken_even_where_they_are_the_likeliest() {
     let ids = SampledIds { end: [0].into(), excluded: excluded.clone() };
     let go_on = &mut |_| Ok(ControlFlow::Continue(()));
     let generated =
-        generate(&mut engine, &mut session, &[1], &at_most(3), &ids, DecodingWeights::F32, go_on).unwrap();
+        generate(&mut engine, &mut session, &[1], &at_most(3), &ids, StepOptions::default(), go_on).unwrap();
     assert_eq!(generated.tokens, [7, 7, 7]);
     let expected = -(397.0 * (-5f64).exp()).ln_1p() as f32;
     assert!((generated.log_probs[0] - expected).abs() < 1e-6, "{:?}", generated.log_probs);

@@ -10,4 +10,5 @@ mod batch;
 mod chat;
 mod decoding;
 mod parrot;
+mod prompt_lookup;
 mod real_weights;

@@ -61,7 +61,9 @@ impl Parrot {
     /// Says these tokens after a prompt of any content, one after the other, then token 0.
     pub(crate) fn saying(context_length: usize, n_prompt: usize, tokens: Vec<TokenId>) -> Self {
         Self::new(context_length, move |so_far| {
-            one_hot(tokens.get(so_far.len() - n_prompt).copied().unwrap_or(0))
+            // A prompt may be read in pieces.
+            let said = so_far.len().checked_sub(n_prompt).and_then(|at| tokens.get(at));
+            one_hot(said.copied().unwrap_or(0))
         })
     }
 }
@@ -114,7 +116,7 @@ impl Engine for Parrot {
     type Hidden = ();
     type Saved = ();
     type Cache = Vec<TokenId>;
-    /// One row for each sequence.
+    /// One row for each token, of a prompt for its last.
     type Logits = Vec<Vec<f32>>;
 
     fn memory(_: &ModelSpec, _: &TrainableSpec, _: ComputeDtype) -> EngineMemory {
@@ -148,15 +150,17 @@ impl Engine for Parrot {
     fn fork_cache(&mut self, cache: &Vec<TokenId>) -> Result<Vec<TokenId>, EngineError> {
         Ok(cache.clone())
     }
-    fn extend_each(
+    fn extend_each_by(
         &mut self,
         caches: &mut [&mut Vec<TokenId>],
-        tokens: &[TokenId],
+        tokens: &[&[TokenId]],
         weights: DecodingWeights,
     ) -> Result<Vec<Vec<f32>>, EngineError> {
         let mut logits = Vec::new();
-        for (cache, token) in caches.iter_mut().zip(tokens) {
-            logits.extend(self.extend(cache, &[*token], weights)?);
+        for (cache, new) in caches.iter_mut().zip(tokens) {
+            for token in *new {
+                logits.extend(self.extend(cache, &[*token], weights)?);
+            }
         }
         Ok(logits)
     }

@@ -29,7 +29,12 @@ fn from_environment(variable: &str) -> Option<PathBuf> {
 }
 
 fn at_most(max_batch: usize) -> DecodingOptions {
-    DecodingOptions { max_batch, weights: DecodingWeights::F32, prompts: PromptReading::Whole }
+    DecodingOptions {
+        max_batch,
+        weights: DecodingWeights::F32,
+        prompts: PromptReading::Whole,
+        prompt_lookup_num_tokens: 0,
+    }
 }
 
 fn load(path: &std::path::Path) -> CpuEngine {

@@ -46,7 +46,7 @@ pub use matmul::{
     Epilogue, MatrixRef, Write, add_bias, bias_backward, matmul, matmul_with_epilogue, matmul_workspace_bytes,
 };
 pub use memory::{return_freed_memory, return_large_buffers_when_freed, zeroed};
-pub use rate::{measure_matmul_gflops, measure_peak_gflops};
+pub use rate::{measure_matmul_gflops, measure_peak_gflops, measure_read_bandwidth};
 pub use rms_norm::{rms_norm_backward, rms_norm_forward};
 pub use rotary::{RotaryTable, rotary_backward, rotary_forward};
 pub use row_products::{RowProduct, RowWeight, multiply_rows};

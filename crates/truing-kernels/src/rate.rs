@@ -1,9 +1,11 @@
-//! How fast this machine multiplies: what `truing doctor` shows and the planner's time estimate starts from.
+//! How fast this machine multiplies and reads memory: what `truing doctor` and `truing bench` show, and the planner's
+//! time estimate starts from.
 //!
 //! The one room of the crate that reads the clock; a rate cannot be had without it.
 
 use crate::matmul::{MatrixRef, Write, matmul};
 use crate::simd::{SimdLevel, simd_fn};
+use rayon::prelude::*;
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -64,9 +66,47 @@ pub fn measure_matmul_gflops() -> f64 {
     best
 }
 
+/// Far more than the caches of most processors hold.
+const READ_BYTES: usize = 512 << 20;
+
+/// Bytes a second that the threads of the current pool read from memory together: the sum of a buffer of 512 MiB, the
+/// best of three passes. Takes half a second.
+pub fn measure_read_bandwidth() -> f64 {
+    let buffer = vec![1.0_f32; READ_BYTES / size_of::<f32>()];
+    let share = buffer.len().div_ceil(rayon::current_num_threads());
+    let mut best = 0.0_f64;
+    for _ in 0..3 {
+        let started = Instant::now();
+        buffer.par_chunks(share).for_each(|part| {
+            black_box(lane_sums(part));
+        });
+        best = best.max(READ_BYTES as f64 / started.elapsed().as_secs_f64());
+    }
+    best
+}
+
+/// Enough independent sums that memory, not addition, is what is waited for.
+fn lane_sums(values: &[f32]) -> [f32; 32] {
+    let mut sums = [0.0; 32];
+    for chunk in values.chunks_exact(32) {
+        for (sum, value) in sums.iter_mut().zip(chunk) {
+            *sum += value;
+        }
+    }
+    sums
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_read_and_every_value_is_summed() {
+        assert!(measure_read_bandwidth() > 1e6);
+        let values: Vec<f32> = (0..64).map(|i| i as f32).collect();
+        let expected: Vec<f32> = (0..32).map(|i| (2 * i + 32) as f32).collect();
+        assert_eq!(lane_sums(&values).to_vec(), expected);
+    }
 
     #[test]
     fn rates_are_positive_and_a_product_is_not_above_the_peak() {

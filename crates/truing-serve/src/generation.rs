@@ -130,6 +130,7 @@ impl Generation {
                     return Err(ApiError::with_status(500, error.clone()));
                 }
                 self.usage.finish_reasons.push(finish_reason(completion.finish_reason));
+                self.usage.drafts.add(completion.drafts);
                 if self.n_left == 0 {
                     self.cancel.is_over = true;
                     self.server.metrics.finished(self.model, &self.usage, now.saturating_sub(self.started));

@@ -107,6 +107,8 @@ pub struct ServeOptions {
     pub max_cached_tokens: usize,
     /// Weights that decoding multiplies with.
     pub weights: DecodingWeights,
+    /// Most tokens that are drafted for each completion in a step; 0 drafts none.
+    pub prompt_lookup_num_tokens: usize,
     /// Bytes of a request's body.
     pub max_body_bytes: usize,
     /// Time for the header of a request, and for its body.
@@ -133,6 +135,7 @@ impl Default for ServeOptions {
             max_connections: 1024,
             max_cached_tokens: 65_536,
             weights: DecodingWeights::default(),
+            prompt_lookup_num_tokens: 0,
             max_body_bytes: 4 << 20,
             body_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(600),
@@ -349,6 +352,7 @@ fn host<E: Engine>(
                 max_batch: options.max_running,
                 weights: options.weights,
                 prompts: PromptReading::InPieces { max_cached_tokens: options.max_cached_tokens },
+                prompt_lookup_num_tokens: options.prompt_lookup_num_tokens,
             };
             let decoding = DecodingLoop::new(renderer.tokenizer(), ids.clone(), decoding);
             let text = TextModel {

@@ -68,6 +68,8 @@ pub(crate) struct Metrics {
     generation_tokens: Family<OfModel, Counter>,
     prefix_queries: Family<OfModel, Counter>,
     prefix_hits: Family<OfModel, Counter>,
+    drafted_tokens: Family<OfModel, Counter>,
+    accepted_tokens: Family<OfModel, Counter>,
     success: Family<OfReason, Counter>,
     responses: Family<OfResponse, Counter>,
     first_token: Histograms,
@@ -107,6 +109,12 @@ impl Metrics {
             generation_tokens: counter(r, "vllm:generation_tokens", "Tokens generated"),
             prefix_queries: counter(r, "vllm:prefix_cache_queries", "Tokens of prompts that were looked for"),
             prefix_hits: counter(r, "vllm:prefix_cache_hits", "Tokens of prompts that were found"),
+            drafted_tokens: counter(r, "vllm:spec_decode_num_draft_tokens", "Tokens drafted"),
+            accepted_tokens: counter(
+                r,
+                "vllm:spec_decode_num_accepted_tokens",
+                "Drafted tokens that were sampled",
+            ),
             first_token: histogram(
                 r,
                 "vllm:time_to_first_token_seconds",
@@ -151,6 +159,8 @@ impl Metrics {
         self.generation_tokens.get_or_create(of_model).inc_by(usage.completion_tokens as u64);
         self.prefix_queries.get_or_create(of_model).inc_by(usage.prompt_tokens as u64);
         self.prefix_hits.get_or_create(of_model).inc_by(usage.cached_tokens as u64);
+        self.drafted_tokens.get_or_create(of_model).inc_by(usage.drafts.n_drafted);
+        self.accepted_tokens.get_or_create(of_model).inc_by(usage.drafts.n_accepted);
         self.request.get_or_create(of_model).observe(time.as_secs_f64());
         self.request_prompt_tokens.get_or_create(of_model).observe(usage.prompt_tokens as f64);
         self.request_generation_tokens.get_or_create(of_model).observe(usage.completion_tokens as f64);

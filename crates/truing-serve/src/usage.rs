@@ -1,6 +1,7 @@
 //! What a request came to.
 
 use serde_json::{Value, json};
+use truing_generate::DraftCounts;
 
 /// What a request came to, for the reply, the access log and the metrics.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -8,6 +9,7 @@ pub(crate) struct Usage {
     pub(crate) prompt_tokens: usize,
     pub(crate) completion_tokens: usize,
     pub(crate) cached_tokens: usize,
+    pub(crate) drafts: DraftCounts,
     pub(crate) first_token_s: Option<f64>,
     pub(crate) finish_reasons: Vec<&'static str>,
 }

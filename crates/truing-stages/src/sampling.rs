@@ -18,6 +18,8 @@ pub(crate) struct Sampling<'a> {
     /// Completions decoded in parallel.
     pub(crate) max_batch: usize,
     pub(crate) weights: DecodingWeights,
+    /// Most tokens that are drafted in a step.
+    pub(crate) prompt_lookup_num_tokens: usize,
     /// What the progress is called.
     pub(crate) phase: String,
 }
@@ -41,6 +43,7 @@ impl Sampling<'_> {
             max_batch: self.max_batch,
             weights: self.weights,
             prompts: PromptReading::Whole,
+            prompt_lookup_num_tokens: self.prompt_lookup_num_tokens,
         };
         let sampled =
             sample(engine, self.tokenizer, requests, &self.options, self.ids, decoding, &mut |_, _, _| {

@@ -181,6 +181,7 @@ pub(crate) fn processor_features() -> Vec<&'static str> {
             ("fma", std::is_x86_feature_detected!("fma")),
             ("f16c", std::is_x86_feature_detected!("f16c")),
             ("avx512f", std::is_x86_feature_detected!("avx512f")),
+            ("avx512vnni", std::is_x86_feature_detected!("avx512vnni")),
             ("avx512bf16", std::is_x86_feature_detected!("avx512bf16")),
         ];
         features.extend(found.into_iter().filter(|(_, is_there)| *is_there).map(|(name, _)| name));
@@ -192,36 +193,6 @@ pub(crate) fn processor_features() -> Vec<&'static str> {
         }
     }
     features
-}
-
-/// Bytes a second that all threads together read from memory: the sum of a buffer far larger than any cache,
-/// best of three passes.
-pub(crate) fn measure_read_bandwidth(n_threads: usize) -> f64 {
-    const BYTES: usize = 512 << 20;
-    let buffer = vec![1.0_f32; BYTES / 4];
-    let share = buffer.len().div_ceil(n_threads.max(1));
-    let mut best_seconds = f64::INFINITY;
-    for _ in 0..3 {
-        let start = Instant::now();
-        std::thread::scope(|scope| {
-            for part in buffer.chunks(share) {
-                scope.spawn(move || std::hint::black_box(lane_sums(part)));
-            }
-        });
-        best_seconds = best_seconds.min(start.elapsed().as_secs_f64());
-    }
-    BYTES as f64 / best_seconds
-}
-
-/// Enough independent sums that memory, not addition, is what is waited for.
-fn lane_sums(values: &[f32]) -> [f32; 32] {
-    let mut sums = [0.0; 32];
-    for chunk in values.chunks_exact(32) {
-        for (sum, value) in sums.iter_mut().zip(chunk) {
-            *sum += value;
-        }
-    }
-    sums
 }
 
 #[cfg(test)]

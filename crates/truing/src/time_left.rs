@@ -9,6 +9,11 @@ const MEMORY_SECONDS: f64 = 120.0;
 const RUN_MEMORY_SECONDS: f64 = 3600.0;
 /// Less than this much watching is no basis for a figure.
 const MIN_WATCHED_SECONDS: f64 = 2.0;
+/// What was done up to the first report takes longer than the rest: memory is touched for the first time, and of work
+/// that is done side by side (completions of a batch, requests to a server) all has begun when the first has ended. The
+/// pace is that since then. While the pace from the beginning differs by more than this factor, either may be wrong,
+/// and no figure is said.
+const MOST_DIFFERENCE: f64 = 2.0;
 
 /// What can be said.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -37,6 +42,8 @@ pub(crate) struct Estimator {
     paused_seconds: f64,
     weighted_seconds: f64,
     weighted_units: f64,
+    /// What of both came with the first report; `None` before it.
+    first: Option<(f64, f64)>,
 }
 
 impl Estimator {
@@ -54,6 +61,7 @@ impl Estimator {
             paused_seconds: 0.0,
             weighted_seconds: 0.0,
             weighted_units: 0.0,
+            first: None,
         }
     }
 
@@ -88,6 +96,8 @@ impl Estimator {
             let decay = (-seconds / self.memory_seconds).exp();
             self.weighted_seconds = self.weighted_seconds * decay + seconds;
             self.weighted_units = self.weighted_units * decay + units as f64;
+            let first = self.first.map(|(seconds, units)| (seconds * decay, units * decay));
+            self.first = first.or(Some((seconds, units as f64)));
             self.watched_seconds += seconds;
             self.watched_units += units;
         }
@@ -98,12 +108,20 @@ impl Estimator {
         }
     }
 
+    /// Seconds a unit, once the first report and those after it agree.
+    fn pace(&self) -> Option<f64> {
+        let (first_seconds, first_units) = self.first?;
+        let from_the_beginning = self.weighted_seconds / self.weighted_units;
+        let since_the_first = (self.weighted_seconds - first_seconds) / (self.weighted_units - first_units);
+        let ratio = from_the_beginning / since_the_first;
+        (1.0 / MOST_DIFFERENCE..=MOST_DIFFERENCE).contains(&ratio).then_some(since_the_first)
+    }
+
     /// What can be said now, between updates too.
     pub(crate) fn left(&self, now: f64) -> TimeLeft {
-        if self.watched_seconds < MIN_WATCHED_SECONDS || self.weighted_units <= 0.0 {
+        let Some(pace) = self.pace().filter(|_| self.watched_seconds >= MIN_WATCHED_SECONDS) else {
             return TimeLeft::Unknown;
-        }
-        let pace = self.weighted_seconds / self.weighted_units;
+        };
         let pauses = self.paused_seconds / self.watched_units.max(1) as f64;
         let at_update = (pace + pauses) * self.total.saturating_sub(self.done) as f64;
         let left = at_update - (now - self.updated_at);
@@ -167,7 +185,8 @@ mod tests {
         estimator.update(600, 0.01);
         assert_eq!(estimator.left(0.1), TimeLeft::Unknown);
         estimator.update(610, 10.01);
-        assert!((seconds(estimator.left(10.01)) - 390.0).abs() < 1.0);
+        estimator.update(620, 20.01);
+        assert!((seconds(estimator.left(20.01)) - 380.0).abs() < 1.0);
     }
 
     #[test]
@@ -220,6 +239,60 @@ mod tests {
         // 18 steps of 60 s and 2 of 600 s; the newest of them counts a little more.
         let left = seconds(run.left(now));
         assert!((80.0 * 114.0..80.0 * 150.0).contains(&left), "{left}");
+    }
+
+    /// What is said after each report of one unit, at these times.
+    fn said(total: u64, times: &[f64]) -> Vec<TimeLeft> {
+        let mut estimator = Estimator::new(total, 0.0);
+        let say = |(idx, &now): (usize, &f64)| {
+            estimator.update(idx as u64 + 1, now);
+            estimator.left(now)
+        };
+        times.iter().enumerate().map(say).collect()
+    }
+
+    #[test]
+    fn completions_that_end_one_after_the_other_are_not_taken_for_begun_one_after_the_other() {
+        // 64 completions, 32 at a time, of 12 to 90 s each: all are done after 180 s. After the first one the pace from
+        // the beginning would say 63 * 12 s, more than 12 minutes.
+        let mut free = [0.0; 32];
+        let mut times: Vec<f64> = (0..64)
+            .map(|idx| {
+                let next = (0..free.len()).min_by(|&a, &b| f64::total_cmp(&free[a], &free[b])).unwrap();
+                free[next] += 12.0 + f64::from((idx * 37) % 64) / 63.0 * 78.0;
+                free[next]
+            })
+            .collect();
+        times.sort_by(f64::total_cmp);
+        let end = times[63];
+        let mut n_figures = 0;
+        for (now, left) in times.iter().zip(said(64, &times)) {
+            if let TimeLeft::About(seconds) = left {
+                n_figures += 1;
+                assert!(seconds < 1.6 * (end - now) + 10.0, "{seconds} s at {now} of {end}");
+            }
+        }
+        assert!(n_figures > 30, "{n_figures} figures");
+    }
+
+    #[test]
+    fn completions_that_end_together_are_not_taken_for_fast_ones() {
+        // Two batches of 32, each of which ends within 3 s after 300 s.
+        let times: Vec<f64> =
+            (0..64).map(|idx| f64::from(300 * (1 + idx / 32)) + f64::from(idx % 32) * 0.1).collect();
+        let left = said(64, &times);
+        assert!(left[..32].iter().all(|left| *left == TimeLeft::Unknown), "{left:?}");
+    }
+
+    #[test]
+    fn a_slow_first_step_is_not_expected_again() {
+        // The first step touches all of the memory for the first time.
+        let times: Vec<f64> = (0..40).map(|step| 31.0 + 5.0 * f64::from(step)).collect();
+        let left = said(40, &times);
+        assert_eq!(left[..4], [TimeLeft::Unknown; 4], "one step says nothing, and a few not enough");
+        for (step, left) in left.iter().enumerate().skip(8).take(30) {
+            assert!((seconds(*left) - 5.0 * (39 - step) as f64).abs() < 1e-6, "{step}: {left:?}");
+        }
     }
 
     #[test]

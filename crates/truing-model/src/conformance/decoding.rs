@@ -161,6 +161,64 @@ pub fn a_decoded_sequence_does_not_depend_on_the_others<E: Engine>() {
     }
 }
 
+/// Several tokens at once give the logits of one token after the other, after every one of them; and what is forgotten
+/// afterwards leaves no trace.
+pub fn several_tokens_at_once_give_the_logits_of_one_after_the_other<E: Engine>() {
+    for case in decoders::<E>() {
+        let memory = E::memory(&case.spec.clone().into(), &TrainableSpec::default(), case.options.dtype);
+        let all = [DecodingWeights::F32, DecodingWeights::Int8];
+        for weights in &all[..1 + usize::from(memory.quantized_bytes > 0)] {
+            check_several_at_once::<E>(&case, *weights);
+        }
+    }
+}
+
+fn check_several_at_once<E: Engine>(case: &Case<DecoderSpec>, weights: DecodingWeights) {
+    let mut engine: E = case.load();
+    let guarantees = engine.guarantees();
+    let (vocab_size, tolerance) = (case.spec.vocab_size, 2.0 * guarantees.decoding_log_prob_tolerance);
+    // Sequences of different lengths with different numbers of new tokens.
+    let token = |i: usize| (i * 7 % vocab_size) as TokenId;
+    let prompts: Vec<Vec<TokenId>> =
+        [1, 50, 5].map(|n_tokens| (0..n_tokens).map(|i| token(i + n_tokens)).collect()).into();
+    let news: [&[TokenId]; 3] = [&[token(3), token(4)], &[token(9); 6], &[token(1)]];
+    let read = |engine: &mut E| -> Vec<E::Cache> {
+        let mut read_one = |prompt: &Vec<TokenId>| {
+            let mut cache = engine.new_cache(60).unwrap();
+            engine.extend(&mut cache, prompt, DecodingWeights::F32).unwrap();
+            cache
+        };
+        prompts.iter().map(&mut read_one).collect()
+    };
+    let mut one_by_one = read(&mut engine);
+    let mut expected = Vec::new();
+    for (cache, new) in one_by_one.iter_mut().zip(news) {
+        for token in new {
+            let logits = engine.extend_each(&mut [&mut *cache], &[*token], weights).unwrap();
+            expected.extend(engine.read_logits(&logits).unwrap());
+        }
+    }
+    let mut at_once = read(&mut engine);
+    let mut borrowed: Vec<_> = at_once.iter_mut().collect();
+    let logits = engine.extend_each_by(&mut borrowed, &news, weights).unwrap();
+    let found = engine.read_logits(&logits).unwrap();
+    let is_exact = guarantees.is_batch_invariant;
+    let what = |what: &str| format!("{}, {weights:?}: {what}", case.name);
+    assert_same_logits(&found, &expected, vocab_size, is_exact, tolerance, what("several at once"));
+
+    // The tokens after the first of each sequence are forgotten, and others follow.
+    let mut after = Vec::new();
+    for caches in [&mut one_by_one, &mut at_once] {
+        for (cache, prompt) in caches.iter_mut().zip(&prompts) {
+            engine.truncate_cache(cache, prompt.len() + 1).unwrap();
+        }
+        let mut borrowed: Vec<_> = caches.iter_mut().collect();
+        let logits = engine.extend_each(&mut borrowed, &[token(2); 3], weights).unwrap();
+        after.push(engine.read_logits(&logits).unwrap());
+    }
+    assert_same_logits(&after[1], &after[0], vocab_size, is_exact, tolerance, what("after a truncation"));
+}
+
 /// Where one of several sequences cannot be extended, none is.
 pub fn failed_extensions_change_no_cache<E: Engine>() {
     for case in decoders::<E>() {
@@ -190,6 +248,14 @@ pub fn failed_extensions_change_no_cache<E: Engine>() {
             EngineError::TokenOutOfRange { .. }
         );
         assert_refused!(engine.extend_each(&mut [&mut long], &[1, 2], weights), EngineError::Unsupported(_));
+        assert_refused!(
+            engine.extend_each_by(&mut [&mut long], &[&[]], weights),
+            EngineError::Unsupported(_)
+        );
+        assert_refused!(
+            engine.extend_each_by(&mut [&mut long], &[&[1; 7]], weights),
+            EngineError::CacheFull { capacity: 8, needed: 9 }
+        );
         assert_eq!((engine.cache_len(&long), engine.cache_len(&short)), (2, 3), "{}", case.name);
         let mut untouched = engine.new_cache(8).unwrap();
         engine.extend(&mut untouched, &[1, 2], weights).unwrap();

@@ -46,6 +46,7 @@ macro_rules! conformance_tests {
             decoding::decoding_gives_the_log_probs_of_a_forward_pass,
             decoding::failed_extensions_change_no_cache,
             decoding::prompts_and_training_do_not_read_the_copy_in_8_bits,
+            decoding::several_tokens_at_once_give_the_logits_of_one_after_the_other,
             encoders::a_text_is_encoded_alone_as_in_a_pack,
             encoders::an_output_layer_is_a_linear_function_of_the_pooled_vector,
             encoders::frozen_parameters_of_an_encoder_have_no_gradient,

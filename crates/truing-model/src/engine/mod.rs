@@ -377,6 +377,22 @@ pub trait Engine: ParameterStore + Send + Sized {
         caches: &mut [&mut Self::Cache],
         tokens: &[TokenId],
         weights: DecodingWeights,
+    ) -> Result<Self::Logits, EngineError> {
+        let tokens: Vec<&[TokenId]> = tokens.chunks(1).collect();
+        self.extend_each_by(caches, &tokens, weights)
+    }
+    /// Appends some tokens to each of several running sequences and returns the logits after every one of them,
+    /// sequence by sequence `[n_tokens, vocab]`. They are what [`extend_each`](Self::extend_each) returns for one token
+    /// after the other: the same bits where the engine guarantees that no bit depends on what runs beside. So drafted
+    /// tokens are checked at once (speculative decoding).
+    ///
+    /// # Errors
+    /// As [`extend_each`](Self::extend_each), and when there is no token for a sequence.
+    fn extend_each_by(
+        &mut self,
+        caches: &mut [&mut Self::Cache],
+        tokens: &[&[TokenId]],
+        weights: DecodingWeights,
     ) -> Result<Self::Logits, EngineError>;
     /// Samples one token for each of some sequences, of those that are not excluded. A token depends on its row, history and
     /// sampler alone. `None` where the logits are not a distribution.

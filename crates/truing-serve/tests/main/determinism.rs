@@ -88,6 +88,15 @@ fn replies_depend_on_their_request_alone() {
         }
     }
     assert!(server.metric("vllm:prefix_cache_hits_total") > 0.0, "beginnings were shared");
+    assert_eq!(server.metric("vllm:spec_decode_num_draft_tokens_total"), 0.0);
+    let options = ServeOptions { max_running: 8, prompt_lookup_num_tokens: 3, ..ServeOptions::default() };
+    let drafting = start(options);
+    for (idx, (found, expected)) in answers(&drafting, &in_order, 8, 2).iter().zip(&expected).enumerate() {
+        assert_eq!(found, expected, "request {idx} with drafts");
+    }
+    let counted = ["draft", "accepted"]
+        .map(|name| drafting.metric(&format!("vllm:spec_decode_num_{name}_tokens_total")));
+    assert!(counted[0] > 0.0 && counted[1] <= counted[0], "{counted:?}");
 }
 
 /// A client that leaves is no longer computed for, whether it waits, reads a stream or waits for the whole.

@@ -417,10 +417,13 @@ impl TrainingInputs for DistillInputs {
         // Caches grow by blocks, and the prompt that the next completions continue is held beside the running ones.
         let longest_cached = (longest + settings.max_completion_length as u64).next_multiple_of(CACHE_BLOCK);
         let cache = (n_running + 1) * longest_cached * engine.cache_bytes_per_token;
-        let n_rows = longest.min(engine.tokens_per_prompt_piece).max(n_running);
+        // Each token of a step has a row of logits, drafted ones too.
+        let n_drafted = settings.prompt_lookup_num_tokens.min(settings.max_completion_length);
+        let n_tokens = n_running * (1 + n_drafted as u64);
+        let n_rows = longest.min(engine.tokens_per_prompt_piece).max(n_tokens);
         let decoding = n_rows * engine.forward_bytes_per_token
             + longest * engine.forward_bytes_per_key
-            + (n_running + 1) * spec.vocab_size as u64 * LOGIT_BYTES;
+            + (n_tokens + 1) * spec.vocab_size as u64 * LOGIT_BYTES;
         let forward = |model: &EngineMemory| {
             (model.forward_bytes_per_token + model.forward_bytes_per_key) * u64::from(config.max_length)
         };

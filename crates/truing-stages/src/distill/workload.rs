@@ -125,6 +125,7 @@ impl<'a, E: Engine> OnPolicyDistillation<'a, E> {
                 Split::Train => settings.rollout_quantization,
                 Split::Evaluation => DecodingWeights::F32,
             },
+            prompt_lookup_num_tokens: settings.prompt_lookup_num_tokens,
             phase,
         };
         let world_size = communicator.world_size();

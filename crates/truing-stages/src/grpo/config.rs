@@ -70,6 +70,11 @@ pub struct GrpoConfig {
     /// Completions decoded in parallel. It never changes a result.
     #[schemars(extend("x-decides" = "nothing"))]
     pub generation_batch_size: usize,
+    /// Tokens that are drafted for each completion in a step of decoding: what followed where its last tokens occurred
+    /// before, in the prompt or the completion (prompt-lookup speculative decoding). 0 turns it off. Faster where
+    /// completions repeat texts and few are decoded in parallel. It never changes a result.
+    #[schemars(extend("x-decides" = "nothing"))]
+    pub prompt_lookup_num_tokens: usize,
     /// Weights that rollouts are sampled with; evaluations always use `f32`. `int8` is faster, but samples from a
     /// slightly different policy. The loss of each token is corrected by its importance weight, the ratio of the two
     /// policies' probabilities.
@@ -350,6 +355,7 @@ impl Default for GrpoConfig {
             min_p: 0.0,
             stop: Vec::new(),
             generation_batch_size: 32,
+            prompt_lookup_num_tokens: 0,
             rollout_quantization: DecodingWeights::default(),
             importance_sampling_cap: 2.0,
             beta: None,

@@ -41,11 +41,14 @@ impl StepBytes {
         let engine = E::memory(&spec.clone().into(), &config.trainable(), ComputeDtype::default());
         let n_running = config.generation_batch_size.min(config.prompts_per_step * config.num_generations);
         let longest_prompt = longest_prompt(inputs);
-        // The running completions have a row of logits each; so has the prompt that the next ones continue.
-        let n_rows = (longest_prompt as u64).min(engine.tokens_per_prompt_piece).max(n_running as u64);
+        // Each token of a step has a row of logits, drafted ones too; so has the prompt that the next completions
+        // continue.
+        let n_drafted = config.prompt_lookup_num_tokens.min(config.max_completion_length);
+        let n_tokens = (n_running * (1 + n_drafted)) as u64;
+        let n_rows = (longest_prompt as u64).min(engine.tokens_per_prompt_piece).max(n_tokens);
         let decoding = n_rows * engine.forward_bytes_per_token
             + longest_prompt as u64 * engine.forward_bytes_per_key
-            + (n_running as u64 + 1) * spec.vocab_size as u64 * LOGIT_BYTES;
+            + (n_tokens + 1) * spec.vocab_size as u64 * LOGIT_BYTES;
         // Both keep their working memory until all packs are compared.
         let of_pack = (engine.forward_bytes_per_token + engine.forward_bytes_per_key)
             * largest_pack(config, inputs) as u64;

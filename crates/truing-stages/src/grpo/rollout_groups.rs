@@ -105,6 +105,7 @@ impl<E: Engine> Running<'_, E> {
             options,
             max_batch: config.generation_batch_size,
             weights,
+            prompt_lookup_num_tokens: config.prompt_lookup_num_tokens,
             phase,
         };
         let (engine, world_size) = (self.trainer.engine_mut(), self.communicator.world_size());

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use truing_generate::DraftCounts;
 use truing_statistics::mean_and_sample_deviation;
 use truing_types::FinishReason;
 
@@ -72,6 +73,12 @@ pub(super) fn of_groups(groups: &[Group], pass_reward: f64) -> Metrics {
         put("completions/min_length", lengths.iter().copied().fold(f64::INFINITY, f64::min));
         put("completions/max_length", lengths.iter().copied().fold(0.0, f64::max));
         put("completions/clipped_ratio", 1.0 - ended.len() as f64 / lengths.len() as f64);
+    }
+    let mut drafts = DraftCounts::default();
+    completions.iter().for_each(|completion| drafts.add(completion.drafts));
+    if drafts.n_drafted > 0 {
+        put("completions/drafted_tokens", drafts.n_drafted as f64);
+        put("completions/accepted_tokens", drafts.n_accepted as f64);
     }
     if let Some((mean, _)) = mean_and_sample_deviation(&ended) {
         put("completions/mean_terminated_length", mean);

@@ -136,6 +136,29 @@ fn interrupted_anywhere_and_resumed_draws_the_same_tokens_and_ends_with_the_same
     }
 }
 
+/// Drafted tokens are counted, and change neither a completion nor a bit of the weights.
+#[test]
+fn prompt_lookup_changes_no_rollout_and_no_weight() {
+    let overrides = ["temperature=0.1", "max_completion_length=24", "eval_fraction=0.4"];
+    let plain = folder();
+    run(plain.path(), &overrides, Start::Fresh, never).unwrap();
+    let expected = everything(plain.path());
+    let drafting = folder();
+    let overrides: Vec<&str> = overrides.iter().copied().chain(["prompt_lookup_num_tokens=3"]).collect();
+    run(drafting.path(), &overrides, Start::Fresh, never).unwrap();
+    let (weights, mut records, completions) = everything(drafting.path());
+    assert!(weights == expected.0, "the weights differ");
+    assert_eq!(completions, expected.2);
+    let mut counted = [0.0; 2];
+    for record in &mut records {
+        for (sum, name) in counted.iter_mut().zip(["drafted", "accepted"]) {
+            *sum += record.remove(&format!("completions/{name}_tokens")).unwrap_or(0.0);
+        }
+    }
+    assert_eq!(records, expected.1);
+    assert!(counted[0] > 0.0 && counted[1] <= counted[0], "{counted:?}");
+}
+
 /// The copy in 8 bits draws other tokens than the policy, says how far it was off, and is made again after a resume.
 #[test]
 fn rollouts_of_8_bits_are_weighted_and_resumed_bit_for_bit() {

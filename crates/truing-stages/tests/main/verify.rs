@@ -223,13 +223,13 @@ impl Engine for Flawed {
         self.engine.extend(cache, tokens, weights)
     }
 
-    fn extend_each(
+    fn extend_each_by(
         &mut self,
         caches: &mut [&mut KvCache],
-        tokens: &[TokenId],
+        tokens: &[&[TokenId]],
         weights: DecodingWeights,
     ) -> Result<Logits, EngineError> {
-        self.engine.extend_each(caches, tokens, weights)
+        self.engine.extend_each_by(caches, tokens, weights)
     }
 
     fn sample(

@@ -128,6 +128,7 @@ impl Drop for Input {
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
     let mut sampling = arguments.sampling.options(DEFAULT_TEMPERATURE)?;
     let model = arguments.model.open(arguments.sampling.decoding_weights(), context)?;
+    let model = model.with_prompt_lookup(arguments.sampling.n_drafted());
     let interrupt = interrupt::for_replies();
     let printer = context.printer;
     let mut conversation = Conversation::default();

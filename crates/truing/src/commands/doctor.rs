@@ -128,7 +128,7 @@ fn look(arguments: &Arguments, context: &Context) -> Findings {
         threads: context.n_threads,
         load: machine::load(),
         memory: machine::memory(),
-        measured: (!arguments.no_measure).then(|| measure(context.n_threads)),
+        measured: (!arguments.no_measure).then(measure),
         model_cache: look_at_cache(environment.model_cache.as_deref()),
         python: environment.find_program(&["python3", "python"]),
         pip: environment.find_program(&["pip3", "pip"]),
@@ -142,7 +142,7 @@ fn look(arguments: &Arguments, context: &Context) -> Findings {
 
 /// Other programs make single measurements too low, never too high; so the best of a few counts, and the peak is
 /// at least what a product reached.
-fn measure(n_threads: usize) -> Measured {
+fn measure() -> Measured {
     let best = |measure: fn() -> f64| (0..3).map(|_| measure()).fold(0.0, f64::max);
     let matmul_gflops = best(truing_kernels::measure_matmul_gflops);
     let peak_gflops = best(truing_kernels::measure_peak_gflops).max(matmul_gflops);
@@ -150,7 +150,7 @@ fn measure(n_threads: usize) -> Measured {
         peak_gflops,
         matmul_gflops,
         matmul_share_of_peak: matmul_gflops / peak_gflops,
-        memory_read_gb_per_second: machine::measure_read_bandwidth(n_threads) / 1e9,
+        memory_read_gb_per_second: truing_kernels::measure_read_bandwidth() / 1e9,
     }
 }
 

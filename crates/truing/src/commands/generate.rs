@@ -94,6 +94,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
     let sampling = arguments.sampling.options(DEFAULT_TEMPERATURE)?;
     let (prompts, are_many) = read_prompts(arguments.prompt.as_deref(), arguments.file.as_deref())?;
     let model = arguments.model.open(arguments.sampling.decoding_weights(), context)?;
+    let model = model.with_prompt_lookup(arguments.sampling.n_drafted());
     let interrupt = interrupt::for_replies();
     let as_json = arguments.json || are_many;
     for (index, prompt) in prompts.iter().enumerate() {
@@ -123,6 +124,11 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
         if reply.finish_reason == FinishReason::Cancelled {
             return Ok(Outcome::Interrupted);
         }
+    }
+    let drafts = model.draft_counts();
+    if drafts.n_drafted > 0 {
+        let (accepted, drafted) = (drafts.n_accepted, drafts.n_drafted);
+        context.printer.note(format_args!("accepted {accepted} of {drafted} drafted tokens"));
     }
     Ok(Outcome::Fine)
 }

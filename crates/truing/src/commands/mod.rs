@@ -1,6 +1,7 @@
 //! The commands, one file each. A new one is a file and a line in [`Command`] and in its `run`.
 
 mod annotate;
+mod bench;
 mod build;
 mod chat;
 mod classifier;
@@ -170,6 +171,12 @@ pub(crate) enum Command {
     /// Check this machine (processor, memory, caches, Python) and say what to fix.
     #[command(after_help = "Example: truing doctor")]
     Doctor(doctor::Arguments),
+    /// Measure this machine's peaks, and products, a training step, decoding and embedding against them. Under a
+    /// minute.
+    #[command(
+        after_help = "Examples:\n  truing bench\n  truing bench --quick\n  truing bench --model runs/tiny/model --json"
+    )]
+    Bench(bench::Arguments),
     /// Write the HTML report of a run again, from its folder.
     #[command(after_help = "Example: truing report runs/tiny")]
     Report(report::Arguments),
@@ -233,6 +240,7 @@ impl Command {
             Self::Serve(arguments) => serve::run(arguments, context),
             Self::Annotate(command) => annotate::run(command, context),
             Self::Doctor(arguments) => doctor::run(arguments, context),
+            Self::Bench(arguments) => bench::run(arguments, context),
             Self::Report(arguments) => report::run(arguments, context),
             Self::Import(arguments) => import::run(arguments, context),
             Self::Completions(arguments) => completions::completions(arguments, context),

@@ -58,12 +58,38 @@ pub(crate) struct SamplingArguments {
     /// Weights used to generate tokens; prompts are always processed with the float32 weights.
     #[arg(long, value_name = "WEIGHTS", value_enum, default_value_t = Weights::F32)]
     weights: Weights,
+    #[command(flatten)]
+    drafting: DraftingArguments,
+}
+
+/// Speculative decoding without a second model, for all commands that decode.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct DraftingArguments {
+    /// Tokens to draft in each step: what followed where the last tokens occurred before, in the prompt or the reply
+    /// (prompt-lookup decoding). Faster where replies repeat texts; never changes a reply. 0 turns it off.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=MAX_DRAFTED))]
+    prompt_lookup_num_tokens: u64,
+}
+
+/// Each drafted token has a row of logits, and few texts repeat in such long pieces.
+const MAX_DRAFTED: u64 = 64;
+
+impl DraftingArguments {
+    /// Most tokens that are drafted in a step.
+    pub(crate) fn n_tokens(self) -> usize {
+        self.prompt_lookup_num_tokens as usize
+    }
 }
 
 impl SamplingArguments {
     /// The weights that tokens are sampled with.
     pub(crate) fn decoding_weights(&self) -> DecodingWeights {
         self.weights.into()
+    }
+
+    /// Most tokens that are drafted in a step.
+    pub(crate) fn n_drafted(&self) -> usize {
+        self.drafting.n_tokens()
     }
 
     /// The options, checked; `temperature` is the default.

@@ -19,7 +19,7 @@ use truing_serve::{ApiKeys, Model, ServeError, ServeOptions, ServedModel, serve}
 use truing_types::Seed;
 
 use super::model;
-use super::sampling::Weights;
+use super::sampling::{DraftingArguments, Weights};
 use super::stage::render_options;
 use crate::asking::SystemClock;
 use crate::local_engine::LocalEngine;
@@ -48,6 +48,8 @@ pub(crate) struct Arguments {
     /// Weights that tokens are sampled with.
     #[arg(long, value_enum, default_value = "f32")]
     weights: Weights,
+    #[command(flatten)]
+    drafting: DraftingArguments,
     /// Completions that are decoded at the same time.
     #[arg(long, value_name = "N", default_value_t = 32)]
     max_num_seqs: usize,
@@ -105,6 +107,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
         max_waiting: arguments.max_queue,
         max_cached_tokens: arguments.prefix_cache_tokens,
         weights: arguments.weights.into(),
+        prompt_lookup_num_tokens: arguments.drafting.n_tokens(),
         max_body_bytes: arguments.max_body_mib << 20,
         request_timeout: Duration::from_secs(arguments.request_timeout),
         drain_timeout: Duration::from_secs(arguments.drain_timeout),

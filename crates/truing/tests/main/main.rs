@@ -4,6 +4,7 @@
 mod adapters;
 mod annotate;
 mod basics;
+mod bench;
 mod cluster;
 mod command;
 mod datasets;
