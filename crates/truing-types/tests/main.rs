@@ -15,6 +15,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("truing", 9),
     ("truing-construct", 8),
     ("truing-annotate", 8),
+    ("truing-pipeline", 8),
     ("truing-stages", 7),
     ("truing-serve", 7),
     ("truing-report", 6),
