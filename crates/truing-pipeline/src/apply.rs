@@ -107,8 +107,9 @@ pub fn apply(
     let registration = store.register(&pipeline.lock_path())?;
     let running = Running { pipeline, plan, store, digests, host, options, registration };
     running.change_lock(|lock| {
-        let locked = lock.pipelines.entry(pipeline.name.clone()).or_default();
-        locked.retain(|name, _| pipeline.stages.iter().any(|stage| stage.name == *name));
+        if let Some(locked) = lock.pipelines.get_mut(&pipeline.name) {
+            locked.retain(|name, _| pipeline.stages.iter().any(|stage| stage.name == *name));
+        }
     })?;
     let fates = running.all();
     digests.save()?;
@@ -167,7 +168,8 @@ impl Running<'_> {
                     let sender = sender.clone();
                     scope.spawn(move || {
                         let end = catch_unwind(AssertUnwindSafe(|| self.stage(idx)));
-                        let end = end.unwrap_or_else(|_| Fate::Failed("a fault in truing: it panicked".into()));
+                        let end =
+                            end.unwrap_or_else(|_| Fate::Failed("a fault in truing: it panicked".into()));
                         // The receiver lives as long as this scope.
                         let _ = sender.send((idx, end));
                     });
@@ -242,7 +244,7 @@ impl Running<'_> {
                 return Ok(Fate::Failed(reason));
             }
         }
-        match self.run(planned, key, &lock)? {
+        match self.run(idx, key, &lock)? {
             JobEnd::Finished(report) => self.finish(idx, planned, key, report),
             JobEnd::Interrupted => Ok(Fate::Interrupted),
             JobEnd::Failed(reason) => Ok(Fate::Failed(reason)),
@@ -282,20 +284,17 @@ impl Running<'_> {
         }
     }
 
-    fn run(&self, planned: &PlannedStage, key: Digest, lock: &File) -> Result<JobEnd, PipelineError> {
+    fn run(&self, idx: usize, key: Digest, lock: &File) -> Result<JobEnd, PipelineError> {
+        let (stage, planned) = (&self.pipeline.stages[idx], &self.plan.stages[idx]);
         let (entry, folder) = (self.store.entry(key), self.store.run_folder(key));
         fs::create_dir_all(&entry).map_err(StoreError::io("create", &entry))?;
         let continues = folder.exists();
         let work = match &planned.work {
-            PlannedWork::Recipe(recipe) => {
-                let mut recipe = recipe.clone();
-                recipe.insert("output_dir".to_owned(), Value::String(folder.to_string_lossy().into_owned()));
-                let mut recipe = Value::Table(recipe);
-                with_real_paths(&mut recipe, &|key| self.folder_of(key));
-                let text = toml::to_string_pretty(&recipe).expect("a recipe is made of tables, texts and numbers");
+            PlannedWork::Recipe(_) => {
+                let text = self.plan.recipe(idx, self.store).expect("a stage with a recipe and a key");
                 let path = entry.join("recipe.toml");
                 atomic::write(&path, text.as_bytes())?;
-                Work::Recipe { kind: self.uses(planned), path }
+                Work::Recipe { kind: stage.uses.clone(), path }
             }
             PlannedWork::Command(arguments) => {
                 // Nothing is known of how it continues: it begins anew.
@@ -323,11 +322,6 @@ impl Running<'_> {
         Ok(self.host.run(&job).unwrap_or_else(|error| JobEnd::Failed(sentence(&*error))))
     }
 
-    fn uses(&self, planned: &PlannedStage) -> String {
-        let stage = self.pipeline.stages.iter().find(|stage| stage.name == planned.name);
-        stage.map_or_else(String::new, |stage| stage.uses.clone())
-    }
-
     /// Records a run that has ended well, unless its data changed on the way.
     fn finish(
         &self,
@@ -347,7 +341,8 @@ impl Running<'_> {
         for (name, path) in expected {
             if folder.join(path).exists() {
                 let measured = self.digests.of_tree(&folder.join(path), self.host.now())?;
-                let output = StoredOutput { path: path.clone(), blake3: measured.blake3, bytes: measured.bytes };
+                let output =
+                    StoredOutput { path: path.clone(), blake3: measured.blake3, bytes: measured.bytes };
                 outputs.insert(name.clone(), output);
             }
         }
@@ -409,19 +404,9 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// Where the outputs of a key are.
-    fn folder_of(&self, key: Digest) -> Option<String> {
-        let planned = self.plan.stages.iter().find(|stage| stage.key == Some(key))?;
-        let folder = match &planned.work {
-            PlannedWork::Gate(gate) => gate.file.parent()?.to_path_buf(),
-            _ => self.store.run_folder(key),
-        };
-        Some(folder.to_string_lossy().into_owned())
-    }
-
     fn real_text(&self, text: &str) -> String {
         let mut value = Value::String(text.to_owned());
-        with_real_paths(&mut value, &|key| self.folder_of(key));
+        with_real_paths(&mut value, &|key| self.plan.folder_of(key, self.store));
         value.as_str().unwrap_or(text).to_owned()
     }
 }

@@ -228,7 +228,8 @@ mod tests {
         // A memory of a wrong digest shows that the file is not read.
         let text = fs::read_to_string(&memory).unwrap();
         let other = Digest::of_bytes(b"other");
-        fs::write(&memory, format!("damaged\n{}", text.replace(&one.blake3.to_string(), &other.to_string()))).unwrap();
+        fs::write(&memory, format!("damaged\n{}", text.replace(&one.blake3.to_string(), &other.to_string())))
+            .unwrap();
         let digests = Digests::open(&memory);
         assert_eq!(digests.of_file(&file, later).unwrap().blake3, other);
         fs::write(&file, "two").unwrap();

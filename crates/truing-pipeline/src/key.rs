@@ -48,7 +48,8 @@ impl TryFrom<String> for KeyInput {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let (digest, name) = text.split_once(' ').ok_or_else(|| format!("`{text}`: expected `DIGEST NAME`"))?;
+        let (digest, name) =
+            text.split_once(' ').ok_or_else(|| format!("`{text}`: expected `DIGEST NAME`"))?;
         Ok(Self { blake3: digest.parse().map_err(|error| format!("{error}"))?, name: name.to_owned() })
     }
 }
@@ -138,9 +139,11 @@ impl KeyParts {
     /// The key.
     #[must_use]
     pub fn key(&self) -> Digest {
-        let mut lines = vec![format!("truing-pipeline {KEY_VERSION}"), self.program.clone(), self.uses.clone()];
+        let mut lines =
+            vec![format!("truing-pipeline {KEY_VERSION}"), self.program.clone(), self.uses.clone()];
         lines.extend(self.settings.iter().map(|(setting, value)| format!("setting {setting} = {value}")));
-        lines.extend(self.inputs.iter().map(|(setting, input)| format!("input {setting} = {}", input.blake3)));
+        lines
+            .extend(self.inputs.iter().map(|(setting, input)| format!("input {setting} = {}", input.blake3)));
         // What the stages are called decides nothing.
         let mut needs: Vec<String> = self.needs.values().map(|key| format!("needs {key}")).collect();
         needs.sort();
@@ -157,10 +160,8 @@ impl KeyParts {
         if self.uses != old.uses {
             changes.push(Change::Uses { old: old.uses.clone(), new: self.uses.clone() });
         }
-        changes.extend(differences(&old.settings, &self.settings).map(|(setting, old, new)| Change::Setting {
-            setting: setting.clone(),
-            old: old.cloned(),
-            new: new.cloned(),
+        changes.extend(differences(&old.settings, &self.settings).map(|(setting, old, new)| {
+            Change::Setting { setting: setting.clone(), old: old.cloned(), new: new.cloned() }
         }));
         let is_of_stage = |change: &Change| match change {
             Change::Input { new: Some(new), .. } => new.name.starts_with("stages."),

@@ -31,5 +31,5 @@ pub use key::{Change, KeyParts};
 pub use lock_file::{LockFile, LockedStage};
 pub use plan::{PipelinePlan, PlannedStage, State};
 pub use recipe::{Pipeline, PipelineStage};
-pub use settings::{NamedOutput, Settings, Settled, StageKind, settle};
+pub use settings::{NamedOutput, Settings, SettleError, Settled, StageKind, settle};
 pub use store::{Done, Store, StoredOutput};

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use toml::{Table, Value};
 use truing_run::RecipePlace;
-use truing_store::{Digest, StoreError};
 use truing_store::paths::in_folder;
+use truing_store::{Digest, StoreError};
 
 use crate::key::{KeyInput, flat_settings};
 use crate::recipe::{CommandSettings, GateSettings, Kind, Pipeline, PipelineStage};
-use crate::references::{is_key_path, key_path, replace, replace_in};
-use crate::settings::{Overrides, SettleError, Settings, at_places};
+use crate::references::{Reference, is_key_path, key_path, replace, replace_in, with_real_paths};
+use crate::settings::{Overrides, Settings, SettleError, at_places};
 use crate::store::Found;
 use crate::{Change, Digests, Done, Host, KeyParts, LockFile, PipelineError, StageKind, Store};
 
@@ -113,6 +113,28 @@ impl PipelinePlan {
             planned.insert(idx, stage);
         }
         Ok(Self { stages: planned.into_values().collect() })
+    }
+
+    /// The recipe of a stage with real paths, as its run would have it; `None` where it is none of the program's stages.
+    #[must_use]
+    pub fn recipe(&self, stage: usize, store: &Store) -> Option<String> {
+        let stage = &self.stages[stage];
+        let (PlannedWork::Recipe(recipe), Some(key)) = (&stage.work, stage.key) else { return None };
+        let (mut recipe, folder) = (recipe.clone(), store.run_folder(key));
+        recipe.insert("output_dir".to_owned(), Value::String(folder.to_string_lossy().into_owned()));
+        let mut recipe = Value::Table(recipe);
+        with_real_paths(&mut recipe, &|key| self.folder_of(key, store));
+        Some(toml::to_string_pretty(&recipe).expect("a recipe is made of tables, texts and numbers"))
+    }
+
+    /// Where the outputs of a key are.
+    pub(crate) fn folder_of(&self, key: Digest, store: &Store) -> Option<String> {
+        let planned = self.stages.iter().find(|stage| stage.key == Some(key))?;
+        let folder = match &planned.work {
+            PlannedWork::Gate(gate) => gate.file.parent()?.to_path_buf(),
+            _ => store.run_folder(key),
+        };
+        Some(folder.to_string_lossy().into_owned())
     }
 
     /// Whether every stage is up to date.
@@ -225,11 +247,12 @@ impl Planning<'_> {
     /// The settings of a stage with the keys of others in them.
     fn meant(&self, stage: &PipelineStage) -> Result<Meant, PipelineError> {
         let mut with = Value::Table(stage.with.clone());
-        let mut resolve = |reference: crate::references::Reference| {
+        let mut resolve = |reference: Reference| {
             let from = self.planned.values().find(|other| other.name == reference.stage);
             let from = from.expect("stages are planned behind those that they need");
             let outputs = self.pipeline.stages.iter().find(|other| other.name == reference.stage);
-            let path = outputs.and_then(|other| other.outputs.iter().find(|(name, _)| *name == reference.output));
+            let path =
+                outputs.and_then(|other| other.outputs.iter().find(|(name, _)| *name == reference.output));
             let path = path.map_or("", |(_, path)| path.as_str());
             // Where the key is not known the settings are checked all the same.
             Ok(key_path(from.key.unwrap_or_else(|| Digest::of_bytes(b"")), path))
@@ -302,9 +325,10 @@ impl Planning<'_> {
         let mut settings: BTreeMap<String, String> =
             command.iter().enumerate().map(|(idx, text)| (format!("command.{idx}"), text.clone())).collect();
         settings.extend(outputs.into_iter().map(|(name, path)| (format!("outputs.{name}"), path)));
-        let inputs = inputs.iter().enumerate().map(|(idx, path)| {
-            (format!("inputs.{idx}"), in_folder(&self.pipeline.folder, Path::new(path)))
-        });
+        let inputs = inputs
+            .iter()
+            .enumerate()
+            .map(|(idx, path)| (format!("inputs.{idx}"), in_folder(&self.pipeline.folder, Path::new(path))));
         Meant { settings, inputs: inputs.collect(), work: PlannedWork::Command(command) }
     }
 
@@ -348,5 +372,6 @@ fn same_file_again(changes: &[Change]) -> Option<String> {
             _ => None,
         })
         .collect::<Option<_>>()?;
-    (!others.is_empty()).then(|| format!("{} changed, and the file is the one of before", others.join(" and ")))
+    (!others.is_empty())
+        .then(|| format!("{} changed, and the file is the one of before", others.join(" and ")))
 }

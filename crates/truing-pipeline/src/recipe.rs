@@ -299,7 +299,11 @@ impl Pipeline {
         Ok((Kind::Gate(settings), outputs))
     }
 
-    fn settings_of<T: for<'de> Deserialize<'de>>(&self, name: &str, with: &Table) -> Result<T, PipelineError> {
+    fn settings_of<T: for<'de> Deserialize<'de>>(
+        &self,
+        name: &str,
+        with: &Table,
+    ) -> Result<T, PipelineError> {
         let settings = Value::Table(with.clone()).try_into();
         settings.map_err(|error: toml::de::Error| self.error(name, &["with"], error.message()))
     }
@@ -389,7 +393,8 @@ impl Pipeline {
             let begin = way.iter().position(|&idx| idx == next);
             way.push(next);
             if let Some(begin) = begin {
-                let stages: Vec<String> = way[begin..].iter().map(|&idx| self.stages[idx].name.clone()).collect();
+                let stages: Vec<String> =
+                    way[begin..].iter().map(|&idx| self.stages[idx].name.clone()).collect();
                 return PipelineError::Cycle { place: self.at(&stages[0]).place_of(&[]), stages };
             }
         }
@@ -402,7 +407,11 @@ fn hint<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String 
         Some(nearest) => format!("the nearest name is `{nearest}`"),
         None => {
             let names: Vec<String> = known.map(|name| format!("`{name}`")).collect();
-            if names.is_empty() { "there are no others".to_owned() } else { format!("expected {}", names.join(", ")) }
+            if names.is_empty() {
+                "there are no others".to_owned()
+            } else {
+                format!("expected {}", names.join(", "))
+            }
         }
     }
 }

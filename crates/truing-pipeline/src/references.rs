@@ -127,9 +127,10 @@ mod tests {
             seen.push(reference.to_string());
             Ok(format!("<{}>", reference.output))
         };
-        let mut value: Value =
-            toml::from_str("a = \"${stages.sft.model}\"\nb = [{ c = \"x ${stages.r.rows}/y ${other}\" }]\nn = 1\n")
-                .unwrap();
+        let mut value: Value = toml::from_str(
+            "a = \"${stages.sft.model}\"\nb = [{ c = \"x ${stages.r.rows}/y ${other}\" }]\nn = 1\n",
+        )
+        .unwrap();
         replace_in(&mut value, &mut resolve).unwrap();
         assert_eq!(value["a"].as_str(), Some("<model>"));
         assert_eq!(value["b"][0]["c"].as_str(), Some("x <rows>/y ${other}"), "other texts stay");
@@ -145,7 +146,8 @@ mod tests {
         let key = Digest::of_bytes(b"a");
         let path = key_path(key, "model");
         assert!(is_key_path(Path::new(&path)) && !is_key_path(Path::new("/truing")));
-        let mut value = Value::Array(vec![Value::String(format!("--in={path} {KEY_ROOT}x")), Value::Integer(1)]);
+        let mut value =
+            Value::Array(vec![Value::String(format!("--in={path} {KEY_ROOT}x")), Value::Integer(1)]);
         with_real_paths(&mut value, &|of| (of == key).then(|| "/store/run".to_owned()));
         assert_eq!(value[0].as_str(), Some(format!("--in=/store/run/model {KEY_ROOT}x").as_str()));
     }
