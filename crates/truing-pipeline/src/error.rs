@@ -27,7 +27,7 @@ pub enum PipelineError {
         /// The stage.
         stage: String,
         /// What is wrong, with its place.
-        source: RecipeError,
+        source: Box<RecipeError>,
     },
     /// Something of a stage that is not a setting of its kind.
     #[error("{place}: stage `{stage}`: {reason}")]

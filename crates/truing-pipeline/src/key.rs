@@ -194,7 +194,7 @@ fn differences<'a, V: PartialEq>(
     let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
     keys.sort();
     keys.dedup();
-    keys.into_iter().map(|key| (key, old.get(key), new.get(key))).filter(|(_, old, new)| old != new)
+    keys.into_iter().map(move |key| (key, old.get(key), new.get(key))).filter(|(_, old, new)| old != new)
 }
 
 /// Each value of a table with its keys and indices, joined by dots.

@@ -27,7 +27,7 @@ pub use digests::Digests;
 pub use error::PipelineError;
 pub use garbage::{Collected, GarbageOptions, Removed, collect_garbage};
 pub use host::{Cause, Host, Job, JobEnd, JobReport, Notice, Work};
-pub use key::{Change, KeyParts};
+pub use key::{Change, KeyInput, KeyParts};
 pub use lock_file::{LockFile, LockedStage};
 pub use plan::{PipelinePlan, PlannedStage, State};
 pub use recipe::{Pipeline, PipelineStage};

@@ -4,7 +4,7 @@
 //! place would change in the store without a trace of where.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use truing_store::StoreError;
 
@@ -35,7 +35,7 @@ pub(crate) fn point(pipeline: &Pipeline, stage: &str, folder: &Path) -> Result<(
     if fs::read_link(&link).is_ok_and(|found| found == target) {
         return Ok(());
     }
-    let temporary: PathBuf = links.join(format!(".{stage}.{}.tmp", std::process::id()));
+    let temporary = links.join(format!(".{stage}.{}.tmp", std::process::id()));
     let _ = fs::remove_file(&temporary);
     std::os::unix::fs::symlink(&target, &temporary).map_err(StoreError::io("create", &temporary))?;
     fs::rename(&temporary, &link).map_err(StoreError::io("replace", &link))

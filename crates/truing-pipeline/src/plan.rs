@@ -59,7 +59,7 @@ pub struct PlannedStage {
     pub remark: Option<String>,
     pub(crate) parts: Option<KeyParts>,
     pub(crate) work: PlannedWork,
-    /// Files that are read, with their settings.
+    /// Files that are read and no other stage makes.
     pub(crate) files: Vec<ReadFile>,
     /// Outputs of other stages that are read, with their settings: paths that stand for them.
     pub(crate) made: Vec<(String, String)>,
@@ -73,10 +73,9 @@ pub(crate) enum PlannedWork {
     Gate(GateSettings),
 }
 
-/// A file that a stage reads and no other stage makes.
+/// A file or folder with the digest that the key is made of.
 #[derive(Debug, Clone)]
 pub(crate) struct ReadFile {
-    pub(crate) setting: String,
     pub(crate) path: PathBuf,
     pub(crate) blake3: Digest,
 }
@@ -202,7 +201,7 @@ impl Planning<'_> {
                 }
                 None => {
                     let blake3 = self.digest(stage, &setting, &path)?;
-                    planned.files.push(ReadFile { setting: setting.clone(), path: path.clone(), blake3 });
+                    planned.files.push(ReadFile { path: path.clone(), blake3 });
                     (blake3, path.file_name().unwrap_or_default().to_string_lossy().into_owned())
                 }
             };
@@ -307,7 +306,7 @@ impl Planning<'_> {
                     (_, Some(file)) => RecipePlace::File(file.shown.clone()),
                     _ => at.place_of(&[]),
                 });
-                PipelineError::Settings { stage: stage.name.clone(), source }
+                PipelineError::Settings { stage: stage.name.clone(), source: Box::new(source) }
             }
             SettleError::Input(source) => {
                 PipelineError::Input { place: at.place_of(&[]), stage: stage.name.clone(), source }

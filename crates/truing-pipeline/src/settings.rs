@@ -60,8 +60,8 @@ pub enum SettleError {
     #[error(transparent)]
     Recipe(#[from] RecipeError),
     /// A model or data set that cannot be found.
-    #[error(transparent)]
-    Input(Cause),
+    #[error("{0}")]
+    Input(#[source] Cause),
 }
 
 /// [`StageKind::settle`] of a stage whose settings are a [`Recipe`].

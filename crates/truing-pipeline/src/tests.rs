@@ -51,6 +51,11 @@ impl Fake {
         }
     }
 
+    /// From now on stages fail when they have written so many pieces together.
+    fn leave_pieces(&self, n_pieces: i64) {
+        self.pieces_left.store(n_pieces, Ordering::SeqCst);
+    }
+
     fn take_ran(&self) -> Vec<String> {
         std::mem::take(&mut *self.ran.lock().unwrap())
     }

@@ -9,15 +9,15 @@ fn check(recipe: &str, expected: &str) {
     let workshop = Workshop::new(recipe);
     let error = match workshop.plan() {
         Ok(_) => panic!("expected: {expected}"),
-        Err(error) => anyhow_like(&error),
+        Err(error) => whole_text(&error),
     };
     assert!(error.contains(expected), "found: {error}\nexpected: {expected}");
     assert!(!workshop.path(".truing").exists());
 }
 
 /// An error with its causes.
-fn anyhow_like(error: &dyn std::error::Error) -> String {
-    let source = error.source().map(|source| format!(": {}", anyhow_like(source)));
+fn whole_text(error: &dyn std::error::Error) -> String {
+    let source = error.source().map(|source| format!(": {}", whole_text(source)));
     format!("{error}{}", source.unwrap_or_default())
 }
 

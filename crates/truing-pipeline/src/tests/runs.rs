@@ -55,14 +55,14 @@ fn another_program_runs_its_own_stages_again() {
 
 #[test]
 fn a_stage_that_fails_leaves_the_others_to_finish() {
-    let mut workshop = chain();
-    workshop.fake.pieces_left = 2.into();
+    let workshop = chain();
+    workshop.fake.leave_pieces(2);
     let (applied, ran) = workshop.apply(1);
     assert_eq!(ran, ["a", "c"]);
     assert_eq!(applied.failed["a"], "no pieces are left");
     assert_eq!(applied.not_run["b"], "a");
     assert!(workshop.lock().pipelines.is_empty());
-    workshop.fake.pieces_left = 3.into();
+    workshop.fake.leave_pieces(3);
     assert_eq!(workshop.states()[0], "a to_continue new");
     // One piece of `a` was left to write, and two are left of the three.
     let (applied, _) = workshop.apply(1);

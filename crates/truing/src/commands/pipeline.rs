@@ -217,3 +217,22 @@ fn run_gc(arguments: &GcArguments, context: &Context) -> anyhow::Result<Outcome>
     printer.line(format_args!("{verb} {n_removed} runs, {bytes}; kept {n_kept}"))?;
     Ok(Outcome::Fine)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::environment::Environment;
+    use crate::printer::Printer;
+
+    #[test]
+    fn the_pipeline_that_comes_with_truing_is_read() {
+        let environment = Environment::default();
+        let context = Context { printer: Printer::new(true, true), environment, n_threads: 1, place: None };
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/pipeline_tiny.toml");
+        let pipeline = read(&path, &ProgramHost::new(&context, None)).unwrap();
+        let in_order: Vec<&str> =
+            pipeline.order.iter().map(|&idx| pipeline.stages[idx].name.as_str()).collect();
+        assert_eq!(in_order, ["sft", "merge", "before", "after"]);
+        assert_eq!(pipeline.stages[3].upstream, [1]);
+    }
+}

@@ -15,6 +15,7 @@ mod judging;
 mod memory;
 mod merge;
 mod pas;
+mod pipeline;
 mod prefer;
 mod ranks;
 mod respond;
