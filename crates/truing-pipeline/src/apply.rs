@@ -1,7 +1,8 @@
-//! A plan is carried out: each stage that has no result is run, alone or beside others that do not need it, and recorded.
+//! A plan is carried out: each stage that has no result is run, alone or beside others that do not need it, and
+//! recorded.
 //!
-//! A result is made in place under its key with the run directory's own resume, and counts once `done.json` is there, which is
-//! written last. So a stage that is stopped, killed or fails goes on where it was.
+//! A result is made in place under its key with the run directory's own resume, and counts once `done.json` is there,
+//! which is written last. So a stage that is stopped, killed or fails goes on where it was.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -88,8 +89,8 @@ impl Fate {
 /// Carries out a plan, and nothing that is not in it. Where all is up to date nothing is written.
 ///
 /// # Errors
-/// When the store or the lock file cannot be used. A stage that fails is no error here: the others that do not need it are
-/// finished.
+/// When the store or the lock file cannot be used. A stage that fails is no error here: the others that do not need it
+/// are finished.
 pub fn apply(
     pipeline: &Pipeline,
     plan: &PipelinePlan,

@@ -1,5 +1,5 @@
-//! Digests of files and folders, with a memory: a file whose size, times and inode are those of its last digest is not read
-//! again. The memory is a file of the store.
+//! Digests of files and folders, with a memory: a file whose size, times and inode are those of its last digest is not
+//! read again. The memory is a file of the store.
 
 use std::collections::HashMap;
 use std::fs::{self, Metadata};
@@ -117,8 +117,8 @@ impl Digests {
         Ok(Measured { blake3: Digest::from(&hasher), bytes })
     }
 
-    /// The digest of what a stage reads at a path: of a model the files that decide what it computes, of a folder of data
-    /// its data files, of other folders all files.
+    /// The digest of what a stage reads at a path: of a model the files that decide what it computes, of a folder of
+    /// data its data files, of other folders all files.
     ///
     /// # Errors
     /// When there is nothing, or a file cannot be read.

@@ -41,8 +41,8 @@ pub struct Removed {
     pub bytes: u64,
 }
 
-/// Removes the runs that no lock file known to the store names. A lock file is known once a pipeline was applied there. A run
-/// that a process works on stays.
+/// Removes the runs that no lock file known to the store names. A lock file is known once a pipeline was applied there.
+/// A run that a process works on stays.
 ///
 /// # Errors
 /// When a pipeline uses the store, a lock file cannot be read, or a folder cannot be removed.

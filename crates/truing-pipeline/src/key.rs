@@ -1,7 +1,8 @@
 //! The key of a stage: a digest of everything that decides its results, known without running it.
 //!
-//! Made of the program's version and engine, the kind of stage, its decisive settings, the digests of what it reads, and the keys of
-//! the stages whose outputs it reads. Never of formatting, comments, paths of folders, log settings or memory budgets.
+//! Made of the program's version and engine, the kind of stage, its decisive settings, the digests of what it reads,
+//! and the keys of the stages whose outputs it reads. Never of formatting, comments, paths of folders, log settings or
+//! memory budgets.
 
 use std::collections::BTreeMap;
 use std::fmt;

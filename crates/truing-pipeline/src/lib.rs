@@ -1,8 +1,8 @@
-//! A pipeline: stages of one recipe, each with a key that says what its result is made of. A stage runs when the store has
-//! no result of its key; everything else is already there.
+//! A pipeline: stages of one recipe, each with a key that says what its result is made of. A stage runs when the store
+//! has no result of its key; everything else is already there.
 //!
-//! The order of things: [`Pipeline::read`] (the recipe, its references, its graph), [`PipelinePlan::new`] (keys, and what
-//! would run and why), [`apply`] (runs that and nothing else), [`collect_garbage`] (what no lock file names).
+//! The order of things: [`Pipeline::read`] (the recipe, its references, its graph), [`PipelinePlan::new`] (keys, and
+//! what would run and why), [`apply`] (runs that and nothing else), [`collect_garbage`] (what no lock file names).
 //!
 //! Stages are not known here. The program names them ([`StageKind`]), finds models, and runs one at a time ([`Host`]).
 

@@ -1,7 +1,8 @@
-//! Where people find results: `pipeline-out/PIPELINE/STAGE` beside the recipe is a symbolic link to the run's folder in the store.
+//! Where people find results: `pipeline-out/PIPELINE/STAGE` beside the recipe is a symbolic link to the run's folder in
+//! the store.
 //!
-//! A link and not a copy, so that a result takes its room once; and not hard links of its files, which a program that writes in
-//! place would change in the store without a trace of where.
+//! A link and not a copy, so that a result takes its room once; and not hard links of its files, which a program that
+//! writes in place would change in the store without a trace of where.
 
 use std::fs;
 use std::path::Path;

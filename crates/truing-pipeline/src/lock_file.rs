@@ -1,7 +1,7 @@
 //! `truing.lock`: what the results of a pipeline are made of. It lies beside the recipe and belongs in version control.
 //!
-//! One line a fact, in the order of names, so that changes to different stages merge without a conflict. It names all pipelines
-//! of its folder.
+//! One line a fact, in the order of names, so that changes to different stages merge without a conflict. It names all
+//! pipelines of its folder.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,4 +1,5 @@
-//! What a pipeline would do: the key of each stage, what the store has of it, and why it is not what the lock file names.
+//! What a pipeline would do: the key of each stage, what the store has of it, and why it is not what the lock file
+//! names.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,8 @@ use crate::{Change, Digests, Done, Host, KeyParts, LockFile, PipelineError, Stag
 pub enum State {
     /// Its result is in the store, and the lock file names it.
     UpToDate,
-    /// Its result is in the store already, from another pipeline or an earlier recipe. Nothing runs; the lock file changes.
+    /// Its result is in the store already, from another pipeline or an earlier recipe. Nothing runs; the lock file
+    /// changes.
     InStore,
     /// It runs.
     ToRun,
@@ -114,7 +116,8 @@ impl PipelinePlan {
         Ok(Self { stages: planned.into_values().collect() })
     }
 
-    /// The recipe of a stage with real paths, as its run would have it; `None` where it is none of the program's stages.
+    /// The recipe of a stage with real paths, as its run would have it; `None` where it is none of the program's
+    /// stages.
     #[must_use]
     pub fn recipe(&self, stage: usize, store: &Store) -> Option<String> {
         let stage = &self.stages[stage];

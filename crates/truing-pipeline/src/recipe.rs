@@ -138,8 +138,8 @@ impl Pipeline {
     /// Reads a pipeline's recipe from `path`. `absolute` is the same path from the root.
     ///
     /// # Errors
-    /// When the file cannot be read, a key is unknown, a kind of stage, a stage or an output does not exist, or stages need
-    /// each other.
+    /// When the file cannot be read, a key is unknown, a kind of stage, a stage or an output does not exist, or stages
+    /// need each other.
     pub fn read(path: &Path, absolute: &Path, host: &dyn Host) -> Result<Self, PipelineError> {
         let read = |path: &Path, shown: &Path| {
             let source = |source| PipelineError::Read { path: shown.to_path_buf(), source };

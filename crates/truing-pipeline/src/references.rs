@@ -1,8 +1,8 @@
 //! References to outputs of other stages: `${stages.NAME.OUTPUT}` in any text of a stage's settings.
 //!
 //! For the key a reference becomes an absolute path that exists nowhere and is made of the other stage's key and the
-//! output's place in its folder. So two pipelines whose stages have the same key have the same path there, wherever their stores
-//! are. For the run it becomes the real path.
+//! output's place in its folder. So two pipelines whose stages have the same key have the same path there, wherever
+//! their stores are. For the run it becomes the real path.
 
 use std::path::Path;
 
@@ -87,7 +87,8 @@ pub(crate) fn is_key_path(path: &Path) -> bool {
     path.starts_with(KEY_ROOT)
 }
 
-/// Replaces the paths that stand for outputs, in every text of a value, by those below the folder that `folder_of` gives.
+/// Replaces the paths that stand for outputs, in every text of a value, by those below the folder that `folder_of`
+/// gives.
 pub(crate) fn with_real_paths(value: &mut Value, folder_of: &dyn Fn(Digest) -> Option<String>) {
     match value {
         Value::String(text) if text.contains(KEY_ROOT) => *text = real_text(text, folder_of),

@@ -1,4 +1,5 @@
-//! Settings of a stage: from a pipeline's table to what decides the stage's results and to the recipe that it runs with.
+//! Settings of a stage: from a pipeline's table to what decides the stage's results and to the recipe that it runs
+//! with.
 
 use std::path::{Path, PathBuf};
 
@@ -98,8 +99,8 @@ pub(crate) struct Overrides {
 }
 
 impl Overrides {
-    /// Overrides of `with`. On top of a recipe's file they change single settings of its tables; alone, each key of `with` is
-    /// whole, as in a file.
+    /// Overrides of `with`. On top of a recipe's file they change single settings of its tables; alone, each key of
+    /// `with` is whole, as in a file.
     pub(crate) fn of(with: &Table, on_file: bool) -> Self {
         let mut overrides = Self::default();
         overrides.add(with, on_file, &mut Vec::new());

@@ -178,7 +178,8 @@ impl Store {
         Ok(aside)
     }
 
-    /// The lock on a key; `None` where another process has it. The system releases it with the last process that holds it.
+    /// The lock on a key; `None` where another process has it. The system releases it with the last process that holds
+    /// it.
     pub(crate) fn try_lock(&self, key: Digest) -> Result<Option<File>, StoreError> {
         let path = self.root.join("locks").join(key.to_string());
         let file = open_lock(&path)?;

@@ -15,7 +15,11 @@ with = { max_steps = 3, eval_steps = 3, learning_rate = 1e-3 }
 
 [stages.merge]
 uses = "merge"
-with = { method = "linear", models = [{ model = "model" }, { model = "${stages.sft.model}" }], parameters = { weight = 0.5 } }
+
+[stages.merge.with]
+method = "linear"
+models = [{ model = "model" }, { model = "${stages.sft.model}" }]
+parameters = { weight = 0.5 }
 
 [stages.evaluate]
 uses = "evaluate"
@@ -23,7 +27,14 @@ uses = "evaluate"
 [stages.evaluate.with]
 max_new_tokens = 3
 model = { model_name_or_path = "${stages.merge.model}" }
-task = [{ path = "sums.jsonl", custom = { name = "sums", prompt = "{{ question }}", scorer = [{ kind = { exact_match = {} } }] } }]
+
+[[stages.evaluate.with.task]]
+path = "sums.jsonl"
+
+[stages.evaluate.with.task.custom]
+name = "sums"
+prompt = "{{ question }}"
+scorer = [{ kind = { exact_match = {} } }]
 "#;
 
 struct Pipeline(Workshop);

@@ -1,5 +1,5 @@
-//! The program around a pipeline: it finds models, and runs each stage as a process of its own, so that memory is given back
-//! and a crash ends one stage alone.
+//! The program around a pipeline: it finds models, and runs each stage as a process of its own, so that memory is given
+//! back and a crash ends one stage alone.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -45,7 +45,8 @@ impl<'a> ProgramHost<'a> {
         Self { context, kinds, program, jobs }
     }
 
-    /// What the stages that would run say of themselves, where their inputs are there: as JSON, or the last line of their plans.
+    /// What the stages that would run say of themselves, where their inputs are there: as JSON, or the last line of
+    /// their plans.
     pub(super) fn predictions(
         &self,
         pipeline: &Pipeline,
