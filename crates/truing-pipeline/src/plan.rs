@@ -12,7 +12,9 @@ use truing_store::{Digest, StoreError};
 
 use crate::key::{KeyInput, flat_settings};
 use crate::recipe::{CommandSettings, GateSettings, Kind, Pipeline, PipelineStage};
-use crate::references::{Reference, is_key_path, key_path, replace, replace_in, with_real_paths};
+use crate::references::{
+    Reference, is_key_path, key_path, own_folder, own_key, replace, replace_in, with_real_paths,
+};
 use crate::settings::{Overrides, Settings, SettleError, at_places};
 use crate::store::Found;
 use crate::{Change, Digests, Done, Host, KeyParts, LockFile, PipelineError, StageKind, Store};
@@ -122,10 +124,10 @@ impl PipelinePlan {
     pub fn recipe(&self, stage: usize, store: &Store) -> Option<String> {
         let stage = &self.stages[stage];
         let (PlannedWork::Recipe(recipe), Some(key)) = (&stage.work, stage.key) else { return None };
-        let (mut recipe, folder) = (recipe.clone(), store.run_folder(key));
-        recipe.insert("output_dir".to_owned(), Value::String(folder.to_string_lossy().into_owned()));
-        let mut recipe = Value::Table(recipe);
-        with_real_paths(&mut recipe, &|key| self.folder_of(key, store));
+        let own =
+            |of: Digest| (of == own_key()).then(|| store.run_folder(key).to_string_lossy().into_owned());
+        let mut recipe = Value::Table(recipe.clone());
+        with_real_paths(&mut recipe, &|of| own(of).or_else(|| self.folder_of(of, store)));
         Some(toml::to_string_pretty(&recipe).expect("a recipe is made of tables, texts and numbers"))
     }
 
@@ -292,10 +294,12 @@ impl Planning<'_> {
     ) -> Result<Meant, PipelineError> {
         let own_path = self.pipeline.folder.join(self.pipeline.path().file_name().unwrap_or_default());
         let overrides = Overrides::of(with, stage.recipe.is_some());
+        let mut typed = overrides.typed.clone();
+        typed.push(format!("output_dir=\"{}\"", own_folder()));
         let settings = Settings {
             text,
             path: stage.recipe.as_ref().map_or(&own_path, |file| &file.path),
-            overrides: &overrides.typed,
+            overrides: &typed,
             folder: &self.pipeline.folder,
         };
         let at = self.pipeline.at(&stage.name);

@@ -82,6 +82,16 @@ pub(crate) fn key_path(key: Digest, output: &str) -> String {
     format!("{KEY_ROOT}{key}/{output}")
 }
 
+/// What stands for a stage's own key in its settings: the key is made of them.
+pub(crate) fn own_key() -> Digest {
+    "0".repeat(64).parse().expect("64 hexadecimal digits")
+}
+
+/// The path that stands for the folder of the stage itself. Settings may be derived from it, such as the path of a cache.
+pub(crate) fn own_folder() -> String {
+    format!("{KEY_ROOT}{}", own_key())
+}
+
 /// Whether a path stands for an output.
 pub(crate) fn is_key_path(path: &Path) -> bool {
     path.starts_with(KEY_ROOT)
@@ -146,6 +156,7 @@ mod tests {
     fn key_paths_become_real_ones_and_nothing_else_changes() {
         let key = Digest::of_bytes(b"a");
         let path = key_path(key, "model");
+        assert!(is_key_path(Path::new(&own_folder())));
         assert!(is_key_path(Path::new(&path)) && !is_key_path(Path::new("/truing")));
         let mut value =
             Value::Array(vec![Value::String(format!("--in={path} {KEY_ROOT}x")), Value::Integer(1)]);

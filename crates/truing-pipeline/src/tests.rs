@@ -66,7 +66,9 @@ fn settle(settings: &Settings<'_>, _: &dyn Host) -> Result<Settled, SettleError>
     table.remove("stage");
     for typed in settings.overrides {
         let over: Table = toml::from_str(typed).unwrap();
-        if let Some(key) = over.keys().find(|key| !["value", "from", "note"].contains(&key.as_str())) {
+        if let Some(key) =
+            over.keys().find(|key| !["value", "from", "note", "output_dir"].contains(&key.as_str()))
+        {
             let place = RecipePlace::Override(typed.clone());
             let (key, nearest) = (key.clone(), Some("value".to_owned()));
             return Err(RecipeError::UnknownKey { place, key, nearest, counterpart: None }.into());
@@ -84,6 +86,7 @@ fn settle(settings: &Settings<'_>, _: &dyn Host) -> Result<Settled, SettleError>
     let mut decisive = table.clone();
     decisive.remove("from");
     decisive.remove("note");
+    decisive.remove("output_dir");
     Ok(Settled { decisive, inputs, recipe: table })
 }
 
