@@ -19,7 +19,7 @@ impl Random {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-enum From {
+enum Source {
     File(usize),
     Stage(usize),
 }
@@ -28,7 +28,7 @@ enum From {
 struct Stage {
     value: usize,
     note: usize,
-    from: Vec<From>,
+    from: Vec<Source>,
 }
 
 /// A pipeline and its files.
@@ -51,11 +51,11 @@ impl Model {
         Self { stages, files: vec![0; 3], comment: 0 }
     }
 
-    fn random_from(idx: usize, random: &mut Random) -> From {
+    fn random_from(idx: usize, random: &mut Random) -> Source {
         match random.below(3) {
-            0 => From::File(random.below(3)),
-            _ if idx == 0 => From::File(random.below(3)),
-            _ => From::Stage(random.below(idx)),
+            0 => Source::File(random.below(3)),
+            _ if idx == 0 => Source::File(random.below(3)),
+            _ => Source::Stage(random.below(idx)),
         }
     }
 
@@ -84,8 +84,8 @@ impl Model {
         for idx in order {
             let Stage { value, note, from } = &self.stages[idx];
             let from = from.iter().map(|from| match from {
-                From::File(file) => format!("\"f{file}.txt\""),
-                From::Stage(stage) => format!("\"${{stages.s{stage}.out}}\""),
+                Source::File(file) => format!("\"f{file}.txt\""),
+                Source::Stage(stage) => format!("\"${{stages.s{stage}.out}}\""),
             });
             let from = from.collect::<Vec<_>>().join(", ");
             writeln!(text, "[stages.s{idx}]\nuses = \"mix\"").unwrap();
@@ -101,8 +101,8 @@ impl Model {
             .from
             .iter()
             .map(|from| match from {
-                From::File(file) => self.files[*file].to_string(),
-                From::Stage(stage) => self.content(*stage),
+                Source::File(file) => self.files[*file].to_string(),
+                Source::Stage(stage) => self.content(*stage),
             })
             .collect();
         pieces(&stage.value.to_string(), &inputs).concat()
@@ -112,8 +112,8 @@ impl Model {
     fn history(&self, idx: usize) -> String {
         let stage = &self.stages[idx];
         let from = stage.from.iter().map(|from| match from {
-            From::File(file) => format!("file {}", self.files[*file]),
-            From::Stage(stage) => self.history(*stage),
+            Source::File(file) => format!("file {}", self.files[*file]),
+            Source::Stage(stage) => self.history(*stage),
         });
         format!("({} {})", stage.value, from.collect::<Vec<_>>().join(", "))
     }
