@@ -271,7 +271,7 @@ impl Planning<'_> {
                 };
                 self.settled(stage, kind, &with, &text)
             }
-            (Kind::Command(_), with) => {
+            (Kind::Command, with) => {
                 let command = with.try_into::<CommandSettings>();
                 let command = command.map_err(|error| checked(error.message().to_owned()))?;
                 Ok(self.command(command))

@@ -86,7 +86,7 @@ pub(crate) struct GateSettings {
 #[derive(Debug, Clone)]
 pub(crate) enum Kind {
     Stage(StageKind),
-    Command(CommandSettings),
+    Command,
     Gate(GateSettings),
 }
 
@@ -285,8 +285,8 @@ impl Pipeline {
             let reason = format!("`{path}`: expected a path below the folder for the results");
             return Err(self.error(name, &["with", "outputs"], reason));
         }
-        let outputs = settings.outputs.clone().into_iter().collect();
-        Ok((Kind::Command(settings), outputs))
+        let outputs = settings.outputs.into_iter().collect();
+        Ok((Kind::Command, outputs))
     }
 
     fn gate(&self, name: &str, with: &Table) -> Result<(Kind, Vec<(String, String)>), PipelineError> {
