@@ -115,8 +115,9 @@ impl Host for Fake {
         Ok(None)
     }
 
+    /// Long ago, so that no digest is remembered: files change faster here than the file system's clock.
     fn now(&self) -> SystemTime {
-        SystemTime::now()
+        SystemTime::UNIX_EPOCH
     }
 
     fn run(&self, job: &Job<'_>) -> Result<JobEnd, Cause> {
