@@ -16,7 +16,7 @@ use truing_types::{STAGES, StageName, nearest_name};
 
 use schema::UnknownKey;
 
-pub use decisive::Scope;
+pub use decisive::{InputSetting, Scope};
 pub use reference::reference_of;
 pub use schema::{recipe_schema_of, schema_of};
 
@@ -172,6 +172,17 @@ pub trait Recipe: Serialize + DeserializeOwned + JsonSchema + Default {
         let mut table = to_table(self);
         decisive::keep_decisive(&[&schema_of::<Self>()], &mut table, scope);
         table
+    }
+
+    /// The settings that name files, folders and models whose content decides results. Paths of data are in `data_dir`; for the
+    /// others [`resolve_paths`](Self::resolve_paths) comes first.
+    fn input_settings(&self) -> Vec<InputSetting> {
+        let (table, mut found) = (to_table(self), Vec::new());
+        decisive::input_settings(&[&schema_of::<Self>()], &table, "", &mut found);
+        if let Some(data_dir) = table.get("data_dir").and_then(Value::as_str) {
+            found.iter_mut().for_each(|input| input.path = Path::new(data_dir).join(&input.path));
+        }
+        found
     }
 
     /// Settings whose schema declares something unknown of what they decide. Empty, or a mistake in the program.
@@ -332,6 +343,12 @@ pub fn place_of(key: &str, text: &str, path: &Path, overrides: &[String]) -> Rec
         keys.pop();
     }
     RecipePlace::File(path.to_path_buf())
+}
+
+/// The line of a key of a TOML text, counted from 1. `keys` are the keys and indices from the root to it.
+#[must_use]
+pub fn line_of_key(text: &str, keys: &[String]) -> Option<usize> {
+    schema::position(text, keys).map(|byte| line_of(text, byte))
 }
 
 fn line_of(text: &str, byte: usize) -> usize {
@@ -681,6 +698,28 @@ mod tests {
         assert_eq!(example.decisive(Scope::Length), toml::from_str("max_steps = 7").unwrap());
         let plain = read(TEXT, &["kind=plain"]).unwrap().decisive(Scope::Resume);
         assert_eq!(plain["kind"].as_str(), Some("plain"), "an alternative without settings is kept");
+    }
+
+    #[test]
+    fn settings_that_name_inputs_are_found_wherever_they_are() {
+        let example = read(
+            TEXT,
+            &["kind={model = {path = \"m\", temperature = 0.5}}", "named={first = {path = \"b/c.jsonl\"}}"],
+        );
+        let found = example.unwrap().input_settings();
+        let input = |setting: &str, path: &str, name_decides| InputSetting {
+            setting: setting.to_owned(),
+            path: path.into(),
+            name_decides,
+        };
+        let expected = [
+            input("data.0.path", "a.jsonl", true),
+            input("kind.model.path", "m", false),
+            input("named.first.path", "b/c.jsonl", true),
+        ];
+        assert_eq!(found, expected);
+        let keys = ["data", "0", "path"].map(str::to_owned);
+        assert_eq!(line_of_key(TEXT, &keys), Some(6));
     }
 
     #[test]

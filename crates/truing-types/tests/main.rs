@@ -16,6 +16,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("truing-construct", 8),
     ("truing-evaluate", 8),
     ("truing-annotate", 8),
+    ("truing-pipeline", 8),
     ("truing-stages", 7),
     ("truing-serve", 7),
     ("truing-report", 6),

@@ -50,6 +50,11 @@ pub(crate) fn peak_resident_bytes() -> Option<u64> {
     kib_field(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
 }
 
+/// Most memory that another process has held so far.
+pub(crate) fn peak_bytes_of(pid: u32) -> Option<u64> {
+    kib_field(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "VmHWM:")
+}
+
 /// Memory that this process holds now.
 pub(crate) fn resident_bytes() -> Option<u64> {
     kib_field(&fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")

@@ -45,7 +45,7 @@ pub(crate) struct Context {
 /// Aligns language models: prompt selection, SFT, reward models, DPO, GRPO; with checks of correctness.
 ///
 /// Exit status: 0 success; 1 a finding or negative result (a check that fails, a plan that does not fit); 2 an error;
-/// 130 interrupted.
+/// 75 a pipeline waits for a file from people; 130 interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "truing", version, arg_required_else_help = true)]
 pub(crate) struct Cli {

@@ -8,6 +8,8 @@ pub(crate) const FINE: u8 = 0;
 pub(crate) const FINDING: u8 = 1;
 /// The work could not be done.
 pub(crate) const ERROR: u8 = 2;
+/// A pipeline waits for a file from people; `EX_TEMPFAIL` of sysexits.h: try again later.
+pub(crate) const WAITING: u8 = 75;
 /// Stopped by Ctrl-C or a termination signal, as shells count it: 128 + SIGINT.
 pub(crate) const INTERRUPTED: u8 = 130;
 
@@ -18,6 +20,8 @@ pub(crate) enum Outcome {
     Fine,
     /// It was done, and the answer is no: a check fails, a plan cannot fit.
     Finding,
+    /// A pipeline did what it can and waits for people.
+    Waiting,
     /// The user stopped it; what was done is saved.
     Interrupted,
 }
@@ -28,6 +32,7 @@ impl Outcome {
         match self {
             Self::Fine => FINE,
             Self::Finding => FINDING,
+            Self::Waiting => WAITING,
             Self::Interrupted => INTERRUPTED,
         }
     }

@@ -66,6 +66,10 @@ fn every_recipe_that_comes_with_truing_parses_and_plans() {
             assert_eq!(recipe.check().unwrap_or_else(|error| panic!("{error}")), Vec::<String>::new());
             continue;
         }
+        // A pipeline has several stages; the tests of truing read it.
+        if path.file_name().is_some_and(|name| name == "pipeline_tiny.toml") {
+            continue;
+        }
         // A cluster is what a recipe is planned for.
         if path.file_name().is_some_and(|name| name == "cluster_h100.toml") {
             let cluster: ClusterConfig = read_toml(&text, &path).unwrap_or_else(|error| panic!("{error}"));

@@ -1,7 +1,7 @@
 //! Which settings decide what. Each setting declares it in its schema, with
 //! `#[schemars(extend("x-decides" = "..."))]`; one without a declaration decides the weights, and so everything.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 use toml::{Table, Value};
@@ -104,6 +104,62 @@ fn keep_name(value: &mut Value) {
         && let Some(name) = Path::new(path).file_name()
     {
         *path = name.to_string_lossy().into_owned();
+    }
+}
+
+/// A setting that names a file, a folder or a model whose content decides results.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InputSetting {
+    /// The setting, with dots between keys and indices: `data.0.path`.
+    pub setting: String,
+    /// What it names.
+    pub path: PathBuf,
+    /// Whether its name decides something too.
+    pub name_decides: bool,
+}
+
+/// Adds the settings of a table that name inputs. `schemas` are the alternatives for the table, `place` is its path.
+pub(super) fn input_settings(schemas: &[&Json], table: &Table, place: &str, found: &mut Vec<InputSetting>) {
+    let alternatives: Vec<&Json> = schemas.iter().flat_map(|schema| flatten(schema)).collect();
+    let free: Vec<&Json> = alternatives.iter().filter_map(|schema| free_values(schema)).collect();
+    for (key, value) in table {
+        let settings: Vec<&Json> = alternatives.iter().filter_map(|schema| property(schema, key)).collect();
+        let place = if place.is_empty() { key.clone() } else { format!("{place}.{key}") };
+        match settings.first().and_then(|setting| Decides::of(setting)).unwrap_or(Decides::Results) {
+            Decides::Nothing => {}
+            Decides::Content => named_inputs(value, place, false, found),
+            Decides::NameAndContent => named_inputs(value, place, true, found),
+            _ => input_settings_in(if settings.is_empty() { &free } else { &settings }, value, &place, found),
+        }
+    }
+}
+
+fn input_settings_in(schemas: &[&Json], value: &Value, place: &str, found: &mut Vec<InputSetting>) {
+    match value {
+        Value::Table(table) => input_settings(schemas, table, place, found),
+        Value::Array(list) => {
+            let alternatives = schemas.iter().flat_map(|schema| flatten(schema));
+            let items: Vec<&Json> = alternatives.filter_map(|schema| schema.get("items")).collect();
+            for (idx, entry) in list.iter().enumerate() {
+                input_settings_in(&items, entry, &format!("{place}.{idx}"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Adds the paths of a setting that names one input, or a list of them.
+fn named_inputs(value: &Value, setting: String, name_decides: bool, found: &mut Vec<InputSetting>) {
+    match value {
+        Value::String(path) if !path.is_empty() => {
+            found.push(InputSetting { setting, path: path.into(), name_decides });
+        }
+        Value::Array(list) => {
+            for (idx, entry) in list.iter().enumerate() {
+                named_inputs(entry, format!("{setting}.{idx}"), name_decides, found);
+            }
+        }
+        _ => {}
     }
 }
 

@@ -182,7 +182,7 @@ fn read(path: &Path, output: Option<&Path>, context: &Context) -> anyhow::Result
 }
 
 /// Paths in a recipe are relative to its folder; those of mergekit's files to where the program runs, else to the folder.
-fn resolve_paths(recipe: &mut MergeRecipe, folder: &Path, is_yaml: bool) {
+pub(super) fn resolve_paths(recipe: &mut MergeRecipe, folder: &Path, is_yaml: bool) {
     let resolve = |name: &mut String| {
         if !(is_yaml && Path::new(name).exists()) {
             resolve_model(name, folder);

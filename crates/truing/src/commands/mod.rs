@@ -23,6 +23,7 @@ pub(crate) mod model;
 mod output;
 mod pas;
 mod pas_serve;
+mod pipeline;
 mod plan;
 mod plan_cluster;
 mod prefer;
@@ -142,6 +143,9 @@ pub(crate) enum Command {
     /// Run a training command as several processes on this machine, over MPI.
     #[command(after_help = "Example: truing launch -n 2 -- sft recipes/tiny.toml")]
     Launch(launch::Arguments),
+    /// Run several stages as one recipe says: what is unchanged is not done again.
+    #[command(subcommand)]
+    Pipeline(pipeline::Command),
     /// Check on your model and data that packing, checkpointing and micro-batches do not change results.
     #[command(visible_alias = "prove", after_help = "Example: truing verify --data quickstart/train.jsonl")]
     Verify(verify::Arguments),
@@ -233,6 +237,7 @@ impl Command {
             Self::Embed(arguments) => embed::run(arguments, context),
             Self::Plan(arguments) => plan::run(arguments, context),
             Self::Launch(arguments) => launch::run(arguments, context),
+            Self::Pipeline(command) => pipeline::run(command, context),
             Self::Verify(arguments) => verify::run(arguments, context),
             Self::Inspect(arguments) => inspect::run(arguments, context),
             Self::Chat(arguments) => chat::run(arguments, context),

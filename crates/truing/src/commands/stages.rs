@@ -8,7 +8,8 @@ use truing_construct::prefer::PreferStage;
 use truing_construct::quality::QualityStage;
 use truing_construct::respond::RespondStage;
 use truing_evaluate::evaluate::EvaluateStage;
-use truing_evaluate::merge_search::MergeSearchStage;
+use truing_evaluate::merge_search::{self, MergeSearchStage};
+use truing_pipeline::{Host, NamedOutput, Settings, SettleError, Settled, StageKind, settle};
 use truing_stages::classifier::ClassifierStage;
 use truing_stages::distill::DistillStage;
 use truing_stages::dpo::DpoStage;
@@ -26,39 +27,91 @@ use super::stage::{
 use crate::Context;
 use crate::outcome::Outcome;
 
+/// How the settings of a stage of a pipeline are read.
+type Settle = fn(&Settings<'_>, &dyn Host) -> Result<Settled, SettleError>;
+
 /// What the program does with recipes of one stage.
 #[derive(Debug)]
 pub(crate) struct StageEntry {
     stage: StageName,
     /// Makes the plan for a number of ranks and prints it, as one JSON object if asked to.
     pub(crate) show: fn(&RecipeArguments, usize, bool, &Context) -> anyhow::Result<Outcome>,
+    /// What a finished run leaves that other stages of a pipeline may use.
+    outputs: &'static [NamedOutput],
+    /// Reads the settings of a stage of a pipeline.
+    settle: Settle,
     /// Plans and runs.
     pub(crate) run: fn(&RecipeArguments, &RunArguments, &Context) -> anyhow::Result<Outcome>,
 }
 
 /// All stages, in the order of [`truing_types::STAGES`].
 const STAGES: [StageEntry; truing_types::STAGES.len()] = [
-    entry::<BuildStage>(),
-    entry::<MergeSearchStage>(),
-    entry::<PasStage>(),
-    entry::<PasEvaluateStage>(),
-    entry::<RespondStage>(),
-    entry::<PreferStage>(),
-    entry::<EvaluateStage>(),
-    entry::<SelectStage>(),
-    entry::<EmbedStage>(),
-    entry::<LabelStage>(),
-    entry::<QualityStage>(),
-    entry::<GrpoStage>(),
-    entry::<ClassifierStage>(),
-    entry::<DistillStage>(),
-    entry::<DpoStage>(),
-    entry::<RewardModelStage>(),
-    entry::<SftStage>(),
+    entry::<BuildStage>(&[
+        output("rows", "rows.jsonl"),
+        output("prompts", "prompts.jsonl"),
+        output("fates", "fates.jsonl"),
+    ]),
+    entry::<MergeSearchStage>(&[
+        MODEL,
+        output("recipe", merge_search::MERGE_RECIPE),
+        output("record", merge_search::RECORD),
+    ]),
+    entry::<PasStage>(&[output("pairs", "pairs.jsonl"), output("fates", "fates.jsonl")]),
+    entry::<PasEvaluateStage>(&[output("results", "results.jsonl"), output("summary", "summary.json")]),
+    entry::<RespondStage>(&[
+        output("responses", "responses.jsonl"),
+        output("candidates", "candidates.jsonl"),
+        output("prompts", "prompts.jsonl"),
+    ]),
+    entry::<PreferStage>(&[
+        output("pairs", "pairs.jsonl"),
+        output("ranked", "ranked.jsonl"),
+        output("edit_queue", "edit_queue.jsonl"),
+        output("minimal_pairs", "minimal_pairs.jsonl"),
+        output("fates", "fates.jsonl"),
+    ]),
+    entry::<EvaluateStage>(&[output("results", "results.json"), output("answers", "answers.jsonl")]),
+    entry::<SelectStage>(&[output("selected", "selected.jsonl"), output("decisions", "decisions.jsonl")]),
+    entry::<EmbedStage>(&[MODEL]),
+    entry::<LabelStage>(&[
+        output("labels", "labels.jsonl"),
+        output("review", "review.jsonl"),
+        output("unlabelled", "unlabelled.jsonl"),
+    ]),
+    entry::<QualityStage>(&[output("scores", "scores.jsonl")]),
+    entry::<GrpoStage>(&[MODEL]),
+    entry::<ClassifierStage>(&[MODEL]),
+    entry::<DistillStage>(&[MODEL]),
+    entry::<DpoStage>(&[MODEL]),
+    entry::<RewardModelStage>(&[MODEL]),
+    entry::<SftStage>(&[MODEL]),
 ];
 
-const fn entry<S: StageCommand>() -> StageEntry {
-    StageEntry { stage: S::NAME, show: show_recipe::<S>, run: run_recipe::<S> }
+/// The model of a stage that trains.
+pub(crate) const MODEL: NamedOutput = output("model", "model");
+
+const fn output(name: &'static str, path: &'static str) -> NamedOutput {
+    NamedOutput { name, path }
+}
+
+const fn entry<S: StageCommand>(outputs: &'static [NamedOutput]) -> StageEntry {
+    StageEntry {
+        stage: S::NAME,
+        outputs,
+        settle: settle::<S::Config>,
+        show: show_recipe::<S>,
+        run: run_recipe::<S>,
+    }
+}
+
+/// All stages as pipelines use them.
+pub(crate) fn kinds() -> Vec<StageKind> {
+    let kind = |entry: &StageEntry| StageKind {
+        name: entry.stage.as_str(),
+        outputs: entry.outputs,
+        settle: entry.settle,
+    };
+    STAGES.iter().map(kind).collect()
 }
 
 /// The stage that a recipe is for.

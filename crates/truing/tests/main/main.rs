@@ -17,6 +17,7 @@ mod kills;
 mod memory;
 mod merge;
 mod pas;
+mod pipeline;
 mod prefer;
 mod ranks;
 mod respond;

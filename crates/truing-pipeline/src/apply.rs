@@ -1,0 +1,427 @@
+//! A plan is carried out: each stage that has no result is run, alone or beside others that do not need it, and
+//! recorded.
+//!
+//! A result is made in place under its key with the run directory's own resume, and counts once `done.json` is there,
+//! which is written last. So a stage that is stopped, killed or fails goes on where it was.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fs::{self, File};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use serde::Serialize;
+use toml::Value;
+use truing_store::{Digest, StoreError, atomic};
+
+use crate::plan::PlannedWork;
+use crate::references::with_real_paths;
+use crate::store::{Found, open_lock};
+use crate::{
+    Digests, Done, Host, Job, JobEnd, JobReport, LockFile, LockedStage, Notice, Pipeline, PipelineError,
+    PipelinePlan, PlannedStage, State, Store, StoredOutput, Work, links,
+};
+
+/// A result that another process makes is looked for this often.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// What stands for the folder of the results in a command.
+const OUTPUT: &str = "${output}";
+
+/// How a plan is carried out.
+#[derive(Debug, Clone, Copy)]
+pub struct ApplyOptions<'a> {
+    /// Stages that run at the same time, at most.
+    pub jobs: usize,
+    /// Set from outside: running stages stop, and no other begins.
+    pub stop: &'a AtomicBool,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Applied {
+    /// Stages that ran.
+    pub ran: Vec<String>,
+    /// Stages whose results were in the store.
+    pub reused: Vec<String>,
+    /// Stages that were up to date.
+    pub up_to_date: Vec<String>,
+    /// Stages that failed, and why.
+    pub failed: BTreeMap<String, String>,
+    /// Stages that did not run, and the stage that each waits for.
+    pub not_run: BTreeMap<String, String>,
+    /// Stages that wait for a file from people.
+    pub waiting: BTreeMap<String, PathBuf>,
+    /// Whether it was stopped from outside.
+    pub is_interrupted: bool,
+}
+
+/// What has become of a stage.
+#[derive(Debug, Clone, PartialEq)]
+enum Fate {
+    Pending,
+    Running,
+    UpToDate,
+    Ran,
+    Reused,
+    Failed(String),
+    /// It needs a stage without a result.
+    NotRun(String),
+    Waiting(PathBuf),
+    Interrupted,
+}
+
+impl Fate {
+    /// Whether there is a result.
+    fn has_result(&self) -> bool {
+        matches!(self, Self::UpToDate | Self::Ran | Self::Reused)
+    }
+
+    /// Whether there will be none in this run.
+    fn is_without_result(&self) -> bool {
+        matches!(self, Self::Failed(_) | Self::NotRun(_) | Self::Waiting(_) | Self::Interrupted)
+    }
+}
+
+/// Carries out a plan, and nothing that is not in it. Where all is up to date nothing is written.
+///
+/// # Errors
+/// When the store or the lock file cannot be used. A stage that fails is no error here: the others that do not need it
+/// are finished.
+pub fn apply(
+    pipeline: &Pipeline,
+    plan: &PipelinePlan,
+    store: &Store,
+    digests: &Digests,
+    host: &dyn Host,
+    options: ApplyOptions<'_>,
+) -> Result<Applied, PipelineError> {
+    if plan.is_up_to_date() {
+        return Ok(told(plan, vec![Fate::UpToDate; plan.stages.len()]));
+    }
+    store.create()?;
+    let _shared = store.lock_whole(false)?;
+    links::check(pipeline)?;
+    let registration = store.register(&pipeline.lock_path())?;
+    let running = Running { pipeline, plan, store, digests, host, options, registration };
+    running.change_lock(|lock| {
+        if let Some(locked) = lock.pipelines.get_mut(&pipeline.name) {
+            locked.retain(|name, _| pipeline.stages.iter().any(|stage| stage.name == *name));
+        }
+    })?;
+    let fates = running.all();
+    digests.save()?;
+    Ok(told(plan, fates))
+}
+
+fn told(plan: &PipelinePlan, fates: Vec<Fate>) -> Applied {
+    let mut applied = Applied::default();
+    for (stage, fate) in plan.stages.iter().zip(fates) {
+        let name = stage.name.clone();
+        match fate {
+            Fate::UpToDate => applied.up_to_date.push(name),
+            Fate::Ran => applied.ran.push(name),
+            Fate::Reused => applied.reused.push(name),
+            Fate::Failed(reason) => drop(applied.failed.insert(name, reason)),
+            Fate::NotRun(by) => drop(applied.not_run.insert(name, by)),
+            Fate::Waiting(file) => drop(applied.waiting.insert(name, file)),
+            Fate::Pending | Fate::Running | Fate::Interrupted => applied.is_interrupted = true,
+        }
+    }
+    applied
+}
+
+/// A plan on its way.
+struct Running<'a> {
+    pipeline: &'a Pipeline,
+    plan: &'a PipelinePlan,
+    store: &'a Store,
+    digests: &'a Digests,
+    host: &'a dyn Host,
+    options: ApplyOptions<'a>,
+    /// Where the store notes the lock file.
+    registration: PathBuf,
+}
+
+impl Running<'_> {
+    /// Runs what can run until nothing is left that can.
+    fn all(&self) -> Vec<Fate> {
+        let first = |stage: &PlannedStage| match &stage.state {
+            State::UpToDate => Fate::UpToDate,
+            State::Waiting { file, .. } => Fate::Waiting(file.clone()),
+            _ => Fate::Pending,
+        };
+        let mut fates: Vec<Fate> = self.plan.stages.iter().map(first).collect();
+        thread::scope(|scope| {
+            let (sender, ends) = mpsc::channel();
+            let mut n_running = 0;
+            loop {
+                self.pass_on(&mut fates);
+                while n_running < self.options.jobs.max(1)
+                    && !self.is_stopped()
+                    && let Some(idx) = self.next(&fates)
+                {
+                    fates[idx] = Fate::Running;
+                    n_running += 1;
+                    let sender = sender.clone();
+                    scope.spawn(move || {
+                        let end = catch_unwind(AssertUnwindSafe(|| self.stage(idx)));
+                        let end =
+                            end.unwrap_or_else(|_| Fate::Failed("a fault in truing: it panicked".into()));
+                        // The receiver lives as long as this scope.
+                        let _ = sender.send((idx, end));
+                    });
+                }
+                if n_running == 0 {
+                    return;
+                }
+                let Ok((idx, end)) = ends.recv() else { return };
+                n_running -= 1;
+                fates[idx] = end;
+            }
+        });
+        fates
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.options.stop.load(Ordering::SeqCst)
+    }
+
+    /// Stages that need one without a result have none either.
+    fn pass_on(&self, fates: &mut [Fate]) {
+        for &idx in &self.pipeline.order {
+            let upstream = &self.pipeline.stages[idx].upstream;
+            let without = upstream.iter().find(|&&needed| fates[needed].is_without_result());
+            if let (Fate::Pending, Some(&needed)) = (&fates[idx], without) {
+                fates[idx] = Fate::NotRun(self.pipeline.stages[needed].name.clone());
+            }
+        }
+    }
+
+    /// The next stage that can run.
+    fn next(&self, fates: &[Fate]) -> Option<usize> {
+        let is_ready = |idx: &usize| {
+            let upstream = &self.pipeline.stages[*idx].upstream;
+            fates[*idx] == Fate::Pending && upstream.iter().all(|&needed| fates[needed].has_result())
+        };
+        self.pipeline.order.iter().copied().find(is_ready)
+    }
+
+    /// Makes or finds the result of a stage.
+    fn stage(&self, idx: usize) -> Fate {
+        let planned = &self.plan.stages[idx];
+        let fate = self.result_of(idx, planned).unwrap_or_else(|error| Fate::Failed(sentence(&error)));
+        let stage = planned.name.as_str();
+        match &fate {
+            Fate::Ran => self.host.notice(&Notice::Finished { stage }),
+            Fate::Reused => self.host.notice(&Notice::Reused { stage }),
+            Fate::Failed(reason) => self.host.notice(&Notice::Failed { stage, reason }),
+            _ => {}
+        }
+        fate
+    }
+
+    fn result_of(&self, idx: usize, planned: &PlannedStage) -> Result<Fate, PipelineError> {
+        let key = planned.key.expect("a stage whose needs have results has a key");
+        if let PlannedWork::Gate(_) = &planned.work {
+            return self.pass_gate(idx, planned, key);
+        }
+        let Some(lock) = self.wait_for(planned, key)? else { return Ok(Fate::Interrupted) };
+        match self.store.find(key, self.digests, self.host)? {
+            Found::Done(done) => {
+                self.record(planned, key, &done)?;
+                return Ok(Fate::Reused);
+            }
+            Found::Damaged(_) => drop(self.store.discard(key)?),
+            Found::Begun | Found::Nothing => {}
+        }
+        for (setting, path) in &planned.made {
+            let real = self.real_text(path);
+            if !Path::new(&real).exists() {
+                let reason = format!("`{setting}`: the run before left no {real}");
+                return Ok(Fate::Failed(reason));
+            }
+        }
+        match self.run(idx, key, &lock)? {
+            JobEnd::Finished(report) => self.finish(idx, planned, key, report),
+            JobEnd::Interrupted => Ok(Fate::Interrupted),
+            JobEnd::Failed(reason) => Ok(Fate::Failed(reason)),
+        }
+    }
+
+    /// A gate has no run: its file is its result.
+    fn pass_gate(&self, idx: usize, planned: &PlannedStage, key: Digest) -> Result<Fate, PipelineError> {
+        if let Some(changed) = self.changed_file(planned)? {
+            return Ok(Fate::Failed(format!("{} changed since the plan was made", changed.display())));
+        }
+        let mut outputs = BTreeMap::new();
+        for (file, (name, path)) in planned.files.iter().zip(&self.pipeline.stages[idx].outputs) {
+            let measured = self.digests.of_input(&file.path, self.host.now())?;
+            let output = StoredOutput { path: path.clone(), blake3: file.blake3, bytes: measured.bytes };
+            outputs.insert(name.clone(), output);
+        }
+        self.lock_stage(planned, key, outputs, BTreeMap::new())?;
+        Ok(Fate::Reused)
+    }
+
+    /// The lock on a key. While another process makes its result, this one waits; `None` when it was stopped.
+    fn wait_for(&self, planned: &PlannedStage, key: Digest) -> Result<Option<File>, PipelineError> {
+        let mut has_said = false;
+        loop {
+            if let Some(lock) = self.store.try_lock(key)? {
+                return Ok(Some(lock));
+            }
+            if self.is_stopped() {
+                return Ok(None);
+            }
+            if !has_said {
+                self.host.notice(&Notice::WaitsForOther { stage: &planned.name });
+                has_said = true;
+            }
+            thread::sleep(PATIENCE);
+        }
+    }
+
+    fn run(&self, idx: usize, key: Digest, lock: &File) -> Result<JobEnd, PipelineError> {
+        let (stage, planned) = (&self.pipeline.stages[idx], &self.plan.stages[idx]);
+        let (entry, folder) = (self.store.entry(key), self.store.run_folder(key));
+        fs::create_dir_all(&entry).map_err(StoreError::io("create", &entry))?;
+        let continues = folder.exists();
+        let work = match &planned.work {
+            PlannedWork::Recipe(_) => {
+                let text = self.plan.recipe(idx, self.store).expect("a stage with a recipe and a key");
+                let path = entry.join("recipe.toml");
+                atomic::write(&path, text.as_bytes())?;
+                Work::Recipe { kind: stage.uses.clone(), path }
+            }
+            PlannedWork::Command(arguments) => {
+                // Nothing is known of how it continues: it begins anew.
+                if continues {
+                    fs::remove_dir_all(&folder).map_err(StoreError::io("remove", &folder))?;
+                }
+                fs::create_dir_all(&folder).map_err(StoreError::io("create", &folder))?;
+                let output = folder.to_string_lossy();
+                let real = |text: &String| self.real_text(text).replace(OUTPUT, &output);
+                let arguments = arguments.iter().map(real).collect();
+                Work::Command { arguments, folder: self.pipeline.folder.clone() }
+            }
+            PlannedWork::Gate(_) => unreachable!("a gate has no run"),
+        };
+        self.host.notice(&Notice::Started { stage: &planned.name, continues });
+        let job = Job {
+            stage: &planned.name,
+            work: &work,
+            folder: &folder,
+            log: &entry.join("log.txt"),
+            lock,
+            jobs: self.options.jobs,
+            stop: self.options.stop,
+        };
+        Ok(self.host.run(&job).unwrap_or_else(|error| JobEnd::Failed(sentence(&*error))))
+    }
+
+    /// Records a run that has ended well, unless its data changed on the way.
+    fn finish(
+        &self,
+        idx: usize,
+        planned: &PlannedStage,
+        key: Digest,
+        report: JobReport,
+    ) -> Result<Fate, PipelineError> {
+        if let Some(changed) = self.changed_file(planned)? {
+            let aside = self.store.discard(key)?;
+            let (changed, aside) = (changed.display(), aside.display());
+            let reason = format!("{changed} changed while it ran; the result is not used, it is in {aside}");
+            return Ok(Fate::Failed(reason));
+        }
+        let (folder, mut outputs) = (self.store.run_folder(key), BTreeMap::new());
+        let expected = &self.pipeline.stages[idx].outputs;
+        for (name, path) in expected {
+            if folder.join(path).exists() {
+                let measured = self.digests.of_tree(&folder.join(path), self.host.now())?;
+                let output =
+                    StoredOutput { path: path.clone(), blake3: measured.blake3, bytes: measured.bytes };
+                outputs.insert(name.clone(), output);
+            }
+        }
+        if outputs.is_empty() {
+            let names: Vec<&str> = expected.iter().map(|(_, path)| path.as_str()).collect();
+            return Ok(Fate::Failed(format!("it left none of its outputs: expected {}", names.join(", "))));
+        }
+        let done = Done::new(outputs, report.figures, report.seconds, report.peak_bytes);
+        self.store.finish(key, &done)?;
+        self.record(planned, key, &done)?;
+        Ok(Fate::Ran)
+    }
+
+    /// The first file that is not what it was when the plan was made.
+    fn changed_file(&self, planned: &PlannedStage) -> Result<Option<PathBuf>, PipelineError> {
+        for file in &planned.files {
+            match self.digests.of_input(&file.path, self.host.now()) {
+                Ok(measured) if measured.blake3 == file.blake3 => {}
+                Err(error) if file.path.exists() => return Err(error.into()),
+                _ => return Ok(Some(file.path.clone())),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Names a finished run in the lock file, and in the folder of links.
+    fn record(&self, planned: &PlannedStage, key: Digest, done: &Done) -> Result<(), PipelineError> {
+        self.lock_stage(planned, key, done.outputs.clone(), done.figures.clone())?;
+        Ok(links::point(self.pipeline, &planned.name, &self.store.run_folder(key))?)
+    }
+
+    fn lock_stage(
+        &self,
+        planned: &PlannedStage,
+        key: Digest,
+        outputs: BTreeMap<String, StoredOutput>,
+        figures: BTreeMap<String, f64>,
+    ) -> Result<(), PipelineError> {
+        let parts = planned.parts.clone().expect("a stage with a key has its parts");
+        let locked = LockedStage { key, parts, outputs, figures };
+        self.change_lock(|lock| {
+            let stages = lock.pipelines.entry(self.pipeline.name.clone()).or_default();
+            stages.insert(planned.name.clone(), locked);
+        })
+    }
+
+    /// Changes the lock file, which other pipelines of the folder may change at the same time.
+    fn change_lock(&self, change: impl FnOnce(&mut LockFile)) -> Result<(), PipelineError> {
+        let path = self.registration.with_extension("lock");
+        let guard = open_lock(&path)?;
+        guard.lock().map_err(StoreError::io("lock", &path))?;
+        let lock_path = self.pipeline.lock_path();
+        let before = LockFile::read(&lock_path)?;
+        let mut after = before.clone();
+        change(&mut after);
+        if after != before {
+            after.write(&lock_path)?;
+        }
+        Ok(())
+    }
+
+    fn real_text(&self, text: &str) -> String {
+        let mut value = Value::String(text.to_owned());
+        with_real_paths(&mut value, &|key| self.plan.folder_of(key, self.store));
+        value.as_str().unwrap_or(text).to_owned()
+    }
+}
+
+/// An error with its causes, as one sentence.
+fn sentence(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,99 @@
+//! Everything that can be wrong with a pipeline, with its place in the recipe.
+
+use std::path::PathBuf;
+
+use truing_run::{RecipeError, RecipePlace};
+use truing_store::StoreError;
+
+use crate::Cause;
+
+/// A pipeline that cannot be planned or carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// The recipe cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The recipe of the pipeline, or of a stage.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The pipeline's own keys.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// Settings of a stage.
+    #[error("stage `{stage}`: {source}")]
+    Settings {
+        /// The stage.
+        stage: String,
+        /// What is wrong, with its place.
+        source: Box<RecipeError>,
+    },
+    /// Something of a stage that is not a setting of its kind.
+    #[error("{place}: stage `{stage}`: {reason}")]
+    Stage {
+        /// Where it stands.
+        place: RecipePlace,
+        /// The stage.
+        stage: String,
+        /// What is wrong, and what was expected.
+        reason: String,
+    },
+    /// Stages that need each other.
+    #[error("{place}: stages need each other: {}", stages.join(" -> "))]
+    Cycle {
+        /// Where the first of them stands.
+        place: RecipePlace,
+        /// The way around, each stage with what it needs behind it; the last is the first.
+        stages: Vec<String>,
+    },
+    /// A model or file that a stage reads.
+    #[error("{place}: stage `{stage}`: {source}")]
+    Input {
+        /// Where it is named.
+        place: RecipePlace,
+        /// The stage.
+        stage: String,
+        /// What is wrong with it.
+        source: Cause,
+    },
+    /// A lock file of a newer version.
+    #[error("{} has version {found}, expected at most {supported}: it was written by a newer truing", path.display())]
+    NewerLock {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// The version that is read here.
+        supported: u32,
+    },
+    /// A lock file that cannot be read.
+    #[error("{}: {reason}", path.display())]
+    BadLock {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what was expected.
+        reason: String,
+    },
+    /// No stage of this name.
+    #[error("{} has no stage `{name}`: {hint}", path.display())]
+    NoStage {
+        /// The recipe.
+        path: PathBuf,
+        /// The name.
+        name: String,
+        /// The nearest name, or all.
+        hint: String,
+    },
+    /// Another process uses the store in a way that this one would disturb.
+    #[error("{} is in use by another process: {action}", path.display())]
+    Busy {
+        /// The store.
+        path: PathBuf,
+        /// What the other one does, or may do.
+        action: &'static str,
+    },
+    /// A file of the store or of an input.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}

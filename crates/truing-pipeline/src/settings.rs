@@ -1,0 +1,182 @@
+//! Settings of a stage: from a pipeline's table to what decides the stage's results and to the recipe that it runs
+//! with.
+
+use std::path::{Path, PathBuf};
+
+use toml::{Table, Value};
+use truing_run::recipe::{InputSetting, Scope, line_of_key};
+use truing_run::{Recipe, RecipeError, RecipePlace};
+
+use crate::references::is_key_path;
+use crate::{Cause, Host};
+
+/// A stage as the program offers it to pipelines.
+#[derive(Debug, Clone, Copy)]
+pub struct StageKind {
+    /// What `uses` calls it.
+    pub name: &'static str,
+    /// What a finished run leaves that other stages may use.
+    pub outputs: &'static [NamedOutput],
+    /// Reads its settings.
+    pub settle: fn(&Settings<'_>, &dyn Host) -> Result<Settled, SettleError>,
+}
+
+/// A file or folder of a finished run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NamedOutput {
+    /// Its name in references.
+    pub name: &'static str,
+    /// Its path below the run's folder.
+    pub path: &'static str,
+}
+
+/// The settings of a stage as they are written.
+#[derive(Debug)]
+pub struct Settings<'a> {
+    /// A recipe; in it references are replaced.
+    pub text: &'a str,
+    /// Its file, as an absolute path: its relative paths are relative to the folder of it.
+    pub path: &'a Path,
+    /// What is changed of it, as after `--set`.
+    pub overrides: &'a [String],
+    /// What relative paths in `overrides` are relative to; absolute.
+    pub folder: &'a Path,
+}
+
+/// The settings of a stage as they are meant.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settled {
+    /// What of them decides the results. It holds no path of a folder.
+    pub decisive: Table,
+    /// What is read, by the settings that name it.
+    pub inputs: Vec<InputSetting>,
+    /// The whole recipe.
+    pub recipe: Table,
+}
+
+/// Settings that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettleError {
+    /// A key or a value.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// A model or data set that cannot be found.
+    #[error("{0}")]
+    Input(#[source] Cause),
+}
+
+/// [`StageKind::settle`] of a stage whose settings are a [`Recipe`].
+///
+/// # Errors
+/// When a key is unknown, a value does not fit, or a model or data set cannot be found.
+pub fn settle<R: Recipe>(settings: &Settings<'_>, host: &dyn Host) -> Result<Settled, SettleError> {
+    let mut recipe = R::from_toml(settings.text, settings.path, settings.overrides)?;
+    // What the file names is absolute by now; what the overrides name is not.
+    recipe.resolve_paths(settings.folder);
+    recipe
+        .find_models(&mut |name| match is_key_path(Path::new(name)) {
+            true => Ok(PathBuf::from(name)),
+            false => host.find_model(name),
+        })
+        .map_err(SettleError::Input)?;
+    recipe
+        .find_data(&mut |name| match is_key_path(Path::new(name)) {
+            true => Ok(None),
+            false => host.find_data(name),
+        })
+        .map_err(SettleError::Input)?;
+    let whole = toml::from_str(&recipe.to_toml()).map_err(|error| SettleError::Input(error.into()))?;
+    Ok(Settled { decisive: recipe.decisive(Scope::Content), inputs: recipe.input_settings(), recipe: whole })
+}
+
+/// A table of settings as overrides of a recipe.
+#[derive(Debug, Default)]
+pub(crate) struct Overrides {
+    /// As after `--set`.
+    pub(crate) typed: Vec<String>,
+    /// The keys of each.
+    keys: Vec<Vec<String>>,
+}
+
+impl Overrides {
+    /// Overrides of `with`. On top of a recipe's file they change single settings of its tables; alone, each key of
+    /// `with` is whole, as in a file.
+    pub(crate) fn of(with: &Table, on_file: bool) -> Self {
+        let mut overrides = Self::default();
+        overrides.add(with, on_file, &mut Vec::new());
+        overrides
+    }
+
+    fn add(&mut self, table: &Table, goes_deeper: bool, keys: &mut Vec<String>) {
+        for (key, value) in table {
+            keys.push(key.clone());
+            match value {
+                Value::Table(inner) if goes_deeper && !inner.is_empty() => self.add(inner, true, keys),
+                value => {
+                    self.typed.push(format!("{}={value}", keys.join(".")));
+                    self.keys.push(keys.clone());
+                }
+            }
+            keys.pop();
+        }
+    }
+
+    /// The place of an override in the pipeline's recipe.
+    pub(crate) fn place(&self, typed: &str, inside: Option<&str>, at: &StageText<'_>) -> RecipePlace {
+        let keys = self.typed.iter().position(|one| one == typed).map(|idx| self.keys[idx].clone());
+        let mut keys = [vec!["with".to_owned()], keys.unwrap_or_default()].concat();
+        keys.extend(inside.map(str::to_owned));
+        at.place_of(&keys)
+    }
+}
+
+/// A stage's part of the pipeline's recipe.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StageText<'a> {
+    pub(crate) path: &'a Path,
+    pub(crate) text: &'a str,
+    pub(crate) stage: &'a str,
+}
+
+impl StageText<'_> {
+    /// Where a key of the stage's table stands; where it does not, the table that would hold it.
+    pub(crate) fn place_of(&self, keys: &[String]) -> RecipePlace {
+        let mut keys = [&["stages".to_owned(), self.stage.to_owned()], keys].concat();
+        while !keys.is_empty() {
+            if let Some(line) = line_of_key(self.text, &keys) {
+                return RecipePlace::Line { path: self.path.to_path_buf(), line };
+            }
+            keys.pop();
+        }
+        RecipePlace::File(self.path.to_path_buf())
+    }
+
+    /// Where a setting stands, whose keys are joined by dots.
+    pub(crate) fn place_of_setting(&self, setting: &str) -> RecipePlace {
+        let keys: Vec<String> = ["with"].into_iter().chain(setting.split('.')).map(str::to_owned).collect();
+        self.place_of(&keys)
+    }
+}
+
+/// An error of a recipe with other places.
+pub(crate) fn at_places(
+    error: RecipeError,
+    place_of: &dyn Fn(RecipePlace, Option<&str>) -> RecipePlace,
+) -> RecipeError {
+    match error {
+        RecipeError::UnknownKey { place, key, nearest, counterpart } => {
+            RecipeError::UnknownKey { place: place_of(place, Some(&key)), key, nearest, counterpart }
+        }
+        RecipeError::UnknownKeys { errors } => {
+            let errors = errors.into_iter().map(|error| at_places(error, place_of)).collect();
+            RecipeError::UnknownKeys { errors }
+        }
+        RecipeError::OtherStage { place, found } => {
+            RecipeError::OtherStage { place: place_of(place, None), found }
+        }
+        RecipeError::Invalid { place, reason } => {
+            RecipeError::Invalid { place: place_of(place, None), reason }
+        }
+        missing @ RecipeError::MissingStage { .. } => missing,
+    }
+}

@@ -1,0 +1,107 @@
+//! A merge as a stage of a pipeline. Its settings are a [`MergeRecipe`], which is no recipe of a stage.
+
+use std::path::{Path, PathBuf};
+
+use toml::{Table, Value};
+use truing_model::merge::MergeRecipe;
+use truing_pipeline::{Host, Settings, SettleError, Settled, StageKind};
+use truing_run::recipe::{InputSetting, read_toml};
+
+use crate::commands::{merge, stages};
+
+/// The merge, for pipelines.
+pub(super) const KIND: StageKind = StageKind { name: "merge", outputs: &[stages::MODEL], settle };
+
+/// Settings that name models or files.
+const NAMES: [&str; 5] = ["base_model", "model", "adapter", "tokenizer", "chat_template"];
+
+fn settle(settings: &Settings<'_>, host: &dyn Host) -> Result<Settled, SettleError> {
+    let mut table = base(settings)?;
+    for typed in settings.overrides {
+        let over: Table = toml::from_str(typed).map_err(|error| SettleError::Input(error.into()))?;
+        lay_over(&mut table, over);
+    }
+    let text = toml::to_string(&table).map_err(|error| SettleError::Input(error.into()))?;
+    let mut recipe: MergeRecipe = read_toml(&text, settings.path)?;
+    merge::resolve_paths(&mut recipe, settings.folder, false);
+    recipe.check().map_err(|error| SettleError::Input(error.into()))?;
+    // The models of other stages are not there yet.
+    let is_of_stage = |name: &str| Path::new(name).is_absolute() && !Path::new(name).exists();
+    recipe
+        .find_models(&mut |name| match is_of_stage(name) {
+            true => Ok(PathBuf::from(name)),
+            false => host.find_model(name),
+        })
+        .map_err(SettleError::Input)?;
+    let recipe = Table::try_from(&recipe).map_err(|error| SettleError::Input(error.into()))?;
+    let (mut decisive, mut inputs) = (recipe.clone(), Vec::new());
+    decisive.remove("output_dir");
+    take_inputs(&mut decisive, "", &mut inputs);
+    Ok(Settled { decisive, inputs, recipe })
+}
+
+/// The recipe's file, with its own paths resolved; empty where all settings are in the pipeline.
+fn base(settings: &Settings<'_>) -> Result<Table, SettleError> {
+    let table: Table = toml::from_str(settings.text).map_err(|error| SettleError::Input(error.into()))?;
+    if table.contains_key("stage") {
+        return Ok(Table::new());
+    }
+    let mut recipe: MergeRecipe = read_toml(settings.text, settings.path)?;
+    merge::resolve_paths(&mut recipe, settings.path.parent().unwrap_or(Path::new("/")), false);
+    Table::try_from(&recipe).map_err(|error| SettleError::Input(error.into()))
+}
+
+/// Sets what `over` sets; other settings of its tables stay.
+fn lay_over(table: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (table.get_mut(&key), value) {
+            (Some(Value::Table(inner)), Value::Table(over)) => lay_over(inner, over),
+            (_, value) => drop(table.insert(key, value)),
+        }
+    }
+}
+
+/// Moves the settings that name models and files out of a table.
+fn take_inputs(table: &mut Table, place: &str, inputs: &mut Vec<InputSetting>) {
+    let at = |key: &str| if place.is_empty() { key.to_owned() } else { format!("{place}.{key}") };
+    table.retain(|key, value| match value.as_str() {
+        Some(path) if NAMES.contains(&key) && Path::new(path).is_absolute() => {
+            inputs.push(InputSetting { setting: at(key), path: path.into(), name_decides: false });
+            false
+        }
+        _ => true,
+    });
+    for (key, value) in table.iter_mut() {
+        let place = at(key);
+        match value {
+            Value::Table(inner) => take_inputs(inner, &place, inputs),
+            Value::Array(list) => {
+                for (idx, entry) in list.iter_mut().enumerate() {
+                    if let Value::Table(inner) = entry {
+                        take_inputs(inner, &format!("{place}.{idx}"), inputs);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn models_are_inputs_and_words_are_settings() {
+        let text = "method = \"ties\"\ntokenizer = \"union\"\nbase_model = \"/a/base\"\n[[models]]\nmodel = \"/a/b\"\n\
+                    parameters = { weight = 0.5 }\n";
+        let (mut table, mut inputs) = (toml::from_str::<Table>(text).unwrap(), Vec::new());
+        lay_over(&mut table, toml::from_str("tokenizer = \"base\"\nparameters.lambda = 0.5").unwrap());
+        take_inputs(&mut table, "", &mut inputs);
+        let named: Vec<&str> = inputs.iter().map(|input| input.setting.as_str()).collect();
+        assert_eq!(named, ["base_model", "models.0.model"]);
+        let left = "method = \"ties\"\ntokenizer = \"base\"\nmodels = [{ parameters = { weight = 0.5 } }]\n\
+                    parameters = { lambda = 0.5 }\n";
+        assert_eq!(table, toml::from_str(left).unwrap());
+    }
+}

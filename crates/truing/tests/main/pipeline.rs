@@ -1,0 +1,132 @@
+//! `truing pipeline` from the command line: real stages, run once, and again when something changes.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::command::{Finished, run};
+use crate::sft::Workshop;
+
+const PIPELINE: &str = r#"
+[stages.sft]
+uses = "sft"
+recipe = "recipe.toml"
+with = { max_steps = 3, eval_steps = 3, learning_rate = 1e-3 }
+
+[stages.merge]
+uses = "merge"
+
+[stages.merge.with]
+method = "linear"
+models = [{ model = "model" }, { model = "${stages.sft.model}" }]
+parameters = { weight = 0.5 }
+
+[stages.evaluate]
+uses = "evaluate"
+
+[stages.evaluate.with]
+max_new_tokens = 3
+model = { model_name_or_path = "${stages.merge.model}" }
+
+[[stages.evaluate.with.task]]
+path = "sums.jsonl"
+
+[stages.evaluate.with.task.custom]
+name = "sums"
+prompt = "{{ question }}"
+scorer = [{ kind = { exact_match = {} } }]
+"#;
+
+struct Pipeline(Workshop);
+
+impl Pipeline {
+    fn new() -> Self {
+        let workshop = Workshop::new();
+        let sums: String =
+            (0..4).map(|n| format!("{{\"question\": \"{n} + 1 =\", \"answer\": \"{}\"}}\n", n + 1)).collect();
+        fs::write(workshop.path("sums.jsonl"), sums).unwrap();
+        fs::write(workshop.path("songs.toml"), PIPELINE).unwrap();
+        Self(workshop)
+    }
+
+    fn run(&self, command: &str, more: &[&str]) -> Finished {
+        let recipe = self.0.path("songs.toml").display().to_string();
+        run(self.0.home(), [&["pipeline", command, &recipe], more].concat())
+    }
+
+    fn json(&self, command: &str, more: &[&str]) -> Value {
+        let done = self.run(command, &[more, &["--json"]].concat()).expect_status(0);
+        serde_json::from_str(&done.stdout).unwrap_or_else(|error| panic!("{error}: {}", done.stdout))
+    }
+
+    fn states(&self) -> Vec<String> {
+        let plan = self.json("status", &[]);
+        let stages = plan["stages"].as_array().unwrap().iter();
+        stages.map(|stage| format!("{} {}", stage["stage"], stage["state"]).replace('"', "")).collect()
+    }
+
+    fn edit(&self, old: &str, new: &str) {
+        let path = self.0.path("songs.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(old), "{text}");
+        fs::write(path, text.replace(old, new)).unwrap();
+    }
+}
+
+#[test]
+fn a_pipeline_runs_once_and_again_what_an_edit_affects() {
+    let pipeline = Pipeline::new();
+    let planned = pipeline.run("plan", &[]).expect_status(0).stdout;
+    assert!(planned.contains("3 of 3 stages to run"), "{planned}");
+    assert!(!pipeline.0.path("truing.lock").exists());
+    let applied = pipeline.json("apply", &["--quiet"]);
+    assert_eq!(applied["ran"], serde_json::json!(["sft", "merge", "evaluate"]), "{applied}");
+    let lock = fs::read_to_string(pipeline.0.path("truing.lock")).unwrap();
+    // Every output that the table of stages names is there.
+    for path in [
+        "sft/model/config.json",
+        "merge/model/config.json",
+        "evaluate/results.json",
+        "evaluate/answers.jsonl",
+    ] {
+        assert!(pipeline.0.path("pipeline-out/songs").join(path).is_file(), "{path}");
+    }
+    let again = pipeline.run("apply", &[]).expect_status(0);
+    assert!(again.stdout.starts_with("0 ran, 0 from the store, 3 up to date"), "{}", again.stdout);
+
+    // What decides nothing changes nothing.
+    pipeline.edit("max_steps = 3,", "max_steps = 3, memory_gib = 2.0, logging_steps = 2,");
+    assert_eq!(pipeline.states(), ["sft up_to_date", "merge up_to_date", "evaluate up_to_date"]);
+    pipeline.edit("max_new_tokens = 3", "max_new_tokens = 4");
+    let why = pipeline.run("why", &["evaluate"]).expect_status(0).stdout;
+    assert!(why.contains("max_new_tokens: 3 -> 4") && why.contains("depends on it: nothing"), "{why}");
+    assert_eq!(pipeline.json("apply", &[])["ran"], serde_json::json!(["evaluate"]));
+    pipeline.edit("learning_rate = 1e-3", "learning_rate = 2e-3");
+    assert_eq!(pipeline.states(), ["sft to_run", "merge to_run", "evaluate to_run"]);
+    // Back at the start nothing runs, and the lock file is the one of before.
+    pipeline.edit("learning_rate = 2e-3", "learning_rate = 1e-3");
+    pipeline.edit("max_new_tokens = 4", "max_new_tokens = 3");
+    assert_eq!(pipeline.json("apply", &[])["reused"], serde_json::json!(["evaluate"]));
+    assert_eq!(fs::read_to_string(pipeline.0.path("truing.lock")).unwrap(), lock);
+    let removed = pipeline.json("gc", &[]);
+    assert_eq!(removed["collected"]["removed"].as_array().unwrap().len(), 1, "{removed}");
+    assert_eq!(pipeline.states(), ["sft up_to_date", "merge up_to_date", "evaluate up_to_date"]);
+}
+
+#[test]
+fn mistakes_and_gates_have_their_exit_statuses() {
+    let pipeline = Pipeline::new();
+    pipeline.edit("max_steps = 3,", "max_stepz = 3,");
+    pipeline.run("plan", &[]).expect_status(2).expect_stderr(&[
+        "songs.toml:5: unknown key `max_stepz`; the nearest known key is `max_steps`",
+        "stage `sft`",
+    ]);
+    let gate =
+        "[stages.review]\nuses = \"gate\"\nwith = { file = \"review.jsonl\", message = \"read them\" }\n";
+    fs::write(pipeline.0.path("songs.toml"), gate).unwrap();
+    let waiting = pipeline.run("apply", &[]).expect_status(75);
+    assert!(waiting.stdout.contains("review.jsonl: read them"), "{}", waiting.stdout);
+    fs::write(pipeline.0.path("review.jsonl"), "{}\n").unwrap();
+    pipeline.run("apply", &[]).expect_status(0);
+    assert_eq!(pipeline.states(), ["review up_to_date"]);
+}
