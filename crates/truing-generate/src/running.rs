@@ -160,6 +160,7 @@ impl<C> Running<C> {
             sampling_log_probs: self.sampling_log_probs,
             finish_reason,
             text_error: self.text_error,
+            weights_version: None,
         })
     }
 }
