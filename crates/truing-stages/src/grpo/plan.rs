@@ -169,6 +169,9 @@ impl StagePlan for GrpoPlan {
                 Amount::Count(n_calls_at_most as u64),
             ));
         }
+        if let Some(rollouts) = &config.rollouts {
+            rows.push(row("rollout servers", Amount::Count(rollouts.servers.len() as u64)));
+        }
         rows.extend(self.memory.table());
         rows.extend([
             row("of which reference model", Amount::Bytes(self.step_bytes.reference)),
@@ -227,7 +230,8 @@ pub(super) fn check_with_model(config: &GrpoConfig, spec: &DecoderSpec) -> Resul
     let saves = config.checkpoint.saves_before_end();
     let needed =
         config.checkpoint.disk_bytes(n_parameters, n_trainable, is_adapter, config.merge_adapter, saves);
-    Ok(require_space(&config.output_dir, needed)?)
+    let of_rollouts = config.rollouts.as_ref().map_or(0, |rollouts| rollouts.disk_bytes(n_parameters));
+    Ok(require_space(&config.output_dir, needed + of_rollouts)?)
 }
 
 /// Checks numbers against their smallest and largest values.
@@ -290,6 +294,9 @@ pub(super) fn check(config: &GrpoConfig, has_eval: bool) -> Result<(), StageErro
         has_eval,
     )?;
     check_numbers(config)?;
+    if let Some(rollouts) = &config.rollouts {
+        rollouts.check(config)?;
+    }
     check_dependencies(config)
 }
 
