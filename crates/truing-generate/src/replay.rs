@@ -13,7 +13,8 @@ use crate::running::Running;
 /// A completion as it would have been here.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Replayed {
-    /// Tokens after its end are left out: what was sampled after an end token or a stop text did not decide what came before.
+    /// Tokens after its end are left out: what was sampled after an end token or a stop text did not decide what came
+    /// before.
     pub completion: SampledCompletion,
     /// Whether it has ended by an end token, a stop text or its length; otherwise more tokens would have been sampled.
     pub is_ended: bool,

@@ -1,9 +1,9 @@
-//! `/update_weights_from_disk`: other weights for a language model while the server runs, in the shape that SGLang has it. A
-//! trainer writes a folder and names it here.
+//! `/update_weights_from_disk`: other weights for a language model while the server runs, in the shape that SGLang has
+//! it. A trainer writes a folder and names it here.
 //!
-//! The folder is read beside the requests that run. They finish with the weights that they began with; later ones wait for the
-//! new weights. Prefixes of prompts that were cached are dropped, and `system_fingerprint` names the new files. A folder that
-//! cannot be used changes nothing. While it is read, the weights are in memory twice.
+//! The folder is read beside the requests that run. They finish with the weights that they began with; later ones wait
+//! for the new weights. Prefixes of prompts that were cached are dropped, and `system_fingerprint` names the new
+//! files. A folder that cannot be used changes nothing. While it is read, the weights are in memory twice.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -32,7 +32,8 @@ fn updating() -> TestServer {
 
 /// A prompt that is longer than a piece of the prefix cache.
 fn request(n_tokens: usize) -> Value {
-    json!({"token_ids": vec![5; 130], "sampling_params": {"max_tokens": n_tokens, "seed": 7, "logprobs": 0, "ignore_eos": true}})
+    let params = json!({"max_tokens": n_tokens, "seed": 7, "logprobs": 0, "ignore_eos": true});
+    json!({"token_ids": vec![5; 130], "sampling_params": params})
 }
 
 fn generate(server: &TestServer, n_tokens: usize) -> Value {

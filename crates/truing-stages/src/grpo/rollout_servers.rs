@@ -1,9 +1,9 @@
-//! Rollouts from servers: completions are sampled elsewhere, token ids in and out, by weights that this run writes and has
-//! loaded there.
+//! Rollouts from servers: completions are sampled elsewhere, token ids in and out, by weights that this run writes and
+//! has loaded there.
 //!
-//! Every completion is a request of its own with a seed of its own. One that fails is sampled on another server; one that fails
-//! everywhere has no reward, and leaves its group's baseline. Where no server answers, the run ends and is saved as it was
-//! before the step. Text is made of the tokens here, never the other way round.
+//! Every completion is a request of its own with a seed of its own. One that fails is sampled on another server; one
+//! that fails everywhere has no reward, and leaves its group's baseline. Where no server answers, the run ends and is
+//! saved as it was before the step. Text is made of the tokens here, never the other way round.
 
 mod config;
 mod protocol;
@@ -100,8 +100,8 @@ impl RolloutServers {
         problems.collect::<Vec<_>>().join("; ")
     }
 
-    /// Deals requests to servers, and those that fail to the servers that answer others. For each request the server that was
-    /// asked last, and what it said.
+    /// Deals requests to servers, and those that fail to the servers that answer others. For each request the server
+    /// that was asked last, and what it said.
     fn ask(
         &self,
         requests: &[EndpointRequest],
@@ -192,8 +192,8 @@ struct Reading<'a> {
 }
 
 impl<E: Engine> Running<'_, E> {
-    /// Samples completions of this rank's prompts on the servers, with their weights as recent as the recipe wants; `None` when
-    /// the stop flag was seen.
+    /// Samples completions of this rank's prompts on the servers, with their weights as recent as the recipe wants;
+    /// `None` when the stop flag was seen.
     ///
     /// # Errors
     /// [`StageError::Unscored`] where no server gave a completion to any rank.

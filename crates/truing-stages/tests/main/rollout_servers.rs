@@ -1,6 +1,6 @@
 //! GRPO with rollouts from servers: truing's own on this machine, and one that misbehaves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -235,6 +235,25 @@ fn importance_weights_are_1_where_server_and_trainer_agree() {
     }
 }
 
+/// What other servers understand: seeds without indices, and token ids in the older endpoint.
+#[test]
+fn the_protocols_of_other_servers_give_what_the_trainer_computes_too() {
+    let calls = r#"rollouts.sync_calls=[{path="/update_weights_from_disk", body={model_path="{path}"}}]"#;
+    for overrides in [["rollouts.protocol=completions", "top_p=0.9"], ["rollouts.protocol=vllm", calls]] {
+        let folder = policies::folder();
+        let server = OwnServer::start(folder.path());
+        let events = finished_on(&[&server.address], folder.path(), &overrides);
+        assert!(warnings(&events).is_empty(), "{:?}", warnings(&events));
+        for record in metrics(folder.path()) {
+            assert!(record["sampling/mismatch_kl"] < 1e-8, "{overrides:?}: {record:?}");
+            assert_eq!(record["rollouts/failed"], 0.0);
+        }
+        let texts: BTreeSet<String> =
+            sampled(folder.path()).into_iter().map(|rollout| rollout.text).collect();
+        assert!(texts.len() > 20, "every completion has a seed of its own: {texts:?}");
+    }
+}
+
 #[test]
 fn weights_may_lag_behind_and_a_resume_takes_those_that_an_unbroken_run_takes() {
     let overrides = ["rollouts.sync_steps=2", "save_steps=1"];
@@ -269,9 +288,9 @@ fn weights_of_others_are_noticed_and_replaced() {
         {
             let body = json!({"model_path": model}).to_string();
             let mut stream = TcpStream::connect(address.trim_start_matches("http://")).unwrap();
-            let head = "POST /update_weights_from_disk HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
-            write!(stream, "{head}Connection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len())
-                .unwrap();
+            let head = "POST /update_weights_from_disk HTTP/1.1\r\nHost: localhost\r\nConnection: close";
+            let head = format!("{head}\r\nContent-Type: application/json\r\nContent-Length: {}", body.len());
+            write!(stream, "{head}\r\n\r\n{body}").unwrap();
             let mut reply = String::new();
             stream.read_to_string(&mut reply).unwrap();
             assert!(reply.contains(r#""success":true"#), "{reply}");

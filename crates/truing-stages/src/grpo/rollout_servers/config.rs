@@ -19,8 +19,8 @@ const DEADLINE_TIMEOUTS: f64 = 8.0;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RolloutsConfig {
-    /// Addresses of servers with the same model, for instance `["http://127.0.0.1:8000"]` (TRL: `vllm_server_base_url`). The
-    /// completions are dealt to them.
+    /// Addresses of servers with the same model, for instance `["http://127.0.0.1:8000"]` (TRL:
+    /// `vllm_server_base_url`). The completions are dealt to them.
     #[schemars(extend("x-decides" = "nothing"))]
     pub servers: Vec<String>,
     /// The model's name on the servers.
@@ -47,24 +47,25 @@ pub struct RolloutsConfig {
     /// Timeout of loading weights, in seconds.
     #[schemars(extend("x-decides" = "nothing"))]
     pub sync_timeout_secs: f64,
-    /// Requests that load weights, in their order. Default: `/update_weights_from_disk` for `truing` and `completions` (SGLang),
-    /// `reload_weights` by `/collective_rpc` and then `/reset_prefix_cache` for `vllm`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-decides" = "nothing"))]
-    pub sync_calls: Vec<SyncCall>,
-    /// Number format of the weights that are written for the servers, in `rollout_weights/` of the run. Adapters are merged into
-    /// them.
+    /// Number format of the weights that are written for the servers, in `rollout_weights/` of the run. Adapters are
+    /// merged into them.
     pub weights_dtype: SaveDtype,
-    /// Steps by which the weights that sampled a completion may lag behind. Older completions are sampled again, and if they are
-    /// still older, not trained on. Default: `sync_steps - 1`.
+    /// Steps by which the weights that sampled a completion may lag behind. Older completions are sampled again, and
+    /// if they are still older, not trained on. Default: `sync_steps - 1`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-default" = "sync_steps - 1"))]
     pub max_staleness: Option<u64>,
     /// Correction of the difference between server and trainer. The weights are at most `importance_sampling_cap` (TRL:
     /// `vllm_importance_sampling_mode`).
     pub importance_sampling_mode: ImportanceSamplingMode,
-    /// What the log-probabilities of the servers are (vLLM: `--logprobs-mode`). `protocol = "truing"` asks for what it needs.
+    /// What the log-probabilities of the servers are (vLLM: `--logprobs-mode`). `protocol = "truing"` asks for what it
+    /// needs.
     pub logprobs_mode: LogprobsMode,
+    /// Requests that load weights, in their order. Default: `/update_weights_from_disk` for `truing` and `completions`
+    /// (SGLang), `reload_weights` by `/collective_rpc` and then `/reset_prefix_cache` for `vllm`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-decides" = "nothing"))]
+    pub sync_calls: Vec<SyncCall>,
 }
 
 /// One request of loading weights.
@@ -199,7 +200,8 @@ impl RolloutsConfig {
         }
     }
 
-    /// Importance weights need the probabilities of the policy that is trained: that at the temperature, nothing cut off.
+    /// Importance weights need the probabilities of the policy that is trained: that at the temperature, nothing cut
+    /// off.
     fn check_log_probs(&self, config: &GrpoConfig) -> Result<(), StageError> {
         if self.importance_sampling_mode == ImportanceSamplingMode::None {
             return Ok(());
@@ -212,10 +214,10 @@ impl RolloutsConfig {
             }
             (RolloutProtocol::Truing, _) => return Ok(()),
             (_, LogprobsMode::RawLogprobs) if is_tempered => {
-                "`processed_logprobs` with a `temperature` other than 1, and a server started so (vLLM: `--logprobs-mode`)"
+                "`processed_logprobs` with a `temperature` other than 1, and a server started so (`--logprobs-mode`)"
             }
             (_, LogprobsMode::ProcessedLogprobs) if has_cuts => {
-                "`raw_logprobs` with `top_k`, `top_p` or `min_p`, and a server started so (vLLM: `--logprobs-mode`)"
+                "`raw_logprobs` with `top_k`, `top_p` or `min_p`, and a server started so (`--logprobs-mode`)"
             }
             _ => return Ok(()),
         };

@@ -17,8 +17,8 @@ pub enum RolloutProtocol {
     Truing,
     /// `/inference/v1/generate` of vLLM.
     Vllm,
-    /// `/v1/completions` with token ids as the prompt, of servers that know `return_token_ids` or name tokens `token_id:N` in
-    /// `logprobs`.
+    /// `/v1/completions` with token ids as the prompt, of servers that know `return_token_ids` or name tokens
+    /// `token_id:N` in `logprobs`.
     Completions,
 }
 

@@ -25,8 +25,8 @@ fn folder_of(run: &Path, version: u64) -> PathBuf {
     run.join(FOLDER).join(format!("{PREFIX}{version:06}"))
 }
 
-/// Which version servers have to have loaded after so many steps. A run that was resumed between two syncs takes the weights of
-/// the last one, where they are still there.
+/// Which version servers have to have loaded after so many steps. A run that was resumed between two syncs takes the
+/// weights of the last one, where they are still there.
 fn due_version(
     n_steps_taken: u64,
     sync_steps: u64,
@@ -42,8 +42,8 @@ fn due_version(
 }
 
 impl<E: Engine> Running<'_, E> {
-    /// Has recent weights loaded into every server that has others; with `anew` into all. The first rank writes and asks; all
-    /// ranks know what came of it.
+    /// Has recent weights loaded into every server that has others; with `anew` into all. The first rank writes and
+    /// asks; all ranks know what came of it.
     pub(in crate::grpo) fn sync_rollout_servers(&mut self, anew: bool) -> Result<(), StageError> {
         let Some(mut servers) = self.rollout_servers.take() else { return Ok(()) };
         let synced = self.sync(&mut servers, anew);
