@@ -76,7 +76,8 @@ impl<E: Engine> Running<'_, E> {
         self.events.emit(Event::PhaseStarted { phase, total: None });
         let loaded =
             on_first_rank(self.communicator, || -> Result<Vec<Result<Loaded, String>>, StageError> {
-                let path = std::path::absolute(folder_of(&run, version)).unwrap_or(folder_of(&run, version));
+                let folder = folder_of(&run, version);
+                let path = std::fs::canonicalize(&folder).unwrap_or(folder);
                 Ok(servers.load(&due, &path, version))
             })?;
         self.events.emit(Event::PhaseFinished);
