@@ -123,10 +123,9 @@ fn what_cannot_be_used_is_named_and_changes_nothing() {
     let bytes = fs::read(&weights).unwrap();
     fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
     assert_eq!(server.post(PATH, &body).param(), "model_path");
-    assert_eq!(
-        generate(&server, 8),
-        with(before.clone(), json!({"request_id": generate(&server, 8)["request_id"]}))
-    );
+    let after = generate(&server, 8);
+    assert_eq!(after["choices"], before["choices"]);
+    assert_eq!(after["system_fingerprint"], before["system_fingerprint"]);
 }
 
 /// A trainer keys its random numbers by indices, and asks for one completion of a group at a time.
