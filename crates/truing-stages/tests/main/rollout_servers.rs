@@ -147,11 +147,11 @@ fn finished_on(servers: &[&str], folder: &Path, overrides: &[&str]) -> Vec<Event
 }
 
 fn warnings(events: &[Event]) -> Vec<&String> {
-    let warning = |event| match event {
+    let warnings = events.iter().filter_map(|event| match event {
         Event::Warning(text) => Some(text),
         _ => None,
-    };
-    events.iter().filter_map(warning).collect()
+    });
+    warnings.collect()
 }
 
 fn sampled(folder: &Path) -> Vec<Rollout> {
