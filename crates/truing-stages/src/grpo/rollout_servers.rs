@@ -274,16 +274,13 @@ impl<E: Engine> Running<'_, E> {
             done += 1;
             events.emit(Event::Progress { done, note: String::new() });
         });
-        let read = |((prompt, _), reply): (&(&Prompt, Vec<u64>), Option<(usize, EndpointResult)>)| match reply
-        {
-            None => Err(NoCompletion::Failed(servers.problems())),
-            Some((_, Err(error))) => Err(NoCompletion::Failed(error.reason())),
-            Some((server, Ok(reply))) => {
-                let completion = protocol.read(&reply).map_err(|problem| {
-                    NoCompletion::Failed(format!("{}: {problem}", servers.servers[server].address))
-                })?;
-                self.completion(&reading, servers, (server, completion), prompt)
-            }
+        let read = |(wanted, reply): (&(&Prompt, Vec<u64>), Option<(usize, EndpointResult)>)| -> Sampled {
+            let (server, reply) = reply.ok_or_else(|| NoCompletion::Failed(servers.problems()))?;
+            let reply = reply.map_err(|error| NoCompletion::Failed(error.reason()))?;
+            let completion = protocol.read(&reply).map_err(|problem| {
+                NoCompletion::Failed(format!("{}: {problem}", servers.servers[server].address))
+            })?;
+            self.completion(&reading, servers, (server, completion), wanted.0)
         };
         Ok(wanted.iter().zip(replies).map(read).collect())
     }
