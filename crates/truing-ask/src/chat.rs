@@ -21,8 +21,8 @@ use truing_parallel::Solo;
 use truing_run::{RunError, inputs, model};
 use truing_text::RenderOptions;
 use truing_types::{
-    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, EventSink, PromptLogProbs, ReasoningMark, Seed,
-    TokenId,
+    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, EndpointRequest, EndpointResult, EventSink,
+    PromptLogProbs, ReasoningMark, Seed, TokenId,
 };
 
 use crate::AskError;
@@ -326,6 +326,21 @@ impl ChatModel for Stoppable {
             return texts.iter().map(|_| Err(ChatError::BrokenOff)).collect();
         }
         self.model.prompt_log_probs_all(texts, k)
+    }
+
+    fn post_all(
+        &self,
+        requests: &[EndpointRequest],
+        on_result: &mut dyn FnMut(usize, &EndpointResult) -> ControlFlow<()>,
+    ) -> Vec<EndpointResult> {
+        if self.is_stopped() {
+            return requests.iter().map(|_| Err(ChatError::BrokenOff)).collect();
+        }
+        let stop = Arc::clone(&self.stop);
+        self.model.post_all(requests, &mut |place, result| {
+            let flow = on_result(place, result);
+            if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { flow }
+        })
     }
 }
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use truing_store::Digest;
 use truing_types::{
-    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason, PromptLogProbs, TokenId,
+    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, EndpointRequest, EndpointResult, FinishReason,
+    PromptLogProbs, TokenId,
 };
 
 use crate::cache::ReplyCache;
@@ -199,5 +200,14 @@ impl ChatModel for CachedChat {
         k: usize,
     ) -> Vec<Result<PromptLogProbs, ChatError>> {
         self.model.prompt_log_probs_all(texts, k)
+    }
+
+    /// Not cached: what an endpoint does is unknown.
+    fn post_all(
+        &self,
+        requests: &[EndpointRequest],
+        on_result: &mut dyn FnMut(usize, &EndpointResult) -> ControlFlow<()>,
+    ) -> Vec<EndpointResult> {
+        self.model.post_all(requests, on_result)
     }
 }

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
+use serde_json::Value;
 use truing_types::{
-    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason, PromptLogProbs, ReasoningMarks,
-    TextStart, TokenId, split_reasoning,
+    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, EndpointRequest, EndpointResult, FinishReason,
+    PromptLogProbs, ReasoningMarks, TextStart, TokenId, split_reasoning,
 };
 use ureq::http::StatusCode;
 use ureq::{Agent, Proxy};
@@ -20,6 +21,7 @@ use crate::refusal;
 use crate::request::{self, Fingerprint};
 use crate::response::{
     Answer, AnswerError, StreamParser, error_names, error_text, parse_answer, parse_prompt_log_probs,
+    parse_reply,
 };
 use crate::retry;
 use crate::settings::{Access, ApiKey, ClientSettings, ProxyAddress};
@@ -55,6 +57,14 @@ struct Standing {
     /// Refusals of a request's form since the last answer, by their words, without numbers and ids that differ from one to
     /// the next.
     in_a_row: BTreeMap<String, u32>,
+}
+
+/// What is sent, and how much may come back.
+struct Sent<'a> {
+    url: &'a str,
+    body: &'a str,
+    is_streamed: bool,
+    max_bytes: u64,
 }
 
 /// Bytes that an entry of `prompt_logprobs` may take in an answer, whatever `max_response_bytes` says.
@@ -234,12 +244,27 @@ impl Inner {
         let found = self.with_retries(&body, n_tokens, &mut |deadline| {
             let max_bytes =
                 (n_tokens * (k as u64 + 1) * PROMPT_LOG_PROB_BYTES).max(self.settings.max_response_bytes);
-            let (mut pieces, _) = self.begin(&self.completions_url, &body, false, max_bytes, deadline)?;
+            let sent = Sent { url: &self.completions_url, body: &body, is_streamed: false, max_bytes };
+            let (mut pieces, _) = self.begin(sent, self.settings.timeout(), deadline)?;
             let bytes = pieces.rest()?;
             Ok(parse_prompt_log_probs(&bytes, prompt.len(), k)?)
         })?;
         self.counts.add(|counts| counts.prompt_tokens += n_tokens);
         Ok(found)
+    }
+
+    /// Posts to an endpoint that is not one of OpenAI's.
+    fn post(&self, request: &EndpointRequest) -> Result<Value, ClientError> {
+        let url = self.settings.endpoint_url(&request.path);
+        let body = request.body.to_string();
+        let timeout = request.timeout_secs.map_or(self.settings.timeout(), Duration::from_secs_f64);
+        let replied = self.with_retries(&body, 0, &mut |deadline| {
+            let max_bytes = self.settings.max_response_bytes;
+            let sent = Sent { url: &url, body: &body, is_streamed: false, max_bytes };
+            let (mut pieces, _) = self.begin(sent, timeout, deadline)?;
+            Ok(parse_reply(&pieces.rest()?)?)
+        });
+        replied.map_err(|error| error.at(&url))
     }
 
     /// Sends a request until it is answered or given up. `attempt` gets the deadline.
@@ -434,8 +459,9 @@ impl Inner {
         deadline: Duration,
         shown: &mut Shown<'_>,
     ) -> Result<ChatReply, Unfinished> {
-        let (mut pieces, has_events) =
-            self.begin(&self.url, body, is_streamed, self.settings.max_response_bytes, deadline)?;
+        let max_bytes = self.settings.max_response_bytes;
+        let sent = Sent { url: &self.url, body, is_streamed, max_bytes };
+        let (mut pieces, has_events) = self.begin(sent, self.settings.timeout(), deadline)?;
         if !has_events {
             let bytes = pieces.rest()?;
             return Ok(self.finish(parse_answer(&bytes)?, max_tokens, shown)?);
@@ -460,12 +486,11 @@ impl Inner {
     /// Sends a request, and waits until its answer begins; whether it is a stream of events.
     fn begin(
         &self,
-        url: &str,
-        body: &str,
-        is_streamed: bool,
-        max_bytes: u64,
+        sent: Sent<'_>,
+        timeout: Duration,
         deadline: Duration,
     ) -> Result<(Pieces, bool), Unfinished> {
+        let Sent { url, body, is_streamed, max_bytes } = sent;
         // The deadline holds for the last attempt too.
         let left = deadline.saturating_sub(self.now()).max(Duration::from_millis(1));
         let exchange = Exchange {
@@ -474,7 +499,7 @@ impl Inner {
             authorization: self.access.api_key.as_ref().map(ApiKey::header),
             body: body.to_owned(),
             is_streamed,
-            timeout: self.settings.timeout().min(left),
+            timeout: timeout.min(left),
             max_bytes,
         };
         let mut pieces = exchange.start(Arc::clone(&self.access.clock))?;
@@ -603,5 +628,14 @@ impl ChatModel for OpenAiClient {
             Err(error) if error.is_permanent() => ControlFlow::Break(()),
             _ => ControlFlow::Continue(()),
         })
+    }
+
+    /// Posts up to `max_concurrency` requests side by side.
+    fn post_all(
+        &self,
+        requests: &[EndpointRequest],
+        on_result: &mut dyn FnMut(usize, &EndpointResult) -> ControlFlow<()>,
+    ) -> Vec<EndpointResult> {
+        self.0.side_by_side(requests, |request| self.0.post(request), on_result)
     }
 }

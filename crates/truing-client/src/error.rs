@@ -83,6 +83,21 @@ pub enum ClientError {
     },
 }
 
+impl ClientError {
+    /// The same of a request to another address.
+    pub(crate) fn at(self, at: &str) -> Self {
+        let url = at.to_owned();
+        match self {
+            Self::NoAnswer { kind, problem, attempts, scope, .. } => {
+                Self::NoAnswer { url, kind, problem, attempts, scope }
+            }
+            Self::NotAsked { reason, .. } => Self::NotAsked { url, reason },
+            Self::Interrupted { .. } => Self::Interrupted { url },
+            other => other,
+        }
+    }
+}
+
 /// What a failure says about other requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FailureScope {

@@ -235,6 +235,21 @@ pub fn parse_prompt_log_probs(
     read.ok_or_else(|| AnswerError::NoPromptLogProbs { n_tokens, beginning: excerpt(bytes) })
 }
 
+/// Reads the reply of an endpoint that is not one of OpenAI's: any JSON, or nothing.
+///
+/// # Errors
+/// When it is cut off, no JSON, or reports an error.
+pub fn parse_reply(bytes: &[u8]) -> Result<Value, AnswerError> {
+    if bytes.trim_ascii().is_empty() {
+        return Ok(Value::Null);
+    }
+    let value = parse_json(bytes)?;
+    match value["error"].is_null() {
+        true => Ok(value),
+        false => Err(AnswerError::Reported { said: error_text(bytes), names: names_of(&value) }),
+    }
+}
+
 fn parse_json(bytes: &[u8]) -> Result<Value, AnswerError> {
     // Some servers send a byte order mark.
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);

@@ -146,6 +146,12 @@ impl ClientSettings {
         format!("{}/completions", self.base_url.trim_end_matches('/'))
     }
 
+    /// Where requests to another path go: below the address without its version.
+    pub(crate) fn endpoint_url(&self, path: &str) -> String {
+        let address = self.base_url.trim_end_matches('/');
+        format!("{}{path}", address.strip_suffix("/v1").unwrap_or(address))
+    }
+
     /// Checks what a plan can check before any request.
     ///
     /// # Errors

@@ -50,6 +50,8 @@ pub struct SampledCompletion {
     /// What was drafted for it.
     #[serde(default)]
     pub drafts: DraftCounts,
+    /// Optimiser steps that the weights had taken, where a server sampled it.
+    pub weights_version: Option<u64>,
 }
 
 /// Tokens that end a reply, ascending: the model's end-of-sequence tokens, the tokenizer's, and the token that ends a
@@ -95,6 +97,8 @@ pub struct Job {
     /// Of one of many completions: with the options' seed and its index in the group these decide what is sampled. Without
     /// them the seed decides alone.
     pub seed_indices: Option<Vec<u64>>,
+    /// Index in the group of the first completion: a group may be sampled in several jobs.
+    pub first_sample_idx: u64,
     /// How many of the most likely tokens are wanted at each position, with their log-probabilities.
     pub n_top_log_probs: usize,
     /// What the text has to match.
@@ -106,9 +110,12 @@ pub struct Job {
 }
 
 impl Job {
-    fn sampler(&self, sample_idx: usize) -> Result<Sampler, GenerateError> {
+    pub(crate) fn sampler(&self, sample_idx: usize) -> Result<Sampler, GenerateError> {
         Ok(match &self.seed_indices {
-            Some(indices) => Sampler::keyed(&self.options, &[indices, &[sample_idx as u64][..]].concat())?,
+            Some(indices) => {
+                let sample_idx = self.first_sample_idx + sample_idx as u64;
+                Sampler::keyed(&self.options, &[indices, &[sample_idx][..]].concat())?
+            }
             None => Sampler::new(&self.options)?,
         })
     }

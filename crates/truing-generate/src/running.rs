@@ -172,6 +172,7 @@ impl<C> Running<C> {
             finish_reason,
             text_error: self.text_error,
             drafts: self.drafts,
+            weights_version: None,
         })
     }
 }

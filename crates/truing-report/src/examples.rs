@@ -169,6 +169,7 @@ mod tests {
             finish_reason: FinishReason::EndOfTurn,
             log_probs: vec![-1.0],
             sampling_log_probs: vec![-1.0],
+            weights_version: None,
             rewards: BTreeMap::new(),
             unscored: BTreeMap::new(),
             reward,

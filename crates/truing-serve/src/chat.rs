@@ -178,6 +178,7 @@ pub(crate) fn job(
         n_samples: sampling.n,
         // A single completion is what `truing generate` writes with the same seed.
         seed_indices: (sampling.n > 1).then(Vec::new),
+        first_sample_idx: 0,
         options: Arc::new(sampling.options),
         n_top_log_probs,
         grammar,
@@ -303,13 +304,13 @@ impl ChatJob {
     }
 
     /// Fields that every object of the reply has.
-    fn head(&self, server: &Server, id: u64, object: &str) -> Map<String, Value> {
+    fn head(&self, generation: &Generation, object: &str) -> Map<String, Value> {
         let head = json!({
-            "id": format!("chatcmpl-{id:016x}"),
+            "id": format!("chatcmpl-{:016x}", generation.cancel.id),
             "object": object,
-            "created": server.unix_secs(),
+            "created": generation.server.unix_secs(),
             "model": self.model.name,
-            "system_fingerprint": self.model.fingerprint,
+            "system_fingerprint": generation.weights.fingerprint(),
         });
         match head {
             Value::Object(head) => head,
@@ -379,7 +380,7 @@ impl ChatJob {
                 }
             }
         }
-        let mut reply = self.head(&server, id, "chat.completion");
+        let mut reply = self.head(generation, "chat.completion");
         reply.insert("choices".into(), choices.into_iter().flatten().collect());
         reply.insert("usage".into(), generation.usage.json());
         if self.returns_token_ids {
@@ -391,11 +392,10 @@ impl ChatJob {
 
     /// Sends the reply as it is written.
     pub(crate) async fn stream(&self, generation: &mut Generation, sink: &mut Sink) -> Result<(), ApiError> {
-        let server = Arc::clone(&generation.server);
         let text = self.text()?;
         let tokenizer = text.renderer.tokenizer();
         let id = generation.cancel.id;
-        let head = self.head(&server, id, "chat.completion.chunk");
+        let head = self.head(generation, "chat.completion.chunk");
         let chunk = |sample_idx: usize, delta: Value, log_probs: Option<Value>, reason: Option<&str>| {
             let mut chunk = head.clone();
             let choice =

@@ -12,7 +12,7 @@ use crate::chat::{begin, job, logged, one_grammar, read_stream_options};
 use crate::error::ApiError;
 use crate::fields::{FieldInfo, Fields, honoured, neutral, refused, token_ids};
 use crate::generation::{Generation, Next, finish_reason, json_number, prompt_log_probs_json, token_text};
-use crate::model::{ModelEntry, TextModel};
+use crate::model::{HeldWeights, ModelEntry, TextModel};
 use crate::sampling::{MAX_TOP_LOG_PROBS, SAMPLING_FIELDS, Sampling, response_format};
 use crate::state::{Logged, Server};
 use crate::stream::Sink;
@@ -232,13 +232,13 @@ impl LogProbs {
 }
 
 impl CompletionJob {
-    fn head(&self, server: &Server, id: u64) -> Map<String, Value> {
+    fn head(&self, server: &Server, weights: &HeldWeights, id: u64) -> Map<String, Value> {
         let head = json!({
             "id": format!("cmpl-{id:016x}"),
             "object": "text_completion",
             "created": server.unix_secs(),
             "model": self.model.name,
-            "system_fingerprint": self.model.fingerprint,
+            "system_fingerprint": weights.fingerprint(),
         });
         match head {
             Value::Object(head) => head,
@@ -308,6 +308,7 @@ impl CompletionJob {
     pub(crate) async fn answer(
         &self,
         server: &Server,
+        weights: &HeldWeights,
         generations: &mut [Generation],
     ) -> Result<(Value, Usage), ApiError> {
         let tokenizer = self.model.text()?.renderer.tokenizer();
@@ -343,7 +344,7 @@ impl CompletionJob {
             usage.finish_reasons.extend(&generation.usage.finish_reasons);
         }
         let id = generations.first().map_or_else(|| server.next_request(), |one| one.cancel.id);
-        let mut reply = self.head(server, id);
+        let mut reply = self.head(server, weights, id);
         reply.insert("choices".into(), choices.into());
         reply.insert("usage".into(), usage.json());
         Ok((Value::Object(reply), usage))
@@ -353,12 +354,13 @@ impl CompletionJob {
     pub(crate) async fn stream(
         &self,
         server: &Server,
+        weights: &HeldWeights,
         generations: &mut [Generation],
         sink: &mut Sink,
     ) -> Result<Usage, ApiError> {
         let tokenizer = self.model.text()?.renderer.tokenizer();
         let id = generations.first().map_or_else(|| server.next_request(), |one| one.cancel.id);
-        let head = self.head(server, id);
+        let head = self.head(server, weights, id);
         let mut usage = Usage::default();
         let chunk = |index: usize, text: &str, log_probs: Option<Value>, reason: Option<&str>| {
             let mut chunk = head.clone();

@@ -13,6 +13,7 @@ use truing_text::Tokenizer;
 use truing_types::{FinishReason, TokenId};
 
 use crate::error::ApiError;
+use crate::model::HeldWeights;
 use crate::state::Server;
 use crate::usage::Usage;
 use crate::worker::{Command, Event, TokenEvent};
@@ -62,6 +63,8 @@ pub(crate) struct Generation {
     pub(crate) events: UnboundedReceiver<Event>,
     pub(crate) cancel: CancelOnDrop,
     pub(crate) _slot: Arc<Slot>,
+    /// After `cancel`, so that an update finds nothing of a request that has left.
+    pub(crate) weights: Arc<HeldWeights>,
     pub(crate) n_left: usize,
     pub(crate) started: Duration,
     pub(crate) last_token: Option<Duration>,

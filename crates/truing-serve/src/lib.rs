@@ -24,6 +24,7 @@ mod tokens;
 mod tools;
 mod usage;
 mod vectors;
+mod weights;
 mod worker;
 
 use std::net::TcpListener;
@@ -45,6 +46,7 @@ use truing_types::Seed;
 pub use fields::{Endpoint, FieldInfo, Handling};
 pub use keys::ApiKeys;
 pub use proxy::{Complement, ProxyLog, ProxyOptions, ProxyRecord, UpstreamKey, serve_proxy};
+pub use weights::fingerprint_of;
 
 use crate::metrics::Metrics;
 use crate::model::{ModelEntry, ModelKind, TextModel};
@@ -61,6 +63,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
     Endpoint { path: "/v1/rerank", fields: vectors::RERANK_FIELDS },
     Endpoint { path: "/tokenize", fields: tokens::TOKENIZE_FIELDS },
     Endpoint { path: "/detokenize", fields: tokens::DETOKENIZE_FIELDS },
+    Endpoint { path: "/update_weights_from_disk", fields: weights::UPDATE_WEIGHTS_FIELDS },
 ];
 
 /// Fields of sampling, which `/v1/chat/completions`, `/v1/completions` and the `sampling_params` of `/inference/v1/generate` share.
@@ -109,6 +112,8 @@ pub struct ServeOptions {
     pub weights: DecodingWeights,
     /// Most tokens that are drafted for each completion in a step; 0 drafts none.
     pub prompt_lookup_num_tokens: usize,
+    /// Whether `/update_weights_from_disk` replaces the weights of a language model by those of a folder that a request names.
+    pub updates_weights: bool,
     /// Bytes of a request's body.
     pub max_body_bytes: usize,
     /// Time for the header of a request, and for its body.
@@ -136,6 +141,7 @@ impl Default for ServeOptions {
             max_cached_tokens: 65_536,
             weights: DecodingWeights::default(),
             prompt_lookup_num_tokens: 0,
+            updates_weights: false,
             max_body_bytes: 4 << 20,
             body_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(600),
@@ -360,6 +366,7 @@ fn host<E: Engine>(
                 renderer: *renderer,
                 context_length: spec.max_position_embeddings,
                 vocab_size: spec.vocab_size,
+                spec,
                 end: ids.end,
                 grammars: OnceLock::new(),
             };
@@ -367,5 +374,5 @@ fn host<E: Engine>(
             (ModelKind::Generate(Box::new(text)), Hosted::Generating(Box::new(generating)))
         }
     };
-    Ok((ModelEntry { name, idx, fingerprint, kind }, hosted))
+    Ok((ModelEntry::new(name, idx, &fingerprint, kind), hosted))
 }

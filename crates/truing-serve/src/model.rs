@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, OnceLock};
 
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 use truing_generate::{Grammar, GrammarSource, Grammars};
+use truing_model::DecoderSpec;
 use truing_text::ChatRenderer;
 use truing_types::{ReasoningMarks, TokenId};
 
@@ -13,9 +15,21 @@ pub(crate) struct ModelEntry {
     pub(crate) name: String,
     /// The worker's index.
     pub(crate) idx: usize,
-    /// Digest of its files.
-    pub(crate) fingerprint: String,
+    weights: Arc<RwLock<Fingerprint>>,
     pub(crate) kind: ModelKind,
+}
+
+/// Names the weights of a model: the digest of its files.
+type Fingerprint = Arc<str>;
+
+/// The weights of a model, which are not replaced while this is held. A request holds them once, until it is answered.
+#[derive(Debug)]
+pub(crate) struct HeldWeights(OwnedRwLockReadGuard<Fingerprint>);
+
+impl HeldWeights {
+    pub(crate) fn fingerprint(&self) -> &str {
+        &self.0
+    }
 }
 
 /// What a model can do.
@@ -30,6 +44,7 @@ pub(crate) struct TextModel {
     pub(crate) renderer: ChatRenderer,
     pub(crate) context_length: usize,
     pub(crate) vocab_size: usize,
+    pub(crate) spec: DecoderSpec,
     /// Tokens that end a reply.
     pub(crate) end: Arc<[TokenId]>,
     pub(crate) marks: ReasoningMarks,
@@ -38,6 +53,20 @@ pub(crate) struct TextModel {
 }
 
 impl ModelEntry {
+    pub(crate) fn new(name: String, idx: usize, fingerprint: &str, kind: ModelKind) -> Self {
+        Self { name, idx, weights: Arc::new(RwLock::new(fingerprint.into())), kind }
+    }
+
+    /// The weights as they are. Waits while they are being replaced.
+    pub(crate) async fn hold_weights(&self) -> HeldWeights {
+        HeldWeights(Arc::clone(&self.weights).read_owned().await)
+    }
+
+    /// The right to replace the weights: waits until no request holds them, and lets later ones wait.
+    pub(crate) async fn own_weights(&self) -> OwnedRwLockWriteGuard<Fingerprint> {
+        Arc::clone(&self.weights).write_owned().await
+    }
+
     /// What it is called in the list of models.
     pub(crate) fn task(&self) -> &'static str {
         match self.kind {

@@ -21,16 +21,18 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use truing_client::Clock;
+use truing_generate::Job;
 
 use crate::chat::ChatJob;
 use crate::completions::CompletionJob;
 use crate::error::{ApiError, json_response};
+use crate::generation::Generation;
 use crate::keys::ApiKeys;
 use crate::model::ModelEntry;
 use crate::state::{Logged, Server};
 use crate::tokens::{self, TokenJob};
 use crate::usage::Usage;
-use crate::{AccessRecord, stream, vectors};
+use crate::{AccessRecord, stream, vectors, weights};
 
 /// The chat page.
 const PAGE: &str = include_str!("page.html");
@@ -57,6 +59,7 @@ pub(crate) fn router(server: &Arc<Server>) -> Router {
         .route("/tokenize", post(tokenize))
         .route("/detokenize", post(detokenize))
         .route("/inference/v1/generate", post(generate))
+        .route("/update_weights_from_disk", post(update_weights))
         .route("/metrics", get(metrics))
         .route("/version", get(version))
         .route("/health", get(health))
@@ -299,7 +302,7 @@ pub(crate) fn check_key(keys: Option<&ApiKeys>, headers: &HeaderMap) -> Result<(
 }
 
 /// Does what takes time apart from the connections.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     match tokio::task::spawn_blocking(work).await {
@@ -324,8 +327,7 @@ async fn chat(State(server): Shared, body: Bytes) -> Response {
         Err(error) => return error.into_response(),
     };
     let mut logged = request.logged.clone();
-    let begun = server.slot().and_then(|slot| server.generate(&request.model, request.job.clone(), slot));
-    let mut generation = match begun {
+    let mut generation = match begin(&server, &request.model, &request.job).await {
         Ok(generation) => generation,
         Err(error) => return with_logged(Err(error), logged),
     };
@@ -355,9 +357,10 @@ async fn completions(State(server): Shared, body: Bytes) -> Response {
         Ok(slot) => slot,
         Err(error) => return with_logged(Err(error), logged),
     };
+    let weights = Arc::new(request.model.hold_weights().await);
     if !request.only_scores {
         for job in &request.jobs {
-            let begun = server.generate(&request.model, job.clone(), Arc::clone(&slot));
+            let begun = server.generate(&request.model, job.clone(), Arc::clone(&slot), Arc::clone(&weights));
             match begun {
                 Ok(generation) => generations.push(generation),
                 Err(error) => return with_logged(Err(error), logged),
@@ -365,7 +368,7 @@ async fn completions(State(server): Shared, body: Bytes) -> Response {
         }
     }
     if !request.is_streamed {
-        let result = request.answer(&server, &mut generations).await;
+        let result = request.answer(&server, &weights, &mut generations).await;
         let result = result.map(|(value, usage)| {
             if request.only_scores {
                 server.metrics.finished(request.model.idx, &usage, server.elapsed().saturating_sub(started));
@@ -378,7 +381,7 @@ async fn completions(State(server): Shared, body: Bytes) -> Response {
     let (mut sink, response) = stream::channel();
     let streaming = Arc::clone(&server);
     streamed(&server, response, logged, async move {
-        match request.stream(&streaming, &mut generations, &mut sink).await {
+        match request.stream(&streaming, &weights, &mut generations, &mut sink).await {
             Ok(usage) => (sink, Ok(()), usage),
             Err(error) => (sink, Err(error), Usage::default()),
         }
@@ -419,8 +422,7 @@ async fn generate(State(server): Shared, body: Bytes) -> Response {
         Err(error) => return error.into_response(),
     };
     let mut logged = request.logged.clone();
-    let begun = server.slot().and_then(|slot| server.generate(&request.model, request.job.clone(), slot));
-    match begun {
+    match begin(&server, &request.model, &request.job).await {
         Err(error) => with_logged(Err(error), logged),
         Ok(mut generation) => {
             let result = request.answer(&mut generation).await;
@@ -428,6 +430,19 @@ async fn generate(State(server): Shared, body: Bytes) -> Response {
             with_logged(result, logged)
         }
     }
+}
+
+/// Begins the completions of a request, with the weights as they are.
+async fn begin(server: &Arc<Server>, model: &ModelEntry, job: &Job) -> Result<Generation, ApiError> {
+    let slot = server.slot()?;
+    let weights = Arc::new(model.hold_weights().await);
+    server.generate(model, job.clone(), slot, weights)
+}
+
+async fn update_weights(State(server): Shared, body: Bytes) -> Response {
+    let mut logged = Logged::default();
+    let result = weights::update_weights(&server, &body, &mut logged).await;
+    with_logged(result, logged)
 }
 
 async fn embeddings(State(server): Shared, body: Bytes) -> Response {
@@ -468,24 +483,27 @@ async fn detokenize(State(server): Shared, body: Bytes) -> Response {
 }
 
 async fn models(State(server): Shared) -> Response {
-    let data = server.models.iter().map(|model| model_json(&server, model));
-    json_response(&json!({"object": "list", "data": data.collect::<Vec<Value>>()}))
+    let mut data = Vec::with_capacity(server.models.len());
+    for model in &server.models {
+        data.push(model_json(&server, model).await);
+    }
+    json_response(&json!({"object": "list", "data": data}))
 }
 
 async fn model(State(server): Shared, Path(name): Path<String>) -> Response {
     match server.model_named(&name) {
-        Ok(model) => json_response(&model_json(&server, &model)),
+        Ok(model) => json_response(&model_json(&server, &model).await),
         Err(error) => error.into_response(),
     }
 }
 
-fn model_json(server: &Server, model: &ModelEntry) -> Value {
+async fn model_json(server: &Server, model: &ModelEntry) -> Value {
     let mut entry = json!({
         "id": model.name,
         "object": "model",
         "created": server.options.started_unix_secs,
         "owned_by": "truing",
-        "root": model.fingerprint,
+        "root": model.hold_weights().await.fingerprint(),
         "task": model.task(),
     });
     if let Ok(text) = model.text() {

@@ -15,7 +15,7 @@ use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::generation::{CancelOnDrop, Generation, Slot};
 use crate::metrics::Metrics;
-use crate::model::ModelEntry;
+use crate::model::{HeldWeights, ModelEntry};
 use crate::usage::Usage;
 use crate::worker::{Command, Load, Reply};
 use crate::{AccessLog, ServeOptions};
@@ -127,6 +127,7 @@ impl Server {
         model: &ModelEntry,
         job: Job,
         slot: Arc<Slot>,
+        weights: Arc<HeldWeights>,
     ) -> Result<Generation, ApiError> {
         let (sender, events) = mpsc::unbounded_channel();
         let id = self.next_request();
@@ -141,11 +142,26 @@ impl Server {
             events,
             cancel,
             _slot: slot,
+            weights,
             n_left,
             started: self.elapsed(),
             last_token: None,
             usage,
         })
+    }
+
+    /// Replaces the weights of a model, however long that takes: a worker that has begun does not stop.
+    pub(crate) async fn replace_weights(
+        &self,
+        model: usize,
+        tensors: Vec<(String, Vec<f32>)>,
+    ) -> Result<(), ApiError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::UpdateWeights { model, tensors, reply })?;
+        match answer.await {
+            Err(_) => Err(ApiError::with_status(500, "the engine has stopped")),
+            Ok(result) => result.map_err(|error| ApiError::with_status(500, error)),
+        }
     }
 
     /// Asks the worker for one answer.

@@ -59,6 +59,14 @@ pub(crate) const SAMPLING_PARAMS_FIELDS: &[FieldInfo] = &[
     honoured("max_tokens", "default 16"),
     honoured("logprobs", "0 to 20 most likely tokens at each position"),
     honoured("prompt_logprobs", "0 to 20; of each token of the prompt"),
+    honoured(
+        "seed_indices",
+        "with `seed`: integers that decide what is sampled, as in a trainer; completion i adds i to the last",
+    ),
+    honoured(
+        "logprobs_mode",
+        "`raw_logprobs` (default) or `processed_logprobs`: of the tokens after temperature and cuts, without top ones",
+    ),
     neutral("detokenize", "`true`, `false`: token ids are returned in any case"),
     neutral("output_kind", "`0`, `2`"),
 ];
@@ -113,6 +121,8 @@ pub(crate) struct TokenJob {
     pub(crate) job: Job,
     request_id: Option<String>,
     log_probs: Option<usize>,
+    /// Whether log-probabilities are those of the distribution that tokens were sampled from.
+    is_processed: bool,
     prompt_log_probs: Option<usize>,
     pub(crate) logged: Logged,
 }
@@ -144,6 +154,8 @@ impl TokenJob {
         })?;
         let log_probs = params.integer("logprobs", 0..=MAX_TOP_LOG_PROBS)?.map(|n| n as usize);
         let prompt_log_probs = params.integer("prompt_logprobs", 0..=MAX_TOP_LOG_PROBS)?.map(|n| n as usize);
+        let is_processed = read_log_prob_mode(&mut params, log_probs)?;
+        let seed_indices = read_seed_indices(&mut params)?;
         params.neutral("detokenize", &[json!(true), json!(false)])?;
         params.neutral("output_kind", &[json!(0), json!(2)])?;
         params.finish(&[SAMPLING_PARAMS_FIELDS, SAMPLING_FIELDS])?;
@@ -154,8 +166,11 @@ impl TokenJob {
             seed: Some(sampling.options.seed),
             ..Logged::default()
         };
-        let job = job(sampling, tokens, grammar, log_probs.unwrap_or(0));
-        Ok(Self { model, job, request_id, log_probs, prompt_log_probs, logged })
+        let mut job = job(sampling, tokens, grammar, log_probs.unwrap_or(0));
+        if let Some((first_sample_idx, indices)) = seed_indices {
+            (job.first_sample_idx, job.seed_indices) = (first_sample_idx, Some(indices));
+        }
+        Ok(Self { model, job, request_id, log_probs, is_processed, prompt_log_probs, logged })
     }
 
     /// Waits for every completion and puts the reply together.
@@ -177,6 +192,13 @@ impl TokenJob {
             match next {
                 Next::Token(token) => tokens[token.sample_idx].push(token),
                 Next::Finished { sample_idx, completion } => {
+                    if self.is_processed {
+                        let values = &completion.sampling_log_probs;
+                        tokens[sample_idx]
+                            .iter_mut()
+                            .zip(values)
+                            .for_each(|(one, &value)| one.log_prob = value);
+                    }
                     let log_probs = self.log_probs.map(|_| {
                         let content: Vec<Value> = tokens[sample_idx].iter().map(by_id).collect();
                         json!({"content": content})
@@ -195,9 +217,35 @@ impl TokenJob {
             "request_id": self.request_id.clone().unwrap_or_else(|| format!("generate-{id:016x}")),
             "choices": choices.into_iter().flatten().collect::<Vec<Value>>(),
             "prompt_logprobs": prompt_log_probs,
-            "system_fingerprint": self.model.fingerprint,
+            "system_fingerprint": generation.weights.fingerprint(),
         }))
     }
+}
+
+/// Whether log-probabilities are those after temperature and cuts (vLLM's `--logprobs-mode`, here by request).
+fn read_log_prob_mode(params: &mut Fields, log_probs: Option<usize>) -> Result<bool, ApiError> {
+    let Some(mode) = params.text("logprobs_mode")? else { return Ok(false) };
+    let path = params.path("logprobs_mode");
+    match (mode.as_str(), log_probs) {
+        ("raw_logprobs", _) => Ok(false),
+        ("processed_logprobs", None | Some(0)) => Ok(true),
+        ("processed_logprobs", _) => Err(ApiError::field(
+            path,
+            "`processed_logprobs` are given of the sampled tokens: `logprobs` has to be 0",
+        )),
+        _ => Err(ApiError::value(path, &json!(mode), "`raw_logprobs` or `processed_logprobs`")),
+    }
+}
+
+/// What keys the random numbers of a group: the index of its first completion, and the indices before it.
+fn read_seed_indices(params: &mut Fields) -> Result<Option<(u64, Vec<u64>)>, ApiError> {
+    let Some(value) = params.take("seed_indices") else { return Ok(None) };
+    let mut indices: Vec<u64> =
+        value.as_array().and_then(|list| list.iter().map(Value::as_u64).collect()).unwrap_or_default();
+    let Some(first_sample_idx) = indices.pop() else {
+        return Err(ApiError::value(params.path("seed_indices"), &value, "a list of integers of at least 0"));
+    };
+    Ok(Some((first_sample_idx, indices)))
 }
 
 /// A token's log-probability, named by its id.

@@ -8,7 +8,7 @@ use std::sync::mpsc::Receiver;
 
 use tokio::sync::{mpsc, oneshot};
 use truing_generate::{DecodingLoop, Finished, GenerateError, Job, SampledCompletion, TokenSampled};
-use truing_model::Engine;
+use truing_model::{Engine, EngineError, ParameterTensor};
 use truing_predict::{Embedder, PromptScoring, PromptToken, RewardScorer};
 use truing_types::{Conversation, ExcludedTokens, Message, TokenId};
 
@@ -20,6 +20,8 @@ pub(crate) enum Command {
     Cancel { model: usize, id: u64 },
     /// How likely the tokens of a text are, each after those before it.
     PromptLogProbs { model: usize, tokens: Vec<TokenId>, n_top: usize, reply: Reply<Vec<PromptToken>> },
+    /// Other values of parameters. Nothing of the model may be on its way.
+    UpdateWeights { model: usize, tensors: Vec<(String, Vec<f32>)>, reply: Reply<()> },
     /// Vectors of texts.
     Embed { model: usize, texts: Vec<String>, reply: Reply<Embedded> },
     /// Rewards of responses; a response that cannot be scored has an error of its own.
@@ -143,6 +145,13 @@ impl<E: Engine> Worker<E> {
                     generating.begin_scoring(tokens, n_top, reply);
                 }
             }
+            Command::UpdateWeights { model, tensors, reply } => {
+                if let Some(Hosted::Generating(generating)) = self.models.get_mut(model) {
+                    let replaced = generating.update_weights(&tensors);
+                    generating.report(&self.loads[model]);
+                    let _ = reply.send(replaced.map_err(|error| error.to_string()));
+                }
+            }
             Command::Embed { model, texts, reply } => {
                 if let Some(Hosted::Embedding(embedder)) = self.models.get_mut(model) {
                     let found = embedder.embed(&texts, &mut |_| {}).map(|(vectors, outcome)| Embedded {
@@ -258,6 +267,17 @@ impl<E: Engine> Generating<E> {
             let result = Err(GenerateError::Failed(error.to_string()));
             let _ = request.events.send(Event::Finished { sample_idx: 0, n_reused_tokens: 0, result });
         }
+    }
+
+    /// Writes other values of parameters. What is kept of prompts was computed with the former ones.
+    fn update_weights(&mut self, tensors: &[(String, Vec<f32>)]) -> Result<(), EngineError> {
+        self.decoding.clear();
+        for (name, values) in tensors {
+            let idx = self.engine.parameters().iter().position(|parameter| parameter.name == *name);
+            let idx = idx.ok_or_else(|| EngineError::MissingParameter { name: name.clone() })?;
+            self.engine.write(idx, ParameterTensor::Value, values)?;
+        }
+        Ok(())
     }
 
     fn report(&self, load: &Load) {

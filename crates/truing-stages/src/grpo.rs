@@ -11,6 +11,7 @@ mod learn;
 mod memory;
 mod plan;
 mod rollout_groups;
+mod rollout_servers;
 mod run;
 mod running;
 mod state;
@@ -23,6 +24,7 @@ pub use failures::OnUnscoredStep;
 pub use inputs::GrpoInputs;
 pub use memory::StepBytes;
 pub use plan::GrpoPlan;
+pub use rollout_servers::{ImportanceSamplingMode, LogprobsMode, RolloutProtocol, RolloutsConfig, SyncCall};
 pub use truing_run::samples::Prompt;
 
 use std::borrow::Cow;
@@ -39,6 +41,8 @@ use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
 ///
 /// With several ranks the prompts of a step are dealt to them: each samples and scores its share, then every rank knows all
 /// groups, and the packs of the update are dealt. Tokens, rewards and advantages are those of one rank.
+///
+/// With `[rollouts]` completions are sampled on servers, which load the weights that the run writes.
 ///
 /// Where rewards cannot be computed, the run ends by `on_unscored_step`; it is then saved as it was before.
 #[derive(Debug)]
@@ -72,7 +76,9 @@ impl Stage for GrpoStage {
     }
 
     fn chat_models(plan: &GrpoPlan) -> Vec<Cow<'_, ChatModelConfig>> {
-        plan.config.judge.iter().map(|judge| Cow::Borrowed(&judge.model)).collect()
+        let judge = plan.config.judge.iter().map(|judge| Cow::Borrowed(&judge.model));
+        let servers = plan.config.rollouts.iter().flat_map(RolloutsConfig::chat_models);
+        judge.chain(servers.map(Cow::Owned)).collect()
     }
 
     fn run<E: Engine + 'static>(

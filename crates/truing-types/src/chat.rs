@@ -228,7 +228,36 @@ pub trait ChatModel: Send + Sync {
         };
         texts.iter().map(cannot).collect()
     }
+
+    /// Posts JSON to endpoints of the model's server beside its chat completions, several side by side, for instance to sample
+    /// token ids or to have weights loaded again; the reply to each, in their order. `on_result` is as in
+    /// [`chat_all`](Self::chat_all).
+    ///
+    /// # Errors
+    /// [`ChatError::BadRequest`] where the model is not on a server.
+    fn post_all(
+        &self,
+        requests: &[EndpointRequest],
+        _on_result: &mut dyn FnMut(usize, &EndpointResult) -> ControlFlow<()>,
+    ) -> Vec<EndpointResult> {
+        let cannot = |_: &EndpointRequest| Err(ChatError::BadRequest("this model is not on a server".into()));
+        requests.iter().map(cannot).collect()
+    }
 }
+
+/// A request to an endpoint of a model's server.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EndpointRequest {
+    /// The path below the server's address (`base_url` without a `/v1` at its end), for instance `/inference/v1/generate`.
+    pub path: String,
+    /// The body.
+    pub body: Value,
+    /// Timeout of an attempt in seconds. Default: the server's.
+    pub timeout_secs: Option<f64>,
+}
+
+/// The reply of an endpoint: a JSON object, or any other JSON. Nothing where it has no body.
+pub type EndpointResult = Result<Value, ChatError>;
 
 /// Of a text of n tokens, n - 1 lists: the most likely tokens in place of the second, third, ... token with their
 /// log-probabilities at temperature 1, by falling log-probability.

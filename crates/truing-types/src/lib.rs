@@ -24,7 +24,8 @@ mod wording;
 pub use allowed::AllowedTokens;
 pub use batch::{BatchError, PackedBatch, RowOrigin, TargetTokens, TokenId, TokenizedSample};
 pub use chat::{
-    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason, PromptLogProbs, SamplingOptions,
+    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, EndpointRequest, EndpointResult, FinishReason,
+    PromptLogProbs, SamplingOptions,
 };
 pub use communicator::{CommunicationError, Communicator, Rank, all_gather_dealt, dealt, in_dealt_order};
 pub use conversation::{Conversation, Message, Role, TrainingRow};

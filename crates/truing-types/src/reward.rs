@@ -20,6 +20,8 @@ pub enum UnscoredReason {
     JudgeRefused,
     /// Nothing to run untrusted code in.
     NoSandbox,
+    /// A rollout server gave no completion that can be trained on.
+    RolloutFailed,
     /// The reward itself broke.
     Failed,
 }
@@ -36,6 +38,7 @@ impl UnscoredReason {
             Self::JudgeFailed => "judge_failed",
             Self::JudgeRefused => "judge_refused",
             Self::NoSandbox => "no_sandbox",
+            Self::RolloutFailed => "rollout_failed",
             Self::Failed => "failed",
         }
     }

@@ -28,11 +28,14 @@ pub struct Rollout {
     pub text: String,
     /// Why it ended.
     pub finish_reason: FinishReason,
-    /// Log-probability of each token under the model at temperature 1 `[n_tokens]`.
+    /// Log-probability of each token under the model at temperature 1 `[n_tokens]`; empty where a server did not give it.
     pub log_probs: Vec<f32>,
     /// Log-probability of each token under the distribution it was drawn from (temperature and cuts)
-    /// `[n_tokens]`.
+    /// `[n_tokens]`; empty where a server did not give it.
     pub sampling_log_probs: Vec<f32>,
+    /// Optimiser steps that the weights had taken which sampled it, where a server did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights_version: Option<u64>,
     /// Each part of the reward that could be computed.
     pub rewards: BTreeMap<String, f64>,
     /// Each part that could not, with its reason.

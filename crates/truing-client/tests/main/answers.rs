@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use truing_client::{ApiKey, ClientSettings, OpenAiClient};
-use truing_types::{ChatModel as _, FinishReason};
+use truing_types::{ChatModel as _, EndpointRequest, EndpointResult, FinishReason};
 
 use crate::server::{Act, JumpingClock, KEY, Server, access, json, request, says, settings, setup};
 
@@ -22,6 +22,38 @@ fn the_request_is_what_servers_expect() {
     assert_eq!(asked.authorization.as_deref(), Some(format!("Bearer {KEY}").as_str()));
     assert_eq!(asked.body["messages"], serde_json::json!([{"role": "user", "content": "x"}]));
     assert_eq!(asked.body.get("stream"), None);
+}
+
+#[test]
+fn other_endpoints_lie_below_the_address_without_its_version_and_are_asked_again_where_that_helps() {
+    let request = |path: &str| EndpointRequest {
+        path: path.into(),
+        body: serde_json::json!({"model_path": "/w"}),
+        timeout_secs: None,
+    };
+    let go_on = &mut |_: usize, _: &EndpointResult| ControlFlow::Continue(());
+    let setup =
+        setup(vec![json(500, "busy"), json(200, r#"{"success": true, "message": "loaded"}"#)], |_| {});
+    let reply = setup.client.post_all(&[request("/reload")], go_on).remove(0).unwrap();
+    assert_eq!(reply["message"], "loaded");
+    let asked = setup.server.asked();
+    assert_eq!(
+        (asked.len(), asked[1].path.as_str(), &asked[1].body["model_path"]),
+        (2, "/reload", &"/w".into())
+    );
+    // Some endpoints say nothing where they succeed.
+    let setup = self::setup(vec![json(200, "")], |_| {});
+    assert!(setup.client.post_all(&[request("/resume")], go_on).remove(0).unwrap().is_null());
+    for (act, words) in [
+        (json(200, r#"{"choices": [{"token_ids": [1, 2"#), "cut off"),
+        (json(200, r#"{"choices": [{"logprob": NaN}]}"#), "not valid JSON"),
+        (json(200, r#"{"error": {"message": "no such tensor"}}"#), "no such tensor"),
+        (json(404, r#"{"detail": "Not Found"}"#), "Not Found"),
+    ] {
+        let setup = self::setup(vec![act], |settings| settings.max_retries = 1);
+        let error = setup.client.post_all(&[request("/reload")], go_on).remove(0).unwrap_err().reason();
+        assert!(error.contains(words) && error.contains("/reload: "), "{error}");
+    }
 }
 
 /// vLLM's form: the token that stands there is one more entry where it is not among the most likely.

@@ -14,3 +14,4 @@ mod limits;
 mod proxy;
 mod setup;
 mod vectors;
+mod weights;

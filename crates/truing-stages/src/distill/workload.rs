@@ -226,6 +226,7 @@ impl<'a, E: Engine> OnPolicyDistillation<'a, E> {
                         finish_reason: completion.finish_reason,
                         log_probs: completion.log_probs,
                         sampling_log_probs: completion.sampling_log_probs,
+                        weights_version: completion.weights_version,
                         rewards: BTreeMap::new(),
                         unscored: BTreeMap::new(),
                         reward: None,

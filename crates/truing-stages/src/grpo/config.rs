@@ -16,6 +16,7 @@ use truing_train::{
 use truing_types::{ExcludedTokens, ReasoningMark, StageName};
 
 use super::failures::OnUnscoredStep;
+use super::rollout_servers::{ImportanceSamplingMode, RolloutsConfig};
 use crate::rewards::{JudgeReward, RewardModelReward, RewardTables};
 use crate::training::{
     CheckpointSettings, EvaluationSettings, LayersSetting, LoraConfig, OptimizerSettings, ResourceSettings,
@@ -23,7 +24,7 @@ use crate::training::{
 };
 
 /// One flat table, then `[[data]]`, `[[eval_data]]`, `[[ptx_data]]`, `[[reward]]`, `[reward_model]`, `[judge]`,
-/// `[shaping]` and `[lora]`.
+/// `[rollouts]`, `[shaping]` and `[lora]`.
 ///
 /// `algorithm` sets `beta`, `kl`, `kl_placement`, `advantage_estimator`, `scale_rewards`, `epsilon`, `epsilon_high`, `loss_type`,
 /// `importance_sampling_level`, `dynamic_sampling` and `mask_truncated_completions`, unless the recipe sets them. The
@@ -232,6 +233,9 @@ pub struct GrpoConfig {
     /// An LLM judge as a reward.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub judge: Option<JudgeReward>,
+    /// Sample rollouts on servers instead of in this process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollouts: Option<RolloutsConfig>,
     /// Changes to the rewards of a step before advantages are computed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shaping: Option<ShapingConfig>,
@@ -400,6 +404,7 @@ impl Default for GrpoConfig {
             ptx_data: Vec::new(),
             reward_model: None,
             judge: None,
+            rollouts: None,
             shaping: None,
             reward: Vec::new(),
         }
@@ -607,8 +612,21 @@ impl GrpoConfig {
 
     /// Whether a completion keeps the log-probabilities of the tempered policy that it was sampled from, nothing cut off.
     pub(super) fn knows_sampling_policy(&self) -> bool {
-        let is_cut = self.top_k != 0 || self.top_p < 1.0 || self.min_p > 0.0;
-        self.temperature == 1.0 || !is_cut
+        self.temperature == 1.0 || !self.cuts_distribution()
+    }
+
+    /// Whether unlikely tokens are never sampled.
+    pub(super) fn cuts_distribution(&self) -> bool {
+        self.top_k != 0 || self.top_p < 1.0 || self.min_p > 0.0
+    }
+
+    /// The correction of tokens that another policy sampled than the one that is trained; none where they are the same.
+    pub(super) fn importance_sampling_mode(&self) -> ImportanceSamplingMode {
+        match (&self.rollouts, self.rollout_quantization) {
+            (Some(rollouts), _) => rollouts.importance_sampling_mode,
+            (None, DecodingWeights::Int8) => ImportanceSamplingMode::TokenTruncate,
+            (None, DecodingWeights::F32) => ImportanceSamplingMode::None,
+        }
     }
 
     /// Optimiser updates of a step.

@@ -5,7 +5,7 @@ use std::ops::{ControlFlow, Range};
 
 use rand_chacha::rand_core::Rng;
 use truing_generate::SampledCompletion;
-use truing_model::{Adapters, DecodingWeights, Engine, EngineError, TopLogProbs};
+use truing_model::{Adapters, Engine, EngineError, TopLogProbs};
 use truing_reward::shaping::Shaped;
 use truing_run::record::break_if_alone;
 use truing_statistics::mean_and_sample_deviation;
@@ -16,6 +16,7 @@ use truing_types::{Event, FinishReason, Seed, all_gather_dealt, dealt};
 
 use super::KlKind;
 use super::rollout_groups::Group;
+use super::rollout_servers::ImportanceSamplingMode;
 use super::running::Running;
 use super::tally::Metrics;
 use crate::StageError;
@@ -263,21 +264,27 @@ impl<E: Engine> Running<'_, E> {
         }
     }
 
-    /// Truncated importance weights of what the int8 copy has sampled: how much likelier the policy itself makes each
-    /// token, at most `importance_sampling_cap` (Ionides 2008; for samplers of another precision, Yao et al. 2025).
+    /// Truncated importance weights of what a server or the int8 copy has sampled: how much likelier the policy itself makes
+    /// each token, or the whole completion, at most `importance_sampling_cap` (Ionides 2008; for samplers of another
+    /// precision, Yao et al. 2025).
     fn weigh(&self, groups: &[&Group], columns: &mut Columns) {
         let config = &self.plan.config;
-        if config.rollout_quantization == DecodingWeights::F32 {
+        let mode = config.importance_sampling_mode();
+        if mode == ImportanceSamplingMode::None {
             return;
         }
         columns.importance_weights = vec![1.0; columns.old_log_probs.len()];
         for (idx, completion) in groups.iter().flat_map(|group| &group.completions).enumerate() {
             let range = columns.range(idx);
-            let weights = &mut columns.importance_weights[range.clone()];
-            let pairs = columns.old_log_probs[range].iter().zip(self.sampling_log_probs(completion));
-            for (weight, (&policy, &sampled)) in weights.iter_mut().zip(pairs) {
-                let ratio = (f64::from(policy) - f64::from(sampled)).exp();
-                *weight = ratio.min(config.importance_sampling_cap) as f32;
+            let trained = &columns.old_log_probs[range.clone()];
+            let weights = importance_weights(
+                mode,
+                trained,
+                self.sampling_log_probs(completion),
+                config.importance_sampling_cap,
+            );
+            for (weight, found) in columns.importance_weights[range].iter_mut().zip(weights) {
+                *weight = found;
             }
         }
     }
@@ -302,18 +309,24 @@ impl<E: Engine> Running<'_, E> {
             return;
         }
         let completions = groups.iter().flat_map(|group| &group.completions);
-        let differences: Vec<f64> = completions
+        let log_ratios: Vec<f64> = completions
             .enumerate()
             .flat_map(|(idx, completion)| {
                 let sampled = self.sampling_log_probs(completion);
                 let trained = columns.part(&columns.old_log_probs, idx);
-                sampled.iter().zip(trained).map(|(&a, &b)| f64::from((a - b).abs()))
+                sampled.iter().zip(trained).map(|(&sampled, &trained)| f64::from(trained - sampled))
             })
             .collect();
+        let differences: Vec<f64> = log_ratios.iter().map(|log_ratio| log_ratio.abs()).collect();
         if let Some((mean, _)) = mean_and_sample_deviation(&differences) {
             let most = differences.iter().copied().fold(0.0, f64::max);
             metrics.insert("sampling/sampling_logp_difference/mean".into(), mean);
             metrics.insert("sampling/sampling_logp_difference/max".into(), most);
+        }
+        // KL(sampler, trainer) by the k3 estimator on the sampler's tokens, which is never negative.
+        let kl: Vec<f64> = log_ratios.iter().map(|log_ratio| log_ratio.exp_m1() - log_ratio).collect();
+        if let Some((mean, _)) = mean_and_sample_deviation(&kl) {
+            metrics.insert("sampling/mismatch_kl".into(), mean);
         }
         let weights: Vec<f64> = columns.importance_weights.iter().map(|&weight| weight.into()).collect();
         if let Some((mean, _)) = mean_and_sample_deviation(&weights) {
@@ -322,6 +335,10 @@ impl<E: Engine> Running<'_, E> {
             metrics.insert("sampling/importance_sampling_ratio/min".into(), least);
             metrics.insert("sampling/importance_sampling_ratio/mean".into(), mean);
             metrics.insert("sampling/importance_sampling_ratio/max".into(), most);
+            let cap = f64::from(config.importance_sampling_cap as f32);
+            let n_truncated = weights.iter().filter(|&&weight| weight >= cap).count();
+            let share = n_truncated as f64 / weights.len() as f64;
+            metrics.insert("sampling/importance_sampling_ratio/truncated".into(), share);
         }
     }
 
@@ -401,5 +418,39 @@ impl<E: Engine> Running<'_, E> {
         }
         self.trainer.engine_mut().join_others()?;
         Ok(packs)
+    }
+}
+
+/// The importance weight of each token of a completion: the ratio of its probabilities, or the product of those of all tokens,
+/// at most `cap`.
+fn importance_weights(mode: ImportanceSamplingMode, trained: &[f32], sampled: &[f32], cap: f64) -> Vec<f32> {
+    let log_ratio = |(&trained, &sampled): (&f32, &f32)| f64::from(trained) - f64::from(sampled);
+    let log_ratios = trained.iter().zip(sampled).map(log_ratio);
+    let truncated = |log_ratio: f64| log_ratio.exp().min(cap) as f32;
+    match mode {
+        ImportanceSamplingMode::TokenTruncate => log_ratios.map(truncated).collect(),
+        ImportanceSamplingMode::SequenceTruncate => vec![truncated(log_ratios.sum()); trained.len()],
+        ImportanceSamplingMode::None => vec![1.0; trained.len()],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn importance_weights_are_ratios_of_tokens_or_of_the_completion_up_to_the_cap() {
+        let check = |mode, cap: f64, expected: [f32; 3]| {
+            // Ratios of 2, 1/2 and 4.
+            let (trained, sampled) = ([-1.0, -2.0, -0.5], [-1.693_147_2, -1.306_852_8, -1.886_294_4]);
+            let found = importance_weights(mode, &trained, &sampled, cap);
+            let is_near = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-5;
+            assert!(found.len() == 3 && found.iter().zip(&expected).all(is_near), "{mode:?}: {found:?}");
+        };
+        check(ImportanceSamplingMode::TokenTruncate, f64::INFINITY, [2.0, 0.5, 4.0]);
+        check(ImportanceSamplingMode::TokenTruncate, 2.0, [2.0, 0.5, 2.0]);
+        check(ImportanceSamplingMode::SequenceTruncate, f64::INFINITY, [4.0; 3]);
+        check(ImportanceSamplingMode::SequenceTruncate, 2.0, [2.0; 3]);
+        check(ImportanceSamplingMode::None, 2.0, [1.0; 3]);
     }
 }

@@ -53,6 +53,8 @@ impl StepBytes {
         let of_pack = (engine.forward_bytes_per_token + engine.forward_bytes_per_key)
             * largest_pack(config, inputs) as u64;
         let has_reference = loads_reference(config, inputs);
+        // With rollouts from servers only evaluations are sampled here.
+        let samples = config.rollouts.is_none() || !inputs.eval.is_empty();
         Ok(Self {
             reference: if has_reference { frozen_bytes::<E>(spec.clone()) } else { 0 },
             rewards: reward_bytes::<E>(config)?,
@@ -61,8 +63,12 @@ impl StepBytes {
                 DecodingWeights::Int8 => engine.quantized_bytes,
             },
             top_token: n_top_tokens(config, inputs) as u64 * TOP_TOKEN_BYTES,
-            cache: n_cached_tokens(config, inputs, n_running) as u64 * engine.cache_bytes_per_token,
-            decoding,
+            cache: if samples {
+                n_cached_tokens(config, inputs, n_running) as u64 * engine.cache_bytes_per_token
+            } else {
+                0
+            },
+            decoding: if samples { decoding } else { 0 },
             comparing: if has_reference { 2 * of_pack } else { 0 },
         })
     }

@@ -178,6 +178,9 @@ impl StagePlan for GrpoPlan {
             ));
         }
         rows.extend(ranks::rows(&config.resources, self.n_ranks));
+        if let Some(rollouts) = &config.rollouts {
+            rows.push(row("rollout servers", Amount::Count(rollouts.servers.len() as u64)));
+        }
         rows.extend(self.memory.table());
         rows.extend([
             row("of which reference model", Amount::Bytes(self.step_bytes.reference)),
@@ -236,7 +239,8 @@ pub(super) fn check_with_model(config: &GrpoConfig, spec: &DecoderSpec) -> Resul
     let saves = config.checkpoint.saves_before_end();
     let needed =
         config.checkpoint.disk_bytes(n_parameters, n_trainable, is_adapter, config.merge_adapter, saves);
-    Ok(require_space(&config.output_dir, needed)?)
+    let of_rollouts = config.rollouts.as_ref().map_or(0, |rollouts| rollouts.disk_bytes(n_parameters));
+    Ok(require_space(&config.output_dir, needed + of_rollouts)?)
 }
 
 /// Checks numbers against their smallest and largest values.
@@ -299,6 +303,9 @@ pub(super) fn check(config: &GrpoConfig, has_eval: bool) -> Result<(), StageErro
         has_eval,
     )?;
     check_numbers(config)?;
+    if let Some(rollouts) = &config.rollouts {
+        rollouts.check(config)?;
+    }
     check_dependencies(config)
 }
 

@@ -90,6 +90,9 @@ impl<E: Engine> Running<'_, E> {
         if let Some(reference) = &mut self.reference {
             reference.release_working_memory();
         }
+        if let (SamplingPhase::Train { step, round }, true) = (phase, self.rollout_servers.is_some()) {
+            return self.sample_on_servers(prompts, prompt_indices, options, (step, round));
+        }
         let ids =
             SampledIds { end: self.end_tokens.as_slice().into(), excluded: self.policy.excluded.clone() };
         let (weights, phase) = match phase {
@@ -153,14 +156,17 @@ impl<E: Engine> Running<'_, E> {
         }
         let mut of_one = |completion: &SampledCompletion| match &completion.text_error {
             None => scored.next(),
-            Some(reason) => Some(without_text(reason)),
+            Some(reason) => Some(without_text(completion, reason)),
         };
         sampled.iter().map(|completions| completions.iter().filter_map(&mut of_one).collect()).collect()
     }
 }
 
-/// A completion whose tokens could not be turned into text: no reward looks at it.
-fn without_text(reason: &str) -> ScoredCompletion {
-    let unscored = Unscored::new(UnscoredReason::Failed, format!("the completion has no text: {reason}"));
+/// A completion that no server gave, or whose tokens could not be turned into text: no reward looks at it.
+fn without_text(completion: &SampledCompletion, reason: &str) -> ScoredCompletion {
+    let unscored = match completion.tokens.is_empty() {
+        true => Unscored::new(UnscoredReason::RolloutFailed, reason),
+        false => Unscored::new(UnscoredReason::Failed, format!("the completion has no text: {reason}")),
+    };
     ScoredCompletion { parts: [("text".to_owned(), Err(unscored.clone()))].into(), total: Err(unscored) }
 }

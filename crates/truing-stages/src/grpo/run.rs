@@ -20,6 +20,7 @@ use truing_types::{Event, EventSink, Groups, Seed, dealt};
 use super::failures::Looked;
 use super::memory::loads_reference;
 use super::rollout_groups::SamplingPhase;
+use super::rollout_servers::RolloutServers;
 use super::running::Running;
 use super::state::PromptState;
 use super::tally::Metrics;
@@ -36,10 +37,14 @@ pub(super) fn run<E: Engine + 'static>(
     inputs: &GrpoInputs,
     context: RunContext<'_>,
 ) -> Result<Ended<TrainedModel>, StageError> {
-    let RunContext { start, groups, probe, events, stop, mut chat_models, sandbox_program } = context;
+    let RunContext { start, groups, probe, events, stop, chat_models, sandbox_program } = context;
     let communicator = &*groups.data;
-    let judge = chat_models.pop();
     let config = &plan.config;
+    // In the order of `GrpoStage::chat_models`.
+    let mut chat_models = chat_models.into_iter();
+    let judge = config.judge.as_ref().and_then(|_| chat_models.next());
+    let servers = chat_models.map(|opened| opened.model).collect();
+    let rollout_servers = config.rollouts.as_ref().map(|rollouts| RolloutServers::new(rollouts, servers));
     let recipe = config.to_toml();
     let outline = RunOutline {
         output_dir: &config.output_dir,
@@ -76,6 +81,7 @@ pub(super) fn run<E: Engine + 'static>(
     let end_tokens = end_tokens(&spec.eos_token_ids, &inputs.renderer);
     let excluded = excluded_tokens(inputs.renderer.tokenizer(), spec.vocab_size, &end_tokens);
     let running = Running {
+        rollout_servers,
         rewards,
         judge_counts,
         end_tokens,
@@ -254,6 +260,7 @@ impl<E: Engine> Running<'_, E> {
             let base_model = model::base_of(&inputs.model, &config.model_name_or_path);
             model::save_model(engine, staged.path(), &options, &base_model, config.merge_adapter)
         })?;
+        self.remove_rollout_weights()?;
         // A run ends with the evaluation of its model.
         for text in nothing_learnt.clone().into_iter().chain(self.not_learnt_from()) {
             self.events.emit(Event::Warning(text));

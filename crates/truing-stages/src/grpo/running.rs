@@ -13,6 +13,7 @@ use truing_train::checkpoint::{self, ModelSaveOptions, TrainerState};
 use truing_train::completion_packs::SampledPolicy;
 use truing_types::{Communicator, EventSink, ReasoningMarks, TokenId};
 
+use super::rollout_servers::RolloutServers;
 use super::state::PromptState;
 use super::watch::Watch;
 use super::{GrpoInputs, GrpoPlan};
@@ -30,6 +31,8 @@ pub(super) struct Running<'a, E: Engine> {
     pub(super) trainer: Trainer<E>,
     /// The frozen model, where it is not the policy without its adapters.
     pub(super) reference: Option<E>,
+    /// Where completions are sampled while learning, if not in this process.
+    pub(super) rollout_servers: Option<RolloutServers>,
     pub(super) rewards: Rewards,
     /// What the judge was asked, and as it stood when last written down.
     pub(super) judge_counts: Option<(Arc<Counts>, CountsSnapshot)>,

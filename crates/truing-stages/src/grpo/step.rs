@@ -12,6 +12,7 @@ use truing_types::{Rollout, Seed, dealt};
 use super::Prompt;
 use super::failures::Looked;
 use super::rollout_groups::{Group, SamplingPhase};
+use super::rollout_servers;
 use super::running::Running;
 use super::state::PromptState;
 use super::tally::{self, Metrics};
@@ -55,6 +56,10 @@ impl<E: Engine> Running<'_, E> {
         let SampledGroups { all, used, left_out, is_unscored, generating, scoring } = sampled;
         let before = self.probe.elapsed_secs();
         let mut metrics = tally::of_groups(&all, config.pass_reward);
+        if config.rollouts.is_some() {
+            let completions = all.iter().flat_map(|group| &group.completions);
+            metrics.extend(rollout_servers::metrics(completions, self.state.step));
+        }
         let used: Vec<&Group> = used.into_iter().map(|idx| &all[idx]).collect();
         let n_used = used.iter().filter(|group| group.has_credit()).count();
         metrics.insert("groups_used".into(), n_used as f64);
@@ -201,6 +206,7 @@ impl<E: Engine> Running<'_, E> {
                     finish_reason: completion.finish_reason,
                     log_probs: completion.log_probs.clone(),
                     sampling_log_probs: completion.sampling_log_probs.clone(),
+                    weights_version: completion.weights_version,
                     rewards: parts()
                         .filter_map(|(name, part)| Some((name.clone(), *part.as_ref().ok()?)))
                         .collect(),

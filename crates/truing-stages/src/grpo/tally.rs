@@ -60,7 +60,9 @@ pub(super) fn of_groups(groups: &[Group], pass_reward: f64) -> Metrics {
     for (reason, n) in unscored {
         put(&format!("unscored/{reason}"), n);
     }
-    let completions: Vec<_> = groups.iter().flat_map(|group| &group.completions).collect();
+    // One that a server did not give has no tokens, and no length.
+    let all = groups.iter().flat_map(|group| &group.completions);
+    let completions: Vec<_> = all.filter(|completion| !completion.tokens.is_empty()).collect();
     let lengths: Vec<f64> = completions.iter().map(|completion| completion.tokens.len() as f64).collect();
     let is_cut = |reason: FinishReason| reason == FinishReason::Length;
     let ended: Vec<f64> = completions

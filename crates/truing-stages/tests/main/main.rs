@@ -12,6 +12,7 @@ mod policies;
 mod preferences;
 mod ranks;
 mod resumes;
+mod rollout_servers;
 mod rows;
 mod runs;
 mod scripted;

@@ -14,8 +14,7 @@ use truing_client::Clock as _;
 use truing_model::sources::DEFAULT_MODEL;
 use truing_model::{EncoderFiles, HeadKind, ModelFiles, TrainableSpec};
 use truing_predict::{EmbedOptions, Embedder, RewardScorer};
-use truing_run::inputs;
-use truing_serve::{ApiKeys, Model, ServeError, ServeOptions, ServedModel, serve};
+use truing_serve::{ApiKeys, Model, ServeError, ServeOptions, ServedModel, fingerprint_of, serve};
 use truing_types::Seed;
 
 use super::model;
@@ -50,6 +49,10 @@ pub(crate) struct Arguments {
     weights: Weights,
     #[command(flatten)]
     drafting: DraftingArguments,
+    /// Let requests replace the weights of a language model by those of a folder that they name
+    /// (`/update_weights_from_disk`), as trainers do that sample from this server.
+    #[arg(long)]
+    enable_weight_updates: bool,
     /// Completions that are decoded at the same time.
     #[arg(long, value_name = "N", default_value_t = 32)]
     max_num_seqs: usize,
@@ -108,6 +111,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
         max_cached_tokens: arguments.prefix_cache_tokens,
         weights: arguments.weights.into(),
         prompt_lookup_num_tokens: arguments.drafting.n_tokens(),
+        updates_weights: arguments.enable_weight_updates,
         max_body_bytes: arguments.max_body_mib << 20,
         request_timeout: Duration::from_secs(arguments.request_timeout),
         drain_timeout: Duration::from_secs(arguments.drain_timeout),
@@ -193,16 +197,12 @@ fn open(reference: &str, embeds: bool, context: &Context) -> anyhow::Result<Serv
             true => EncoderFiles::open(&path)?.deciding_files(),
             false => ModelFiles::open(&path)?.deciding_files(),
         };
-        let fingerprint = inputs::digest_of_files(&files)?;
+        let fingerprint = fingerprint_of(&files)?;
         let embedder = Embedder::open(&path, options, events.as_mut())?;
-        return Ok(ServedModel {
-            name,
-            fingerprint: short(&fingerprint),
-            model: Model::Embed(Box::new(embedder)),
-        });
+        return Ok(ServedModel { name, fingerprint, model: Model::Embed(Box::new(embedder)) });
     }
     let files = model::open(&path)?;
-    let fingerprint = short(&inputs::digest_of_files(&files.deciding_files())?);
+    let fingerprint = fingerprint_of(&files.deciding_files())?;
     let model = match files.spec.head {
         HeadKind::Score { n_outputs: 1 } => {
             let scorer = RewardScorer::open(&path, render_options(), context.n_threads, events.as_mut())?;
@@ -215,11 +215,6 @@ fn open(reference: &str, embeds: bool, context: &Context) -> anyhow::Result<Serv
         }
     };
     Ok(ServedModel { name, fingerprint, model })
-}
-
-/// The beginning of a digest, which names a model for people.
-fn short(digest: &truing_store::Digest) -> String {
-    format!("truing-{}", &digest.to_string()[..16])
 }
 
 #[cfg(test)]

@@ -1,0 +1,231 @@
+//! `[rollouts]`: the servers that completions are sampled on, and how they get new weights.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use truing_ask::{AskError, ChatModelConfig};
+use truing_client::ClientSettings;
+use truing_model::{DecodingWeights, SaveDtype};
+use truing_run::RunError;
+
+use super::super::GrpoConfig;
+use super::protocol::RolloutProtocol;
+use crate::StageError;
+
+/// Seconds in which a request with all its retries has to be answered, for each second of a timeout.
+const DEADLINE_TIMEOUTS: f64 = 8.0;
+
+/// Servers that rollouts are sampled on, token ids in and out. Evaluations are sampled in this process.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RolloutsConfig {
+    /// Addresses of servers with the same model, for instance `["http://127.0.0.1:8000"]` (TRL:
+    /// `vllm_server_base_url`). The completions are dealt to them.
+    #[schemars(extend("x-decides" = "nothing"))]
+    pub servers: Vec<String>,
+    /// The model's name on the servers.
+    #[schemars(extend("x-decides" = "nothing"))]
+    pub model: String,
+    /// How token ids are sent and received.
+    #[schemars(extend("x-decides" = "nothing"))]
+    pub protocol: RolloutProtocol,
+    /// NAME of the environment variable that holds the API key. Default: no key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-decides" = "nothing"))]
+    pub api_key_env: Option<String>,
+    /// Maximum number of concurrent requests to each server; a request is one completion.
+    #[schemars(extend("x-decides" = "nothing"))]
+    pub max_concurrency: usize,
+    /// Timeout of an attempt to sample a completion, in seconds.
+    #[schemars(extend("x-decides" = "nothing"))]
+    pub timeout_secs: f64,
+    /// Maximum retries of a request. A completion that fails on one server is then sampled on another.
+    #[schemars(extend("x-decides" = "nothing"))]
+    pub max_retries: u32,
+    /// Load the policy's weights into the servers every so many steps.
+    pub sync_steps: u64,
+    /// Timeout of loading weights, in seconds.
+    #[schemars(extend("x-decides" = "nothing"))]
+    pub sync_timeout_secs: f64,
+    /// Number format of the weights that are written for the servers, in `rollout_weights/` of the run. Adapters are
+    /// merged into them.
+    pub weights_dtype: SaveDtype,
+    /// Steps by which the weights that sampled a completion may lag behind. Older completions are sampled again, and
+    /// if they are still older, not trained on. Default: `sync_steps - 1`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "sync_steps - 1"))]
+    pub max_staleness: Option<u64>,
+    /// Correction of the difference between server and trainer. The weights are at most `importance_sampling_cap` (TRL:
+    /// `vllm_importance_sampling_mode`).
+    pub importance_sampling_mode: ImportanceSamplingMode,
+    /// What the log-probabilities of the servers are (vLLM: `--logprobs-mode`). `protocol = "truing"` asks for what it
+    /// needs.
+    pub logprobs_mode: LogprobsMode,
+    /// Requests that load weights, in their order. Default: `/update_weights_from_disk` for `truing` and `completions`
+    /// (SGLang), `reload_weights` by `/collective_rpc` and then `/reset_prefix_cache` for `vllm`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-decides" = "nothing"))]
+    pub sync_calls: Vec<SyncCall>,
+}
+
+/// One request of loading weights.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SyncCall {
+    /// Path below the server's address, which is posted to.
+    pub path: String,
+    /// The body. In its texts `{path}` stands for the folder of the weights, and `{version}` for the step.
+    pub body: Map<String, Value>,
+}
+
+/// How importance weights of tokens that a server sampled are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ImportanceSamplingMode {
+    /// One weight for each token: the ratio of its probabilities, truncated.
+    #[default]
+    TokenTruncate,
+    /// One weight for each completion: the product of the ratios of its tokens, truncated.
+    SequenceTruncate,
+    /// No correction.
+    None,
+}
+
+/// What the log-probabilities of a server are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogprobsMode {
+    /// Of the model, before temperature and cuts.
+    #[default]
+    RawLogprobs,
+    /// Of the distribution that tokens are sampled from.
+    ProcessedLogprobs,
+}
+
+impl Default for RolloutsConfig {
+    fn default() -> Self {
+        Self {
+            servers: Vec::new(),
+            model: String::new(),
+            protocol: RolloutProtocol::default(),
+            api_key_env: None,
+            max_concurrency: 32,
+            timeout_secs: 300.0,
+            max_retries: 3,
+            sync_steps: 1,
+            sync_timeout_secs: 600.0,
+            sync_calls: Vec::new(),
+            weights_dtype: SaveDtype::F32,
+            max_staleness: None,
+            importance_sampling_mode: ImportanceSamplingMode::default(),
+            logprobs_mode: LogprobsMode::default(),
+        }
+    }
+}
+
+impl RolloutsConfig {
+    /// The servers as models that a run opens, in their order.
+    pub(in crate::grpo) fn chat_models(&self) -> Vec<ChatModelConfig> {
+        let of_server = |base_url: &String| ChatModelConfig {
+            server: Some(ClientSettings {
+                base_url: base_url.clone(),
+                model: self.model.clone(),
+                api_key_env: self.api_key_env.clone(),
+                max_concurrency: self.max_concurrency,
+                timeout_secs: self.timeout_secs,
+                max_retries: self.max_retries,
+                deadline_secs: DEADLINE_TIMEOUTS * self.timeout_secs.max(self.sync_timeout_secs),
+                stream: false,
+                ..ClientSettings::default()
+            }),
+            ..ChatModelConfig::default()
+        };
+        self.servers.iter().map(of_server).collect()
+    }
+
+    /// Bytes of the weights that are written for the servers: the last ones and those before them.
+    pub(in crate::grpo) fn disk_bytes(&self, n_parameters: u64) -> u64 {
+        let bytes = if self.weights_dtype == SaveDtype::F32 { 4 } else { 2 };
+        2 * bytes * n_parameters
+    }
+
+    /// Steps by which weights may lag behind.
+    pub(in crate::grpo) fn max_staleness(&self) -> u64 {
+        self.max_staleness.unwrap_or(self.sync_steps.saturating_sub(1))
+    }
+
+    /// The requests that load weights.
+    pub(super) fn sync_calls(&self) -> Vec<SyncCall> {
+        match self.sync_calls.is_empty() {
+            true => self.protocol.sync_calls(&self.model),
+            false => self.sync_calls.clone(),
+        }
+    }
+
+    /// Checks the settings before any work.
+    pub(in crate::grpo) fn check(&self, config: &GrpoConfig) -> Result<(), StageError> {
+        let bad = |key, found: String, expected: &str| {
+            Err(RunError::BadSetting { key, found, expected: expected.to_owned() }.into())
+        };
+        if self.servers.is_empty() {
+            let expected = "at least one address, for instance `[\"http://127.0.0.1:8000\"]`";
+            return Err(RunError::MissingSetting { key: "rollouts.servers", expected }.into());
+        }
+        for server in self.chat_models().iter().filter_map(|model| model.server.as_ref()) {
+            server.check().map_err(AskError::from)?;
+        }
+        let least = self.sync_steps.saturating_sub(1);
+        match self {
+            _ if config.rollout_quantization != DecodingWeights::F32 => Err(RunError::Conflict {
+                first: "rollout_quantization",
+                second: "rollouts",
+                reason: "a server samples with its own weights",
+            }
+            .into()),
+            r if r.sync_steps == 0 => bad("rollouts.sync_steps", "0".into(), "at least 1"),
+            r if !(r.sync_timeout_secs > 0.0 && r.sync_timeout_secs <= 3.2e8) => {
+                bad("rollouts.sync_timeout_secs", r.sync_timeout_secs.to_string(), "seconds above 0")
+            }
+            r if r.max_staleness.is_some_and(|most| most < least) => bad(
+                "rollouts.max_staleness",
+                r.max_staleness().to_string(),
+                &format!("at least {least}: with `sync_steps = {}` weights are that old", r.sync_steps),
+            ),
+            r if r.sync_calls.iter().any(|call| !call.path.starts_with('/')) => bad(
+                "rollouts.sync_calls",
+                "a path without `/`".into(),
+                "paths such as `/update_weights_from_disk`",
+            ),
+            r => r.check_log_probs(config),
+        }
+    }
+
+    /// Importance weights need the probabilities of the policy that is trained: that at the temperature, nothing cut
+    /// off.
+    fn check_log_probs(&self, config: &GrpoConfig) -> Result<(), StageError> {
+        if self.importance_sampling_mode == ImportanceSamplingMode::None {
+            return Ok(());
+        }
+        let is_tempered = config.temperature != 1.0;
+        let has_cuts = config.cuts_distribution();
+        let expected = match (self.protocol, self.logprobs_mode) {
+            _ if is_tempered && has_cuts => {
+                "`temperature = 1`, or no `top_k`, `top_p` and `min_p`, or `importance_sampling_mode = \"none\"`"
+            }
+            (RolloutProtocol::Truing, _) => return Ok(()),
+            (_, LogprobsMode::RawLogprobs) if is_tempered => {
+                "`processed_logprobs` with a `temperature` other than 1, and a server started so (`--logprobs-mode`)"
+            }
+            (_, LogprobsMode::ProcessedLogprobs) if has_cuts => {
+                "`raw_logprobs` with `top_k`, `top_p` or `min_p`, and a server started so (`--logprobs-mode`)"
+            }
+            _ => return Ok(()),
+        };
+        let found = match self.logprobs_mode {
+            LogprobsMode::RawLogprobs => "raw_logprobs",
+            LogprobsMode::ProcessedLogprobs => "processed_logprobs",
+        };
+        let (key, found, expected) = ("rollouts.logprobs_mode", found.to_owned(), expected.to_owned());
+        Err(RunError::BadSetting { key, found, expected }.into())
+    }
+}
