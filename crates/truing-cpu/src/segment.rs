@@ -11,7 +11,7 @@ use crate::parameters::Parameters;
 /// The attention's results alone.
 #[derive(Debug)]
 pub(crate) struct SavedAttention {
-    /// `[n_tokens, q_width]`.
+    /// `[n_tokens, q_width]`; in a sequence group all rows of this rank's heads, here and below.
     pub(crate) attention: Vec<f32>,
     /// `[n_heads, n_tokens]`, of a batch with prefixes run by run.
     pub(crate) log_sum_exp: Vec<f32>,
@@ -60,7 +60,7 @@ pub(crate) trait Blocks {
         x: Vec<f32>,
         save: SaveActivations,
         attention: Option<SavedAttention>,
-    ) -> (Vec<f32>, SavedBlock<Self::Layer>);
+    ) -> Result<(Vec<f32>, SavedBlock<Self::Layer>), EngineError>;
 
     /// Adds the block's gradients; turns the gradient at its output into the one at its input.
     fn backward(
@@ -71,7 +71,7 @@ pub(crate) trait Blocks {
         batch: &DeviceBatch,
         saved: Self::Layer,
         d_output: Vec<f32>,
-    ) -> Vec<f32>;
+    ) -> Result<Vec<f32>, EngineError>;
 }
 
 pub(crate) fn forward<B: Blocks>(
@@ -83,14 +83,14 @@ pub(crate) fn forward<B: Blocks>(
     input: Vec<f32>,
     save: SaveActivations,
     attention: Vec<SavedAttention>,
-) -> (Vec<f32>, SavedSegment<B::Layer>) {
+) -> Result<(Vec<f32>, SavedSegment<B::Layer>), EngineError> {
     let saves_input = matches!(save, SaveActivations::Input | SaveActivations::InputAndAttention);
     let saved_input = saves_input.then(|| pool.copy(&input, blocks.width()));
     let mut given = attention.into_iter();
     let (mut activations, mut attention) = (Vec::new(), Vec::new());
     let mut x = input;
     for layer in layers {
-        let (y, saved) = blocks.forward(layer, parameters, pool, batch, x, save, given.next());
+        let (y, saved) = blocks.forward(layer, parameters, pool, batch, x, save, given.next())?;
         match saved {
             SavedBlock::Everything(saved) => activations.push(saved),
             SavedBlock::Attention(saved) => attention.push(saved),
@@ -103,7 +103,7 @@ pub(crate) fn forward<B: Blocks>(
         (_, Some(input)) => SavedSegment::Input(input, attention),
         _ => SavedSegment::Nothing,
     };
-    (x, saved)
+    Ok((x, saved))
 }
 
 pub(crate) fn backward<B: Blocks>(
@@ -122,7 +122,7 @@ pub(crate) fn backward<B: Blocks>(
         SavedSegment::Input(input, attention) => {
             let save = SaveActivations::Everything;
             let (output, again) =
-                forward(blocks, parameters, pool, batch, layers.clone(), input, save, attention);
+                forward(blocks, parameters, pool, batch, layers.clone(), input, save, attention)?;
             pool.give(output);
             match again {
                 SavedSegment::Everything(saved_layers) => saved_layers,
@@ -133,7 +133,7 @@ pub(crate) fn backward<B: Blocks>(
     };
     let mut d_x = d_output;
     for (layer, saved) in layers.zip(saved_layers).rev() {
-        d_x = blocks.backward(layer, parameters, pool, batch, saved, d_x);
+        d_x = blocks.backward(layer, parameters, pool, batch, saved, d_x)?;
     }
     Ok(d_x)
 }
