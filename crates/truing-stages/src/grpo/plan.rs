@@ -67,7 +67,9 @@ impl GrpoPlan {
         let n_threads = config.resources.n_threads(machine);
         let budget_bytes = config.resources.budget_bytes(machine);
         let step_bytes = StepBytes::new::<E>(&config, inputs)?;
-        let mut engine = E::memory(&spec.clone().into(), &trainable, ComputeDtype::default());
+        let n_dividing = config.resources.sequence_parallel_size;
+        let mut engine = E::memory(&spec.clone().into(), &trainable, ComputeDtype::default())
+            .in_sequence_group(spec, n_dividing);
         engine.fixed_bytes += machine.resident_bytes + step_bytes.lasting();
         let tokens_per_pack = largest_pack(&config, inputs);
         let tokens = tokens_per_pack as f64;
@@ -76,7 +78,7 @@ impl GrpoPlan {
         let memory = plan_segments(
             &engine,
             spec.n_layers,
-            tokens_per_pack as u64,
+            tokens_per_pack.div_ceil(n_dividing) as u64,
             budget_bytes,
             config.layers_per_segment.0,
             truing_train::StepFlops::attention_share(spec, &shape),
@@ -222,6 +224,7 @@ pub(super) fn check_with_model(config: &GrpoConfig, spec: &DecoderSpec) -> Resul
         }
         .into());
     }
+    config.resources.check_heads(spec)?;
     let (n_parameters, n_trainable) = check_trainable(spec, &config.trainable())?;
     let is_adapter = config.lora.is_some();
     let saves = config.checkpoint.saves_before_end();
