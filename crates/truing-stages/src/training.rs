@@ -28,7 +28,7 @@ use truing_model::{Engine, HeadOutput};
 use truing_run::SkippedRow;
 use truing_store::{Digest, RunInputs};
 use truing_train::{Objective, StepShape};
-use truing_types::{BatchError, Communicator, EventSink, Groups};
+use truing_types::{BatchError, EventSink, Groups};
 
 use crate::StageError;
 
