@@ -5,11 +5,17 @@ use std::ops::Range;
 use truing_kernels::{AttentionSpan, spans_of};
 use truing_types::{PackedBatch, TokenId};
 
+use crate::ulysses::{PackRows, SequenceGroup};
+
 /// A batch on the device.
 #[derive(Debug, Clone)]
 pub struct DeviceBatch {
+    /// Of this rank's rows.
     pub(crate) tokens: Vec<TokenId>,
+    /// Of this rank's rows.
     pub(crate) positions: Vec<u32>,
+    /// Which rows those are. Everything below is about all rows of the pack.
+    pub(crate) rows: PackRows,
     /// Where each sequence's tokens lie.
     pub(crate) spans: Vec<AttentionSpan>,
     /// Where sequences continue others and keys are copied; `None` where every token is one key in its place.
@@ -59,16 +65,19 @@ impl KeyRun {
 }
 
 impl DeviceBatch {
-    pub(crate) fn of(batch: &PackedBatch) -> Self {
+    pub(crate) fn of(batch: &PackedBatch, group: &SequenceGroup) -> Self {
         let has_prefixes = batch.prefixes().iter().any(Option::is_some);
+        let rows = group.own_rows(batch.n_tokens());
         Self {
-            tokens: batch.tokens().to_vec(),
-            positions: batch.positions().to_vec(),
+            tokens: batch.tokens()[rows.own.clone()].to_vec(),
+            positions: batch.positions()[rows.own.clone()].to_vec(),
+            rows,
             spans: spans_of(batch.cumulative_lengths()),
             key_runs: has_prefixes.then(|| KeyRun::of(batch)),
         }
     }
 
+    /// Tokens of this rank.
     pub(crate) fn n_tokens(&self) -> usize {
         self.tokens.len()
     }

@@ -15,6 +15,7 @@ use crate::cache::KvCache;
 use crate::layer::{Layer, SavedLayer};
 use crate::parameters::{Parameters, Units};
 use crate::segment::{Blocks, SavedAttention, SavedBlock};
+use crate::ulysses::SequenceGroup;
 
 /// Longest piece of a prompt that is read at once; bounds the memory of a long prompt.
 pub(crate) const PREFILL_TOKENS: usize = 512;
@@ -38,9 +39,10 @@ impl Decoder {
         spec: DecoderSpec,
         trainable: &TrainableSpec,
         parameters: &Parameters,
+        group: &SequenceGroup,
     ) -> Result<Self, EngineError> {
         let layers = (0..spec.n_layers)
-            .map(|layer| Layer::find(&spec, trainable, parameters, layer))
+            .map(|layer| Layer::find(&spec, trainable, parameters, group, layer))
             .collect::<Result<_, _>>()?;
         let find = |name: &str| parameters.require(name);
         let embedding = find("model.embed_tokens.weight")?;
@@ -318,7 +320,7 @@ impl Blocks for Decoder {
         x: Vec<f32>,
         save: SaveActivations,
         attention: Option<SavedAttention>,
-    ) -> (Vec<f32>, SavedBlock<SavedLayer>) {
+    ) -> Result<(Vec<f32>, SavedBlock<SavedLayer>), EngineError> {
         self.layers[layer].forward(parameters, pool, &self.rotary, batch, x, save, attention)
     }
 
@@ -330,8 +332,8 @@ impl Blocks for Decoder {
         batch: &DeviceBatch,
         saved: SavedLayer,
         mut d_output: Vec<f32>,
-    ) -> Vec<f32> {
-        self.layers[layer].backward(parameters, pool, &self.rotary, batch, saved, &mut d_output);
-        d_output
+    ) -> Result<Vec<f32>, EngineError> {
+        self.layers[layer].backward(parameters, pool, &self.rotary, batch, saved, &mut d_output)?;
+        Ok(d_output)
     }
 }

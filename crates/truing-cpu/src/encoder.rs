@@ -150,8 +150,8 @@ impl Blocks for Encoder {
         x: Vec<f32>,
         save: SaveActivations,
         attention: Option<SavedAttention>,
-    ) -> (Vec<f32>, SavedBlock<Box<SavedLayer>>) {
-        self.layers[layer].forward(parameters, pool, batch, x, save, attention)
+    ) -> Result<(Vec<f32>, SavedBlock<Box<SavedLayer>>), EngineError> {
+        Ok(self.layers[layer].forward(parameters, pool, batch, x, save, attention))
     }
 
     fn backward(
@@ -162,7 +162,7 @@ impl Blocks for Encoder {
         batch: &DeviceBatch,
         saved: Box<SavedLayer>,
         d_output: Vec<f32>,
-    ) -> Vec<f32> {
-        self.layers[layer].backward(parameters, pool, batch, *saved, d_output)
+    ) -> Result<Vec<f32>, EngineError> {
+        Ok(self.layers[layer].backward(parameters, pool, batch, *saved, d_output))
     }
 }

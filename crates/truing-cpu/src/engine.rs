@@ -25,10 +25,14 @@ use crate::memory::engine_memory;
 use crate::parameters::{Parameters, StateBytes, Unit};
 use crate::segment::{self, SavedSegment};
 use crate::shards::Shards;
+use crate::ulysses::{PackRows, SequenceGroup};
 
-/// Hidden states `[n_tokens, hidden]`, or a gradient of that shape.
+/// Hidden states `[n_tokens, hidden]`, or a gradient of that shape, of this rank's rows of a pack.
 #[derive(Debug)]
-pub struct Hidden(Vec<f32>);
+pub struct Hidden {
+    pub(crate) values: Vec<f32>,
+    pub(crate) rows: PackRows,
+}
 
 /// What a segment saved for its backward.
 #[derive(Debug)]
@@ -184,6 +188,8 @@ impl Engine for CpuEngine {
             let reason = format!("there is no processor {}; the CPU engine is device 0", options.device_idx);
             return Err(EngineError::Device(reason));
         }
+        let group = SequenceGroup::new(Arc::clone(&groups.sequence));
+        spec.check_sequence_parallel_size(group.size())?;
         let shards = Shards::new(groups, options.zero_stage);
         let mut parameters = Parameters::new(spec.parameters_with(&trainable)?, trainable, shards);
         let put: &mut PutWeight<'_> = &mut |name, shape, values| parameters.put(name, shape, values);
@@ -198,7 +204,7 @@ impl Engine for CpuEngine {
         }
         let body = match &spec {
             ModelSpec::Decoder(decoder) => {
-                let decoder = Decoder::find(decoder.clone(), &parameters.trainable, &parameters)?;
+                let decoder = Decoder::find(decoder.clone(), &parameters.trainable, &parameters, &group)?;
                 parameters.set_units(decoder.units(&parameters.specs));
                 Body::Decoder(Box::new(decoder))
             }
@@ -211,8 +217,8 @@ impl Engine for CpuEngine {
         let threads = rayon::ThreadPoolBuilder::new().num_threads(options.n_threads).build();
         let threads =
             threads.map_err(|error| EngineError::Device(format!("threads cannot be started: {error}")))?;
-        let inner =
-            Inner { spec, parameters, body, pool: BufferPool::default(), free_blocks: Arc::default() };
+        let (pool, free_blocks) = (BufferPool::default(), Arc::default());
+        let inner = Inner { spec, parameters, body, pool, free_blocks, group };
         Ok(Self { threads, inner })
     }
 
@@ -246,22 +252,23 @@ impl Engine for CpuEngine {
                 return Err(EngineError::Unsupported(reason.into()));
             }
         }
-        inner.pool.prepare(batch.n_tokens());
+        // Of the rank with the most rows.
+        inner.pool.prepare(batch.n_tokens().div_ceil(inner.group.size()));
         if let Body::Decoder(decoder) = &mut inner.body {
             decoder.ensure_positions(batch.longest_sequence());
         }
-        Ok(DeviceBatch::of(batch))
+        Ok(DeviceBatch::of(batch, &inner.group))
     }
 
     fn embed(&mut self, batch: &DeviceBatch) -> Result<Hidden, EngineError> {
         let Inner { parameters, body, pool, .. } = &mut self.inner;
         parameters.gather(Unit::Embeddings)?;
-        let hidden = self.threads.install(|| match body {
+        let values = self.threads.install(|| match body {
             Body::Decoder(decoder) => decoder.embed(parameters, pool, &batch.tokens),
             Body::Encoder(encoder) => encoder.embed(parameters, pool, batch),
         });
         parameters.release(Unit::Embeddings);
-        Ok(Hidden(hidden))
+        Ok(Hidden { values, rows: batch.rows.clone() })
     }
 
     fn segment_forward(
@@ -274,8 +281,8 @@ impl Engine for CpuEngine {
     ) -> Result<(Hidden, SavedActivations), EngineError> {
         let Inner { parameters, body, pool, .. } = &mut self.inner;
         parameters.adapters = adapters;
-        let (x, of_segment) = (input.0, layers.clone());
-        let result = self.threads.install(|| match body {
+        let (Hidden { values: x, rows }, of_segment) = (input, layers.clone());
+        let forward = || match body {
             Body::Decoder(decoder) => {
                 segment::forward(&**decoder, parameters, pool, batch, of_segment, x, save, Vec::new())
                     .map(|(y, saved)| (y, SavedBody::Decoder(saved)))
@@ -284,9 +291,9 @@ impl Engine for CpuEngine {
                 segment::forward(&**encoder, parameters, pool, batch, of_segment, x, save, Vec::new())
                     .map(|(y, saved)| (y, SavedBody::Encoder(saved)))
             }
-        });
-        let (output, saved) = result?;
-        Ok((Hidden(output), SavedActivations { layers, adapters, saved }))
+        };
+        let (values, saved) = self.threads.install(forward)?;
+        Ok((Hidden { values, rows }, SavedActivations { layers, adapters, saved }))
     }
 
     fn segment_backward(
@@ -298,16 +305,17 @@ impl Engine for CpuEngine {
         let SavedActivations { layers, adapters, saved } = saved;
         let Inner { parameters, body, pool, .. } = &mut self.inner;
         parameters.adapters = adapters;
+        let Hidden { values: d_output, rows } = d_output;
         let d_x = self.threads.install(|| match (body, saved) {
             (Body::Decoder(decoder), SavedBody::Decoder(saved)) => {
-                segment::backward(&**decoder, parameters, pool, batch, layers, saved, d_output.0)
+                segment::backward(&**decoder, parameters, pool, batch, layers, saved, d_output)
             }
             (Body::Encoder(encoder), SavedBody::Encoder(saved)) => {
-                segment::backward(&**encoder, parameters, pool, batch, layers, saved, d_output.0)
+                segment::backward(&**encoder, parameters, pool, batch, layers, saved, d_output)
             }
             _ => Err(EngineError::Unsupported("the saved activations are those of another model".into())),
         });
-        d_x.map(Hidden)
+        Ok(Hidden { values: d_x?, rows })
     }
 
     fn embed_backward(&mut self, batch: &DeviceBatch, d_hidden: Hidden) -> Result<(), EngineError> {
@@ -315,17 +323,17 @@ impl Engine for CpuEngine {
         parameters.begin_backward(Unit::Embeddings)?;
         self.threads.install(|| {
             match body {
-                Body::Decoder(decoder) => decoder.embed_backward(parameters, batch, &d_hidden.0),
-                Body::Encoder(encoder) => encoder.embed_backward(parameters, batch, &d_hidden.0),
+                Body::Decoder(decoder) => decoder.embed_backward(parameters, batch, &d_hidden.values),
+                Body::Encoder(encoder) => encoder.embed_backward(parameters, batch, &d_hidden.values),
             }
-            pool.give(d_hidden.0);
+            pool.give(d_hidden.values);
         });
         parameters.end_backward(Unit::Embeddings)
     }
 
     fn head(&mut self, hidden: &Hidden, request: &HeadRequest<'_>) -> Result<HeadOutput, EngineError> {
         self.inner.check_request(request)?;
-        self.with_head(|inner| inner.head(&hidden.0, request))
+        self.with_head(|inner| inner.head_on_ranks(hidden, request))
     }
 
     fn head_backward(
@@ -337,10 +345,12 @@ impl Engine for CpuEngine {
         self.inner.check_request(request)?;
         self.inner.check_gradient(request, gradient)?;
         let inner = &mut self.inner;
+        let Hidden { values, rows } = hidden;
         inner.parameters.begin_backward(Unit::Head)?;
-        let (output, d_hidden) = self.threads.install(|| inner.head_backward(hidden.0, request, gradient))?;
-        inner.parameters.end_backward(Unit::Head)?;
-        Ok((output, Hidden(d_hidden)))
+        let backward = || inner.head_backward_on_ranks(values, &rows, request, gradient);
+        let (output, values) = self.threads.install(backward)?;
+        self.inner.parameters.end_backward(Unit::Head)?;
+        Ok((output, Hidden { values, rows }))
     }
 
     fn top_log_probs(
@@ -354,7 +364,7 @@ impl Engine for CpuEngine {
         let decoder = self.inner.body.decoder()?;
         decoder.check_language_model()?;
         decoder.check_excluded(excluded)?;
-        self.with_head(|inner| inner.top_log_probs(&hidden.0, rows, temperature, excluded, k))
+        self.with_head(|inner| inner.top_log_probs_on_ranks(hidden, rows, temperature, excluded, k))
     }
 
     fn log_probs_of(
@@ -365,14 +375,12 @@ impl Engine for CpuEngine {
         tokens: &TopLogProbs,
     ) -> Result<TopLogProbs, EngineError> {
         self.inner.body.decoder()?.check_language_model()?;
-        self.with_head(|inner| inner.log_probs_of(&hidden.0, rows, temperature, tokens))
+        self.with_head(|inner| inner.log_probs_of_on_ranks(hidden, rows, temperature, tokens))
     }
 
     fn logits(&mut self, hidden: &Hidden, rows: &[u32]) -> Result<Vec<f32>, EngineError> {
         self.inner.body.decoder()?.check_language_model()?;
-        self.with_head(|Inner { parameters, body, pool, .. }| {
-            Ok(body.decoder()?.logits(parameters, pool, &hidden.0, rows))
-        })
+        self.with_head(|inner| inner.logits_on_ranks(hidden, rows))
     }
 
     fn release_working_memory(&mut self) {

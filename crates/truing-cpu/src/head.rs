@@ -14,6 +14,7 @@ use truing_types::ExcludedTokens;
 use crate::encoder::pooling;
 use crate::inner::{Body, Inner};
 use crate::scores::{scores, scores_backward};
+use crate::ulysses::PackRows;
 
 impl Inner {
     /// Refuses what the model cannot answer, and gradients of another size.
@@ -63,13 +64,15 @@ impl Inner {
         }
     }
 
+    /// What is asked about rows `[n_tokens, hidden]`, which are those of `rows`; vectors are about all rows of the pack.
     pub(crate) fn head(
         &mut self,
         hidden: &[f32],
+        rows: &PackRows,
         request: &HeadRequest<'_>,
     ) -> Result<HeadOutput, EngineError> {
         if let Some(request) = VectorRequest::of(request) {
-            let (vectors, _) = self.vectors(hidden, &request);
+            let (vectors, _) = self.vectors(hidden, rows, &request)?;
             return Ok(HeadOutput { vectors, ..HeadOutput::default() });
         }
         let Self { parameters, pool, body, .. } = self;
@@ -100,11 +103,12 @@ impl Inner {
     pub(crate) fn head_backward(
         &mut self,
         hidden: Vec<f32>,
+        pack_rows: &PackRows,
         request: &HeadRequest<'_>,
         gradient: &HeadGradient,
     ) -> Result<(HeadOutput, Vec<f32>), EngineError> {
         if let Some(request) = VectorRequest::of(request) {
-            return self.vectors_backward(hidden, &request, &gradient.vectors);
+            return self.vectors_backward(hidden, pack_rows, &request, &gradient.vectors);
         }
         let Self { parameters, pool, body, .. } = self;
         let decoder = body.decoder()?;
@@ -148,9 +152,14 @@ impl Inner {
     }
 
     /// Vectors before and after the normalisation: what is answered `[n_sequences, width]`, and the pooled hidden states
-    /// `[n_sequences, hidden]`.
-    fn vectors(&mut self, hidden: &[f32], request: &VectorRequest) -> (Vec<f32>, Vec<f32>) {
-        let Self { parameters, pool, body, .. } = self;
+    /// `[n_sequences, hidden]`. Sequences may cross ranks, so every rank pools the rows of all.
+    fn vectors(
+        &mut self,
+        hidden: &[f32],
+        rows: &PackRows,
+        request: &VectorRequest,
+    ) -> Result<(Vec<f32>, Vec<f32>), EngineError> {
+        let Self { parameters, pool, body, group, .. } = self;
         let (normed, hidden_size) = match body {
             Body::Encoder(encoder) => {
                 (encoder.final_norm(parameters, pool, hidden), encoder.spec.hidden_size)
@@ -159,13 +168,14 @@ impl Inner {
                 (decoder.final_norm(parameters, pool, hidden), decoder.spec.hidden_size)
             }
         };
+        let normed = group.all_rows(pool, rows, normed, hidden_size)?;
         let pooled = pooling::pool(&normed, &request.spans, hidden_size, request.pooling);
         pool.give(normed);
         let mut vectors = self.outputs(&pooled);
         if request.is_normalized {
             pooling::normalize(&mut vectors, self.vector_width());
         }
-        (vectors, pooled)
+        Ok((vectors, pooled))
     }
 
     /// What the output layer makes of pooled vectors; without a layer the same.
@@ -179,10 +189,11 @@ impl Inner {
     fn vectors_backward(
         &mut self,
         hidden: Vec<f32>,
+        rows: &PackRows,
         request: &VectorRequest,
         d_vectors: &[f32],
     ) -> Result<(HeadOutput, Vec<f32>), EngineError> {
-        let (vectors, pooled) = self.vectors(&hidden, request);
+        let (vectors, pooled) = self.vectors(&hidden, rows, request)?;
         let hidden_size = self.spec.hidden_size();
         let mut d_vectors = match d_vectors {
             [] => vec![0.0; vectors.len()],
@@ -191,19 +202,19 @@ impl Inner {
         if request.is_normalized {
             pooling::normalize_backward(&self.outputs(&pooled), self.vector_width(), &mut d_vectors);
         }
-        let Self { parameters, pool, body, .. } = self;
+        let Self { parameters, pool, body, group, .. } = self;
         let d_pooled = match body.output_layer() {
             Some(output) => output.backward(parameters, &pooled, hidden_size, &d_vectors),
             None => d_vectors,
         };
-        let n_tokens = hidden.len() / hidden_size;
-        let mut d_normed = pool.take(n_tokens, hidden_size);
+        let mut d_normed = group.take(pool, rows.n_pack, hidden_size);
         pooling::pool_backward(&d_pooled, &request.spans, hidden_size, request.pooling, &mut d_normed);
+        let d_own = &d_normed[rows.own.start * hidden_size..rows.own.end * hidden_size];
         let d_hidden = match body {
-            Body::Encoder(encoder) => encoder.final_norm_backward(parameters, pool, &hidden, &d_normed),
+            Body::Encoder(encoder) => encoder.final_norm_backward(parameters, pool, &hidden, d_own),
             Body::Decoder(decoder) => {
-                let mut d_hidden = pool.take(n_tokens, hidden_size);
-                decoder.final_norm_backward(parameters, &hidden, &d_normed, &mut d_hidden);
+                let mut d_hidden = pool.take(rows.own.len(), hidden_size);
+                decoder.final_norm_backward(parameters, &hidden, d_own, &mut d_hidden);
                 d_hidden
             }
         };
@@ -241,6 +252,24 @@ impl Inner {
         Ok(HostTopLogProbs { k, tokens, log_probs }.into())
     }
 
+    /// Refuses tokens of other rows, or outside the vocabulary.
+    pub(crate) fn check_log_probs_of(
+        &self,
+        rows: &[u32],
+        tokens: &HostTopLogProbs,
+    ) -> Result<(), EngineError> {
+        let HostTopLogProbs { k, tokens, .. } = tokens;
+        self.body.decoder()?.check_tokens(tokens)?;
+        if tokens.len() == rows.len() * k {
+            return Ok(());
+        }
+        Err(EngineError::ShapeMismatch {
+            name: "the tokens".into(),
+            expected: vec![rows.len(), *k],
+            found: vec![tokens.len()],
+        })
+    }
+
     pub(crate) fn log_probs_of(
         &mut self,
         hidden: &[f32],
@@ -248,17 +277,11 @@ impl Inner {
         temperature: f32,
         tokens: &TopLogProbs,
     ) -> Result<TopLogProbs, EngineError> {
-        let HostTopLogProbs { k, tokens, .. } = on_host(tokens)?;
+        let tokens = on_host(tokens)?;
+        self.check_log_probs_of(rows, tokens)?;
+        let HostTopLogProbs { k, tokens, .. } = tokens;
         let Self { parameters, pool, body, .. } = self;
         let decoder = body.decoder()?;
-        decoder.check_tokens(tokens)?;
-        if tokens.len() != rows.len() * k {
-            return Err(EngineError::ShapeMismatch {
-                name: "the tokens".into(),
-                expected: vec![rows.len(), *k],
-                found: vec![tokens.len()],
-            });
-        }
         let (chosen, mut normed) = decoder.normed_rows(parameters, pool, hidden, rows);
         truing_kernels::scale(&mut normed, temperature.recip());
         let weight = &parameters.values[decoder.head];
@@ -290,7 +313,7 @@ impl VectorRequest {
 }
 
 /// The values of log-probabilities, which have to be on the host.
-fn on_host(top: &TopLogProbs) -> Result<&HostTopLogProbs, EngineError> {
+pub(crate) fn on_host(top: &TopLogProbs) -> Result<&HostTopLogProbs, EngineError> {
     top.host().ok_or_else(|| {
         EngineError::Unsupported(
             "the reference's log-probabilities are in the memory of another device".into(),

@@ -9,6 +9,7 @@ use crate::cache::FreeBlocks;
 use crate::decoder::Decoder;
 use crate::encoder::{Encoder, OutputLayer};
 use crate::parameters::Parameters;
+use crate::ulysses::SequenceGroup;
 
 #[derive(Debug)]
 pub(crate) struct Inner {
@@ -17,6 +18,8 @@ pub(crate) struct Inner {
     pub(crate) body: Body,
     pub(crate) pool: BufferPool,
     pub(crate) free_blocks: Arc<FreeBlocks>,
+    /// The ranks that divide each pack between them.
+    pub(crate) group: SequenceGroup,
 }
 
 /// What a model consists of, besides its parameters.

@@ -8,21 +8,23 @@
 //! Norms and the feed-forward's activation are cheap and are computed again in the backward; the results of
 //! matrix products are saved. So a saved layer holds `x, q, k, v, attention, x_mid, gate, up` and the
 //! attention's row normalisers, and nothing else.
-
-use std::ops::Range;
+//!
+//! In a sequence group every rank has some rows of the pack, and of `q, k, v`, attention and row normalisers it saves all
+//! rows of its heads instead (see `ulysses.rs`), and the attention's results by rows as well.
 
 use truing_kernels::{
-    AttentionShape, Causality, RotaryTable, Write, gather_rows, rms_norm_backward, rms_norm_forward,
-    rotary_backward, rotary_forward, scatter_add_rows, span_attention_backward, span_attention_forward,
-    swiglu_backward_in_place, swiglu_forward,
+    AttentionShape, Causality, RotaryTable, Write, rms_norm_backward, rms_norm_forward, rotary_backward,
+    rotary_forward, swiglu_backward_in_place, swiglu_forward,
 };
 use truing_model::{DecoderSpec, EngineError, SaveActivations, TrainableSpec};
 
-use crate::batch::{DeviceBatch, KeyRun};
+use crate::attention::AttentionInputs;
+use crate::batch::DeviceBatch;
 use crate::buffers::BufferPool;
 use crate::linear::Linear;
 use crate::parameters::Parameters;
 use crate::segment::{SavedAttention, SavedBlock};
+use crate::ulysses::{HeadExchange, Heads, SequenceGroup};
 
 /// Indices and options of one block.
 #[derive(Debug)]
@@ -39,22 +41,28 @@ pub(crate) struct Layer {
     pub(crate) up: Linear,
     pub(crate) down: Linear,
     pub(crate) attention: AttentionShape,
+    /// The attention of this rank's heads.
+    pub(crate) own_attention: AttentionShape,
+    pub(crate) exchange: HeadExchange,
     pub(crate) eps: f32,
     pub(crate) hidden: usize,
     pub(crate) inner: usize,
 }
 
-/// What one layer saves for its backward, all `[n_tokens, ...]`.
+/// What one layer saves for its backward, all `[n_tokens, ...]`; what is by heads `[n_pack, ...]`.
 #[derive(Debug)]
 pub(crate) struct SavedLayer {
     x: Vec<f32>,
-    /// Before the head norm and the rotation where there is a head norm (both are computed again), after the
-    /// rotation otherwise.
+    /// Before the head norm and the rotation where there is a head norm (both are computed again), by rows; after the
+    /// rotation otherwise, by heads.
     q: Vec<f32>,
     k: Vec<f32>,
+    /// By heads.
     v: Vec<f32>,
-    attention: Vec<f32>,
-    log_sum_exp: Vec<f32>,
+    /// By heads.
+    attention: SavedAttention,
+    /// The attention's results by rows, where the rank is not alone.
+    attention_by_rows: Option<Vec<f32>>,
     x_mid: Vec<f32>,
     gate: Vec<f32>,
     up: Vec<f32>,
@@ -62,11 +70,11 @@ pub(crate) struct SavedLayer {
 
 impl SavedLayer {
     fn release_all_but_attention(self, pool: &mut BufferPool) -> SavedAttention {
-        let Self { x, q, k, v, attention, log_sum_exp, x_mid, gate, up } = self;
-        for buffer in [x, q, k, v, x_mid, gate, up] {
+        let Self { x, q, k, v, attention, attention_by_rows, x_mid, gate, up } = self;
+        for buffer in [x, q, k, v, x_mid, gate, up].into_iter().chain(attention_by_rows) {
             pool.give(buffer);
         }
-        SavedAttention { attention, log_sum_exp }
+        attention
     }
 }
 
@@ -75,8 +83,18 @@ impl Layer {
         spec: &DecoderSpec,
         trainable: &TrainableSpec,
         parameters: &Parameters,
+        group: &SequenceGroup,
         layer: usize,
     ) -> Result<Self, EngineError> {
+        let attention = AttentionShape {
+            n_heads: spec.n_heads,
+            n_kv_heads: spec.n_kv_heads,
+            head_dim: spec.head_dim,
+            scale: 1.0 / (spec.head_dim as f32).sqrt(),
+            causality: Causality::Causal,
+            sliding_window: spec.sliding_windows.get(layer).copied().flatten(),
+        };
+        let exchange = HeadExchange::new(group, &attention);
         let alpha = trainable.lora.as_ref().map(|lora| lora.alpha);
         let missing = |name: &str| EngineError::MissingParameter { name: name.to_owned() };
         let norm = |name: &str| {
@@ -102,14 +120,9 @@ impl Layer {
             gate: linear("mlp.gate_proj")?,
             up: linear("mlp.up_proj")?,
             down: linear("mlp.down_proj")?,
-            attention: AttentionShape {
-                n_heads: spec.n_heads,
-                n_kv_heads: spec.n_kv_heads,
-                head_dim: spec.head_dim,
-                scale: 1.0 / (spec.head_dim as f32).sqrt(),
-                causality: Causality::Causal,
-                sliding_window: spec.sliding_windows.get(layer).copied().flatten(),
-            },
+            own_attention: exchange.own_shape(&attention),
+            attention,
+            exchange,
             eps: spec.rms_norm_eps,
             hidden: spec.hidden_size,
             inner: spec.intermediate_size,
@@ -135,7 +148,7 @@ impl Layer {
         x: Vec<f32>,
         save: SaveActivations,
         given: Option<SavedAttention>,
-    ) -> (Vec<f32>, SavedBlock<SavedLayer>) {
+    ) -> Result<(Vec<f32>, SavedBlock<SavedLayer>), EngineError> {
         let n_tokens = batch.n_tokens();
         let [mut q, mut k, v] = self.project(parameters, pool, &x);
         let raw = match (self.qk_norms.is_some(), save) {
@@ -148,41 +161,14 @@ impl Layer {
         rotary_forward(rotary, &batch.positions, &mut q, self.attention.n_heads);
         rotary_forward(rotary, &batch.positions, &mut k, self.attention.n_kv_heads);
 
-        let SavedAttention { attention, log_sum_exp } = given.unwrap_or_else(|| {
-            let mut attention = pool.take(n_tokens, self.q_width());
-            let mut log_sum_exp = pool.take(n_tokens, self.attention.n_heads);
-            match &batch.key_runs {
-                None => span_attention_forward(
-                    &self.attention,
-                    &batch.spans,
-                    &q,
-                    &k,
-                    &v,
-                    &mut attention,
-                    &mut log_sum_exp,
-                ),
-                Some(runs) => {
-                    for run in runs {
-                        let [keys, values] = self.copied_keys(pool, run, [&k, &v]);
-                        let (of_queries, of_heads) = self.parts_of(run);
-                        span_attention_forward(
-                            &self.attention,
-                            &run.spans,
-                            &q[of_queries.clone()],
-                            &keys,
-                            &values,
-                            &mut attention[of_queries],
-                            &mut log_sum_exp[of_heads],
-                        );
-                        pool.give(keys);
-                        pool.give(values);
-                    }
-                }
-            }
-            SavedAttention { attention, log_sum_exp }
-        });
+        let tensors = [(q, Heads::Queries), (k, Heads::Keys), (v, Heads::Keys)];
+        let [mut q, mut k, v] = self.exchange.to_heads(pool, &batch.rows, tensors)?;
+        let attention =
+            given.unwrap_or_else(|| self.attend(pool, batch, AttentionInputs { q: &q, k: &k, v: &v }));
+        let attention_by_rows = self.attention_by_rows(pool, batch, &attention)?;
         let mut x_mid = pool.copy(&x, self.hidden);
-        self.o.forward(parameters, pool, &attention, &mut x_mid, Write::Add);
+        let by_rows = attention_by_rows.as_ref().unwrap_or(&attention.attention);
+        self.o.forward(parameters, pool, by_rows, &mut x_mid, Write::Add);
 
         let [gate, up] = self.gate_and_up(parameters, pool, &x_mid);
         let mut y = pool.copy(&x_mid, self.hidden);
@@ -195,7 +181,7 @@ impl Layer {
             pool.give(std::mem::replace(&mut q, raw_q));
             pool.give(std::mem::replace(&mut k, raw_k));
         }
-        let saved = SavedLayer { x, q, k, v, attention, log_sum_exp, x_mid, gate, up };
+        let saved = SavedLayer { x, q, k, v, attention, attention_by_rows, x_mid, gate, up };
         let left = if save == SaveActivations::Everything {
             SavedBlock::Everything(saved)
         } else {
@@ -207,7 +193,22 @@ impl Layer {
                 SavedBlock::Nothing
             }
         };
-        (y, left)
+        Ok((y, left))
+    }
+
+    /// The attention's results by rows, where the rank is not alone.
+    fn attention_by_rows(
+        &self,
+        pool: &mut BufferPool,
+        batch: &DeviceBatch,
+        attention: &SavedAttention,
+    ) -> Result<Option<Vec<f32>>, EngineError> {
+        if self.exchange.group.is_alone() {
+            return Ok(None);
+        }
+        let tensors = [(&attention.attention[..], Heads::Queries)];
+        let [by_rows] = self.exchange.to_rows(pool, &batch.rows, tensors)?;
+        Ok(Some(by_rows))
     }
 
     /// Adds the block's gradients; turns the gradient at its output into the one at its input, in place.
@@ -219,15 +220,21 @@ impl Layer {
         batch: &DeviceBatch,
         saved: SavedLayer,
         d_x: &mut [f32],
-    ) {
-        let SavedLayer { x, q, k, v, attention, log_sum_exp, x_mid, gate, up } = saved;
+    ) -> Result<(), EngineError> {
+        let SavedLayer { x, q, k, v, attention, attention_by_rows, x_mid, gate, up } = saved;
         self.feed_forward_backward(parameters, pool, &x_mid, gate, up, d_x);
         pool.give(x_mid);
 
         let n_tokens = batch.n_tokens();
         let mut d_attention = pool.take(n_tokens, self.q_width());
         self.o.backward_input(parameters, pool, d_x, &mut d_attention, Write::Overwrite);
-        self.o.backward_parameters(parameters, pool, &attention, d_x);
+        let by_rows = attention_by_rows.as_ref().unwrap_or(&attention.attention);
+        self.o.backward_parameters(parameters, pool, by_rows, d_x);
+        if let Some(by_rows) = attention_by_rows {
+            pool.give(by_rows);
+        }
+        let d_attention = [(d_attention, Heads::Queries)];
+        let [d_attention] = self.exchange.to_heads(pool, &batch.rows, d_attention)?;
 
         let (rotated, raw) = if self.qk_norms.is_some() {
             let (mut rotated_q, mut rotated_k) =
@@ -235,61 +242,19 @@ impl Layer {
             self.norm_heads(parameters, pool, &mut rotated_q, &mut rotated_k);
             rotary_forward(rotary, &batch.positions, &mut rotated_q, self.attention.n_heads);
             rotary_forward(rotary, &batch.positions, &mut rotated_k, self.attention.n_kv_heads);
-            ((rotated_q, rotated_k), Some((q, k)))
+            let rotated = [(rotated_q, Heads::Queries), (rotated_k, Heads::Keys)];
+            (self.exchange.to_heads(pool, &batch.rows, rotated)?, Some((q, k)))
         } else {
-            ((q, k), None)
+            ([q, k], None)
         };
-        let mut d_q = pool.take(n_tokens, self.q_width());
-        let mut d_k = pool.take(n_tokens, self.kv_width());
-        let mut d_v = pool.take(n_tokens, self.kv_width());
-        match &batch.key_runs {
-            None => span_attention_backward(
-                &self.attention,
-                &batch.spans,
-                &rotated.0,
-                &rotated.1,
-                &v,
-                &attention,
-                &log_sum_exp,
-                &d_attention,
-                &mut d_q,
-                &mut d_k,
-                &mut d_v,
-            ),
-            Some(runs) => {
-                truing_kernels::fill(&mut d_k, 0.0);
-                truing_kernels::fill(&mut d_v, 0.0);
-                for run in runs {
-                    let [keys, values] = self.copied_keys(pool, run, [&rotated.1, &v]);
-                    let [mut d_keys, mut d_values] =
-                        [(); 2].map(|()| pool.take(run.key_tokens.len(), self.kv_width()));
-                    let (of_queries, of_heads) = self.parts_of(run);
-                    span_attention_backward(
-                        &self.attention,
-                        &run.spans,
-                        &rotated.0[of_queries.clone()],
-                        &keys,
-                        &values,
-                        &attention[of_queries.clone()],
-                        &log_sum_exp[of_heads],
-                        &d_attention[of_queries.clone()],
-                        &mut d_q[of_queries],
-                        &mut d_keys,
-                        &mut d_values,
-                    );
-                    // A prefix's gradient is the sum over its copies, in their order.
-                    for (d_copies, d_all) in [(&d_keys, &mut d_k), (&d_values, &mut d_v)] {
-                        scatter_add_rows(d_copies, self.kv_width(), &run.key_tokens, d_all);
-                    }
-                    for buffer in [keys, values, d_keys, d_values] {
-                        pool.give(buffer);
-                    }
-                }
-            }
-        }
-        for buffer in [rotated.0, rotated.1, v, attention, log_sum_exp, d_attention] {
+        let inputs = AttentionInputs { q: &rotated[0], k: &rotated[1], v: &v };
+        let [d_q, d_k, d_v] = self.attend_backward(pool, batch, inputs, &attention, &d_attention);
+        attention.release(pool);
+        for buffer in rotated.into_iter().chain([v, d_attention]) {
             pool.give(buffer);
         }
+        let gradients = [(d_q, Heads::Queries), (d_k, Heads::Keys), (d_v, Heads::Keys)];
+        let [mut d_q, mut d_k, d_v] = self.exchange.back_to_rows(pool, &batch.rows, gradients)?;
         rotary_backward(rotary, &batch.positions, &mut d_q, self.attention.n_heads);
         rotary_backward(rotary, &batch.positions, &mut d_k, self.attention.n_kv_heads);
         if let Some((raw_q, raw_k)) = raw {
@@ -309,28 +274,7 @@ impl Layer {
         for buffer in [x, d_q, d_k, d_v, normed, d_normed] {
             pool.give(buffer);
         }
-    }
-
-    /// Keys and values as a run's spans want them: every prefix before each of its continuations.
-    fn copied_keys(
-        &self,
-        pool: &mut BufferPool,
-        run: &KeyRun,
-        keys_and_values: [&[f32]; 2],
-    ) -> [Vec<f32>; 2] {
-        let width = self.kv_width();
-        keys_and_values.map(|from| {
-            let mut to = pool.take(run.key_tokens.len(), width);
-            gather_rows(from, width, &run.key_tokens, &mut to);
-            to
-        })
-    }
-
-    /// A run's part of what is `[n_tokens, q_width]`, and of the row normalisers, which are `[n_heads, n_tokens]` run by run.
-    fn parts_of(&self, run: &KeyRun) -> (Range<usize>, Range<usize>) {
-        let (start, end) = (run.queries.start, run.queries.end);
-        let (width, n_heads) = (self.q_width(), self.attention.n_heads);
-        (start * width..end * width, start * n_heads..end * n_heads)
+        Ok(())
     }
 
     pub(crate) fn project(&self, parameters: &Parameters, pool: &mut BufferPool, x: &[f32]) -> [Vec<f32>; 3] {

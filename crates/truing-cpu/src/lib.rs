@@ -3,6 +3,7 @@
 //! Single precision throughout. Memory comes from reused buffers. The number of threads never changes a
 //! result. Nothing here knows a tokenizer or a loss.
 
+mod attention;
 mod batch;
 mod buffers;
 mod cache;
@@ -20,6 +21,8 @@ mod quantized;
 mod scores;
 mod segment;
 mod shards;
+mod shared_head;
+mod ulysses;
 
 pub use batch::DeviceBatch;
 pub use cache::KvCache;

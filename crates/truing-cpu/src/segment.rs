@@ -11,7 +11,7 @@ use crate::parameters::{Parameters, Unit};
 /// The attention's results alone.
 #[derive(Debug)]
 pub(crate) struct SavedAttention {
-    /// `[n_tokens, q_width]`.
+    /// `[n_tokens, q_width]`; in a sequence group all rows of this rank's heads, here and below.
     pub(crate) attention: Vec<f32>,
     /// `[n_heads, n_tokens]`, of a batch with prefixes run by run.
     pub(crate) log_sum_exp: Vec<f32>,
@@ -60,7 +60,7 @@ pub(crate) trait Blocks {
         x: Vec<f32>,
         save: SaveActivations,
         attention: Option<SavedAttention>,
-    ) -> (Vec<f32>, SavedBlock<Self::Layer>);
+    ) -> Result<(Vec<f32>, SavedBlock<Self::Layer>), EngineError>;
 
     /// Adds the block's gradients; turns the gradient at its output into the one at its input.
     fn backward(
@@ -71,7 +71,7 @@ pub(crate) trait Blocks {
         batch: &DeviceBatch,
         saved: Self::Layer,
         d_output: Vec<f32>,
-    ) -> Vec<f32>;
+    ) -> Result<Vec<f32>, EngineError>;
 }
 
 /// With sharded values (ZeRO-3) a block's are whole while it runs.
@@ -92,7 +92,7 @@ pub(crate) fn forward<B: Blocks>(
     let mut x = input;
     for layer in layers {
         parameters.gather(Unit::Block(layer))?;
-        let (y, saved) = blocks.forward(layer, parameters, pool, batch, x, save, given.next());
+        let (y, saved) = blocks.forward(layer, parameters, pool, batch, x, save, given.next())?;
         parameters.release(Unit::Block(layer));
         match saved {
             SavedBlock::Everything(saved) => activations.push(saved),
@@ -138,7 +138,7 @@ pub(crate) fn backward<B: Blocks>(
     let mut d_x = d_output;
     for (layer, saved) in layers.zip(saved_layers).rev() {
         parameters.begin_backward(Unit::Block(layer))?;
-        d_x = blocks.backward(layer, parameters, pool, batch, saved, d_x);
+        d_x = blocks.backward(layer, parameters, pool, batch, saved, d_x)?;
         parameters.end_backward(Unit::Block(layer))?;
     }
     Ok(d_x)

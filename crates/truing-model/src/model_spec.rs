@@ -69,6 +69,25 @@ impl ModelSpec {
         }
     }
 
+    /// Refuses a size of sequence groups that the model cannot be divided over.
+    ///
+    /// # Errors
+    /// With the sizes that work.
+    pub fn check_sequence_parallel_size(&self, size: usize) -> Result<(), EngineError> {
+        match self {
+            Self::Encoder(_) if size != 1 => {
+                let reason = format!("an encoder cannot be divided over {size} ranks: 1 works");
+                Err(EngineError::Unsupported(reason))
+            }
+            Self::Decoder(spec) if !spec.sequence_parallel_sizes().contains(&size) => {
+                let (n_heads, n_kv_heads) = (spec.n_heads, spec.n_kv_heads);
+                let working = spec.sequence_parallel_sizes();
+                Err(EngineError::SequenceParallelSize { size, n_heads, n_kv_heads, working })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Every parameter in the order of the forward pass, without adapters.
     #[must_use]
     pub fn parameters(&self) -> Vec<ParameterSpec> {

@@ -204,6 +204,16 @@ impl DecoderSpec {
         self.n_kv_heads * self.head_dim
     }
 
+    /// The sizes of sequence groups that the heads allow, ascending (Ulysses, arXiv 2309.14509). A size must divide the
+    /// query heads. It must divide the key heads too, or be a multiple of them: every rank then has a copy of one key
+    /// head.
+    #[must_use]
+    pub fn sequence_parallel_sizes(&self) -> Vec<usize> {
+        let (heads, key_heads) = (self.n_heads, self.n_kv_heads);
+        let divides_keys = |&size: &usize| key_heads.is_multiple_of(size) || size.is_multiple_of(key_heads);
+        (1..=heads).filter(|&size| heads.is_multiple_of(size)).filter(divides_keys).collect()
+    }
+
     /// Every parameter in the order of the forward pass, without adapters.
     #[must_use]
     pub fn parameters(&self) -> Vec<ParameterSpec> {

@@ -3,8 +3,9 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use truing_model::{EngineMemory, ParameterSpec, SaveDtype, TrainableSpec, ZeroStage};
+use truing_model::{DecoderSpec, EngineMemory, ParameterSpec, SaveDtype, TrainableSpec, ZeroStage};
 use truing_train::{OptimizerConfig, Schedule, ScheduleKind};
+use truing_types::{Groups, alternatives, counted};
 
 use crate::checks::{require, require_positive, require_share, require_steps};
 use crate::{Machine, RunError};
@@ -90,8 +91,9 @@ pub struct CheckpointSettings {
     pub save_dtype: SaveDtype,
 }
 
-/// What a run may use of the machine, and how. Never changes a result but for rounding.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+/// What a run may use of the machine, and how its ranks share the work. Never changes a result, but for the order in which
+/// sums over ranks are rounded.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ResourceSettings {
     /// CPU threads. Default: one per available core.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -106,6 +108,17 @@ pub struct ResourceSettings {
     #[serde(default)]
     #[schemars(extend("x-decides" = "nothing"))]
     pub zero_stage: ZeroStage,
+    /// Ranks that divide the tokens of each pack between them (Ulysses sequence parallelism): activations take as many
+    /// times less memory on each. It must divide the number of ranks and the attention heads, and divide the key heads
+    /// or be a multiple of them. 1 is data parallelism alone.
+    #[schemars(extend("x-decides" = "nothing"))]
+    pub sequence_parallel_size: usize,
+}
+
+impl Default for ResourceSettings {
+    fn default() -> Self {
+        Self { threads: None, memory_gib: None, zero_stage: ZeroStage::default(), sequence_parallel_size: 1 }
+    }
 }
 
 impl ScheduleSettings {
@@ -281,8 +294,58 @@ impl ResourceSettings {
         memory.on_rank(parameters, trainable, self.zero_stage, machine.n_ranks)
     }
 
+    /// The groups of a run's ranks: `sequence_parallel_size` consecutive ranks hold the rows of the same packs. Every rank
+    /// calls.
+    ///
+    /// # Errors
+    /// When the size does not divide the number of ranks, on every rank; when a peer is lost.
+    pub fn groups(&self, ranks: &Groups) -> Result<Groups, RunError> {
+        let (size, n_ranks) = (self.sequence_parallel_size, ranks.world.world_size());
+        if n_ranks.is_multiple_of(size) {
+            return Ok(ranks.with_sequence_size(size)?);
+        }
+        let started = counted(n_ranks as u64, "rank was", "ranks were");
+        let expected = format!("a divisor of the number of ranks: {started} started (`truing launch -n`)");
+        Err(self.bad_sequence_parallel_size(expected))
+    }
+
+    /// Checks that the packs of a model can be divided over the ranks of a sequence group.
+    ///
+    /// # Errors
+    /// [`RunError::BadSetting`] naming the sizes that the model's heads allow.
+    pub fn check_heads(&self, spec: &DecoderSpec) -> Result<(), RunError> {
+        let working = spec.sequence_parallel_sizes();
+        if working.contains(&self.sequence_parallel_size) {
+            return Ok(());
+        }
+        let (n_heads, n_kv_heads) = (spec.n_heads, spec.n_kv_heads);
+        Err(self.bad_sequence_parallel_size(format!(
+            "{} for the model's {n_heads} attention heads and {n_kv_heads} key heads",
+            alternatives(&working)
+        )))
+    }
+
+    /// Refuses sequence groups in a run that has none. `why` ends the sentence "expected 1, since ...".
+    ///
+    /// # Errors
+    /// [`RunError::BadSetting`].
+    pub fn check_not_divided(&self, why: &str) -> Result<(), RunError> {
+        match self.sequence_parallel_size {
+            1 => Ok(()),
+            _ => Err(self.bad_sequence_parallel_size(format!("1, since {why}"))),
+        }
+    }
+
+    fn bad_sequence_parallel_size(&self, expected: String) -> RunError {
+        let found = self.sequence_parallel_size.to_string();
+        RunError::BadSetting { key: "sequence_parallel_size", found, expected }
+    }
+
     fn check(&self) -> Result<(), RunError> {
         require(self.threads != Some(0), || ("threads", "0".into(), "at least 1"))?;
+        require(self.sequence_parallel_size > 0, || {
+            ("sequence_parallel_size", "0".into(), "at least 1; 1 is data parallelism alone")
+        })?;
         self.memory_gib.map_or(Ok(()), |gib| require_positive("memory_gib", gib))
     }
 }
@@ -308,7 +371,22 @@ pub fn check(
 
 #[cfg(test)]
 mod tests {
+    use truing_parallel::Solo;
+
     use super::*;
+
+    #[test]
+    fn sequence_groups_have_to_divide_the_ranks() {
+        let settings =
+            |sequence_parallel_size| ResourceSettings { sequence_parallel_size, ..Default::default() };
+        assert_eq!(settings(1).groups(&Solo::groups()).unwrap().sequence.world_size(), 1);
+        assert_eq!(
+            settings(2).groups(&Solo::groups()).err().unwrap().to_string(),
+            "`sequence_parallel_size` is 2: expected a divisor of the number of ranks: 1 rank was started \
+             (`truing launch -n`)"
+        );
+        assert!(settings(0).check().is_err());
+    }
 
     #[test]
     fn a_run_needs_room_for_what_it_saves() {

@@ -249,7 +249,7 @@ impl Stage for ClassifierStage {
         };
         if matches!(ended, Ended::Finished(_)) {
             let config = plan.config();
-            on_first_rank(&*context.groups.data, || {
+            on_first_rank(&*context.groups.world, || {
                 keep_evaluation(&config.output_dir, config.checkpoint.load_best_model_at_end, context.events)
             })?;
         }

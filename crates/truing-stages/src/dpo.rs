@@ -209,12 +209,7 @@ impl<E: Engine> Workload<E> for DirectPreference {
             .map(|file| file.blake3.to_string())
             .collect();
         let RunStart { folder, groups, events, stop, .. } = run;
-        let cache = reference::Cache {
-            run: folder,
-            models: &models,
-            budget: self.budget,
-            communicator: &*groups.data,
-        };
+        let cache = reference::Cache { run: folder, models: &models, budget: self.budget, groups };
         let is_unpaired = self.objective.loss.is_unpaired();
         let sides = [(Some(&inputs.train), &mut self.train), (inputs.eval.as_ref(), &mut self.eval)];
         for (data, known) in sides {
@@ -241,7 +236,7 @@ impl<E: Engine> Workload<E> for DirectPreference {
         _data: &ResponseDataset,
         coming: ComingPacks<'_>,
     ) -> Result<ControlFlow<()>, StageError> {
-        let ComingPacks { split, packs, communicator, .. } = coming;
+        let ComingPacks { split, packs, groups, .. } = coming;
         let Some((mismatched, reference)) = &self.known(split).mismatched else {
             return Ok(ControlFlow::Continue(()));
         };
@@ -256,7 +251,7 @@ impl<E: Engine> Workload<E> for DirectPreference {
         }
         engine.join_others()?;
         let mut totals = [sum, n];
-        communicator.all_reduce_sum_f64(&mut totals)?;
+        groups.data.all_reduce_sum_f64(&mut totals)?;
         self.objective.kto_baseline = (totals[0] / totals[1].max(1.0)).max(0.0);
         Ok(ControlFlow::Continue(()))
     }

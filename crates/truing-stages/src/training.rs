@@ -29,7 +29,7 @@ use truing_model::{Engine, HeadOutput};
 use truing_run::SkippedRow;
 use truing_store::{Digest, RunInputs};
 use truing_train::{Objective, StepShape};
-use truing_types::{BatchError, Communicator, EventSink, Groups};
+use truing_types::{BatchError, EventSink, Groups};
 
 use crate::StageError;
 
@@ -184,9 +184,9 @@ pub(crate) struct ComingPacks<'a> {
     /// The step that they are for; of an evaluation the last one done.
     pub(crate) step: u64,
     pub(crate) split: Split,
-    /// Samples of each pack of this rank.
+    /// Samples of each pack of this rank; those of a sequence group have the same packs.
     pub(crate) packs: &'a [&'a Vec<u32>],
-    pub(crate) communicator: &'a dyn Communicator,
+    pub(crate) groups: &'a Groups,
     pub(crate) events: &'a mut dyn EventSink,
     pub(crate) stop: &'a AtomicBool,
 }

@@ -70,6 +70,7 @@ pub struct Trainer<E: Engine> {
     optimizer: OptimizerConfig,
     schedule: Schedule,
     steps_taken: u64,
+    divides_packs: bool,
 }
 
 impl<E: Engine> Trainer<E> {
@@ -86,7 +87,14 @@ impl<E: Engine> Trainer<E> {
         if !engine.parameters().iter().any(|parameter| engine.trainable().is_trainable(parameter)) {
             return Err(TrainError::NothingLearns);
         }
-        Ok(Self { engine, segments, optimizer, schedule, steps_taken: 0 })
+        Ok(Self { engine, segments, optimizer, schedule, steps_taken: 0, divides_packs: false })
+    }
+
+    /// Says whether other ranks hold other rows of the same packs (Ulysses). A rank then knows only its own part of a
+    /// pack's gradient, so that a gradient that is not finite is reported without the pack it comes from.
+    #[must_use]
+    pub fn dividing_packs(self, divides_packs: bool) -> Self {
+        Self { divides_packs, ..self }
     }
 
     /// Optimiser steps taken.
@@ -117,7 +125,8 @@ impl<E: Engine> Trainer<E> {
         self.steps_taken = steps_taken;
     }
 
-    /// Takes one optimiser step on this rank's packs; where the objective couples the packs of a step
+    /// Takes one optimiser step on this rank's packs. `communicator` joins the ranks with other packs; the ranks that hold
+    /// other rows of the same packs call with the same ones. Where the objective couples the packs of a step
     /// ([`Objective::couples_packs`]), on those of all ranks, which are then the same on every rank. `on_pack` is called
     /// after each pack that this rank computes, and may stop the step.
     ///
@@ -140,8 +149,12 @@ impl<E: Engine> Trainer<E> {
         }
         let grad_norm = engine.gradient_norm()?;
         if !grad_norm.is_finite() {
-            let found =
-                gradients::find_non_finite_gradient(engine, segments, packs, objective, communicator)?;
+            let found = match self.divides_packs {
+                true => None,
+                false => {
+                    gradients::find_non_finite_gradient(engine, segments, packs, objective, communicator)?
+                }
+            };
             return Err(TrainError::non_finite(step, Quantity::GradientNorm, found));
         }
         let learning_rate = self.schedule.learning_rate(step);

@@ -39,4 +39,15 @@ impl Groups {
         let data = world.split(rank % sequence_size)?;
         Ok(Self { world, data, sequence })
     }
+
+    /// The same world in sequence groups of another size. Every rank of the world has to call, with the same size.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_sequence_size(&self, sequence_size: usize) -> Result<Self, CommunicationError> {
+        if self.sequence.world_size() == sequence_size {
+            return Ok(self.clone());
+        }
+        Self::new(Arc::clone(&self.world), sequence_size)
+    }
 }

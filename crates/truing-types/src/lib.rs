@@ -40,4 +40,4 @@ pub use reward::{Unscored, UnscoredReason};
 pub use rollout::Rollout;
 pub use seed::Seed;
 pub use stage::{STAGES, StageInfo, StageName};
-pub use wording::{counted, nearest_name};
+pub use wording::{alternatives, counted, nearest_name};

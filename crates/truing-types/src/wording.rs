@@ -6,6 +6,17 @@ pub fn counted(n: u64, one: &str, many: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { many })
 }
 
+/// Numbers to choose from: `1`, `1 or 2`, `1, 2 or 4`.
+#[must_use]
+pub fn alternatives(numbers: &[usize]) -> String {
+    let texts: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+    match texts.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, others)) => format!("{} or {last}", others.join(", ")),
+        None => "none".to_owned(),
+    }
+}
+
 /// Similarity (Jaro-Winkler) above which a name is suggested for another.
 const NEAR: f64 = 0.7;
 
@@ -21,12 +32,18 @@ pub fn nearest_name<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -
 
 #[cfg(test)]
 mod tests {
-    use super::{counted, nearest_name};
+    use super::{alternatives, counted, nearest_name};
 
     #[test]
     fn one_is_no_plural() {
         let rows = |n| counted(n, "row is", "rows are");
         assert_eq!([rows(0), rows(1), rows(2)], ["0 rows are", "1 row is", "2 rows are"]);
+    }
+
+    #[test]
+    fn the_last_of_several_alternatives_follows_an_or() {
+        let found = [&[][..], &[1], &[1, 2], &[1, 2, 4]].map(alternatives);
+        assert_eq!(found, ["none", "1", "1 or 2", "1, 2 or 4"]);
     }
 
     #[test]

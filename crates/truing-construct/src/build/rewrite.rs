@@ -399,7 +399,8 @@ impl Job for RewriteJob {
     /// The response is another one than the original, is better by what is written, and has the reference answer.
     fn recheck(&self, record: &Map<String, Value>) -> Result<(), String> {
         let text = |key: &str| record.get(key).and_then(Value::as_str).unwrap_or_default();
-        let number = |key: &str| record.get(key).and_then(Value::as_f64).ok_or_else(|| format!("`{key}` is missing"));
+        let number =
+            |key: &str| record.get(key).and_then(Value::as_f64).ok_or_else(|| format!("`{key}` is missing"));
         let (response, original) = (text("response"), text("original_response"));
         if response == original {
             return Err("the new response is the original".into());

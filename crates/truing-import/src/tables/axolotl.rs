@@ -363,8 +363,6 @@ pub(crate) static AXOLOTL: &[Group] = &[
             "ddp_*",
             "dp_shard_size",
             "dp_replicate_size",
-            "sequence_parallel_degree",
-            "context_parallel_size",
             "heads_k_stride",
             "ring_attn_func",
             "tensor_parallel_size",
@@ -377,6 +375,7 @@ pub(crate) static AXOLOTL: &[Group] = &[
         ],
         SHARDING,
     ),
+    key(&["sequence_parallel_degree", "context_parallel_size"], "sequence_parallel_size", Integer),
     no_effect(&["image_size", "image_resize_algorithm", "role_boundaries", "freeze_mm_modules"], MEDIA),
     // Stages
     becomes(&["rl"], "the stage is `stage`, the loss `[preference] loss`"),

@@ -210,7 +210,6 @@ pub(crate) static VERL: &[Group] = &[
             "actor_rollout_ref.actor.use_prefix_grouper",
             "actor_rollout_ref.actor.use_torch_compile",
             "actor_rollout_ref.actor.use_fused_kernels",
-            "actor_rollout_ref.actor.ulysses_sequence_parallel_size",
             "actor_rollout_ref.actor.entropy_from_logits_with_chunking",
             "actor_rollout_ref.actor.entropy_from_logits_chunk_size",
             "actor_rollout_ref.actor.entropy_checkpointing",
@@ -222,6 +221,7 @@ pub(crate) static VERL: &[Group] = &[
         ],
         SHARDING,
     ),
+    key(&["actor_rollout_ref.actor.ulysses_sequence_parallel_size"], "sequence_parallel_size", Integer),
     // Rollouts
     key(&["actor_rollout_ref.rollout.n"], "num_generations", Integer),
     key(&["actor_rollout_ref.rollout.temperature"], "temperature", Number),

@@ -29,7 +29,7 @@ fn shaped(logits: &[f32], vocab_size: usize, temperature: f32, excluded: &Exclud
 }
 
 /// Runs a head and its backward pass, and adds all gradients. Asserts that the head alone answers the same.
-fn backward<E: Engine>(
+pub(super) fn backward<E: Engine>(
     engine: &mut E,
     batch: &PackedBatch,
     request: &HeadRequest<'_>,

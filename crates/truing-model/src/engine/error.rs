@@ -1,6 +1,6 @@
 //! What an engine can refuse or fail at.
 
-use truing_types::{CommunicationError, TokenId};
+use truing_types::{CommunicationError, TokenId, alternatives};
 
 use super::{ComputeDtype, ParameterTensor};
 use crate::{HeadKind, ModelError};
@@ -91,6 +91,21 @@ pub enum EngineError {
     /// A specification that this engine cannot compute, or a request that it does not know.
     #[error("the engine cannot run this model: {0}")]
     Unsupported(String),
+    /// A size of sequence groups that the heads do not allow.
+    #[error(
+        "a model of {n_heads} attention heads and {n_kv_heads} key heads cannot be divided over {size} ranks: {} works",
+        alternatives(working)
+    )]
+    SequenceParallelSize {
+        /// Ranks of a sequence group.
+        size: usize,
+        /// Query heads.
+        n_heads: usize,
+        /// Key heads.
+        n_kv_heads: usize,
+        /// The sizes that work.
+        working: Vec<usize>,
+    },
     /// The device has not enough memory left.
     #[error("the device has no room for {requested_bytes} bytes more")]
     OutOfMemory {

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use truing_types::Seed;
 
 use super::ZeroStage;
+use crate::DecoderSpec;
 
 /// The number format that an engine computes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -161,4 +162,33 @@ pub struct EngineMemory {
     pub quantized_bytes: u64,
     /// What else the engine holds, such as packing buffers of its threads.
     pub fixed_bytes: u64,
+}
+
+/// Bytes of an activation, which engines of this kind keep in single precision.
+const ACTIVATION_BYTES: u64 = 4;
+
+impl EngineMemory {
+    /// The same for each of `size` ranks that divide packs between them, by token of a rank: what the exchange of heads
+    /// needs is added. With more ranks than key heads these are copied.
+    #[must_use]
+    pub fn in_sequence_group(mut self, spec: &DecoderSpec, size: usize) -> Self {
+        if size <= 1 {
+            return self;
+        }
+        let own_key_heads = (spec.n_kv_heads / size).max(1);
+        let queries = spec.q_width() as u64;
+        let keys = spec.kv_width() as u64;
+        let keys_with_copies = (own_key_heads * size * spec.head_dim) as u64;
+        let of_copies = 2 * (keys_with_copies - keys);
+        // What is sent and what is received.
+        let exchanged = 2 * (queries + 2 * keys_with_copies);
+        // The attention's results by rows; keys and values of copied heads.
+        let kept = queries + of_copies;
+        self.layer_bytes_per_token += kept * ACTIVATION_BYTES;
+        self.forward_bytes_per_token += (kept + exchanged) * ACTIVATION_BYTES;
+        // Gradients of queries, keys and values by heads beside those by rows; copies of keys for prefixes.
+        let gradients = queries + 2 * keys_with_copies + 2 * of_copies;
+        self.workspace_bytes_per_token += (gradients + exchanged) * ACTIVATION_BYTES;
+        self
+    }
 }

@@ -211,6 +211,9 @@ impl DistillationConfig {
         let teacher = &self.teacher;
         if let Some(server) = &teacher.server {
             server.check().map_err(AskError::from)?;
+            config
+                .resources
+                .check_not_divided("each rank asks the teacher on the server about packs of its own")?;
         }
         let is_student = teacher.is_student();
         let reads_more = teacher.privileged_column.is_some() || teacher.system_prompt.is_some();

@@ -129,6 +129,7 @@ impl DistillInputs {
         let teacher = match &settings.teacher.model_name_or_path {
             Some(path) => {
                 let files = ModelFiles::open(path.as_ref())?;
+                config.resources.check_heads(&files.spec)?;
                 let mut of_teacher = model::renderer(&files, options)?;
                 if let Some(path) = &config.chat_template {
                     of_teacher = setup::with_template(of_teacher, path)?;

@@ -16,7 +16,7 @@ use truing_run::{model, rollouts};
 use truing_train::completion_packs::{self as packs, SampledPolicy, Sequence};
 use truing_train::{Distillation, DistillationPack};
 use truing_types::{
-    BatchError, ChatError, ChatModel, Event, ExcludedTokens, PackedBatch, Rollout, Seed, TokenId,
+    BatchError, ChatError, ChatModel, Event, ExcludedTokens, PackedBatch, Rollout, Seed, TokenId, dealt,
 };
 
 use super::config::{DistillationConfig, KlTokens};
@@ -92,12 +92,12 @@ impl<'a, E: Engine> OnPolicyDistillation<'a, E> {
         coming: &mut ComingPacks<'_>,
     ) -> Result<Option<Vec<Vec<SampledCompletion>>>, StageError> {
         let settings = &self.settings;
-        let (split, step, communicator) = (coming.split, coming.step, coming.communicator);
+        let (split, step, groups) = (coming.split, coming.step, coming.groups);
         // Random numbers of its own for each place of a step, for a step may visit a prompt twice. Every evaluation has the same
         // ones, so that two differ by their weights alone.
         let seed_indices = |pack_idx: usize, place: usize, sample: u32| match split {
             Split::Train => {
-                let pack_idx = communicator.rank().0 + pack_idx * communicator.world_size();
+                let pack_idx = groups.data.rank().0 + pack_idx * groups.data.world_size();
                 vec![0, step, pack_idx as u64, place as u64, u64::from(sample)]
             }
             Split::Evaluation => vec![1, u64::from(sample)],
@@ -128,8 +128,14 @@ impl<'a, E: Engine> OnPolicyDistillation<'a, E> {
             prompt_lookup_num_tokens: settings.prompt_lookup_num_tokens,
             phase,
         };
-        let world_size = communicator.world_size();
-        Ok(sampling.run(engine, &requests, &mut *coming.events, coming.stop, world_size)?)
+        // The ranks of a sequence group have the same packs: each samples a part of the completions for all of them.
+        let requests: Vec<SampleRequest> =
+            dealt(requests.len(), &*groups.sequence).map(|idx| requests[idx].clone()).collect();
+        let n_ranks = groups.world.world_size();
+        match sampling.run(engine, &requests, &mut *coming.events, coming.stop, n_ranks)? {
+            Some(sampled) => Ok(Some(gather_dealt(&*groups.sequence, sampled)?)),
+            None => Ok(None),
+        }
     }
 
     /// What the teacher says of a pack's completions at the tokens that the divergence is computed over.
@@ -208,8 +214,8 @@ impl<'a, E: Engine> OnPolicyDistillation<'a, E> {
             prompts.map(|(&idx, completions)| (idx, completions.clone())).collect::<Vec<_>>()
         });
         let of_packs: Vec<Vec<(u32, Vec<SampledCompletion>)>> =
-            gather_dealt(coming.communicator, of_packs.collect())?;
-        on_first_rank(coming.communicator, || {
+            gather_dealt(&*coming.groups.data, of_packs.collect())?;
+        on_first_rank(&*coming.groups.world, || {
             let mut kept = Vec::new();
             for (prompt_idx, (idx, completions)) in of_packs.into_iter().flatten().enumerate() {
                 let prompt = &data.prompts[idx as usize].prompt;
@@ -312,7 +318,7 @@ impl<E: Engine> Workload<E> for OnPolicyDistillation<'_, E> {
         self.prepared.clear();
         let packs = coming.packs;
         let sampled = self.sample(engine, data, &mut coming)?;
-        if is_any_stopped(coming.stop, coming.communicator)? {
+        if is_any_stopped(coming.stop, &*coming.groups.world)? {
             return Ok(ControlFlow::Break(()));
         }
         let Some(sampled) = sampled else { return Ok(ControlFlow::Break(())) };
@@ -326,7 +332,7 @@ impl<E: Engine> Workload<E> for OnPolicyDistillation<'_, E> {
         coming.events.emit(Event::PhaseStarted { phase, total: Some(packs.len() as u64) });
         let mut start = 0;
         for (n_done, samples) in packs.iter().enumerate() {
-            if break_if_alone(coming.stop, coming.communicator.world_size()).is_break() {
+            if break_if_alone(coming.stop, coming.groups.world.world_size()).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
             let completions = &sampled[start..start + samples.len()];
@@ -353,7 +359,7 @@ impl<E: Engine> Workload<E> for OnPolicyDistillation<'_, E> {
         }
         coming.events.emit(Event::PhaseFinished);
         // A stop may have cancelled the requests of some ranks alone.
-        if self.server.is_some() && is_any_stopped(coming.stop, coming.communicator)? {
+        if self.server.is_some() && is_any_stopped(coming.stop, &*coming.groups.world)? {
             return Ok(ControlFlow::Break(()));
         }
         Ok(ControlFlow::Continue(()))

@@ -15,7 +15,7 @@ use truing_run::ranks::{gather_dealt, on_first_rank};
 use truing_run::record::{break_if_alone, is_any_stopped};
 use truing_store::{Digest, StoreError, atomic};
 use truing_train::segments;
-use truing_types::{Communicator, Event, EventSink, Seed, dealt};
+use truing_types::{Event, EventSink, Groups, Seed, dealt};
 
 use crate::StageError;
 
@@ -29,7 +29,7 @@ pub(super) struct Cache<'a> {
     pub(super) models: &'a [String],
     /// Tokens of a pack.
     pub(super) budget: u32,
-    pub(super) communicator: &'a dyn Communicator,
+    pub(super) groups: &'a Groups,
 }
 
 impl Cache<'_> {
@@ -44,7 +44,7 @@ impl Cache<'_> {
         let digest = Digest::of_bytes(format!("{}\n{}", self.models.join(" "), data.digest()).as_bytes());
         let folder = self.run.parent().unwrap_or(self.run).join(FOLDER);
         let path = folder.join(format!("{digest}.json"));
-        let kept = on_first_rank(self.communicator, || -> Result<_, StageError> {
+        let kept = on_first_rank(&*self.groups.world, || -> Result<_, StageError> {
             let kept = read(&path, data, events)?;
             if kept.is_some() {
                 let note = format!("the reference's log-probabilities are in {}", path.display());
@@ -56,7 +56,7 @@ impl Cache<'_> {
             return Ok(kept);
         }
         let Some(found) = self.compute(engine, data, events, stop)? else { return Ok(None) };
-        on_first_rank(self.communicator, || -> Result<(), StageError> {
+        on_first_rank(&*self.groups.world, || -> Result<(), StageError> {
             fs::create_dir_all(&folder).map_err(|source| RunError::Write { path: folder.clone(), source })?;
             let json = serde_json::to_vec(&found)
                 .map_err(|source| StoreError::Json { path: path.clone(), source })?;
@@ -65,7 +65,7 @@ impl Cache<'_> {
         Ok(Some(found))
     }
 
-    /// Each rank computes the packs that are dealt to it.
+    /// Each sequence group computes the packs that are dealt to it.
     fn compute<E: Engine>(
         &self,
         engine: &mut E,
@@ -73,6 +73,7 @@ impl Cache<'_> {
         events: &mut dyn EventSink,
         stop: &AtomicBool,
     ) -> Result<Option<Vec<Vec<f64>>>, StageError> {
+        let (world, of_data) = (&*self.groups.world, &*self.groups.data);
         let lengths = data.lengths();
         let visits: Vec<u32> = (0..lengths.len() as u32).collect();
         let strategy = PackingStrategy::BestFitDecreasing;
@@ -81,8 +82,8 @@ impl Cache<'_> {
         events.emit(Event::PhaseStarted { phase, total: Some(lengths.len() as u64) });
         let mut mine = Vec::new();
         let mut n_done = 0;
-        for pack in dealt(packs.len(), self.communicator).map(|place| &packs[place]) {
-            if break_if_alone(stop, self.communicator.world_size()).is_break() {
+        for pack in dealt(packs.len(), of_data).map(|place| &packs[place]) {
+            if break_if_alone(stop, world.world_size()).is_break() {
                 return Ok(None);
             }
             mine.push(summed_log_probs(engine, data, pack)?);
@@ -91,11 +92,11 @@ impl Cache<'_> {
         }
         engine.join_others()?;
         events.emit(Event::PhaseFinished);
-        if is_any_stopped(stop, self.communicator)? {
+        if is_any_stopped(stop, world)? {
             return Ok(None);
         }
         let mut found: Vec<Vec<f64>> = vec![Vec::new(); lengths.len()];
-        for (pack, sums) in packs.iter().zip(gather_dealt(self.communicator, mine)?) {
+        for (pack, sums) in packs.iter().zip(gather_dealt(of_data, mine)?) {
             let mut sums = sums.into_iter();
             for &group in pack {
                 let n_responses = data.groups()[group as usize].responses.len();

@@ -123,8 +123,8 @@ impl<E: Engine> Running<'_, E> {
                 continue;
             }
             let (mut references, mut compared) = (Vec::new(), Vec::new());
-            for pack_idx in dealt(packs.len(), self.communicator) {
-                if break_if_alone(self.stop, self.communicator.world_size()).is_break() {
+            for pack_idx in dealt(packs.len(), &*self.groups.data) {
+                if break_if_alone(self.stop, self.groups.world.world_size()).is_break() {
                     return Ok(None);
                 }
                 let (of_pack, reference) = self.compare(&packs[pack_idx])?;
@@ -134,10 +134,10 @@ impl<E: Engine> Running<'_, E> {
                 references.push((pack_idx, reference));
             }
             self.trainer.engine_mut().join_others()?;
-            // Every rank has the columns of all packs, and keeps the packs that it has compared.
+            // Every rank has the columns of all packs, and keeps the packs that its sequence group has compared.
             let mut references = references.into_iter().peekable();
             let mut mine = Vec::new();
-            let compared = all_gather_dealt(self.communicator, compared)?;
+            let compared = all_gather_dealt(&*self.groups.data, compared)?;
             for (pack_idx, (pack, compared)) in packs.into_iter().zip(compared).enumerate() {
                 let range = columns.append(&pack, &compared);
                 if let Some((_, reference)) = references.next_if(|(mine, _)| *mine == pack_idx) {
@@ -367,12 +367,12 @@ impl<E: Engine> Running<'_, E> {
             for part in &mut *parts {
                 let n_packs = part.len();
                 part.extend(self.ptx_packs(first_update + n_updates)?);
-                let (events, stop, communicator) = (&mut *self.events, self.stop, self.communicator);
-                let result = self.trainer.step(part, &objective, communicator, &mut |_| {
+                let (events, stop, groups) = (&mut *self.events, self.stop, self.groups);
+                let result = self.trainer.step(part, &objective, &*groups.data, &mut |_| {
                     n_done += 1;
                     events.emit(Event::Progress { done: n_done, note: String::new() });
                     match n_updates {
-                        0 => break_if_alone(stop, communicator.world_size()),
+                        0 => break_if_alone(stop, groups.world.world_size()),
                         _ => ControlFlow::Continue(()),
                     }
                 });
@@ -409,7 +409,7 @@ impl<E: Engine> Running<'_, E> {
         let sampled: Vec<u32> = (0..config.ptx_samples_per_update)
             .map(|_| (generator.next_u64() % data.n_samples() as u64) as u32)
             .collect();
-        for pack_idx in dealt(sampled.len(), self.communicator) {
+        for pack_idx in dealt(sampled.len(), &*self.groups.data) {
             let batch = data.batch(&[sampled[pack_idx]])?;
             let top = self.ask_reference(|engine, adapters| {
                 packs::top_log_probs(engine, &batch, policy, k, adapters)

@@ -50,8 +50,10 @@ impl StepBytes {
             + longest_prompt as u64 * engine.forward_bytes_per_key
             + (n_tokens + 1) * spec.vocab_size as u64 * LOGIT_BYTES;
         // Both keep their working memory until all packs are compared.
-        let of_pack = (engine.forward_bytes_per_token + engine.forward_bytes_per_key)
-            * largest_pack(config, inputs) as u64;
+        let n_dividing = config.resources.sequence_parallel_size;
+        let divided = engine.in_sequence_group(spec, n_dividing);
+        let of_pack = (divided.forward_bytes_per_token + divided.forward_bytes_per_key)
+            * largest_pack(config, inputs).div_ceil(n_dividing) as u64;
         let has_reference = loads_reference(config, inputs);
         // With rollouts from servers only evaluations are sampled here.
         let samples = config.rollouts.is_none() || !inputs.eval.is_empty();

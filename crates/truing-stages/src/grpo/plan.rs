@@ -72,7 +72,11 @@ impl GrpoPlan {
         let model = ModelSpec::from(spec.clone());
         let whole = E::memory(&model, &trainable, ComputeDtype::default());
         let parameters = model.parameters_with(&trainable)?;
-        let mut engine = config.resources.on_rank(whole, &parameters, &trainable, machine);
+        let n_dividing = config.resources.sequence_parallel_size;
+        let mut engine = config
+            .resources
+            .on_rank(whole, &parameters, &trainable, machine)
+            .in_sequence_group(spec, n_dividing);
         // Decoding gathers parameters that are sharded.
         step_bytes.decoding += whole.parameter_bytes.saturating_sub(engine.parameter_bytes);
         engine.fixed_bytes += machine.resident_bytes + step_bytes.lasting();
@@ -83,7 +87,7 @@ impl GrpoPlan {
         let memory = plan_segments(
             &engine,
             spec.n_layers,
-            tokens_per_pack as u64,
+            tokens_per_pack.div_ceil(n_dividing) as u64,
             budget_bytes,
             config.layers_per_segment.0,
             truing_train::StepFlops::attention_share(spec, &shape),
@@ -234,6 +238,7 @@ pub(super) fn check_with_model(config: &GrpoConfig, spec: &DecoderSpec) -> Resul
         }
         .into());
     }
+    config.resources.check_heads(spec)?;
     let (n_parameters, n_trainable) = check_trainable(spec, &config.trainable())?;
     let is_adapter = config.lora.is_some();
     let saves = config.checkpoint.saves_before_end();

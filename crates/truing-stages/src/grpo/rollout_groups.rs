@@ -111,7 +111,7 @@ impl<E: Engine> Running<'_, E> {
             prompt_lookup_num_tokens: config.prompt_lookup_num_tokens,
             phase,
         };
-        let (engine, world_size) = (self.trainer.engine_mut(), self.communicator.world_size());
+        let (engine, world_size) = (self.trainer.engine_mut(), self.groups.world.world_size());
         Ok(sampling.run(engine, &requests, &mut *self.events, self.stop, world_size)?)
     }
 

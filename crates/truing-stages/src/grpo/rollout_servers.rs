@@ -350,7 +350,7 @@ impl<E: Engine> Running<'_, E> {
 
     fn sum_of_ranks(&self, n: usize) -> Result<usize, StageError> {
         let mut sum = [n as f64];
-        self.communicator.all_reduce_sum_f64(&mut sum)?;
+        self.groups.world.all_reduce_sum_f64(&mut sum)?;
         Ok(sum[0] as usize)
     }
 }

@@ -38,8 +38,9 @@ pub(super) fn run<E: Engine + 'static>(
     context: RunContext<'_>,
 ) -> Result<Ended<TrainedModel>, StageError> {
     let RunContext { start, groups, probe, events, stop, chat_models, sandbox_program } = context;
-    let communicator = &*groups.data;
     let config = &plan.config;
+    let groups = &config.resources.groups(groups)?;
+    let world = &*groups.world;
     // In the order of `GrpoStage::chat_models`.
     let mut chat_models = chat_models.into_iter();
     let judge = config.judge.as_ref().and_then(|_| chat_models.next());
@@ -56,7 +57,7 @@ pub(super) fn run<E: Engine + 'static>(
         plan: plan.to_json(),
         skipped: inputs.skipped.iter().collect(),
     };
-    let (folder, checkpoint) = match outline.open(start, communicator, events)? {
+    let (folder, checkpoint) = match outline.open(start, world, events)? {
         OpenedRun::Finished(trained) => return Ok(Ended::Finished(trained)),
         OpenedRun::Open { folder, checkpoint } => (folder, checkpoint),
     };
@@ -74,9 +75,10 @@ pub(super) fn run<E: Engine + 'static>(
         let now = counts.snapshot();
         (counts, now)
     });
-    let mut trainer = Trainer::new(engine, plan.memory.chosen.segments, plan.optimizer, plan.schedule)?;
+    let mut trainer = Trainer::new(engine, plan.memory.chosen.segments, plan.optimizer, plan.schedule)?
+        .dividing_packs(groups.sequence.world_size() > 1);
     let (state, prompts) = begin(plan, &mut trainer, checkpoint.as_ref(), events)?;
-    let record = RunRecord::open(folder, &state, &[HeldOutScores::FILE_NAME], communicator)?;
+    let record = RunRecord::open(folder, &state, &[HeldOutScores::FILE_NAME], world)?;
     let spec = &inputs.model.spec;
     let end_tokens = end_tokens(&spec.eos_token_ids, &inputs.renderer);
     let excluded = excluded_tokens(inputs.renderer.tokenizer(), spec.vocab_size, &end_tokens);
@@ -88,7 +90,7 @@ pub(super) fn run<E: Engine + 'static>(
         policy: SampledPolicy { temperature: config.temperature, excluded },
         plan,
         inputs,
-        communicator,
+        groups,
         probe,
         events,
         stop,
@@ -199,7 +201,7 @@ impl<E: Engine> Running<'_, E> {
             return Ok(true);
         }
         self.state.is_evaluation_due = true;
-        let indices: Vec<u32> = dealt(inputs.eval.len(), self.communicator).map(|i| i as u32).collect();
+        let indices: Vec<u32> = dealt(inputs.eval.len(), &*self.groups.world).map(|i| i as u32).collect();
         let prompts: Vec<&Prompt> = indices.iter().map(|&idx| &inputs.eval[idx as usize]).collect();
         let Some(sampled) = self.sample_completions(&prompts, &indices, SamplingPhase::Evaluate)? else {
             return Ok(false);
@@ -210,7 +212,7 @@ impl<E: Engine> Running<'_, E> {
             return Ok(false);
         }
         let (sampled, scored): (Vec<_>, Vec<_>) =
-            gather_dealt(self.communicator, sampled.into_iter().zip(scored).collect())?.into_iter().unzip();
+            gather_dealt(&*self.groups.world, sampled.into_iter().zip(scored).collect())?.into_iter().unzip();
         let of_rows = inputs
             .eval
             .iter()

@@ -11,7 +11,7 @@ use truing_run::{Probe, model};
 use truing_train::Trainer;
 use truing_train::checkpoint::{self, ModelSaveOptions, TrainerState};
 use truing_train::completion_packs::SampledPolicy;
-use truing_types::{Communicator, EventSink, ReasoningMarks, TokenId};
+use truing_types::{EventSink, Groups, ReasoningMarks, TokenId};
 
 use super::rollout_servers::RolloutServers;
 use super::state::PromptState;
@@ -23,7 +23,8 @@ use crate::StageError;
 pub(super) struct Running<'a, E: Engine> {
     pub(super) plan: &'a GrpoPlan,
     pub(super) inputs: &'a GrpoInputs,
-    pub(super) communicator: &'a dyn Communicator,
+    /// All ranks sample other prompts. Packs are dealt to sequence groups, whose ranks divide each between them.
+    pub(super) groups: &'a Groups,
     pub(super) probe: &'a dyn Probe,
     pub(super) events: &'a mut dyn EventSink,
     pub(super) stop: &'a AtomicBool,
@@ -49,7 +50,7 @@ pub(super) struct Running<'a, E: Engine> {
 impl<E: Engine> Running<'_, E> {
     /// Whether the stop flag of any rank is set.
     pub(super) fn is_stopped(&self) -> Result<bool, StageError> {
-        Ok(is_any_stopped(self.stop, self.communicator)?)
+        Ok(is_any_stopped(self.stop, &*self.groups.world)?)
     }
 
     pub(super) fn save_checkpoint(&mut self) -> Result<(), StageError> {

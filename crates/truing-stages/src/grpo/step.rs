@@ -70,12 +70,12 @@ impl<E: Engine> Running<'_, E> {
             let now = counts.snapshot();
             let (names, mut sums): (Vec<String>, Vec<f64>) =
                 chat::count_metrics("judge", before, &now).into_iter().unzip();
-            self.communicator.all_reduce_sum_f64(&mut sums)?;
+            self.groups.world.all_reduce_sum_f64(&mut sums)?;
             metrics.extend(names.into_iter().zip(sums));
             *before = now;
         }
         if config.keep_rollouts {
-            on_first_rank(self.communicator, || {
+            on_first_rank(&*self.groups.world, || {
                 let left_out = left_out.iter().map(|&idx| &all[idx]);
                 let kept = self.rollouts(step, used.iter().copied().chain(left_out), &columns);
                 rollouts::write(self.record.path(), step, &kept)
@@ -122,7 +122,7 @@ impl<E: Engine> Running<'_, E> {
             let seed = Seed(config.seed);
             let prompt_indices = prompt_state.choose(wanted, inputs.prompts.len(), seed, config.curriculum);
             let mine: Vec<u32> =
-                dealt(prompt_indices.len(), self.communicator).map(|i| prompt_indices[i]).collect();
+                dealt(prompt_indices.len(), &*self.groups.world).map(|i| prompt_indices[i]).collect();
             let prompts: Vec<&Prompt> =
                 mine.iter().map(|&prompt_idx| &inputs.prompts[prompt_idx as usize]).collect();
             let before = self.probe.elapsed_secs();
@@ -139,7 +139,7 @@ impl<E: Engine> Running<'_, E> {
             sampled.generating += between - before;
             // From here on every rank knows the groups of all.
             let groups: Vec<(Vec<SampledCompletion>, Vec<ScoredCompletion>)> =
-                gather_dealt(self.communicator, completions.into_iter().zip(scored).collect())?;
+                gather_dealt(&*self.groups.world, completions.into_iter().zip(scored).collect())?;
             let origin = |prompt_idx: u32| &inputs.prompts[prompt_idx as usize].origin;
             let all_scored = prompt_indices.iter().zip(&groups).flat_map(|(&prompt_idx, (_, scored))| {
                 scored.iter().map(move |scored| (origin(prompt_idx), scored))

@@ -108,6 +108,7 @@ impl EncoderPlan {
         digest: Digest,
         machine: &Machine,
     ) -> Result<Self, StageError> {
+        settings.resources.check_not_divided("the packs of an encoder are not divided over ranks")?;
         let (epochs, n_steps) = settings.schedule.epochs(
             |epoch| {
                 let order = epoch_order(&lengths.sources, Seed(settings.seed), epoch);
@@ -179,6 +180,7 @@ impl RunPlan for EncoderPlan {
             zero_stage: settings.resources.zero_stage,
             evaluation: &settings.evaluation,
             checkpoint: &settings.checkpoint,
+            resources: &settings.resources,
             logging_steps: settings.logging_steps,
             merge_adapter: false,
             pack_capacity: None,

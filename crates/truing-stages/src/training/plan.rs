@@ -108,26 +108,31 @@ impl TrainingPlan {
                 ranks::gathered_bytes::<E>(&config.resources, &model, &trainable, machine)?;
         }
         let beside = beside;
+        let n_dividing = config.resources.sequence_parallel_size;
         let memory_of = |trainable: &TrainableSpec| {
             let memory = E::memory(&model, trainable, ComputeDtype::default());
             let parameters = model.parameters_with(trainable)?;
-            let mut memory = config.resources.on_rank(memory, &parameters, trainable, machine);
+            let mut memory = config
+                .resources
+                .on_rank(memory, &parameters, trainable, machine)
+                .in_sequence_group(spec, n_dividing);
             memory.fixed_bytes += machine.resident_bytes + beside.lasting_bytes();
             Ok::<_, EngineError>(memory)
         };
         let layers = config.layers_per_segment.0;
+        let largest_share = largest_pack.div_ceil(n_dividing as u64);
         let step_shape = mean_step(train, &epochs, packs_per_step);
         let attention_share = StepFlops::attention_share(spec, &step_shape);
         let plan_memory = |trainable: &TrainableSpec| {
             let memory = memory_of(trainable)?;
             let planned =
-                plan_segments(&memory, spec.n_layers, largest_pack, budget_bytes, layers, attention_share);
+                plan_segments(&memory, spec.n_layers, largest_share, budget_bytes, layers, attention_share);
             Ok::<_, EngineError>(planned)
         };
         let memory = plan_memory(&trainable)?.map_err(|error| {
             let adapters = TrainableSpec { lora: Some(default_lora()), frozen: Vec::new() };
             let fits_with_lora = trainable.lora.is_none() && matches!(plan_memory(&adapters), Ok(Ok(_)));
-            does_not_fit(error, fits_with_lora)
+            does_not_fit(error, fits_with_lora, n_dividing)
         })?;
         let step_flops = StepFlops::of(spec, &trainable, &step_shape, &memory.chosen.segments);
         check_sampling(lasting_bytes(&memory) + beside.sampling_bytes, &memory)?;
@@ -188,6 +193,7 @@ impl RunPlan for TrainingPlan {
             zero_stage: config.resources.zero_stage,
             evaluation: &config.evaluation,
             checkpoint: &config.checkpoint,
+            resources: &config.resources,
             logging_steps: config.logging_steps,
             merge_adapter: config.merge_adapter,
             pack_capacity: Some(config.max_length),
@@ -258,6 +264,10 @@ impl StagePlan for TrainingPlan {
     fn table(&self) -> Vec<PlanRow> {
         let row = PlanRow::new;
         let packing = self.packing();
+        let tokens_of_largest = match self.config.resources.sequence_parallel_size {
+            1 => "tokens of the largest pack",
+            _ => "tokens of the largest pack, on each rank of its group",
+        };
         let mut rows = vec![
             row("parameters of the model", Amount::Count(self.n_parameters)),
             row("trainable parameters", Amount::Count(self.n_trainable)),
@@ -267,7 +277,7 @@ impl StagePlan for TrainingPlan {
             row("utilisation, packed", Amount::Share(packing.utilisation)),
             row("utilisation without packing (padded)", Amount::Share(packing.padded_utilisation)),
             row("evaluation packs", Amount::Count(self.eval_packs.len() as u64)),
-            row("tokens of the largest pack", Amount::Count(self.memory.tokens_per_pack)),
+            row(tokens_of_largest, Amount::Count(self.memory.tokens_per_pack)),
         ];
         rows.extend(ranks::rows(&self.config.resources, self.n_ranks));
         rows.extend(self.memory.table());
@@ -337,11 +347,12 @@ fn default_lora() -> LoraSpec {
     LoraSpec { rank, alpha, targets }
 }
 
-fn does_not_fit(source: PlanError, fits_with_lora: bool) -> StageError {
+/// `n_dividing`: ranks that divide a pack between them.
+fn does_not_fit(source: PlanError, fits_with_lora: bool, n_dividing: usize) -> StageError {
     let mut hints = Vec::new();
     if let PlanError::DoesNotFit { fitting_tokens_per_pack, .. } = source {
         if let Some(tokens) = fitting_tokens_per_pack {
-            hints.push(format!("`max_length = {tokens}` would fit"));
+            hints.push(format!("`max_length = {}` would fit", tokens * n_dividing as u64));
         }
         if fits_with_lora {
             hints.push("a `[lora]` table would fit".to_owned());
@@ -400,6 +411,7 @@ pub(crate) fn check_with_model(config: &TrainingConfig, spec: &DecoderSpec) -> R
         }
         .into());
     }
+    config.resources.check_heads(spec)?;
     let (n_parameters, n_trainable) = check_trainable(spec, &config.trainable())?;
     let is_adapter = config.lora.is_some();
     let saves = config.checkpoint.saves_before_end() || config.schedule.num_train_epochs > 1.0;

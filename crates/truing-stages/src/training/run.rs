@@ -13,7 +13,7 @@ use truing_run::record::{EVALUATION_PREFIX, RunRecord, break_if_alone, is_any_st
 use truing_run::{Ended, Probe};
 use truing_train::checkpoint::{self, TrainerState};
 use truing_train::{Measures, Objective as _, StepOutcome, TrainError, Trainer};
-use truing_types::{Communicator, Event, EventSink, Seed, all_gather_dealt, dealt};
+use truing_types::{Event, EventSink, Groups, Seed, all_gather_dealt, dealt};
 
 use super::model::Saving;
 use super::{
@@ -33,7 +33,8 @@ struct Running<'a, E: Engine, P, W: Workload<E>> {
     lengths: Vec<u32>,
     /// Steps of an evaluation, each as packs.
     eval_steps: Vec<Vec<Vec<u32>>>,
-    communicator: &'a dyn Communicator,
+    /// All ranks; those with other packs (one of each sequence group); those with other rows of the same packs.
+    groups: &'a Groups,
     probe: &'a dyn Probe,
     events: &'a mut dyn EventSink,
     stop: &'a AtomicBool,
@@ -54,10 +55,11 @@ pub(crate) fn run<E: Engine, P: RunPlan, W: Workload<E>>(
     mut workload: W,
     context: &mut RunContext<'_>,
 ) -> Result<Ended<TrainedModel>, StageError> {
-    let (start, groups, probe, stop) = (context.start, context.groups, context.probe, context.stop);
-    let communicator = &*groups.data;
-    let events = &mut *context.events;
+    let (start, probe, stop) = (context.start, context.probe, context.stop);
     let settings = plan.settings();
+    let groups = &settings.resources.groups(context.groups)?;
+    let world = &*groups.world;
+    let events = &mut *context.events;
     let outline = RunOutline {
         output_dir: settings.output_dir,
         recipe: &settings.recipe,
@@ -68,7 +70,7 @@ pub(crate) fn run<E: Engine, P: RunPlan, W: Workload<E>>(
         plan: plan.to_json(),
         skipped: inputs.skipped(),
     };
-    let (folder, checkpoint) = match outline.open(start, communicator, events)? {
+    let (folder, checkpoint) = match outline.open(start, world, events)? {
         OpenedRun::Finished(trained) => return Ok(Ended::Finished(trained)),
         OpenedRun::Open { folder, checkpoint } => (folder, checkpoint),
     };
@@ -81,7 +83,8 @@ pub(crate) fn run<E: Engine, P: RunPlan, W: Workload<E>>(
     if workload.begin(&mut engine, inputs, run_start)?.is_break() {
         return Ok(Ended::Interrupted { step: Some(0) });
     }
-    let mut trainer = Trainer::new(engine, plan.segments(), plan.optimizer(), plan.schedule())?;
+    let mut trainer = Trainer::new(engine, plan.segments(), plan.optimizer(), plan.schedule())?
+        .dividing_packs(groups.sequence.world_size() > 1);
     let mut state = TrainerState::start(settings.seed, plan.digest());
     state.is_evaluation_due = settings.evaluation.eval_on_start;
     if let Some(directory) = checkpoint {
@@ -91,7 +94,7 @@ pub(crate) fn run<E: Engine, P: RunPlan, W: Workload<E>>(
     }
     let evaluations =
         [RewardDiagnostics::FILE_NAME, ClassifierEvaluation::LOG_NAME, HeldOutScores::FILE_NAME];
-    let record = RunRecord::open(folder, &state, &evaluations, communicator)?;
+    let record = RunRecord::open(folder, &state, &evaluations, world)?;
     let saving = Saving {
         model: inputs.model(),
         name: settings.model_name,
@@ -108,7 +111,7 @@ pub(crate) fn run<E: Engine, P: RunPlan, W: Workload<E>>(
         settings,
         inputs,
         workload,
-        communicator,
+        groups,
         probe,
         events,
         stop,
@@ -187,12 +190,13 @@ impl<E: Engine, P: RunPlan, W: Workload<E>> Running<'_, E, P, W> {
     fn step(&mut self, n_done: &mut u64) -> Result<Option<StepOutcome>, StageError> {
         let plan = self.plan;
         let step = self.state.step + 1;
-        if is_any_stopped(self.stop, self.communicator)? {
+        if is_any_stopped(self.stop, &*self.groups.world)? {
             return Ok(None);
         }
-        let (rank, world_size) = (self.communicator.rank().0, self.communicator.world_size());
+        let data = &*self.groups.data;
+        let (n_shares, n_ranks) = (data.world_size(), self.groups.world.world_size());
         let all = plan.packs_of(step).packs;
-        let mine: Vec<&Vec<u32>> = all.iter().skip(rank).step_by(world_size).collect();
+        let mine: Vec<&Vec<u32>> = dealt(all.len(), data).map(|pack_idx| &all[pack_idx]).collect();
         if self.prepare(Split::Train, &mine)?.is_break() {
             return Ok(None);
         }
@@ -201,11 +205,11 @@ impl<E: Engine, P: RunPlan, W: Workload<E>> Running<'_, E, P, W> {
         let packs = self.packs(Split::Train, &known)?;
         let (events, stop) = (&mut self.events, self.stop);
         let objective = self.workload.objective();
-        let result = self.trainer.step(&packs, objective, self.communicator, &mut |pack| {
-            *n_done += (pack.n_tokens() * world_size) as u64;
+        let result = self.trainer.step(&packs, objective, data, &mut |pack| {
+            *n_done += (pack.n_tokens() * n_shares) as u64;
             let note = format!("step {step} of {}", plan.n_steps());
             events.emit(Event::Progress { done: *n_done, note });
-            break_if_alone(stop, world_size)
+            break_if_alone(stop, n_ranks)
         });
         match result {
             Ok(outcome) => Ok(Some(outcome)),
@@ -236,7 +240,7 @@ impl<E: Engine, P: RunPlan, W: Workload<E>> Running<'_, E, P, W> {
             step,
             split,
             packs,
-            communicator: self.communicator,
+            groups: self.groups,
             events: &mut *self.events,
             stop: self.stop,
         };
@@ -282,8 +286,9 @@ impl<E: Engine, P: RunPlan, W: Workload<E>> Running<'_, E, P, W> {
             return Ok(ControlFlow::Continue(()));
         }
         self.state.is_evaluation_due = true;
-        let (all, world_size) = (self.eval_steps.clone(), self.communicator.world_size());
-        let mine: Vec<&Vec<Vec<u32>>> = dealt(all.len(), self.communicator).map(|step| &all[step]).collect();
+        let (all, n_ranks) = (self.eval_steps.clone(), self.groups.world.world_size());
+        let of_data = &*self.groups.data;
+        let mine: Vec<&Vec<Vec<u32>>> = dealt(all.len(), of_data).map(|step| &all[step]).collect();
         self.events.emit(Event::PhaseStarted { phase: "evaluating".into(), total: Some(mine.len() as u64) });
         let samples: Vec<&Vec<u32>> = mine.iter().copied().flatten().collect();
         if self.prepare(Split::Evaluation, &samples)?.is_break() {
@@ -296,11 +301,11 @@ impl<E: Engine, P: RunPlan, W: Workload<E>> Running<'_, E, P, W> {
         let (events, stop) = (&mut self.events, self.stop);
         let mut kept = Vec::new();
         let (workload, objective) = (&self.workload, self.workload.objective());
-        let result = self.trainer.evaluate(&steps, objective, self.communicator, &mut |outputs| {
+        let result = self.trainer.evaluate(&steps, objective, of_data, &mut |outputs| {
             let packs = steps[kept.len()].iter().zip(outputs);
             kept.push(packs.flat_map(|(pack, output)| workload.kept(pack, output)).collect());
             events.emit(Event::Progress { done: kept.len() as u64, note: String::new() });
-            break_if_alone(stop, world_size)
+            break_if_alone(stop, n_ranks)
         });
         let measures: Measures = match result {
             Ok(measures) => measures,
@@ -323,7 +328,7 @@ impl<E: Engine, P: RunPlan, W: Workload<E>> Running<'_, E, P, W> {
         self.workload.derive_metrics(EVALUATION_PREFIX, &mut values);
         if let Some(eval) = self.inputs.eval() {
             // Every rank finds the same, in all steps.
-            let kept = all_gather_dealt(self.communicator, kept)?;
+            let kept = all_gather_dealt(of_data, kept)?;
             let answered: Vec<(Vec<u32>, Vec<f32>)> =
                 all.iter().map(|packs| packs.concat()).zip(kept).collect();
             let EvaluationFindings { metrics, diagnostics, evaluation, held_out } =

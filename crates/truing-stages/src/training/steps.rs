@@ -8,7 +8,7 @@ use truing_run::folder::DecisiveOf;
 use truing_store::Digest;
 use truing_train::{Amount, OptimizerConfig, PlanRow, Schedule, SegmentPlan};
 
-use super::{CheckpointSettings, EvaluationSettings};
+use super::{CheckpointSettings, EvaluationSettings, ResourceSettings};
 
 /// The packs of an optimiser step.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,6 +77,8 @@ pub struct RunSettings<'a> {
     pub evaluation: &'a EvaluationSettings,
     /// What is saved, and when.
     pub checkpoint: &'a CheckpointSettings,
+    /// How the ranks share the work.
+    pub resources: &'a ResourceSettings,
     /// Steps between lines of metrics.
     pub logging_steps: u64,
     /// With LoRA: save the whole model.

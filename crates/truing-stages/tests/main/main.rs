@@ -17,6 +17,7 @@ mod rows;
 mod runs;
 mod scripted;
 mod selections;
+mod sequence_groups;
 mod setup;
 #[path = "../../../truing/tests/main/tiny_model.rs"]
 mod tiny_model;

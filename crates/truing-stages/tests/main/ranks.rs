@@ -26,12 +26,12 @@ use truing_stages::{Ended, Recipe, RunContext, Stage as _, StageError, Start, Tr
 use truing_types::{Event, Groups, Silent};
 
 /// Adam divides a gradient by its own size: where that is rounding, so would be the step.
-const STEADY: &str = "adam_epsilon=1e-3";
+pub(crate) const STEADY: &str = "adam_epsilon=1e-3";
 
 static WRITING: Mutex<()> = Mutex::new(());
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Stage {
+pub(crate) enum Stage {
     Sft,
     Dpo,
     Reward,
@@ -42,14 +42,14 @@ enum Stage {
 }
 
 /// When a rank is stopped: at some event, or never.
-type StopWhen = fn(usize) -> Box<dyn Fn(&Event) -> bool>;
+pub(crate) type StopWhen = fn(usize) -> Box<dyn Fn(&Event) -> bool>;
 
-fn nobody_stops(_: usize) -> Box<dyn Fn(&Event) -> bool> {
+pub(crate) fn nobody_stops(_: usize) -> Box<dyn Fn(&Event) -> bool> {
     Box::new(never)
 }
 
 /// Runs a stage as one rank does: reads, plans, works. Gives the saved model, or the step where it was stopped.
-fn work(
+pub(crate) fn work(
     stage: Stage,
     folder: &Path,
     overrides: &[&str],
@@ -100,7 +100,7 @@ fn work(
 }
 
 /// The same on `n_ranks` ranks of one folder; what each rank ends with, errors as their text.
-fn on_ranks(
+pub(crate) fn on_ranks(
     n_ranks: usize,
     stage: Stage,
     folder: &Path,
@@ -124,7 +124,7 @@ fn on_ranks(
 }
 
 /// Where a recipe puts its run.
-fn run_folder(stage: Stage, folder: &Path) -> PathBuf {
+pub(crate) fn run_folder(stage: Stage, folder: &Path) -> PathBuf {
     match stage {
         Stage::Dpo | Stage::Reward => folder.join("runs/a"),
         _ => folder.join("run"),
@@ -150,7 +150,7 @@ fn files(folder: &Path) -> Vec<String> {
 }
 
 /// Numbers may differ by rounding; everything else is equal.
-fn same(place: &str, expected: &Value, found: &Value) {
+pub(crate) fn same(place: &str, expected: &Value, found: &Value) {
     match (expected, found) {
         (Value::Number(a), Value::Number(b)) => {
             let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
@@ -169,7 +169,7 @@ fn same(place: &str, expected: &Value, found: &Value) {
 }
 
 /// Lines of JSON without what a clock decides.
-fn lines(path: &Path) -> Vec<Value> {
+pub(crate) fn lines(path: &Path) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap();
     let read = |line: &str| {
         let mut record: Value = serde_json::from_str(line).unwrap();
@@ -187,7 +187,7 @@ fn lines(path: &Path) -> Vec<Value> {
     text.lines().map(read).collect()
 }
 
-fn same_weights(expected: &Path, found: &Path) {
+pub(crate) fn same_weights(expected: &Path, found: &Path) {
     let names = files(expected).into_iter().filter(|name| name.ends_with(".safetensors"));
     let mut n_values = 0;
     for name in names {
@@ -204,9 +204,22 @@ fn same_weights(expected: &Path, found: &Path) {
 
 /// Runs a stage on one rank and on `n_ranks`, and compares everything that they leave. Gives both folders.
 fn check(n_ranks: usize, stage: Stage, folder: impl Fn() -> TempDir, overrides: &[&str]) -> [TempDir; 2] {
+    check_in_groups(n_ranks, 1, stage, folder, overrides)
+}
+
+/// The same with sequence groups of `size` ranks.
+pub(crate) fn check_in_groups(
+    n_ranks: usize,
+    size: usize,
+    stage: Stage,
+    folder: impl Fn() -> TempDir,
+    overrides: &[&str],
+) -> [TempDir; 2] {
     let (alone, together) = (folder(), folder());
     let model = work(stage, alone.path(), overrides, Start::Fresh, &SOLO, nobody_stops).unwrap().unwrap();
-    let outcomes = on_ranks(n_ranks, stage, together.path(), overrides, Start::Fresh, nobody_stops);
+    let size = format!("sequence_parallel_size={size}");
+    let in_groups = [overrides, &[size.as_str()]].concat();
+    let outcomes = on_ranks(n_ranks, stage, together.path(), &in_groups, Start::Fresh, nobody_stops);
     let [expected, found] = [&alone, &together].map(|folder| run_folder(stage, folder.path()));
     let saved = found.join("model");
     assert!(outcomes.iter().all(|outcome| *outcome == Ok(Ok(saved.clone()))), "{outcomes:?}");
@@ -302,7 +315,7 @@ fn embeddings_on_several_ranks_are_those_of_one() {
 }
 
 /// Rollouts as the disk has them, without the folder of their prompts.
-fn drawn(run: &Path) -> Vec<Value> {
+pub(crate) fn drawn(run: &Path) -> Vec<Value> {
     let all = rollouts::steps(run).unwrap().into_iter().flat_map(|step| rollouts::read(run, step).unwrap());
     let read = |mut rollout: truing_types::Rollout| {
         rollout.origin.source = "prompts".into();

@@ -26,13 +26,10 @@ impl Degrees {
     }
 }
 
-/// The degrees of Ulysses that a model allows, ascending. A degree must divide the query heads. It must divide the key
-/// heads too, or be a multiple of them: every device then holds a copy of one key head.
+/// The degrees of Ulysses that a model allows, ascending.
 #[must_use]
 pub fn sequence_degrees(spec: &DecoderSpec) -> Vec<usize> {
-    let (heads, key_heads) = (spec.n_heads, spec.n_kv_heads);
-    let is_shared = |&degree: &usize| key_heads.is_multiple_of(degree) || degree.is_multiple_of(key_heads);
-    (1..=heads).filter(|&degree| heads.is_multiple_of(degree)).filter(is_shared).collect()
+    spec.sequence_parallel_sizes()
 }
 
 /// Key heads that a device holds, copies included.

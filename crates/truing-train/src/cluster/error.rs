@@ -1,3 +1,5 @@
+use truing_types::alternatives;
+
 use super::Degrees;
 
 /// A cluster that cannot be planned for.
@@ -93,16 +95,6 @@ fn gigabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e9
 }
 
-/// `1`, `1 or 2`, `1, 2 or 4`.
-fn alternatives(numbers: &[usize]) -> String {
-    let texts: Vec<String> = numbers.iter().map(ToString::to_string).collect();
-    match texts.split_last() {
-        Some((last, [])) => last.clone(),
-        Some((last, others)) => format!("{} or {last}", others.join(", ")),
-        None => "none".to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,6 +109,5 @@ mod tests {
              devices"
         );
         assert_eq!(error.setting(), Some("degrees.sequence"));
-        assert_eq!([alternatives(&[]), alternatives(&[1]), alternatives(&[1, 2])], ["none", "1", "1 or 2"]);
     }
 }

@@ -143,6 +143,27 @@ fn on_one_device_the_bytes_are_those_of_the_engine_of_this_machine() {
 }
 
 #[test]
+fn in_a_sequence_group_a_layer_keeps_what_the_engine_of_this_machine_keeps() {
+    let config = ClusterConfig { assumptions: Assumptions::cpu(), ..ideal() };
+    for n_kv_heads in [4, 2, 1] {
+        let spec = DecoderSpec { n_heads: 4, n_kv_heads, ..model::spec() };
+        let trainable = TrainableSpec::default();
+        let sizes = ModelSizes::of(&spec, &trainable);
+        let alone = CpuEngine::memory(&ModelSpec::Decoder(spec.clone()), &trainable, ComputeDtype::F32);
+        assert_eq!(spec.sequence_parallel_sizes(), [1, 2, 4]);
+        for sequence in spec.sequence_parallel_sizes() {
+            let degrees = Degrees { data: 1, sequence, zero_stage: ZeroStage::Replicated, micro_batch: 1 };
+            let planned = DeviceMemory::of(&config, &spec, &sizes, &degrees).engine;
+            let engine = alone.in_sequence_group(&spec, sequence);
+            assert_eq!(planned.layer_bytes_per_token, engine.layer_bytes_per_token);
+            assert_eq!(planned.attention_bytes_per_token, engine.attention_bytes_per_token);
+            // The exchange is counted in the workspace.
+            assert!(engine.workspace_bytes_per_token >= alone.workspace_bytes_per_token);
+        }
+    }
+}
+
+#[test]
 fn the_bytes_of_a_device_are_those_counted_by_hand() {
     let (config, spec) = (ideal(), small());
     let sizes = ModelSizes::of(&spec, &TrainableSpec::default());

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 use truing_model::{Engine, SaveOptions};
 use truing_run::model;
-use truing_run::ranks::on_first_rank;
+use truing_run::ranks::{on_first_rank, on_first_rank_reading};
 use truing_store::{CommittedDirectory, StagedDirectory, prune};
 use truing_types::{EndpointRequest, Event};
 
@@ -55,7 +55,8 @@ impl<E: Engine> Running<'_, E> {
         let run = self.record.path().to_path_buf();
         let n_steps_taken = self.state.step;
         let sync_steps = servers.config.sync_steps;
-        let version = on_first_rank(self.communicator, || -> Result<u64, StageError> {
+        let world = &*self.groups.world;
+        let version = on_first_rank_reading(world, self.trainer.engine(), || -> Result<u64, StageError> {
             let is_there = |version| CommittedDirectory::open_verified(&folder_of(&run, version)).is_ok();
             let version = due_version(n_steps_taken, sync_steps, servers.written, is_there);
             if version == n_steps_taken && servers.written != Some(version) {
@@ -74,12 +75,11 @@ impl<E: Engine> Running<'_, E> {
         }
         let phase = format!("loading the weights of step {version} into the rollout servers");
         self.events.emit(Event::PhaseStarted { phase, total: None });
-        let loaded =
-            on_first_rank(self.communicator, || -> Result<Vec<Result<Loaded, String>>, StageError> {
-                let folder = folder_of(&run, version);
-                let path = std::fs::canonicalize(&folder).unwrap_or(folder);
-                Ok(servers.load(&due, &path, version))
-            })?;
+        let loaded = on_first_rank(world, || -> Result<Vec<Result<Loaded, String>>, StageError> {
+            let folder = folder_of(&run, version);
+            let path = std::fs::canonicalize(&folder).unwrap_or(folder);
+            Ok(servers.load(&due, &path, version))
+        })?;
         self.events.emit(Event::PhaseFinished);
         for (idx, loaded) in due.into_iter().zip(loaded) {
             let server = &mut servers.servers[idx];
@@ -120,7 +120,7 @@ impl<E: Engine> Running<'_, E> {
 
     /// Removes the weights that were written for the servers: they have them in memory, and the run has its model.
     pub(in crate::grpo) fn remove_rollout_weights(&self) -> Result<(), StageError> {
-        on_first_rank(self.communicator, || -> Result<(), StageError> {
+        on_first_rank(&*self.groups.world, || -> Result<(), StageError> {
             Ok(prune(&self.record.path().join(FOLDER), PREFIX, 0, &[]).map(drop)?)
         })
     }
