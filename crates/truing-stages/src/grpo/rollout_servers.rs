@@ -274,15 +274,15 @@ impl<E: Engine> Running<'_, E> {
             done += 1;
             events.emit(Event::Progress { done, note: String::new() });
         });
-        let read = |(wanted, reply): (&(&Prompt, Vec<u64>), Option<(usize, EndpointResult)>)| -> Sampled {
+        let read = |prompt: &Prompt, reply: Option<(usize, EndpointResult)>| -> Sampled {
             let (server, reply) = reply.ok_or_else(|| NoCompletion::Failed(servers.problems()))?;
             let reply = reply.map_err(|error| NoCompletion::Failed(error.reason()))?;
             let completion = protocol.read(&reply).map_err(|problem| {
                 NoCompletion::Failed(format!("{}: {problem}", servers.servers[server].address))
             })?;
-            self.completion(&reading, servers, (server, completion), wanted.0)
+            self.completion(&reading, servers, (server, completion), prompt)
         };
-        Ok(wanted.iter().zip(replies).map(read).collect())
+        Ok(wanted.iter().zip(replies).map(|((prompt, _), reply)| read(prompt, reply)).collect())
     }
 
     /// A completion of a server as one of this process, or why it is none.
