@@ -149,6 +149,7 @@ impl RolloutProtocol {
 
     /// The log-probability of each token, and the token's id where it is named.
     fn log_probs(self, choice: &Value) -> Result<(Vec<f32>, Vec<Option<TokenId>>), String> {
+        type Entry = (f32, Option<TokenId>);
         let log_probs = &choice["logprobs"];
         let id = |name: &Value| name.as_str()?.strip_prefix("token_id:")?.parse().ok();
         let entries: Option<Vec<(&Value, Option<TokenId>)>> = match self {
@@ -161,7 +162,7 @@ impl RolloutProtocol {
             }),
         };
         let entries = entries.ok_or("the reply has no log-probabilities of the tokens")?;
-        let read = |(idx, (value, named)): (usize, (&Value, Option<TokenId>))| {
+        let read = |(idx, (value, named)): (usize, (&Value, Option<TokenId>))| -> Result<Entry, String> {
             let value = value.as_f64().filter(|value| value.is_finite() && *value <= 1e-3);
             let value = value.ok_or_else(|| format!("token {idx} has no log-probability of at most 0"))?;
             Ok((value as f32, named))
@@ -170,7 +171,7 @@ impl RolloutProtocol {
             .into_iter()
             .enumerate()
             .map(read)
-            .collect::<Result<Vec<_>, String>>()
+            .collect::<Result<Vec<Entry>, String>>()
             .map(|all| all.into_iter().unzip())
     }
 
