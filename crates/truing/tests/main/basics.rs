@@ -43,6 +43,9 @@ fn the_list_of_builders_fits_a_terminal() {
         "textbook",
         "code",
         "tools",
+        "code_interpreter",
+        "back_translation",
+        "rewrite",
     ] {
         assert!(list.stdout.lines().any(|line| line.starts_with(builder)), "{}", list.stdout);
     }
