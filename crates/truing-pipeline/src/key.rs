@@ -256,7 +256,9 @@ mod tests {
             ("uses: sft -> dpo", |parts, _| parts.uses = "dpo".into()),
             ("program: 1 -> 2", |parts, _| parts.program = "2".into()),
             ("rate: 0.001 -> not set", |parts, _| drop(parts.settings.remove("rate"))),
-            ("needs: before has changed", |parts, other| drop(parts.needs.insert("before".into(), other))),
+            ("needs: before has changed", |parts, other| {
+                parts.needs.insert("before".into(), other);
+            }),
             ("data.0.path: a.jsonl has changed (", |parts, other| {
                 parts.inputs.get_mut("data.0.path").unwrap().blake3 = other;
             }),
