@@ -72,7 +72,7 @@ impl LockFile {
         let found = table.get("version").and_then(toml::Value::as_integer);
         match found {
             Some(found) if found > i64::from(VERSION) => {
-                return Err(PipelineError::NewerLock { path: path.to_path_buf(), found, supported: VERSION });
+                Err(PipelineError::NewerLock { path: path.to_path_buf(), found, supported: VERSION })
             }
             Some(_) => toml::from_str(&text).map_err(bad),
             None => {

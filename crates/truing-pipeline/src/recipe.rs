@@ -310,9 +310,9 @@ impl Pipeline {
 
     /// Finds what each stage needs.
     fn connect(&mut self, needs: &[Vec<String>]) -> Result<(), PipelineError> {
-        for idx in 0..self.stages.len() {
+        for (idx, needs) in needs.iter().enumerate() {
             let stage = &self.stages[idx];
-            let named = needs[idx].iter().map(|name| self.index_for(&stage.name, &["needs"], name));
+            let named = needs.iter().map(|name| self.index_for(&stage.name, &["needs"], name));
             let named = named.collect::<Result<Vec<_>, _>>()?;
             let mut upstream: BTreeSet<usize> = named.iter().copied().collect();
             for (reference, key) in self.references_of(stage)? {
