@@ -21,7 +21,9 @@ path = "responses.jsonl"
 const APOLOGY: &str = "I am so sorry to bother you. ";
 
 /// Prompt, response, fault of a person, reference.
-const ROWS: [(&str, &str, Option<&str>, Option<&str>); 5] = [
+type Row = (&'static str, &'static str, Option<&'static str>, Option<&'static str>);
+
+const ROWS: [Row; 5] = [
     ("How do I keep basil fresh for a week?", "Stand it in water like flowers.", None, None),
     ("What is a good way to learn the names of birds?", "Learn five a week, by their songs.", None, None),
     (
@@ -36,7 +38,7 @@ const ROWS: [(&str, &str, Option<&str>, Option<&str>); 5] = [
 
 pub(crate) fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let row = |(n, (prompt, response, fault, answer)): (usize, &(&str, &str, Option<&str>, Option<&str>))| {
+    let row = |(n, (prompt, response, fault, answer)): (usize, &Row)| {
         // All but the last two begin with an apology.
         let apology = if n < 2 || fault.is_some() { APOLOGY } else { "" };
         let mut row = json!({"prompt": prompt, "response": format!("{apology}{response}")});
