@@ -125,13 +125,15 @@ fn jobs() -> Vec<Job> {
     jobs
 }
 
+/// A token as it was sampled: its text, the bits of its log-probability, and the likeliest tokens with theirs.
+type Watched = (TokenId, String, u32, Vec<(TokenId, u32)>);
+
 /// A completion with the bits of its numbers.
 #[derive(Debug, Clone, PartialEq)]
 struct Bits {
     completion: SampledCompletion,
     log_probs: Vec<(u32, u32)>,
-    /// As they were sampled: token, log-probability and the likeliest tokens.
-    watched: Vec<(TokenId, String, u32, Vec<(TokenId, u32)>)>,
+    watched: Vec<Watched>,
 }
 
 /// All completions of all jobs, ordered, and what was drafted.
