@@ -252,7 +252,8 @@ mod tests {
         renamed.inputs.get_mut("data.0.path").unwrap().name = "b.jsonl".into();
         assert_eq!(renamed.key(), base.key(), "names of stages and files");
         let other = Digest::of_bytes(b"other");
-        let edits: [(&str, fn(&mut KeyParts, Digest)); 5] = [
+        type Edit = fn(&mut KeyParts, Digest);
+        let edits: [(&str, Edit); 5] = [
             ("uses: sft -> dpo", |parts, _| parts.uses = "dpo".into()),
             ("program: 1 -> 2", |parts, _| parts.program = "2".into()),
             ("rate: 0.001 -> not set", |parts, _| drop(parts.settings.remove("rate"))),
