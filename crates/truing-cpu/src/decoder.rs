@@ -5,7 +5,7 @@ use truing_kernels::{
     rms_norm_backward, rms_norm_forward, scatter_add_rows,
 };
 use truing_model::{DecoderSpec, DecodingWeights, EngineError, HeadKind, SaveActivations, TrainableSpec};
-use truing_types::{ExcludedTokens, TokenId};
+use truing_types::TokenId;
 
 use crate::batch::DeviceBatch;
 use crate::buffers::BufferPool;
@@ -61,30 +61,6 @@ impl Decoder {
             rotary,
             n_rotary_positions: 0,
         })
-    }
-
-    pub(crate) fn check_tokens(&self, tokens: &[TokenId]) -> Result<(), EngineError> {
-        check_tokens(tokens, self.spec.vocab_size)
-    }
-
-    pub(crate) fn check_excluded(&self, excluded: &ExcludedTokens) -> Result<(), EngineError> {
-        let vocab_size = self.spec.vocab_size;
-        match excluded.ranges().last() {
-            Some(last) if last.end as usize > vocab_size => {
-                Err(EngineError::TokenOutOfRange { token: last.end - 1, vocab_size })
-            }
-            _ if excluded.len() == vocab_size => {
-                Err(EngineError::Unsupported("every token of the vocabulary is excluded".into()))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    pub(crate) fn check_language_model(&self) -> Result<(), EngineError> {
-        match self.spec.head {
-            HeadKind::LanguageModel => Ok(()),
-            head @ HeadKind::Score { .. } => Err(EngineError::WrongHead { head }),
-        }
     }
 
     pub(crate) fn ensure_positions(&mut self, n_positions: usize) {
@@ -265,13 +241,6 @@ impl Decoder {
         multiply_rows(&normed, width, &mut [RowProduct { weight, y: &mut logits, write: Write::Overwrite }]);
         pool.give(normed);
         logits
-    }
-}
-
-pub(crate) fn check_tokens(tokens: &[TokenId], vocab_size: usize) -> Result<(), EngineError> {
-    match tokens.iter().find(|&&token| token as usize >= vocab_size) {
-        Some(&token) => Err(EngineError::TokenOutOfRange { token, vocab_size }),
-        None => Ok(()),
     }
 }
 

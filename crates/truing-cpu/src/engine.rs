@@ -6,6 +6,9 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 use truing_model::engine::PutWeight;
+use truing_model::engine::checks::{
+    check_batch, check_excluded, check_gradient, check_language_model, check_tokens,
+};
 use truing_model::{
     Adapters, ComputeDtype, DecodingWeights, Engine, EngineError, EngineMemory, EngineOptions, Guarantees,
     HeadGradient, HeadOutput, HeadRequest, ModelSpec, OptimizerStep, ParameterSpec, ParameterStore,
@@ -17,7 +20,7 @@ use truing_types::{Communicator, ExcludedTokens, Groups, PackedBatch, TokenId};
 use crate::batch::DeviceBatch;
 use crate::buffers::BufferPool;
 use crate::cache::KvCache;
-use crate::decoder::{Decoder, check_tokens};
+use crate::decoder::Decoder;
 use crate::encoder::{self, Encoder};
 use crate::inner::{Body, Inner};
 use crate::layer;
@@ -192,17 +195,7 @@ impl Engine for CpuEngine {
 
     fn upload(&mut self, batch: &PackedBatch) -> Result<DeviceBatch, EngineError> {
         let inner = &mut self.inner;
-        check_tokens(batch.tokens(), inner.spec.vocab_size())?;
-        if let ModelSpec::Encoder(spec) = &inner.spec {
-            let (n_tokens, n_positions) = (batch.longest_sequence(), spec.max_position_embeddings);
-            if n_tokens > n_positions {
-                return Err(EngineError::SequenceTooLong { n_tokens, n_positions });
-            }
-            if batch.prefixes().iter().any(Option::is_some) {
-                let reason = "an encoder's sequence cannot continue another one";
-                return Err(EngineError::Unsupported(reason.into()));
-            }
-        }
+        check_batch(&inner.spec, batch)?;
         inner.pool.prepare(batch.n_tokens());
         if let Body::Decoder(decoder) = &mut inner.body {
             decoder.ensure_positions(batch.longest_sequence());
@@ -290,7 +283,7 @@ impl Engine for CpuEngine {
         gradient: &HeadGradient,
     ) -> Result<(HeadOutput, Hidden), EngineError> {
         self.inner.check_request(request)?;
-        self.inner.check_gradient(request, gradient)?;
+        check_gradient(&self.inner.spec, request, gradient)?;
         let inner = &mut self.inner;
         let (output, d_hidden) = self.threads.install(|| inner.head_backward(hidden.0, request, gradient))?;
         Ok((output, Hidden(d_hidden)))
@@ -305,8 +298,8 @@ impl Engine for CpuEngine {
         k: usize,
     ) -> Result<TopLogProbs, EngineError> {
         let decoder = self.inner.body.decoder()?;
-        decoder.check_language_model()?;
-        decoder.check_excluded(excluded)?;
+        check_language_model(&decoder.spec)?;
+        check_excluded(excluded, decoder.spec.vocab_size)?;
         let inner = &mut self.inner;
         self.threads.install(|| inner.top_log_probs(&hidden.0, rows, temperature, excluded, k))
     }
@@ -318,7 +311,7 @@ impl Engine for CpuEngine {
         temperature: f32,
         tokens: &TopLogProbs,
     ) -> Result<TopLogProbs, EngineError> {
-        self.inner.body.decoder()?.check_language_model()?;
+        check_language_model(&self.inner.body.decoder()?.spec)?;
         let inner = &mut self.inner;
         self.threads.install(|| inner.log_probs_of(&hidden.0, rows, temperature, tokens))
     }
@@ -326,7 +319,7 @@ impl Engine for CpuEngine {
     fn logits(&mut self, hidden: &Hidden, rows: &[u32]) -> Result<Vec<f32>, EngineError> {
         let Inner { parameters, body, pool, .. } = &mut self.inner;
         let decoder = body.decoder()?;
-        decoder.check_language_model()?;
+        check_language_model(&decoder.spec)?;
         Ok(self.threads.install(|| decoder.logits(parameters, pool, &hidden.0, rows)))
     }
 
@@ -373,8 +366,8 @@ impl Engine for CpuEngine {
         }
         let Inner { parameters, body, pool, .. } = &mut self.inner;
         let decoder = body.decoder_mut()?;
-        decoder.check_language_model()?;
-        decoder.check_tokens(tokens)?;
+        check_language_model(&decoder.spec)?;
+        check_tokens(tokens, decoder.spec.vocab_size)?;
         parameters.adapters = Adapters::Enabled;
         let values = self.threads.install(|| decoder.read_prompt(parameters, pool, cache, tokens));
         Ok(Logits { values, vocab_size: decoder.spec.vocab_size })
@@ -395,8 +388,8 @@ impl Engine for CpuEngine {
         }
         let Inner { parameters, body, pool, .. } = &mut self.inner;
         let decoder = body.decoder_mut()?;
-        decoder.check_language_model()?;
-        decoder.check_tokens(tokens)?;
+        check_language_model(&decoder.spec)?;
+        check_tokens(tokens, decoder.spec.vocab_size)?;
         parameters.adapters = Adapters::Enabled;
         let values = self.threads.install(|| decoder.extend_each(parameters, pool, caches, tokens, weights));
         Ok(Logits { values, vocab_size: decoder.spec.vocab_size })

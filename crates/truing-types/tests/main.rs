@@ -30,6 +30,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("truing-data", 2),
     ("truing-prompts", 2),
     ("truing-text", 2),
+    ("truing-torch", 2),
     ("truing-model", 1),
     ("truing-import", 1),
     ("truing-kernels", 1),

@@ -1,6 +1,7 @@
 //! The narrow door between methods and devices. Above it nothing knows a device; below it nothing knows a
 //! method. Hidden states, saved activations, caches and logits are handles that stay where the engine put them.
 
+pub mod checks;
 mod error;
 mod options;
 mod request;
