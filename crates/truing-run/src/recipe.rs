@@ -131,6 +131,11 @@ pub trait Recipe: Serialize + DeserializeOwned + JsonSchema + Default {
     /// The run's folder; empty where the recipe names none.
     fn output_dir(&self) -> &Path;
 
+    /// What the models are to compute on, where the recipe says so: its key `device`.
+    fn device(&self) -> Option<String> {
+        to_table(self).get("device").and_then(Value::as_str).map(str::to_owned)
+    }
+
     /// Makes the file's relative paths relative to the folder that the file is in.
     fn resolve_paths(&mut self, folder: &Path);
 

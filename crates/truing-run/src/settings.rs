@@ -90,14 +90,19 @@ pub struct CheckpointSettings {
     pub save_dtype: SaveDtype,
 }
 
-/// What a run may use of the machine. Never changes a result.
+/// What a run may use of the machine. None of it changes a result, but for the rounding of another device.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct ResourceSettings {
     /// CPU threads. Default: one per available core.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-decides" = "nothing"))]
     pub threads: Option<usize>,
-    /// Memory budget in GiB. Default: 80 % of what is available.
+    /// What the models compute on: `"cpu"`, or `"cuda:0"` for the first GPU (docs/gpu.md). `--device` goes before it.
+    /// Default: `"cpu"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-decides" = "nothing"))]
+    pub device: Option<String>,
+    /// Memory budget in GiB, on a GPU of its own memory. Default: 80 % of what is available.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-decides" = "nothing"))]
     pub memory_gib: Option<f64>,

@@ -20,6 +20,7 @@ mod table;
 mod time_left;
 mod units;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -27,6 +28,7 @@ use truing_parallel::Rendezvous;
 
 use commands::Command;
 use environment::Environment;
+use local_engine::DeviceChoice;
 use outcome::Outcome;
 use printer::Printer;
 
@@ -38,6 +40,8 @@ pub(crate) struct Context {
     pub(crate) environment: Environment,
     /// Threads of the pool that computes.
     pub(crate) n_threads: usize,
+    /// What the command line says about the device.
+    pub(crate) device: DeviceChoice,
     /// The place of this process among those that a launcher started.
     pub(crate) place: Option<Rendezvous>,
 }
@@ -52,6 +56,12 @@ pub(crate) struct Cli {
     /// CPU threads. Default: all that this process may use. It never changes a result.
     #[arg(long, global = true, value_name = "N")]
     threads: Option<usize>,
+    /// What models compute on: `cpu`, or `cuda:0` for the first GPU (docs/gpu.md). Default: the recipe's `device`, else `cpu`.
+    #[arg(long, global = true, value_name = "DEVICE")]
+    device: Option<String>,
+    /// Folder of libtorch_cpu.so, or a Python environment with torch. Default: the environment's TORCH_LIB.
+    #[arg(long, global = true, value_name = "FOLDER")]
+    torch_lib: Option<PathBuf>,
     /// Print no progress and no notes, only results and errors.
     #[arg(long, short, global = true)]
     quiet: bool,
@@ -131,6 +141,8 @@ fn start(
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
     rayon::ThreadPoolBuilder::new().num_threads(n_threads).build_global()?;
-    let mut context = Context { printer, environment, n_threads, place };
+    let device = DeviceChoice { device: cli.device.clone(), torch_lib: cli.torch_lib.clone() };
+    local_engine::choose(&device, &environment)?;
+    let mut context = Context { printer, environment, n_threads, device, place };
     cli.command.run(&mut context)
 }

@@ -7,7 +7,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
-use super::symbols::{Arithmetic, Optional, Symbols};
+use super::symbols::{Arithmetic, CudaRuntime, Optional, Symbols};
 use crate::device::Device;
 use crate::error::{Rejected, TorchError};
 
@@ -29,6 +29,7 @@ pub struct TorchLib {
     pub(super) cpu: Arithmetic,
     /// The CUDA half, or why there is none.
     pub(super) cuda: Result<Arithmetic, String>,
+    cuda_runtime: Option<CudaRuntime>,
     version: (u8, u8, u8),
     folder: PathBuf,
 }
@@ -144,8 +145,11 @@ impl TorchLib {
         let optional = Optional::load(&library)?;
         let cpu = Arithmetic::load(&library, "cpu")?;
         std::mem::forget(library);
-        let cuda = open_cuda(folder);
-        Ok(Self { symbols, optional, cpu, cuda, version, folder: folder.to_owned() })
+        let (cuda, cuda_runtime) = match open_cuda(folder) {
+            Ok((arithmetic, runtime)) => (Ok(arithmetic), runtime),
+            Err(reason) => (Err(reason), None),
+        };
+        Ok(Self { symbols, optional, cpu, cuda, cuda_runtime, version, folder: folder.to_owned() })
     }
 
     /// The folder of `libtorch_cpu.so`.
@@ -186,6 +190,15 @@ impl TorchLib {
             Ok(_) => Ok(()),
             Err(TorchError::Failed { message, .. }) => Err(no_device(message)),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Bytes that are free on a GPU; `None` for the processor, and where CUDA does not say.
+    #[must_use]
+    pub fn free_bytes(&self, device: Device) -> Option<u64> {
+        match device {
+            Device::Cpu => None,
+            Device::Cuda(idx) => self.cuda_runtime.as_ref()?.free_bytes(idx),
         }
     }
 
@@ -233,15 +246,16 @@ fn open(path: &Path) -> Result<Library, String> {
         .map_err(|error| format!("it cannot be loaded: {error}"))
 }
 
-fn open_cuda(folder: &Path) -> Result<Arithmetic, String> {
+fn open_cuda(folder: &Path) -> Result<(Arithmetic, Option<CudaRuntime>), String> {
     let path = folder.join(CUDA_LIBRARY);
     if !path.is_file() {
         return Err(format!("`{}` holds no `{CUDA_LIBRARY}`", folder.display()));
     }
     let library = open(&path)?;
-    let arithmetic = Arithmetic::load(&library, "cuda");
+    let loaded = Arithmetic::load(&library, "cuda");
+    let runtime = CudaRuntime::load(&library);
     std::mem::forget(library);
-    arithmetic
+    Ok((loaded?, runtime))
 }
 
 fn version_of(library: &Library) -> Result<(u8, u8, u8), String> {

@@ -135,3 +135,32 @@ impl Optional {
         }
     }
 }
+
+/// Functions of CUDA's runtime, which `libtorch_cuda.so` brings along.
+pub(super) struct CudaRuntime {
+    set_device: unsafe extern "C" fn(i32) -> i32,
+    mem_get_info: unsafe extern "C" fn(*mut usize, *mut usize) -> i32,
+}
+
+impl CudaRuntime {
+    pub(super) fn load(library: &Library) -> Option<Self> {
+        // SAFETY: the types are those of `cuda_runtime_api.h`.
+        let (set_device, mem_get_info) = unsafe {
+            (
+                library.get::<unsafe extern "C" fn(i32) -> i32>(b"cudaSetDevice\0"),
+                library.get::<unsafe extern "C" fn(*mut usize, *mut usize) -> i32>(b"cudaMemGetInfo\0"),
+            )
+        };
+        Some(Self { set_device: *set_device.ok()?, mem_get_info: *mem_get_info.ok()? })
+    }
+
+    /// Bytes that are free on a GPU.
+    pub(super) fn free_bytes(&self, idx: u16) -> Option<u64> {
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: both pointers are to room for a number; a status other than 0 leaves them.
+        let is_known = unsafe {
+            (self.set_device)(i32::from(idx)) == 0 && (self.mem_get_info)(&raw mut free, &raw mut total) == 0
+        };
+        is_known.then_some(free as u64)
+    }
+}

@@ -7,6 +7,7 @@ mod basics;
 mod cluster;
 mod command;
 mod datasets;
+mod devices;
 mod embed;
 mod errors;
 mod evaluations;
