@@ -52,7 +52,7 @@ mod libtorch {
     fn losses(workshop: &Workshop) -> Vec<f64> {
         let text = fs::read_to_string(workshop.path("run/metrics.jsonl")).unwrap();
         let rows = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        rows.filter_map(|row| row.get("train/loss").or_else(|| row.get("loss"))?.as_f64()).collect()
+        rows.filter_map(|row| row.get("loss").and_then(Value::as_f64)).collect()
     }
 
     #[test]
