@@ -2,8 +2,8 @@
 //!
 //! On a GPU one call computes all sequences, by their cumulative lengths: FlashAttention in bfloat16 (Dao 2023, arXiv
 //! 2307.08691), the memory-efficient kernels in single precision. On the processor libtorch has no such kernel; each
-//! sequence is a call of its own. Where a sequence has fewer queries than keys, its last query sees its last key: so on
-//! a GPU, while the processor's causal mask begins at the first, and takes a mask instead.
+//! sequence is a call of its own. Where a sequence has fewer queries than keys, its last query sees its last key: so
+//! on a GPU, while the processor's causal mask begins at the first, and takes a mask instead.
 
 use std::ops::Range;
 
@@ -154,7 +154,8 @@ impl AttentionShape {
         Self::flat(&grouped.sum(2, false)?)
     }
 
-    /// A sequence's rows of `[n, heads, head_dim]` as the processor's kernel wants them: `[1, heads, n_rows, head_dim]`.
+    /// A sequence's rows of `[n, heads, head_dim]` as the processor's kernel wants them:
+    /// `[1, heads, n_rows, head_dim]`.
     fn sequence(&self, x: &Tensor, rows: &Range<usize>) -> Result<Tensor, TorchError> {
         let rows = x.rows(rows.clone())?;
         rows.reshape(&[1, rows.size(0), rows.size(1), self.head_dim])?.transpose(1, 2)

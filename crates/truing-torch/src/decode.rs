@@ -1,5 +1,5 @@
-//! A decoder's forward for running sequences: the keys and values of earlier tokens come from caches, and nothing is kept
-//! for a backward.
+//! A decoder's forward for running sequences: the keys and values of earlier tokens come from caches, and nothing is
+//! kept for a backward.
 
 use truing_types::TokenId;
 
@@ -7,7 +7,7 @@ use crate::attention::Spans;
 use crate::cache::KvCache;
 use crate::decoder::Decoder;
 use crate::error::TorchError;
-use crate::ffi::{Dtype, Tensor};
+use crate::ffi::Tensor;
 use crate::layer::Layer;
 use crate::parameters::Parameters;
 use crate::rotary::Angles;
@@ -35,8 +35,8 @@ impl Decoder {
         logits.ok_or_else(|| TorchError::Arguments { operator: "extend", reason: "no token".into() })
     }
 
-    /// As many new tokens for each cache as there are for one, in the order of the caches; the logits after each cache's last
-    /// `[n_caches, vocab]`, in single precision.
+    /// As many new tokens for each cache as there are for one, in the order of the caches; the logits after each
+    /// cache's last `[n_caches, vocab]`, in single precision.
     pub(crate) fn extend(
         &mut self,
         parameters: &Parameters,
@@ -62,7 +62,7 @@ impl Decoder {
         let last: Vec<i64> = (1..=caches.len()).map(|end| (end * n_new - 1) as i64).collect();
         let last = hidden.select(0, &Tensor::from_i64(torch, &last, &[last.len()], device)?)?;
         let normed = self.final_norm.forward(parameters, &last)?;
-        normed.mm(&parameters.weight(self.head).t()?)?.to(Dtype::F32)
+        normed.mm_f32(&parameters.weight(self.head).t()?)
     }
 }
 

@@ -1,7 +1,8 @@
 //! Divergences of the model's distribution from a reference at each row, over the tokens of the reference, and their
 //! gradients at the logits.
 //!
-//! With `p` the model's and `q` the reference's probabilities, both renormalised over the same tokens, and `z` the logits:
+//! With `p` the model's and `q` the reference's probabilities, both renormalised over the same tokens, and `z` the
+//! logits:
 //!
 //! ```text
 //! KL(p, q):  d/dz = p (log p/q - KL)

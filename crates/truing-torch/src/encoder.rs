@@ -1,6 +1,7 @@
 //! A text encoder's blocks, embeddings and output: what of the engine is BERT's alone.
 //!
-//! BERT's norms come after its sums; a block here begins with the norm of what comes before it, and ends before its own:
+//! BERT's norms come after its sums; a block here begins with the norm of what comes before it, and ends before its
+//! own:
 //!
 //! ```text
 //! n     = norm_before x
@@ -59,7 +60,8 @@ pub(crate) struct SavedLayer {
     up: Tensor,
 }
 
-/// The norm of what goes into a block: the embeddings' before the first, the output norm of the one before it otherwise.
+/// The norm of what goes into a block: the embeddings' before the first, the output norm of the one before it
+/// otherwise.
 fn norm_before(spec: &EncoderSpec, parameters: &Parameters, layer: usize) -> Result<LayerNorm, EngineError> {
     let name = match layer.checked_sub(1) {
         None => "embeddings.LayerNorm".to_owned(),

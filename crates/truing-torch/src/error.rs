@@ -23,7 +23,8 @@ pub enum TorchError {
     Failed {
         /// The operator, or the function of the C interface.
         operator: &'static str,
-        /// libtorch's own words, where it hands them over (2.13 and later; 2.11 and 2.12 print them to the standard error stream).
+        /// libtorch's own words, where it hands them over (2.13 and later; 2.11 and 2.12 print them to the standard
+        /// error stream).
         message: String,
     },
     /// A device that this libtorch does not have.

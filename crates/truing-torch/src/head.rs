@@ -1,5 +1,5 @@
-//! The final norm and the head: token log-probabilities, divergences from a reference, scores, and vectors. Logits are made
-//! for some rows at a time, and are gone before the next.
+//! The final norm and the head: token log-probabilities, divergences from a reference, scores, and vectors. Logits
+//! are made for some rows at a time, and are gone before the next.
 
 use std::ops::Range;
 
@@ -73,7 +73,7 @@ impl<'a> VocabularyHead<'a> {
     /// Logits of some rows in single precision; those of excluded tokens are minus infinity.
     fn logits(&self, rows: Range<usize>) -> Result<Tensor, TorchError> {
         let head = self.parameters.weight(self.head).t()?;
-        let logits = self.normed.rows(rows)?.mm(&head)?.to(Dtype::F32)?;
+        let logits = self.normed.rows(rows)?.mm_f32(&head)?;
         if let Some(excluded) = &self.excluded {
             logits.fill_where(excluded, f32::NEG_INFINITY)?;
         }
@@ -84,7 +84,7 @@ impl<'a> VocabularyHead<'a> {
     fn backward(&self, rows: Range<usize>, d_logits: &Tensor) -> Result<Tensor, TorchError> {
         let d_logits = d_logits.to(self.parameters.dtype)?;
         self.parameters.add_gradient_product(self.head, &d_logits.t()?, &self.normed.rows(rows)?)?;
-        d_logits.mm(self.parameters.weight(self.head))?.to(Dtype::F32)
+        d_logits.mm_f32(self.parameters.weight(self.head))
     }
 
     /// Numbers on the host, as a tensor `[rows, k]` on the device.

@@ -5,8 +5,9 @@
 //! y     = x_mid + down(silu(gate(norm2 x_mid)) * up(norm2 x_mid))
 //! ```
 //!
-//! Norms and the feed-forward's activation are cheap and are computed again in the backward; the results of matrix products
-//! are saved. The residual stream is in single precision, what projections make in the format that is computed in.
+//! Norms and the feed-forward's activation are cheap and are computed again in the backward; the results of matrix
+//! products are saved. The residual stream is in single precision, what projections make in the format that is
+//! computed in.
 
 use truing_model::{DecoderSpec, EngineError, SaveActivations, TrainableSpec};
 
@@ -141,8 +142,8 @@ impl Layer {
         Ok((y, [gate, up]))
     }
 
-    /// `x` `[n_tokens, hidden]` to the block's output, and what `save` asks for. Attention that is `given` is not computed
-    /// again.
+    /// `x` `[n_tokens, hidden]` to the block's output, and what `save` asks for. Attention that is `given` is not
+    /// computed again.
     pub(crate) fn forward(
         &self,
         parameters: &Parameters,

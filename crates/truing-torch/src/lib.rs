@@ -1,9 +1,10 @@
 //! The second engine: the model on libtorch's devices, by libtorch's stable C interface.
 //!
 //! libtorch (PyTorch's C++ half, 2.11 or later) is found and loaded at run time ([`TorchLib::find`]); nothing of it is
-//! needed to build. There is no autograd: forward and backward are the explicit formulas of `truing-cpu`, with the memory on
-//! the device. Nothing here knows a tokenizer or a loss.
+//! needed to build. There is no autograd: forward and backward are the explicit formulas of `truing-cpu`, with the
+//! memory on the device. Nothing here knows a tokenizer or a loss.
 
+mod arithmetic;
 mod attention;
 mod batch;
 mod cache;

@@ -66,8 +66,8 @@ impl Linear {
         Ok(d_x)
     }
 
-    /// Adds the gradients of the trainable tensors, from the input `x` `[n_rows, n_in]` and the gradient at the output:
-    /// `d_W += d_y^T x`, `d_b += sum d_y`, and the same for the adapter's two matrices.
+    /// Adds the gradients of the trainable tensors, from the input `x` `[n_rows, n_in]` and the gradient at the
+    /// output: `d_W += d_y^T x`, `d_b += sum d_y`, and the same for the adapter's two matrices.
     pub(crate) fn backward_parameters(
         &self,
         parameters: &Parameters,

@@ -59,8 +59,9 @@ fn decoder_memory(spec: &DecoderSpec, number_bytes: u64, of_parameters: EngineMe
         attention_bytes_per_token: q + row_normalisers,
         // x, x_mid; q, attention; k, v; gate, up
         layer_bytes_per_token: 2 * hidden + 2 * q + 2 * kv + row_normalisers + 2 * inner,
-        // The stream's gradient, the norm's operands and their gradients in single precision; the feed-forward's activation and
-        // three gradients; queries, keys and values repeated for every head, their gradients and what the rotation makes.
+        // The stream's gradient, the norm's operands and their gradients in single precision; the feed-forward's
+        // activation and three gradients; queries, keys and values repeated for every head, their gradients and what
+        // the rotation makes.
         workspace_bytes_per_token: 6 * hidden + 5 * inner + 8 * q + 4 * kv,
         forward_bytes_per_token: 5 * hidden + 5 * q + 3 * inner + row_normalisers,
         forward_bytes_per_key: 2 * kv + 2 * q,

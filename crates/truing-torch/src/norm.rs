@@ -6,7 +6,8 @@ use crate::error::TorchError;
 use crate::ffi::{Dtype, Tensor};
 use crate::parameters::Parameters;
 
-/// The root-mean-square norm (Zhang and Sennrich 2019, arXiv 1910.07467), `y = x r w` with `r = 1 / sqrt(mean x^2 + eps)`:
+/// The root-mean-square norm (Zhang and Sennrich 2019, arXiv 1910.07467), `y = x r w` with
+/// `r = 1 / sqrt(mean x^2 + eps)`:
 ///
 /// ```text
 /// d_x = r (w d_y - x r mean(w d_y x r)),   d_w = sum over rows of d_y x r

@@ -1,10 +1,9 @@
-//! The operators that this engine uses, each with its schema, and functions that call them with arguments that fit.
+//! The operators that this engine uses, each with its schema.
 //!
 //! [`OPERATORS`] is the whole table. A test looks every schema up in the installed libtorch and calls every operator.
 
 use crate::error::TorchError;
-use crate::ffi::{Argument, Dtype, Operator, Tensor};
-use Argument::{Bool, Float, Int, Ints, None as Nothing, Tensor as Of, Tensors, Text};
+use crate::ffi::{Operator, Tensor};
 
 /// Declares operators, and lists them.
 macro_rules! operators {
@@ -19,6 +18,8 @@ macro_rules! operators {
 
 operators! {
     MM = c"aten::mm", c"", "Tensor self, Tensor mat2" => "Tensor";
+    // The product of matrices in bfloat16, in single precision; for GPUs alone.
+    MM_TO_DTYPE = c"aten::mm", c"dtype", "Tensor self, Tensor mat2, ScalarType out_dtype" => "Tensor";
     MUL = c"aten::mul", c"Tensor", "Tensor self, Tensor other" => "Tensor";
     DIV = c"aten::div", c"Tensor", "Tensor self, Tensor other" => "Tensor";
     GREATER = c"aten::gt", c"Tensor", "Tensor self, Tensor other" => "Tensor";
@@ -39,36 +40,70 @@ operators! {
     GELU_BACKWARD = c"aten::gelu_backward", c"",
         "Tensor grad_output, Tensor self, *, str approximate='none'" => "Tensor";
     LAYER_NORM = c"aten::native_layer_norm", c"",
-        "Tensor input, SymInt[] normalized_shape, Tensor? weight, Tensor? bias, float eps" => "(Tensor, Tensor, Tensor)";
+        "Tensor input, SymInt[] normalized_shape, Tensor? weight, Tensor? bias, float eps"
+        => "(Tensor, Tensor, Tensor)";
     LAYER_NORM_BACKWARD = c"aten::native_layer_norm_backward", c"",
-        "Tensor grad_out, Tensor input, SymInt[] normalized_shape, Tensor mean, Tensor rstd, Tensor? weight, Tensor? bias, bool[3] output_mask" => "(Tensor, Tensor, Tensor)";
+        "Tensor grad_out, Tensor input, SymInt[] normalized_shape, Tensor mean, Tensor rstd, Tensor? \
+         weight, Tensor? bias, bool[3] output_mask"
+        => "(Tensor, Tensor, Tensor)";
     INDEX_SELECT = c"aten::index_select", c"", "Tensor self, int dim, Tensor index" => "Tensor";
     EMBEDDING_BACKWARD = c"aten::embedding_dense_backward", c"",
-        "Tensor grad_output, Tensor indices, SymInt num_weights, SymInt padding_idx, bool scale_grad_by_freq" => "Tensor";
+        "Tensor grad_output, Tensor indices, SymInt num_weights, SymInt padding_idx, bool \
+         scale_grad_by_freq"
+        => "Tensor";
     CAT = c"aten::cat", c"", "Tensor[] tensors, int dim=0" => "Tensor";
-    GATHER = c"aten::gather", c"", "Tensor self, int dim, Tensor index, *, bool sparse_grad=False" => "Tensor";
+    GATHER = c"aten::gather", c"", "Tensor self, int dim, Tensor index, *, bool sparse_grad=False"
+    => "Tensor";
     SCATTER_ADD_IN_PLACE = c"aten::scatter_add_", c"",
         "Tensor(a!) self, int dim, Tensor index, Tensor src" => "Tensor(a!)";
     MASKED_FILL_IN_PLACE = c"aten::masked_fill_", c"Tensor",
         "Tensor(a!) self, Tensor mask, Tensor value" => "Tensor(a!)";
     LOG_SOFTMAX = c"aten::_log_softmax", c"", "Tensor self, int dim, bool half_to_float" => "Tensor";
     TOP_K = c"aten::topk", c"",
-        "Tensor self, SymInt k, int dim=-1, bool largest=True, bool sorted=True" => "(Tensor values, Tensor indices)";
+        "Tensor self, SymInt k, int dim=-1, bool largest=True, bool sorted=True"
+        => "(Tensor values, Tensor indices)";
     ARGMAX = c"aten::argmax", c"", "Tensor self, int? dim=None, bool keepdim=False" => "Tensor";
     ADAMW = c"aten::_fused_adamw_", c"",
-        "Tensor(a!)[] self, Tensor(b!)[] grads, Tensor(c!)[] exp_avgs, Tensor(d!)[] exp_avg_sqs, Tensor(e!)[] max_exp_avg_sqs, Tensor[] state_steps, *, float lr, float beta1, float beta2, float weight_decay, float eps, bool amsgrad, bool maximize, Tensor? grad_scale=None, Tensor? found_inf=None" => "()";
+        "Tensor(a!)[] self, Tensor(b!)[] grads, Tensor(c!)[] exp_avgs, Tensor(d!)[] exp_avg_sqs, \
+         Tensor(e!)[] max_exp_avg_sqs, Tensor[] state_steps, *, float lr, float beta1, float beta2, float \
+         weight_decay, float eps, bool amsgrad, bool maximize, Tensor? grad_scale=None, Tensor? \
+         found_inf=None"
+        => "()";
     CPU_ATTENTION = c"aten::_scaled_dot_product_flash_attention_for_cpu", c"",
-        "Tensor query, Tensor key, Tensor value, float dropout_p=0.0, bool is_causal=False, *, Tensor? attn_mask=None, float? scale=None" => "(Tensor output, Tensor logsumexp)";
+        "Tensor query, Tensor key, Tensor value, float dropout_p=0.0, bool is_causal=False, *, Tensor? \
+         attn_mask=None, float? scale=None"
+        => "(Tensor output, Tensor logsumexp)";
     CPU_ATTENTION_BACKWARD = c"aten::_scaled_dot_product_flash_attention_for_cpu_backward", c"",
-        "Tensor grad_out, Tensor query, Tensor key, Tensor value, Tensor out, Tensor logsumexp, float dropout_p, bool is_causal, *, Tensor? attn_mask=None, float? scale=None" => "(Tensor grad_query, Tensor grad_key, Tensor grad_value)";
+        "Tensor grad_out, Tensor query, Tensor key, Tensor value, Tensor out, Tensor logsumexp, float \
+         dropout_p, bool is_causal, *, Tensor? attn_mask=None, float? scale=None"
+        => "(Tensor grad_query, Tensor grad_key, Tensor grad_value)";
     FLASH_ATTENTION = c"aten::_flash_attention_forward", c"",
-        "Tensor query, Tensor key, Tensor value, Tensor? cum_seq_q, Tensor? cum_seq_k, SymInt max_q, SymInt max_k, float dropout_p, bool is_causal, bool return_debug_mask, *, float? scale=None, SymInt? window_size_left=None, SymInt? window_size_right=None, Tensor? seqused_k=None, Tensor? alibi_slopes=None" => "(Tensor output, Tensor softmax_logsumexp, Tensor rng_state, Tensor unused, Tensor debug_attn_mask)";
+        "Tensor query, Tensor key, Tensor value, Tensor? cum_seq_q, Tensor? cum_seq_k, SymInt max_q, \
+         SymInt max_k, float dropout_p, bool is_causal, bool return_debug_mask, *, float? scale=None, \
+         SymInt? window_size_left=None, SymInt? window_size_right=None, Tensor? seqused_k=None, Tensor? \
+         alibi_slopes=None"
+        => "(Tensor output, Tensor softmax_logsumexp, Tensor rng_state, Tensor unused, Tensor \
+         debug_attn_mask)";
     FLASH_ATTENTION_BACKWARD = c"aten::_flash_attention_backward", c"",
-        "Tensor grad_out, Tensor query, Tensor key, Tensor value, Tensor out, Tensor logsumexp, Tensor cum_seq_q, Tensor cum_seq_k, SymInt max_q, SymInt max_k, float dropout_p, bool is_causal, Tensor rng_state, Tensor unused, *, float? scale=None, SymInt? window_size_left=None, SymInt? window_size_right=None" => "(Tensor, Tensor, Tensor)";
+        "Tensor grad_out, Tensor query, Tensor key, Tensor value, Tensor out, Tensor logsumexp, Tensor \
+         cum_seq_q, Tensor cum_seq_k, SymInt max_q, SymInt max_k, float dropout_p, bool is_causal, Tensor \
+         rng_state, Tensor unused, *, float? scale=None, SymInt? window_size_left=None, SymInt? \
+         window_size_right=None"
+        => "(Tensor, Tensor, Tensor)";
     EFFICIENT_ATTENTION = c"aten::_efficient_attention_forward", c"",
-        "Tensor query, Tensor key, Tensor value, Tensor? bias, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, SymInt? max_seqlen_q, SymInt? max_seqlen_k, float dropout_p, int custom_mask_type, bool compute_log_sumexp=False, *, float? scale=None, Tensor? seqlen_k=None, int? window_size=None" => "(Tensor output, Tensor logsumexp, Tensor philox_seed, Tensor philox_offset, SymInt max_seqlen_batch_q, SymInt max_seqlen_batch_k)";
+        "Tensor query, Tensor key, Tensor value, Tensor? bias, Tensor? cu_seqlens_q, Tensor? \
+         cu_seqlens_k, SymInt? max_seqlen_q, SymInt? max_seqlen_k, float dropout_p, int custom_mask_type, \
+         bool compute_log_sumexp=False, *, float? scale=None, Tensor? seqlen_k=None, int? \
+         window_size=None"
+        => "(Tensor output, Tensor logsumexp, Tensor philox_seed, Tensor philox_offset, SymInt \
+         max_seqlen_batch_q, SymInt max_seqlen_batch_k)";
     EFFICIENT_ATTENTION_BACKWARD = c"aten::_efficient_attention_backward", c"",
-        "Tensor grad_out_, Tensor query, Tensor key, Tensor value, Tensor? bias, Tensor out, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, SymInt max_seqlen_q, SymInt max_seqlen_k, Tensor logsumexp, float dropout_p, Tensor philox_seed, Tensor philox_offset, int custom_mask_type, bool bias_requires_grad, *, float? scale=None, int? num_splits_key=None, int? window_size=None, bool shared_storage_dqdkdv=False" => "(Tensor, Tensor, Tensor, Tensor)";
+        "Tensor grad_out_, Tensor query, Tensor key, Tensor value, Tensor? bias, Tensor out, Tensor? \
+         cu_seqlens_q, Tensor? cu_seqlens_k, SymInt max_seqlen_q, SymInt max_seqlen_k, Tensor logsumexp, \
+         float dropout_p, Tensor philox_seed, Tensor philox_offset, int custom_mask_type, bool \
+         bias_requires_grad, *, float? scale=None, int? num_splits_key=None, int? window_size=None, bool \
+         shared_storage_dqdkdv=False"
+        => "(Tensor, Tensor, Tensor, Tensor)";
 }
 
 /// What an operator returned, as so many tensors.
@@ -80,257 +115,17 @@ pub(crate) fn exactly<const N: usize>(
     results.try_into().map_err(|_| operator.refuse(format!("{n} tensors as result, expected {N}")))
 }
 
-impl Tensor {
-    fn one(&self, operator: &Operator) -> Result<Self, TorchError> {
-        operator.call_one(self.torch(), &[Of(self)])
-    }
-
-    fn two(&self, operator: &Operator, other: &Self) -> Result<Self, TorchError> {
-        operator.call_one(self.torch(), &[Of(self), Of(other)])
-    }
-
-    /// The product of two matrices.
-    pub(crate) fn mm(&self, other: &Self) -> Result<Self, TorchError> {
-        match (&self.shape()[..], &other.shape()[..]) {
-            ([_, k], [other_k, _]) if k == other_k => self.two(&MM, other),
-            (one, other) => Err(MM.refuse(format!("{one:?} times {other:?}"))),
-        }
-    }
-
-    /// The product by element; shapes are expanded to one.
-    pub(crate) fn mul(&self, other: &Self) -> Result<Self, TorchError> {
-        self.two(&MUL, other)
-    }
-
-    /// Times a number.
-    pub(crate) fn scaled(&self, factor: f32) -> Result<Self, TorchError> {
-        self.mul(&Self::scalar(self.torch(), factor)?)
-    }
-
-    pub(crate) fn div(&self, other: &Self) -> Result<Self, TorchError> {
-        self.two(&DIV, other)
-    }
-
-    pub(crate) fn add(&self, other: &Self) -> Result<Self, TorchError> {
-        self.add_scaled(other, 1.0)
-    }
-
-    pub(crate) fn sub(&self, other: &Self) -> Result<Self, TorchError> {
-        self.add_scaled(other, -1.0)
-    }
-
-    /// Whether elements are greater than another tensor's.
-    pub(crate) fn greater(&self, other: &Self) -> Result<Self, TorchError> {
-        self.two(&GREATER, other)
-    }
-
-    pub(crate) fn maximum(&self, other: &Self) -> Result<Self, TorchError> {
-        self.two(&MAXIMUM, other)
-    }
-
-    pub(crate) fn neg(&self) -> Result<Self, TorchError> {
-        self.one(&NEG)
-    }
-
-    pub(crate) fn exp(&self) -> Result<Self, TorchError> {
-        self.one(&EXP)
-    }
-
-    pub(crate) fn log(&self) -> Result<Self, TorchError> {
-        self.one(&LOG)
-    }
-
-    pub(crate) fn sqrt(&self) -> Result<Self, TorchError> {
-        self.one(&SQRT)
-    }
-
-    pub(crate) fn rsqrt(&self) -> Result<Self, TorchError> {
-        self.one(&RSQRT)
-    }
-
-    pub(crate) fn fill_zero(&self) -> Result<(), TorchError> {
-        self.one(&ZERO_IN_PLACE).map(drop)
-    }
-
-    /// Zeros of the same format on the same device.
-    pub(crate) fn zeros_like(&self, shape: &[usize]) -> Result<Self, TorchError> {
-        let zeros = self.empty_like(shape)?;
-        zeros.fill_zero()?;
-        Ok(zeros)
-    }
-
-    /// The sum over an axis, which has then the length 1 or, without `keeps_axis`, is gone.
-    pub(crate) fn sum(&self, axis: usize, keeps_axis: bool) -> Result<Self, TorchError> {
-        let arguments = [Of(self), Ints(&[axis as i64]), Bool(keeps_axis), Nothing];
-        SUM.call_one(self.torch(), &arguments)
-    }
-
-    /// The sum of all elements of a list in double precision.
-    pub(crate) fn sum_f64(&self) -> Result<f64, TorchError> {
-        let arguments = [Of(self), Ints(&[0]), Bool(false), Argument::Dtype(Dtype::F64)];
-        let sum = SUM.call_one(self.torch(), &arguments)?.to_f64()?;
-        sum.first().copied().ok_or_else(|| SUM.refuse("a sum without a value"))
-    }
-
-    /// The mean over the last axis, which keeps the length 1.
-    pub(crate) fn mean_of_rows(&self) -> Result<Self, TorchError> {
-        MEAN.call_one(self.torch(), &[Of(self), Ints(&[-1]), Bool(true), Nothing])
-    }
-
-    pub(crate) fn silu(&self) -> Result<Self, TorchError> {
-        self.one(&SILU)
-    }
-
-    /// The gradient at the input `self`, from that at the output.
-    pub(crate) fn silu_backward(&self, d_output: &Self) -> Result<Self, TorchError> {
-        d_output.two(&SILU_BACKWARD, self)
-    }
-
-    /// The exact GELU.
-    pub(crate) fn gelu(&self) -> Result<Self, TorchError> {
-        GELU.call_one(self.torch(), &[Of(self), Text("none")])
-    }
-
-    /// The gradient at the input `self`, from that at the output.
-    pub(crate) fn gelu_backward(&self, d_output: &Self) -> Result<Self, TorchError> {
-        GELU_BACKWARD.call_one(self.torch(), &[Of(d_output), Of(self), Text("none")])
-    }
-
-    /// Some rows of a matrix, or some places of another axis, by their numbers.
-    pub(crate) fn select(&self, axis: usize, indices: &Self) -> Result<Self, TorchError> {
-        INDEX_SELECT.call_one(self.torch(), &[Of(self), Int(axis as i64), Of(indices)])
-    }
-
-    /// Rows of zeros `[n_rows, width]`, to which every row of `self` is added at its number. A row's parts are added in a
-    /// fixed order on every device.
-    pub(crate) fn scatter_rows(&self, indices: &Self, n_rows: usize) -> Result<Self, TorchError> {
-        let arguments = [Of(self), Of(indices), Int(n_rows as i64), Int(-1), Bool(false)];
-        EMBEDDING_BACKWARD.call_one(self.torch(), &arguments)
-    }
-
-    /// Tensors one after another along an axis.
-    pub(crate) fn cat(tensors: &[&Self], axis: usize) -> Result<Self, TorchError> {
-        match tensors {
-            [] => Err(CAT.refuse("no tensor")),
-            [one] => one.contiguous(),
-            [first, ..] => CAT.call_one(first.torch(), &[Tensors(tensors), Int(axis as i64)]),
-        }
-    }
-
-    /// For each row, the columns with the given numbers `[n_rows, k]`.
-    pub(crate) fn gather_columns(&self, columns: &Self) -> Result<Self, TorchError> {
-        GATHER.call_one(self.torch(), &[Of(self), Int(1), Of(columns), Bool(false)])
-    }
-
-    /// Adds to the columns with the given numbers `[n_rows, k]`, in place.
-    pub(crate) fn scatter_add_columns(&self, columns: &Self, values: &Self) -> Result<(), TorchError> {
-        let arguments = [Of(self), Int(1), Of(columns), Of(values)];
-        SCATTER_ADD_IN_PLACE.call_one(self.torch(), &arguments).map(drop)
-    }
-
-    /// Overwrites elements where the mask is true, in place.
-    pub(crate) fn fill_where(&self, mask: &Self, value: f32) -> Result<(), TorchError> {
-        let value = Self::scalar(self.torch(), value)?;
-        MASKED_FILL_IN_PLACE.call_one(self.torch(), &[Of(self), Of(mask), Of(&value)]).map(drop)
-    }
-
-    /// The logarithm of the softmax of each row.
-    pub(crate) fn log_softmax(&self) -> Result<Self, TorchError> {
-        LOG_SOFTMAX.call_one(self.torch(), &[Of(self), Int(1), Bool(false)])
-    }
-
-    /// The `k` highest numbers of each row, falling, and their columns.
-    pub(crate) fn top_k(&self, k: usize) -> Result<[Self; 2], TorchError> {
-        let arguments = [Of(self), Int(k as i64), Int(1), Bool(true), Bool(true)];
-        exactly(&TOP_K, TOP_K.call(self.torch(), &arguments)?)
-    }
-
-    /// The column of the highest number of each row.
-    pub(crate) fn argmax(&self) -> Result<Self, TorchError> {
-        ARGMAX.call_one(self.torch(), &[Of(self), Int(1), Bool(false)])
-    }
-
-    /// `(x - mean) / deviation * weight + bias` over the last axis; also the means and the inverse deviations.
-    pub(crate) fn layer_norm(&self, weight: &Self, bias: &Self, eps: f32) -> Result<[Self; 3], TorchError> {
-        let width = [self.size(1) as i64];
-        let arguments = [Of(self), Ints(&width), Of(weight), Of(bias), Float(f64::from(eps))];
-        exactly(&LAYER_NORM, LAYER_NORM.call(self.torch(), &arguments)?)
-    }
-
-    /// The gradients at the input `self`, the weight and the bias.
-    pub(crate) fn layer_norm_backward(
-        &self,
-        d_output: &Self,
-        mean: &Self,
-        inverse_deviation: &Self,
-        weight: &Self,
-        bias: &Self,
-    ) -> Result<[Self; 3], TorchError> {
-        let width = [self.size(1) as i64];
-        let arguments = [
-            Of(d_output),
-            Of(self),
-            Ints(&width),
-            Of(mean),
-            Of(inverse_deviation),
-            Of(weight),
-            Of(bias),
-            Argument::Bools(&[true; 3]),
-        ];
-        exactly(&LAYER_NORM_BACKWARD, LAYER_NORM_BACKWARD.call(self.torch(), &arguments)?)
-    }
-}
-
-/// Numbers of an AdamW step.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Adamw {
-    pub(crate) step: f32,
-    pub(crate) learning_rate: f64,
-    pub(crate) betas: [f64; 2],
-    pub(crate) weight_decay: f64,
-    pub(crate) epsilon: f64,
-}
-
-impl Adamw {
-    /// One step of one parameter, in place.
-    pub(crate) fn apply(
-        &self,
-        value: &Tensor,
-        gradient: &Tensor,
-        moments: [&Tensor; 2],
-    ) -> Result<(), TorchError> {
-        let torch = value.torch();
-        let step = Tensor::from_f32(torch, &[self.step], &[], value.device())?;
-        let arguments = [
-            Tensors(&[value]),
-            Tensors(&[gradient]),
-            Tensors(&[moments[0]]),
-            Tensors(&[moments[1]]),
-            Tensors(&[]),
-            Tensors(&[&step]),
-            Float(self.learning_rate),
-            Float(self.betas[0]),
-            Float(self.betas[1]),
-            Float(self.weight_decay),
-            Float(self.epsilon),
-            Bool(false),
-            Bool(false),
-            Nothing,
-            Nothing,
-        ];
-        ADAMW.call(torch, &arguments).map(drop)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
     use std::sync::OnceLock;
 
     use super::*;
+    use crate::arithmetic::Adamw;
     use crate::device::Device;
     use crate::ffi::tests::{Kind, kinds, schema};
+    use crate::ffi::{Argument, Dtype};
     use crate::ffi::{TorchLib, TorchPlaces};
+    use Argument::{Bool, Float, Int, Tensor as Of};
 
     /// The libtorch that `TORCH_LIB` names; `None`, and a line that says so, where the variable is not set.
     #[expect(clippy::print_stdout, reason = "a skipped test says so")]
@@ -350,43 +145,36 @@ mod tests {
         Tensor::from_f32(torch, values, shape, Device::Cpu).unwrap()
     }
 
-    /// Every schema is the one that the installed libtorch was built with; later versions may have added arguments behind.
+    /// Every schema is the one that the installed libtorch was built with; later versions may have added arguments
+    /// behind.
     #[test]
     fn every_schema_is_the_installed_librarys() {
         let Some(torch) = torch() else { return };
         let library = std::fs::read(torch.folder().join("libtorch_cpu.so")).unwrap();
-        let wanted: HashMap<String, &&Operator> = OPERATORS
-            .iter()
-            .map(|operator| (schema(operator).split('(').next().unwrap().to_owned(), operator))
+        // Registered schemas are strings of C; the linker keeps one that ends another one once.
+        let texts: Vec<&str> = library
+            .split(|&byte| byte == 0)
+            .filter(|text| (8..2000).contains(&text.len()))
+            .filter_map(|text| std::str::from_utf8(text).ok())
+            .filter(|text| text.contains(") -> "))
             .collect();
-        let mut found: HashMap<&str, Vec<&str>> = HashMap::new();
-        // Registered schemas are strings of C.
-        for text in library.split(|&byte| byte == 0).filter(|text| (8..2000).contains(&text.len())) {
-            if let Ok(text) = std::str::from_utf8(text)
-                && let Some((name, _)) = text.split_once('(')
-                && wanted.contains_key(name)
-            {
-                found.entry(name).or_default().push(text);
-            }
-        }
-        for (name, operator) in wanted {
+        for operator in OPERATORS {
             let expected = schema(operator);
+            let (name, _) = expected.split_once('(').unwrap();
             let (arguments, results) = expected.split_once(") -> ").unwrap();
-            let is_same = |text: &&&str| {
+            let registered: Vec<&str> =
+                texts.iter().filter_map(|text| Some(&text[text.find(&format!("{name}("))?..])).collect();
+            let is_same = |text: &&str| {
                 text.split_once(") -> ").is_some_and(|(a, r)| {
                     r == results && (a == arguments || a.starts_with(&format!("{arguments}, ")))
                 })
             };
-            let registered = found.get(name.as_str()).cloned().unwrap_or_default();
-            assert!(
-                registered.iter().any(|text| is_same(&text)),
-                "{expected}\nis registered as {registered:?}"
-            );
+            assert!(registered.iter().any(is_same), "{expected}\nis registered as {registered:?}");
         }
     }
 
-    /// Operators for GPUs, called with tensors on the host: libtorch takes name, number and types of the arguments, and then
-    /// says that they are for another device.
+    /// Operators for GPUs, called with tensors on the host: libtorch takes name, number and types of the arguments,
+    /// and then says that they are for another device.
     #[test]
     fn operators_for_gpus_take_our_arguments() {
         let Some(torch) = torch() else { return };
@@ -399,6 +187,7 @@ mod tests {
                 Kind::Int | Kind::MaybeInt => Int(1),
                 Kind::Float | Kind::MaybeFloat => Float(0.0),
                 Kind::Bool => Bool(false),
+                Kind::Dtype => Argument::Dtype(Dtype::F32),
                 other => panic!("{other:?}"),
             };
             let arguments: Vec<_> = kinds(operator).into_iter().map(argument).collect();

@@ -9,10 +9,10 @@ use truing_model::{
 };
 use truing_types::Communicator;
 
+use crate::arithmetic::Adamw;
 use crate::device::Device;
 use crate::error::TorchError;
 use crate::ffi::{Dtype, Tensor, TorchLib};
-use crate::operators::Adamw;
 
 /// Elements whose squares are summed at once: bounds the memory of the squares.
 const SQUARED_AT_ONCE: usize = 1 << 24;
@@ -166,7 +166,7 @@ impl Parameters {
     pub(crate) fn add_gradient_product(&self, idx: usize, a: &Tensor, b: &Tensor) -> Result<(), TorchError> {
         match &self.gradients[idx] {
             Some(gradient) if self.dtype == Dtype::F32 => gradient.add_product(a, b),
-            Some(_) => self.add_gradient(idx, &a.mm(b)?),
+            Some(_) => self.add_gradient(idx, &a.mm_f32(b)?),
             None => Ok(()),
         }
     }

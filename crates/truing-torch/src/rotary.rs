@@ -1,5 +1,5 @@
-//! Rotary positions (Su et al. 2021, arXiv 2104.09864), in the half-split layout of transformers: component `i` of a head
-//! turns with component `i + head_dim / 2`. With the halves of a head exchanged,
+//! Rotary positions (Su et al. 2021, arXiv 2104.09864), in the half-split layout of transformers: component `i` of a
+//! head turns with component `i + head_dim / 2`. With the halves of a head exchanged,
 //!
 //! ```text
 //! x' = x cos + exchanged(x) [-sin, sin]

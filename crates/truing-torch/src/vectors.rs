@@ -128,8 +128,8 @@ impl VectorRequest {
 }
 
 impl Vectors {
-    /// With `e = v / |v|` and `d` the gradient at e: `(d - e (e · d)) / |v|`, the gradient at v. A vector that is divided by a
-    /// constant has no pull towards its own direction.
+    /// With `e = v / |v|` and `d` the gradient at e: `(d - e (e · d)) / |v|`, the gradient at v. A vector that is
+    /// divided by a constant has no pull towards its own direction.
     fn normalize_backward(&self, d: Tensor) -> Result<Tensor, TorchError> {
         let Some(norms) = &self.norms else { return Ok(d) };
         let shortest = Tensor::scalar(norms.torch(), SHORTEST)?;

@@ -56,7 +56,8 @@ pub(crate) struct Cli {
     /// CPU threads. Default: all that this process may use. It never changes a result.
     #[arg(long, global = true, value_name = "N")]
     threads: Option<usize>,
-    /// What models compute on: `cpu`, or `cuda:0` for the first GPU (docs/gpu.md). Default: the recipe's `device`, else `cpu`.
+    /// What models compute on: `cpu`, or `cuda:0` for the first GPU (docs/gpu.md). Default: the recipe's `device`,
+    /// else `cpu`.
     #[arg(long, global = true, value_name = "DEVICE")]
     device: Option<String>,
     /// Folder of libtorch_cpu.so, or a Python environment with torch. Default: the environment's TORCH_LIB.

@@ -30,8 +30,9 @@ mod support;
 
 use crate::{ComputeDtype, Engine};
 
-/// Makes one `#[test]` of each check of the [conformance suite](crate::conformance), for one engine. With `if is_there` a check
-/// runs only where the function `is_there() -> bool` says so; `names of Engine` is an array of the checks' names.
+/// Makes one `#[test]` of each check of the [conformance suite](crate::conformance), for one engine. With
+/// `if is_there` a check runs only where the function `is_there() -> bool` says so; `names of Engine` is an array of
+/// the checks' names.
 #[macro_export]
 macro_rules! conformance_tests {
     ($engine:ty) => { $crate::conformance_tests!(@each test $engine); };

@@ -1,9 +1,9 @@
 //! Calling operators by name: the dispatcher's calling convention, and the check of arguments before it.
 //!
-//! The dispatcher takes a stack of 64-bit words, one for each argument of the operator's schema, and puts the results in
-//! their place. Tensors and lists are handles that the call consumes; an optional is a pointer to a word that libtorch
-//! frees, or 0. libtorch reads the words as its schema says and not as they were meant, so each operator here carries its
-//! schema, and every call is held against it.
+//! The dispatcher takes a stack of 64-bit words, one for each argument of the operator's schema, and puts the
+//! results in their place. Tensors and lists are handles that the call consumes; an optional is a pointer to a word
+//! that libtorch frees, or 0. libtorch reads the words as its schema says and not as they were meant, so each
+//! operator here carries its schema, and every call is held against it.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::OnceLock;
@@ -49,6 +49,7 @@ pub(crate) enum Kind {
     MaybeFloat,
     Bool,
     Bools,
+    Dtype,
     MaybeDtype,
     Text,
 }
@@ -70,7 +71,7 @@ pub(crate) enum Argument<'a> {
     Bool(bool),
     /// `bool[]`.
     Bools(&'a [bool]),
-    /// `ScalarType?`.
+    /// `ScalarType`, or `ScalarType?`.
     Dtype(Dtype),
     /// `str`.
     Text(&'a str),
@@ -100,6 +101,7 @@ impl Kind {
             "float?" => Self::MaybeFloat,
             "bool" => Self::Bool,
             "bool[]" => Self::Bools,
+            "ScalarType" => Self::Dtype,
             "ScalarType?" => Self::MaybeDtype,
             "str" => Self::Text,
             _ => return None,
@@ -116,7 +118,7 @@ impl Kind {
             Argument::Float(_) => matches!(self, Self::Float | Self::MaybeFloat),
             Argument::Bool(_) => self == Self::Bool,
             Argument::Bools(_) => self == Self::Bools,
-            Argument::Dtype(_) => self == Self::MaybeDtype,
+            Argument::Dtype(_) => matches!(self, Self::Dtype | Self::MaybeDtype),
             Argument::Text(_) => self == Self::Text,
             Argument::None => self.is_optional(),
         }
@@ -195,8 +197,8 @@ impl Operator {
         for ((word, kind), argument) in stack.iter_mut().zip(&signature.arguments).zip(arguments) {
             *word = encode(torch, *kind, argument)?;
         }
-        // SAFETY: names end with a zero; the stack holds a word of the right kind for each argument of the schema, and room
-        // for every result. Without gradients no operator keeps its arguments.
+        // SAFETY: names end with a zero; the stack holds a word of the right kind for each argument of the schema,
+        // and room for every result. Without gradients no operator keeps its arguments.
         let status = unsafe {
             (torch.symbols.aoti_torch_grad_mode_set_enabled)(false);
             (torch.symbols.torch_call_dispatcher)(

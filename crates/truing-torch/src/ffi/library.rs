@@ -47,8 +47,8 @@ impl fmt::Debug for TorchLib {
 
 /// Where libtorch may be, in the order in which it is looked for.
 ///
-/// A place may be the folder of `libtorch_cpu.so`, a folder with `lib/` in it (the unpacked C++ archive, or the package
-/// `torch`), a `site-packages` folder, or a virtual environment.
+/// A place may be the folder of `libtorch_cpu.so`, a folder with `lib/` in it (the unpacked C++ archive, or the
+/// package `torch`), a `site-packages` folder, or a virtual environment.
 #[derive(Debug, Clone, Default)]
 pub struct TorchPlaces {
     /// What was asked for, with the name of the option or setting.
@@ -79,8 +79,8 @@ impl TorchPlaces {
 }
 
 impl TorchLib {
-    /// Loads the first usable libtorch. A process has one: a later call with other places gets the same, unless a place that
-    /// was asked for is another one.
+    /// Loads the first usable libtorch. A process has one: a later call with other places gets the same, unless a
+    /// place that was asked for is another one.
     ///
     /// # Errors
     /// When no place has one that can be loaded; the error names each with its reason.

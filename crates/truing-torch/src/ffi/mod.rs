@@ -2,8 +2,8 @@
 //! `torch/csrc/stable/c/shim.h` and `torch/csrc/inductor/aoti_torch/c/shim.h` of torch 2.11 and later).
 //!
 //! `symbols.rs` holds the functions, `library.rs` finds and loads the library, `call.rs` calls operators by name, and
-//! `tensor.rs` owns tensors. What leaves this module is safe to use: operators are called with the arguments that their
-//! schema names, views stay within their storage, and memory on the host is copied, never shared.
+//! `tensor.rs` owns tensors. What leaves this module is safe to use: operators are called with the arguments that
+//! their schema names, views stay within their storage, and memory on the host is copied, never shared.
 
 #![allow(unsafe_code, reason = "the C interface of libtorch")]
 

@@ -73,7 +73,8 @@ pub(super) type Add = unsafe extern "C" fn(Handle, Handle, f64, *mut Handle) -> 
 /// `out = beta self + alpha a b`.
 pub(super) type Addmm = unsafe extern "C" fn(Handle, Handle, Handle, Handle, f64, f64) -> Status;
 
-/// Operators with a number among their arguments, which the dispatcher of 2.11 does not take. Each kind of device has its own.
+/// Operators with a number among their arguments, which the dispatcher of 2.11 does not take. Each kind of device
+/// has its own.
 pub(super) struct Arithmetic {
     pub(super) add: Add,
     pub(super) addmm_out: Addmm,

@@ -56,8 +56,8 @@ pub(crate) struct Tensor {
     torch: &'static TorchLib,
 }
 
-// SAFETY: a handle is a pointer to a tensor on libtorch's heap, whose reference counts are atomic; no part of it belongs
-// to a thread.
+// SAFETY: a handle is a pointer to a tensor on libtorch's heap, whose reference counts are atomic; no part of it
+// belongs to a thread.
 unsafe impl Send for Tensor {}
 
 impl Drop for Tensor {
@@ -247,8 +247,8 @@ impl Tensor {
         self.to_host(Dtype::I64)
     }
 
-    /// Overwrites the numbers by another tensor's, which may be in another format, on another device, or of a shape that can
-    /// be expanded to this one.
+    /// Overwrites the numbers by another tensor's, which may be in another format, on another device, or of a shape
+    /// that can be expanded to this one.
     pub(crate) fn copy_from(&self, source: &Self) -> Result<(), TorchError> {
         // SAFETY: both tensors are alive; libtorch checks their shapes.
         let status =
@@ -347,7 +347,8 @@ impl Tensor {
         Ok(copy)
     }
 
-    /// A view of the same storage. Sizes, strides and offset come from this file alone, which keeps them within this tensor.
+    /// A view of the same storage. Sizes, strides and offset come from this file alone, which keeps them within this
+    /// tensor.
     fn strided(&self, sizes: &[usize], strides: &[i64], offset: i64) -> Result<Self, TorchError> {
         let sizes = signed(sizes);
         let mut handle: Handle = std::ptr::null_mut();
