@@ -3,7 +3,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use truing_model::SaveDtype;
+use truing_model::{ComputeDtype, SaveDtype};
 use truing_train::{OptimizerConfig, Schedule, ScheduleKind};
 
 use crate::checks::{require, require_positive, require_share, require_steps};
@@ -102,6 +102,11 @@ pub struct ResourceSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-decides" = "nothing"))]
     pub device: Option<String>,
+    /// Number format that a GPU computes in, `"f32"` or `"bf16"`; weights, gradients and the optimiser's state are
+    /// in f32. `--compute-dtype` goes before it. Default: `"f32"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-decides" = "nothing"))]
+    pub compute_dtype: Option<ComputeDtype>,
     /// Memory budget in GiB, on a GPU of its own memory. Default: 80 % of what is available.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-decides" = "nothing"))]

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use truing_model::ComputeDtype;
+#[cfg(not(feature = "torch"))]
 use truing_stages::Machine;
 
 use crate::environment::Environment;
@@ -20,6 +22,16 @@ pub(crate) type LocalEngine = either::EitherEngine;
 #[cfg(feature = "torch")]
 pub(crate) use libtorch::{choose, look, with_memory_of_device};
 
+/// The program's own engine computes in single precision.
+fn check_own_dtype(compute_dtype: Option<ComputeDtype>) -> anyhow::Result<()> {
+    match compute_dtype {
+        None | Some(ComputeDtype::F32) => Ok(()),
+        Some(ComputeDtype::Bf16) => {
+            anyhow::bail!("compute_dtype `bf16`: device `{OWN_DEVICE}` computes in `f32`; a GPU in both")
+        }
+    }
+}
+
 /// The machine as plans see it: its memory is the device's.
 #[cfg(not(feature = "torch"))]
 pub(crate) fn with_memory_of_device(machine: Machine) -> Machine {
@@ -33,6 +45,8 @@ pub(crate) struct DeviceChoice {
     pub(crate) device: Option<String>,
     /// `--torch-lib`.
     pub(crate) torch_lib: Option<PathBuf>,
+    /// `--compute-dtype`, or the recipe's `compute_dtype`.
+    pub(crate) compute_dtype: Option<ComputeDtype>,
 }
 
 /// The device of the program's own engine, which needs no libtorch.
@@ -45,7 +59,7 @@ pub(crate) const OWN_DEVICE: &str = "cpu";
 #[cfg(not(feature = "torch"))]
 pub(crate) fn choose(choice: &DeviceChoice, _environment: &Environment) -> anyhow::Result<()> {
     let asked = match (choice.device.as_deref(), &choice.torch_lib) {
-        (None | Some(OWN_DEVICE), None) => return Ok(()),
+        (None | Some(OWN_DEVICE), None) => return check_own_dtype(choice.compute_dtype),
         (Some(device), _) if device != OWN_DEVICE => format!("device `{device}`"),
         _ => "`--torch-lib`".to_owned(),
     };

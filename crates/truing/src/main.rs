@@ -24,6 +24,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use truing_model::ComputeDtype;
 use truing_parallel::Rendezvous;
 
 use commands::Command;
@@ -60,6 +61,10 @@ pub(crate) struct Cli {
     /// else `cpu`.
     #[arg(long, global = true, value_name = "DEVICE")]
     device: Option<String>,
+    /// Number format that `--device` computes in, `f32` or `bf16`; weights are kept in f32. Default: the recipe's
+    /// `compute_dtype`, else `f32`.
+    #[arg(long, global = true, value_name = "FORMAT", value_parser = compute_dtype)]
+    compute_dtype: Option<ComputeDtype>,
     /// Folder of libtorch_cpu.so, or a Python environment with torch. Default: the environment's TORCH_LIB.
     #[arg(long, global = true, value_name = "FOLDER")]
     torch_lib: Option<PathBuf>,
@@ -88,6 +93,15 @@ fn main() -> ExitCode {
     };
     std::panic::set_hook(Box::new(printer::print_panic));
     std::panic::catch_unwind(|| run(&cli, handled)).unwrap_or(ExitCode::from(outcome::ERROR))
+}
+
+/// A number format by its name.
+fn compute_dtype(name: &str) -> Result<ComputeDtype, String> {
+    match name {
+        "f32" => Ok(ComputeDtype::F32),
+        "bf16" => Ok(ComputeDtype::Bf16),
+        _ => Err("expected `f32` or `bf16`".to_owned()),
+    }
 }
 
 /// The hidden command with which this binary starts itself to run code that a model wrote.
@@ -142,7 +156,15 @@ fn start(
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
     rayon::ThreadPoolBuilder::new().num_threads(n_threads).build_global()?;
-    let device = DeviceChoice { device: cli.device.clone(), torch_lib: cli.torch_lib.clone() };
+    anyhow::ensure!(
+        cli.compute_dtype.is_none() || cli.device.is_some(),
+        "`--compute-dtype` needs `--device`; of a recipe's device it is `--set compute_dtype=...`"
+    );
+    let device = DeviceChoice {
+        device: cli.device.clone(),
+        torch_lib: cli.torch_lib.clone(),
+        compute_dtype: cli.compute_dtype,
+    };
     local_engine::choose(&device, &environment)?;
     let mut context = Context { printer, environment, n_threads, device, place };
     cli.command.run(&mut context)

@@ -144,10 +144,14 @@ pub(crate) fn run_recipe<S: StageCommand>(
     run_config::<S>(config, arguments, context).map_err(|error| at_its_place(error, recipe))
 }
 
-/// Takes the recipe's device, unless the command line names one.
+/// Takes the recipe's device and number format, unless the command line names them.
 fn choose_device(config: &impl Recipe, recipe: &RecipeArguments, context: &Context) -> anyhow::Result<()> {
-    let Some(device) = config.device().filter(|_| context.device.device.is_none()) else { return Ok(()) };
-    let choice = DeviceChoice { device: Some(device), ..context.device.clone() };
+    let ((device, compute_dtype), typed) = (config.device(), context.device.clone());
+    let choice = DeviceChoice {
+        device: typed.device.or(device),
+        compute_dtype: typed.compute_dtype.or(compute_dtype),
+        torch_lib: typed.torch_lib,
+    };
     local_engine::choose(&choice, &context.environment).map_err(|error| {
         let text = fs::read_to_string(&recipe.recipe).unwrap_or_default();
         let place = recipe::place_of("device", &text, &recipe.recipe, &recipe.overrides);

@@ -127,14 +127,14 @@ impl Engine for EitherEngine {
     type Logits = Either<<CpuEngine as Engine>::Logits, <Torch as Engine>::Logits>;
 
     fn name() -> &'static str {
-        if libtorch::is_chosen() { libtorch::engine_name() } else { Self::NAME }
+        libtorch::engine_name().unwrap_or(Self::NAME)
     }
 
+    /// The number format is part of the choice.
     fn memory(spec: &ModelSpec, trainable: &TrainableSpec, dtype: ComputeDtype) -> EngineMemory {
-        if libtorch::is_chosen() {
-            Torch::memory(spec, trainable, dtype)
-        } else {
-            CpuEngine::memory(spec, trainable, dtype)
+        match libtorch::chosen() {
+            Some((_, chosen)) => Torch::memory(spec, trainable, chosen),
+            None => CpuEngine::memory(spec, trainable, dtype),
         }
     }
 
@@ -145,12 +145,12 @@ impl Engine for EitherEngine {
         groups: &Groups,
         weights: &mut dyn WeightSource,
     ) -> Result<Self, EngineError> {
-        if libtorch::is_chosen() {
-            Torch::load(spec, trainable, options, groups, weights).map(|engine| Self::Torch(Box::new(engine)))
-        } else {
-            CpuEngine::load(spec, trainable, options, groups, weights)
-                .map(|engine| Self::Own(Box::new(engine)))
-        }
+        let Some((_, dtype)) = libtorch::chosen() else {
+            let engine = CpuEngine::load(spec, trainable, options, groups, weights)?;
+            return Ok(Self::Own(Box::new(engine)));
+        };
+        let options = EngineOptions { dtype, ..*options };
+        Ok(Self::Torch(Box::new(Torch::load(spec, trainable, &options, groups, weights)?)))
     }
 
     fn guarantees(&self) -> Guarantees {

@@ -1,6 +1,6 @@
-//! Devices of libtorch's engine, chosen once for the process.
+//! Devices of libtorch's engine. What was chosen last holds for the models that are planned and loaded from then on.
 
-use std::sync::OnceLock;
+use std::sync::{PoisonError, RwLock};
 
 use truing_model::{ComputeDtype, EngineError};
 use truing_stages::Machine;
@@ -13,7 +13,16 @@ use crate::outcome::WithHint;
 /// libtorch on the processor: to test its engine on a machine without a GPU.
 pub(crate) const LIBTORCH_ON_CPU: &str = "libtorch-cpu";
 
-static CHOSEN: OnceLock<Device> = OnceLock::new();
+static CHOSEN: RwLock<Option<(Device, ComputeDtype)>> = RwLock::new(None);
+
+fn set_chosen(chosen: Option<(Device, ComputeDtype)>) {
+    *CHOSEN.write().unwrap_or_else(PoisonError::into_inner) = chosen;
+}
+
+/// The device and the number format of models, where they run on libtorch.
+pub(super) fn chosen() -> Option<(Device, ComputeDtype)> {
+    *CHOSEN.read().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Takes the device for all models of this process, before the first is planned or loaded, and loads libtorch where it
 /// is one of libtorch's.
@@ -22,7 +31,10 @@ static CHOSEN: OnceLock<Device> = OnceLock::new();
 /// When the name is no device, no libtorch can be used, or it does not have the device.
 pub(crate) fn choose(choice: &DeviceChoice, environment: &Environment) -> anyhow::Result<()> {
     let device = match choice.device.as_deref() {
-        None | Some(OWN_DEVICE) => return Ok(()),
+        None | Some(OWN_DEVICE) => {
+            set_chosen(None);
+            return super::check_own_dtype(choice.compute_dtype);
+        }
         Some(LIBTORCH_ON_CPU) => Device::Cpu,
         Some(name) => name.parse::<Device>().hint(|| {
             format!(
@@ -34,8 +46,7 @@ pub(crate) fn choose(choice: &DeviceChoice, environment: &Environment) -> anyhow
         "`--torch-lib` names the folder of libtorch_cpu.so; docs/gpu.md says how to get one".into()
     })?;
     torch.check_device(device).hint(|| "`truing doctor` says what this libtorch has".into())?;
-    let taken = *CHOSEN.get_or_init(|| device);
-    anyhow::ensure!(taken == device, "this process computes on {taken} already, not on {device}");
+    set_chosen(Some((device, choice.compute_dtype.unwrap_or_default())));
     Ok(())
 }
 
@@ -50,24 +61,21 @@ pub(crate) fn places(choice: &DeviceChoice, environment: &Environment) -> TorchP
 
 /// The machine as plans see it: on a GPU its memory is the GPU's.
 pub(crate) fn with_memory_of_device(machine: Machine) -> Machine {
-    let free = CHOSEN.get().and_then(|&device| TorchLib::loaded().ok()?.free_bytes(device));
+    let free = chosen().and_then(|(device, _)| TorchLib::loaded().ok()?.free_bytes(device));
     match free {
         Some(available_bytes) => Machine { available_bytes, resident_bytes: 0, ..machine },
         None => machine,
     }
 }
 
-/// Whether models run on libtorch.
-pub(super) fn is_chosen() -> bool {
-    CHOSEN.get().is_some()
-}
-
-/// The engine's name in content keys.
-pub(super) fn engine_name() -> &'static str {
-    match CHOSEN.get() {
-        Some(Device::Cpu) => truing_torch::OnCpu::ENGINE_NAME,
-        _ => truing_torch::OnCuda::ENGINE_NAME,
-    }
+/// The engine's name in content keys, where models run on libtorch.
+pub(super) fn engine_name() -> Option<&'static str> {
+    Some(match chosen()? {
+        (Device::Cpu, ComputeDtype::F32) => "libtorch cpu f32",
+        (Device::Cpu, ComputeDtype::Bf16) => "libtorch cpu bf16",
+        (Device::Cuda(_), ComputeDtype::F32) => "libtorch cuda f32",
+        (Device::Cuda(_), ComputeDtype::Bf16) => "libtorch cuda bf16",
+    })
 }
 
 /// The device of this process, as a kind of device.
@@ -80,7 +88,8 @@ impl DeviceKind for Chosen {
 
     /// The number is part of the choice.
     fn device(_idx: usize) -> Result<Device, EngineError> {
-        CHOSEN.get().copied().ok_or_else(|| EngineError::Device("no device of libtorch's was chosen".into()))
+        let chosen = chosen().map(|(device, _)| device);
+        chosen.ok_or_else(|| EngineError::Device("no device of libtorch's was chosen".into()))
     }
 }
 
