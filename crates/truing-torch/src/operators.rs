@@ -116,7 +116,7 @@ pub(crate) fn exactly<const N: usize>(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::OnceLock;
 
     use super::*;
@@ -129,7 +129,7 @@ mod tests {
 
     /// The libtorch that `TORCH_LIB` names; `None`, and a line that says so, where the variable is not set.
     #[expect(clippy::print_stdout, reason = "a skipped test says so")]
-    fn torch() -> Option<&'static TorchLib> {
+    pub(crate) fn torch() -> Option<&'static TorchLib> {
         static FOUND: OnceLock<Option<&'static TorchLib>> = OnceLock::new();
         let found = FOUND.get_or_init(|| {
             let value = std::env::var_os("TORCH_LIB")?;
