@@ -7,7 +7,7 @@ use truing_kernels::{
 use truing_model::{
     DecoderSpec, DecodingWeights, EngineError, HeadKind, ParameterSpec, SaveActivations, TrainableSpec,
 };
-use truing_types::{ExcludedTokens, TokenId};
+use truing_types::TokenId;
 
 use crate::batch::DeviceBatch;
 use crate::buffers::BufferPool;
@@ -74,30 +74,6 @@ impl Decoder {
             embeddings: vec![self.embedding],
             blocks: (0..self.spec.n_layers).map(|layer| of_layer(Some(layer))).collect(),
             head: vec![self.final_norm, self.head],
-        }
-    }
-
-    pub(crate) fn check_tokens(&self, tokens: &[TokenId]) -> Result<(), EngineError> {
-        check_tokens(tokens, self.spec.vocab_size)
-    }
-
-    pub(crate) fn check_excluded(&self, excluded: &ExcludedTokens) -> Result<(), EngineError> {
-        let vocab_size = self.spec.vocab_size;
-        match excluded.ranges().last() {
-            Some(last) if last.end as usize > vocab_size => {
-                Err(EngineError::TokenOutOfRange { token: last.end - 1, vocab_size })
-            }
-            _ if excluded.len() == vocab_size => {
-                Err(EngineError::Unsupported("every token of the vocabulary is excluded".into()))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    pub(crate) fn check_language_model(&self) -> Result<(), EngineError> {
-        match self.spec.head {
-            HeadKind::LanguageModel => Ok(()),
-            head @ HeadKind::Score { .. } => Err(EngineError::WrongHead { head }),
         }
     }
 
@@ -294,13 +270,6 @@ impl Decoder {
         multiply_rows(&normed, width, &mut [RowProduct { weight, y: &mut logits, write: Write::Overwrite }]);
         pool.give(normed);
         logits
-    }
-}
-
-pub(crate) fn check_tokens(tokens: &[TokenId], vocab_size: usize) -> Result<(), EngineError> {
-    match tokens.iter().find(|&&token| token as usize >= vocab_size) {
-        Some(&token) => Err(EngineError::TokenOutOfRange { token, vocab_size }),
-        None => Ok(()),
     }
 }
 

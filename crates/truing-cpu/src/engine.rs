@@ -6,6 +6,9 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 use truing_model::engine::PutWeight;
+use truing_model::engine::checks::{
+    check_batch, check_excluded, check_gradient, check_language_model, check_tokens,
+};
 use truing_model::{
     Adapters, ComputeDtype, DecodingWeights, Engine, EngineError, EngineMemory, EngineOptions, Guarantees,
     HeadGradient, HeadOutput, HeadRequest, ModelSpec, OptimizerStep, ParameterSpec, ParameterStore,
@@ -17,7 +20,7 @@ use truing_types::{ExcludedTokens, Groups, PackedBatch, TokenId};
 use crate::batch::DeviceBatch;
 use crate::buffers::BufferPool;
 use crate::cache::KvCache;
-use crate::decoder::{Decoder, check_tokens};
+use crate::decoder::Decoder;
 use crate::encoder::{self, Encoder};
 use crate::inner::{Body, Inner};
 use crate::layer;
@@ -241,17 +244,7 @@ impl Engine for CpuEngine {
 
     fn upload(&mut self, batch: &PackedBatch) -> Result<DeviceBatch, EngineError> {
         let inner = &mut self.inner;
-        check_tokens(batch.tokens(), inner.spec.vocab_size())?;
-        if let ModelSpec::Encoder(spec) = &inner.spec {
-            let (n_tokens, n_positions) = (batch.longest_sequence(), spec.max_position_embeddings);
-            if n_tokens > n_positions {
-                return Err(EngineError::SequenceTooLong { n_tokens, n_positions });
-            }
-            if batch.prefixes().iter().any(Option::is_some) {
-                let reason = "an encoder's sequence cannot continue another one";
-                return Err(EngineError::Unsupported(reason.into()));
-            }
-        }
+        check_batch(&inner.spec, batch)?;
         // Of the rank with the most rows.
         inner.pool.prepare(batch.n_tokens().div_ceil(inner.group.size()));
         if let Body::Decoder(decoder) = &mut inner.body {
@@ -343,7 +336,7 @@ impl Engine for CpuEngine {
         gradient: &HeadGradient,
     ) -> Result<(HeadOutput, Hidden), EngineError> {
         self.inner.check_request(request)?;
-        self.inner.check_gradient(request, gradient)?;
+        check_gradient(&self.inner.spec, request, gradient)?;
         let inner = &mut self.inner;
         let Hidden { values, rows } = hidden;
         inner.parameters.begin_backward(Unit::Head)?;
@@ -362,8 +355,8 @@ impl Engine for CpuEngine {
         k: usize,
     ) -> Result<TopLogProbs, EngineError> {
         let decoder = self.inner.body.decoder()?;
-        decoder.check_language_model()?;
-        decoder.check_excluded(excluded)?;
+        check_language_model(&decoder.spec)?;
+        check_excluded(excluded, decoder.spec.vocab_size)?;
         self.with_head(|inner| inner.top_log_probs_on_ranks(hidden, rows, temperature, excluded, k))
     }
 
@@ -374,12 +367,12 @@ impl Engine for CpuEngine {
         temperature: f32,
         tokens: &TopLogProbs,
     ) -> Result<TopLogProbs, EngineError> {
-        self.inner.body.decoder()?.check_language_model()?;
+        check_language_model(&self.inner.body.decoder()?.spec)?;
         self.with_head(|inner| inner.log_probs_of_on_ranks(hidden, rows, temperature, tokens))
     }
 
     fn logits(&mut self, hidden: &Hidden, rows: &[u32]) -> Result<Vec<f32>, EngineError> {
-        self.inner.body.decoder()?.check_language_model()?;
+        check_language_model(&self.inner.body.decoder()?.spec)?;
         self.with_head(|inner| inner.logits_on_ranks(hidden, rows))
     }
 
@@ -427,8 +420,8 @@ impl Engine for CpuEngine {
         }
         let Inner { parameters, body, pool, .. } = &mut self.inner;
         let decoder = body.decoder_mut()?;
-        decoder.check_language_model()?;
-        decoder.check_tokens(tokens)?;
+        check_language_model(&decoder.spec)?;
+        check_tokens(tokens, decoder.spec.vocab_size)?;
         parameters.adapters = Adapters::Enabled;
         parameters.gather_all()?;
         let values = self.threads.install(|| decoder.read_prompt(parameters, pool, cache, tokens));
@@ -447,7 +440,7 @@ impl Engine for CpuEngine {
         }
         let Inner { parameters, body, pool, .. } = &mut self.inner;
         let decoder = body.decoder_mut()?;
-        decoder.check_language_model()?;
+        check_language_model(&decoder.spec)?;
         for (cache, new) in caches.iter().zip(tokens) {
             if new.is_empty() {
                 return Err(EngineError::Unsupported("a sequence is extended by no token".into()));
@@ -456,7 +449,7 @@ impl Engine for CpuEngine {
             if needed > cache.capacity {
                 return Err(EngineError::CacheFull { capacity: cache.capacity, needed });
             }
-            decoder.check_tokens(new)?;
+            check_tokens(new, decoder.spec.vocab_size)?;
         }
         parameters.adapters = Adapters::Enabled;
         parameters.gather_all()?;

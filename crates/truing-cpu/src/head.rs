@@ -5,9 +5,10 @@ use truing_kernels::{
     linear_log_probs_divergence_backward, linear_log_probs_divergence_forward, linear_log_probs_of,
     linear_top_log_probs, scatter_add_rows, spans_of,
 };
+use truing_model::engine::checks::{check_request, check_tokens};
 use truing_model::{
-    Divergence as ModelDivergence, EngineError, HeadGradient, HeadKind, HeadOutput, HeadRequest,
-    HostTopLogProbs, Pooling, Reference, TokenLogProbs, TopLogProbs,
+    Divergence as ModelDivergence, EngineError, HeadGradient, HeadOutput, HeadRequest, HostTopLogProbs,
+    Pooling, Reference, TokenLogProbs, TopLogProbs,
 };
 use truing_types::ExcludedTokens;
 
@@ -17,50 +18,12 @@ use crate::scores::{scores, scores_backward};
 use crate::ulysses::PackRows;
 
 impl Inner {
-    /// Refuses what the model cannot answer, and gradients of another size.
+    /// Refuses what the model cannot answer.
     pub(crate) fn check_request(&self, request: &HeadRequest<'_>) -> Result<(), EngineError> {
+        check_request(&self.spec, request)?;
         match request {
-            HeadRequest::Vectors { .. } => Ok(()),
-            HeadRequest::LogProbs { targets, excluded, reference, .. } => {
-                let decoder = self.body.decoder()?;
-                decoder.check_tokens(&targets.tokens)?;
-                decoder.check_excluded(excluded)?;
-                decoder.check_language_model()?;
-                reference.as_ref().map_or(Ok(()), |reference| on_host(&reference.top).map(drop))
-            }
-            HeadRequest::Scores { .. } => match self.body.decoder()?.spec.head {
-                HeadKind::Score { .. } => Ok(()),
-                head @ HeadKind::LanguageModel => Err(EngineError::WrongHead { head }),
-            },
-        }
-    }
-
-    /// Refuses gradients of another size than the answer; an empty one is zero.
-    pub(crate) fn check_gradient(
-        &self,
-        request: &HeadRequest<'_>,
-        gradient: &HeadGradient,
-    ) -> Result<(), EngineError> {
-        let n_rows = request.rows().len();
-        let check = |name: &str, d: &[f32], width: usize| match d.len() {
-            0 => Ok(()),
-            found if found == n_rows * width => Ok(()),
-            found => Err(EngineError::ShapeMismatch {
-                name: format!("the gradient of the {name}"),
-                expected: vec![n_rows, width],
-                found: vec![found],
-            }),
-        };
-        match request {
-            HeadRequest::LogProbs { .. } => {
-                check("log-probabilities", &gradient.log_probs, 1)?;
-                check("KL divergences", &gradient.kl, 1)
-            }
-            HeadRequest::Scores { .. } => match self.body.decoder()?.spec.head {
-                HeadKind::Score { n_outputs } => check("scores", &gradient.scores, n_outputs),
-                HeadKind::LanguageModel => Ok(()),
-            },
-            HeadRequest::Vectors { .. } => check("vectors", &gradient.vectors, self.vector_width()),
+            HeadRequest::LogProbs { reference: Some(reference), .. } => on_host(&reference.top).map(drop),
+            _ => Ok(()),
         }
     }
 
@@ -259,7 +222,7 @@ impl Inner {
         tokens: &HostTopLogProbs,
     ) -> Result<(), EngineError> {
         let HostTopLogProbs { k, tokens, .. } = tokens;
-        self.body.decoder()?.check_tokens(tokens)?;
+        check_tokens(tokens, self.body.decoder()?.spec.vocab_size)?;
         if tokens.len() == rows.len() * k {
             return Ok(());
         }

@@ -74,7 +74,7 @@ fn key_parts<'a, E: Engine>(
     scope: Scope,
     files: impl Iterator<Item = &'a InputFile>,
 ) -> Vec<String> {
-    let mut parts = vec![format!("{KEY_VERSION} {}", E::NAME), recipe.decisive(scope).to_string()];
+    let mut parts = vec![format!("{KEY_VERSION} {}", E::name()), recipe.decisive(scope).to_string()];
     parts.extend(files.map(|file| format!("{} {}", file.role, file.blake3)));
     parts
 }

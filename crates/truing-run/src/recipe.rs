@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
+use truing_model::ComputeDtype;
 use truing_store::paths::in_folder;
 use truing_types::{STAGES, StageName, nearest_name};
 
@@ -130,6 +131,13 @@ pub trait Recipe: Serialize + DeserializeOwned + JsonSchema + Default {
 
     /// The run's folder; empty where the recipe names none.
     fn output_dir(&self) -> &Path;
+
+    /// What the models are to compute on and in, where the recipe says so: its keys `device` and `compute_dtype`.
+    fn device(&self) -> (Option<String>, Option<ComputeDtype>) {
+        let table = to_table(self);
+        let dtype = table.get("compute_dtype").and_then(|value| value.clone().try_into().ok());
+        (table.get("device").and_then(Value::as_str).map(str::to_owned), dtype)
+    }
 
     /// Makes the file's relative paths relative to the folder that the file is in.
     fn resolve_paths(&mut self, folder: &Path);

@@ -3,7 +3,9 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use truing_model::{DecoderSpec, EngineMemory, ParameterSpec, SaveDtype, TrainableSpec, ZeroStage};
+use truing_model::{
+    ComputeDtype, DecoderSpec, EngineMemory, ParameterSpec, SaveDtype, TrainableSpec, ZeroStage,
+};
 use truing_train::{OptimizerConfig, Schedule, ScheduleKind};
 use truing_types::{Groups, alternatives, counted};
 
@@ -92,14 +94,24 @@ pub struct CheckpointSettings {
 }
 
 /// What a run may use of the machine, and how its ranks share the work. Never changes a result, but for the order in which
-/// sums over ranks are rounded.
+/// sums over ranks are rounded, and for the rounding of another device.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ResourceSettings {
     /// CPU threads. Default: one per available core.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-decides" = "nothing"))]
     pub threads: Option<usize>,
-    /// Memory budget in GiB. Default: 80 % of what is available.
+    /// What the models compute on: `"cpu"`, or `"cuda:0"` for the first GPU (docs/gpu.md). `--device` goes before it.
+    /// Default: `"cpu"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-decides" = "nothing"))]
+    pub device: Option<String>,
+    /// Number format that a GPU computes in, `"f32"` or `"bf16"`; weights, gradients and the optimiser's state are
+    /// in f32. `--compute-dtype` goes before it. Default: `"f32"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-decides" = "nothing"))]
+    pub compute_dtype: Option<ComputeDtype>,
+    /// Memory budget in GiB, on a GPU of its own memory. Default: 80 % of what is available.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-decides" = "nothing"))]
     pub memory_gib: Option<f64>,
@@ -117,7 +129,14 @@ pub struct ResourceSettings {
 
 impl Default for ResourceSettings {
     fn default() -> Self {
-        Self { threads: None, memory_gib: None, zero_stage: ZeroStage::default(), sequence_parallel_size: 1 }
+        Self {
+            threads: None,
+            device: None,
+            compute_dtype: None,
+            memory_gib: None,
+            zero_stage: ZeroStage::default(),
+            sequence_parallel_size: 1,
+        }
     }
 }
 

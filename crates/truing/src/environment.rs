@@ -31,6 +31,10 @@ pub(crate) const VARIABLES: &[(&str, &str)] = &[
     ("NO_PROXY", "hosts for which no proxy is used, separated by commas"),
     ("PATH", "where python, pip and mpirun are looked for"),
     ("NO_COLOR", "any value: no colours"),
+    #[cfg(feature = "torch")]
+    ("TORCH_LIB", "folder of libtorch_cpu.so, for models on a GPU; --torch-lib goes before it"),
+    #[cfg(feature = "torch")]
+    ("VIRTUAL_ENV", "Python environment whose torch is taken where neither of the two is given"),
 ];
 
 /// What the variables said when the process started.
@@ -60,6 +64,12 @@ pub(crate) struct Environment {
     pub(crate) search_path: Vec<PathBuf>,
     /// `NO_COLOR`.
     pub(crate) no_color: bool,
+    /// `TORCH_LIB`.
+    #[cfg(feature = "torch")]
+    pub(crate) torch_lib: Option<PathBuf>,
+    /// `VIRTUAL_ENV`.
+    #[cfg(feature = "torch")]
+    pub(crate) virtual_env: Option<PathBuf>,
     /// What a launcher of several processes says ([`Rendezvous::VARIABLES`]).
     pub(crate) of_launcher: BTreeMap<String, String>,
     /// Names of the variables above that are set at all.
@@ -113,6 +123,10 @@ impl Environment {
                 .collect(),
             search_path: get("PATH").map(|value| env::split_paths(&value).collect()).unwrap_or_default(),
             no_color: get("NO_COLOR").is_some(),
+            #[cfg(feature = "torch")]
+            torch_lib: folder("TORCH_LIB"),
+            #[cfg(feature = "torch")]
+            virtual_env: folder("VIRTUAL_ENV"),
             of_launcher: Rendezvous::VARIABLES
                 .iter()
                 .filter_map(|&name| Some((name.to_owned(), text(name)?)))

@@ -1,4 +1,69 @@
 //! The engine of this process: the one place where the program chooses a device.
 
+use std::path::PathBuf;
+
+use truing_model::ComputeDtype;
+#[cfg(not(feature = "torch"))]
+use truing_stages::Machine;
+
+use crate::environment::Environment;
+
+#[cfg(feature = "torch")]
+mod either;
+#[cfg(feature = "torch")]
+mod libtorch;
+
 /// Everything above is generic over [`truing_model::Engine`].
+#[cfg(not(feature = "torch"))]
 pub(crate) type LocalEngine = truing_cpu::CpuEngine;
+#[cfg(feature = "torch")]
+pub(crate) type LocalEngine = either::EitherEngine;
+
+#[cfg(feature = "torch")]
+pub(crate) use libtorch::{choose, look, with_memory_of_device};
+
+/// The program's own engine computes in single precision.
+fn check_own_dtype(compute_dtype: Option<ComputeDtype>) -> anyhow::Result<()> {
+    match compute_dtype {
+        None | Some(ComputeDtype::F32) => Ok(()),
+        Some(ComputeDtype::Bf16) => {
+            anyhow::bail!("compute_dtype `bf16`: device `{OWN_DEVICE}` computes in `f32`; a GPU in both")
+        }
+    }
+}
+
+/// The machine as plans see it: its memory is the device's.
+#[cfg(not(feature = "torch"))]
+pub(crate) fn with_memory_of_device(machine: Machine) -> Machine {
+    machine
+}
+
+/// What the user said about the device.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct DeviceChoice {
+    /// `--device`, or the recipe's `device`.
+    pub(crate) device: Option<String>,
+    /// `--torch-lib`.
+    pub(crate) torch_lib: Option<PathBuf>,
+    /// `--compute-dtype`, or the recipe's `compute_dtype`.
+    pub(crate) compute_dtype: Option<ComputeDtype>,
+}
+
+/// The device of the program's own engine, which needs no libtorch.
+pub(crate) const OWN_DEVICE: &str = "cpu";
+
+/// Takes the device for all models of this process, before the first is planned or loaded.
+///
+/// # Errors
+/// When it is not the processor: this program was built without libtorch's engine.
+#[cfg(not(feature = "torch"))]
+pub(crate) fn choose(choice: &DeviceChoice, _environment: &Environment) -> anyhow::Result<()> {
+    let asked = match (choice.device.as_deref(), &choice.torch_lib) {
+        (None | Some(OWN_DEVICE), None) => return check_own_dtype(choice.compute_dtype),
+        (Some(device), _) if device != OWN_DEVICE => format!("device `{device}`"),
+        _ => "`--torch-lib`".to_owned(),
+    };
+    let source = anyhow::anyhow!("{asked}: this program was built without libtorch's engine");
+    let hint = "build it with `cargo build --release -p truing --features torch`; docs/gpu.md says more";
+    Err(anyhow::Error::new(crate::outcome::Hinted { source, hint: hint.into() }))
+}

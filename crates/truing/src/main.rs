@@ -20,13 +20,16 @@ mod table;
 mod time_left;
 mod units;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use truing_model::ComputeDtype;
 use truing_parallel::Rendezvous;
 
 use commands::Command;
 use environment::Environment;
+use local_engine::DeviceChoice;
 use outcome::Outcome;
 use printer::Printer;
 
@@ -38,6 +41,8 @@ pub(crate) struct Context {
     pub(crate) environment: Environment,
     /// Threads of the pool that computes.
     pub(crate) n_threads: usize,
+    /// What the command line says about the device.
+    pub(crate) device: DeviceChoice,
     /// The place of this process among those that a launcher started.
     pub(crate) place: Option<Rendezvous>,
 }
@@ -52,6 +57,17 @@ pub(crate) struct Cli {
     /// CPU threads. Default: all that this process may use. It never changes a result.
     #[arg(long, global = true, value_name = "N")]
     threads: Option<usize>,
+    /// What models compute on: `cpu`, or `cuda:0` for the first GPU (docs/gpu.md). Default: the recipe's `device`,
+    /// else `cpu`.
+    #[arg(long, global = true, value_name = "DEVICE")]
+    device: Option<String>,
+    /// Number format that `--device` computes in, `f32` or `bf16`; weights are kept in f32. Default: the recipe's
+    /// `compute_dtype`, else `f32`.
+    #[arg(long, global = true, value_name = "FORMAT", value_parser = compute_dtype)]
+    compute_dtype: Option<ComputeDtype>,
+    /// Folder of libtorch_cpu.so, or a Python environment with torch. Default: the environment's TORCH_LIB.
+    #[arg(long, global = true, value_name = "FOLDER")]
+    torch_lib: Option<PathBuf>,
     /// Print no progress and no notes, only results and errors.
     #[arg(long, short, global = true)]
     quiet: bool,
@@ -77,6 +93,15 @@ fn main() -> ExitCode {
     };
     std::panic::set_hook(Box::new(printer::print_panic));
     std::panic::catch_unwind(|| run(&cli, handled)).unwrap_or(ExitCode::from(outcome::ERROR))
+}
+
+/// A number format by its name.
+fn compute_dtype(name: &str) -> Result<ComputeDtype, String> {
+    match name {
+        "f32" => Ok(ComputeDtype::F32),
+        "bf16" => Ok(ComputeDtype::Bf16),
+        _ => Err("expected `f32` or `bf16`".to_owned()),
+    }
 }
 
 /// The hidden command with which this binary starts itself to run code that a model wrote.
@@ -131,6 +156,16 @@ fn start(
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
     rayon::ThreadPoolBuilder::new().num_threads(n_threads).build_global()?;
-    let mut context = Context { printer, environment, n_threads, place };
+    anyhow::ensure!(
+        cli.compute_dtype.is_none() || cli.device.is_some(),
+        "`--compute-dtype` needs `--device`; of a recipe's device it is `--set compute_dtype=...`"
+    );
+    let device = DeviceChoice {
+        device: cli.device.clone(),
+        torch_lib: cli.torch_lib.clone(),
+        compute_dtype: cli.compute_dtype,
+    };
+    local_engine::choose(&device, &environment)?;
+    let mut context = Context { printer, environment, n_threads, device, place };
     cli.command.run(&mut context)
 }

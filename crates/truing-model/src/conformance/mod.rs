@@ -31,12 +31,17 @@ mod support;
 
 use crate::{ComputeDtype, Engine};
 
-/// Makes one `#[test]` of each check of the [conformance suite](crate::conformance), for one engine.
+/// Makes one `#[test]` of each check of the [conformance suite](crate::conformance), for one engine. With
+/// `if is_there` a check runs only where the function `is_there() -> bool` says so; `names of Engine` is an array of
+/// the checks' names.
 #[macro_export]
 macro_rules! conformance_tests {
     ($engine:ty) => { $crate::conformance_tests!(@each test $engine); };
-    (@each $what:ident $engine:ty) => {
-        $crate::conformance_tests! { @$what $engine;
+    // Where the machine may lack the engine's device: a check runs where the function says `true`.
+    ($engine:ty, if $is_there:path) => { $crate::conformance_tests!(@each test $engine, $is_there); };
+    (names of $engine:ty) => { $crate::conformance_tests!(@each names $engine) };
+    (@each $what:ident $engine:ty $(, $is_there:path)?) => {
+        $crate::conformance_tests! { @$what $engine $(, $is_there)?;
             adapters::adapters_start_as_the_identity_and_only_they_learn,
             adapters::disabled_adapters_leave_the_base_model,
             adapters::disabled_adapters_take_no_part_in_a_backward_pass,
@@ -104,6 +109,19 @@ macro_rules! conformance_tests {
                 $crate::conformance::$module::$check::<$engine>();
             }
         )*
+    };
+    (@test $engine:ty, $is_there:path; $($module:ident::$check:ident,)*) => {
+        $(
+            #[test]
+            fn $check() {
+                if $is_there() {
+                    $crate::conformance::$module::$check::<$engine>();
+                }
+            }
+        )*
+    };
+    (@names $engine:ty; $($module:ident::$check:ident,)*) => {
+        [$(concat!(stringify!($module), "::", stringify!($check))),*]
     };
     (@call $engine:ty; $($module:ident::$check:ident,)*) => {
         $( $crate::conformance::$module::$check::<$engine>(); )*

@@ -1,6 +1,7 @@
 //! The narrow door between methods and devices. Above it nothing knows a device; below it nothing knows a
 //! method. Hidden states, saved activations, caches and logits are handles that stay where the engine put them.
 
+pub mod checks;
 mod error;
 mod options;
 mod request;
@@ -187,6 +188,11 @@ pub struct SampleStep<'a> {
 pub trait Engine: ParameterStore + Send + Sized {
     /// Device and number format, as content keys name them. Another name means that equal results are not promised.
     const NAME: &'static str;
+    /// The same where the device is chosen while the program runs, by an engine that stands for one of several.
+    #[must_use]
+    fn name() -> &'static str {
+        Self::NAME
+    }
 
     /// Tokens, positions and cumulative lengths where the engine wants them.
     type Batch;

@@ -47,6 +47,9 @@ struct Findings {
     load: Option<f64>,
     memory: Memory,
     devices: Vec<Device>,
+    /// Devices that models cannot run on, with the reason.
+    #[cfg(feature = "torch")]
+    missing_devices: Vec<Device>,
     measured: Option<Measured>,
     model_cache: ModelCache,
     python: Option<PathBuf>,
@@ -60,7 +63,7 @@ struct Findings {
 #[derive(Debug, Serialize)]
 struct Device {
     engine: &'static str,
-    device: &'static str,
+    device: String,
     note: String,
 }
 
@@ -119,9 +122,11 @@ fn look(arguments: &Arguments, context: &Context) -> Findings {
         processor: machine::processor_name(),
         devices: vec![Device {
             engine: "cpu",
-            device: "cpu",
+            device: "cpu".into(),
             note: format!("{} threads, {} kernels", context.n_threads, SimdLevel::detected()),
         }],
+        #[cfg(feature = "torch")]
+        missing_devices: Vec::new(),
         processor_features: machine::processor_features(),
         physical_cores: machine::n_physical_cores(),
         usable_cores: std::thread::available_parallelism().map_or(1, usize::from),
@@ -136,8 +141,19 @@ fn look(arguments: &Arguments, context: &Context) -> Findings {
         environment: environment.variables_set.clone(),
         to_fix: Vec::new(),
     };
+    #[cfg(feature = "torch")]
+    add_libtorch(&mut findings, context);
     findings.to_fix = what_to_fix(&findings);
     findings
+}
+
+/// Devices of libtorch's. That there is no GPU is nothing to fix.
+#[cfg(feature = "torch")]
+fn add_libtorch(findings: &mut Findings, context: &Context) {
+    let found = crate::local_engine::look(&context.device, &context.environment);
+    let device = |(device, note)| Device { engine: "libtorch", device, note };
+    findings.devices.extend(found.devices.into_iter().map(device));
+    findings.missing_devices.extend(found.missing.into_iter().map(device));
 }
 
 /// Other programs make single measurements too low, never too high; so the best of a few counts, and the peak is
@@ -287,6 +303,10 @@ fn print(findings: &Findings, context: &Context) -> anyhow::Result<()> {
     for device in &findings.devices {
         table
             .row(["device".into(), format!("{} ({} engine, {})", device.device, device.engine, device.note)]);
+    }
+    #[cfg(feature = "torch")]
+    for device in &findings.missing_devices {
+        table.row([format!("no {}", device.device), device.note.clone()]);
     }
     if let Some(measured) = &findings.measured {
         table.row(["  peak".into(), format!("{:.0} GFLOP/s, f32 multiply-add", measured.peak_gflops)]).row([

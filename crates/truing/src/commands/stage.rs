@@ -18,7 +18,7 @@ use truing_text::RenderOptions;
 use truing_types::EventSink;
 
 use super::{model, plan};
-use crate::local_engine::LocalEngine;
+use crate::local_engine::{self, DeviceChoice, LocalEngine};
 use crate::metrics_hook::MetricsHook;
 use crate::outcome::{Hinted, Outcome, WithHint};
 use crate::printer::{Style, clean_path};
@@ -139,8 +139,29 @@ pub(crate) fn run_recipe<S: StageCommand>(
     arguments: &RunArguments,
     context: &Context,
 ) -> anyhow::Result<Outcome> {
-    run_config::<S>(read_config::<S>(recipe)?, arguments, context)
-        .map_err(|error| at_its_place(error, recipe))
+    let config = read_config::<S>(recipe)?;
+    choose_device(&config, recipe, context)?;
+    run_config::<S>(config, arguments, context).map_err(|error| at_its_place(error, recipe))
+}
+
+/// Takes the recipe's device and number format, unless the command line names them.
+fn choose_device(config: &impl Recipe, recipe: &RecipeArguments, context: &Context) -> anyhow::Result<()> {
+    let ((device, compute_dtype), typed) = (config.device(), context.device.clone());
+    let choice = DeviceChoice {
+        device: typed.device.or(device),
+        compute_dtype: typed.compute_dtype.or(compute_dtype),
+        torch_lib: typed.torch_lib,
+    };
+    local_engine::choose(&choice, &context.environment).map_err(|error| {
+        let text = fs::read_to_string(&recipe.recipe).unwrap_or_default();
+        let place = recipe::place_of("device", &text, &recipe.recipe, &recipe.overrides);
+        match error.downcast::<Hinted>() {
+            Ok(Hinted { source, hint }) => {
+                anyhow::Error::new(Hinted { source: anyhow::anyhow!("{place}: {source:#}"), hint })
+            }
+            Err(error) => anyhow::anyhow!("{place}: {error:#}"),
+        }
+    })
 }
 
 /// Puts before an error of a setting where the recipe or an override has it.
@@ -289,7 +310,9 @@ pub(crate) fn show_recipe<S: StageCommand>(
     as_json: bool,
     context: &Context,
 ) -> anyhow::Result<Outcome> {
-    match prepare_on::<S>(read_config::<S>(recipe)?, &Ranks::planned(n_ranks), context) {
+    let config = read_config::<S>(recipe)?;
+    choose_device(&config, recipe, context)?;
+    match prepare_on::<S>(config, &Ranks::planned(n_ranks), context) {
         Ok((plan, inputs, _)) => show::<S>(&plan, &inputs, as_json, context),
         Err(error) => refuse(error, as_json, context).map_err(|error| at_its_place(error, recipe)),
     }
@@ -358,7 +381,7 @@ fn prepare_on<S: StageCommand>(
     })?;
     let folder = config.output_dir().to_path_buf();
     let mut events = progress::for_this_terminal(&context.printer);
-    let machine = || ranks.machine(context.n_threads);
+    let machine = || local_engine::with_memory_of_device(ranks.machine(context.n_threads));
     let mut planning = PlanContext { render: render_options(), machine: &machine, events: events.as_mut() };
     let (plan, inputs) = S::prepare::<LocalEngine>(config, &mut planning)?;
     Ok((plan, inputs, folder))

@@ -8,6 +8,7 @@ mod bench;
 mod cluster;
 mod command;
 mod datasets;
+mod devices;
 mod embed;
 mod errors;
 mod evaluations;

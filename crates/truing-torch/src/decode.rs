@@ -1,0 +1,95 @@
+//! A decoder's forward for running sequences: the keys and values of earlier tokens come from caches, and nothing is
+//! kept for a backward.
+
+use truing_types::TokenId;
+
+use crate::attention::Spans;
+use crate::cache::KvCache;
+use crate::decoder::Decoder;
+use crate::error::TorchError;
+use crate::ffi::Tensor;
+use crate::layer::Layer;
+use crate::parameters::Parameters;
+use crate::rotary::Angles;
+
+/// Longest piece of a prompt that is read at once; bounds the memory of a long prompt.
+pub(crate) const PREFILL_TOKENS: usize = 512;
+
+impl Decoder {
+    /// Several new tokens of one sequence, piece by piece; the logits after the last one `[1, vocab]`.
+    pub(crate) fn read_prompt(
+        &mut self,
+        parameters: &Parameters,
+        cache: &mut KvCache,
+        tokens: &[TokenId],
+    ) -> Result<Tensor, TorchError> {
+        let n_before = cache.n_cached;
+        let mut logits = None;
+        for piece in tokens.chunks(PREFILL_TOKENS) {
+            let read = self.extend(parameters, &mut [&mut *cache], piece);
+            if read.is_err() {
+                cache.n_cached = n_before;
+            }
+            logits = Some(read?);
+        }
+        logits.ok_or_else(|| TorchError::Arguments { operator: "extend", reason: "no token".into() })
+    }
+
+    /// As many new tokens for each cache as there are for one, in the order of the caches; the logits after each
+    /// cache's last `[n_caches, vocab]`, in single precision.
+    pub(crate) fn extend(
+        &mut self,
+        parameters: &Parameters,
+        caches: &mut [&mut KvCache],
+        tokens: &[TokenId],
+    ) -> Result<Tensor, TorchError> {
+        let Parameters { torch, device, .. } = *parameters;
+        let n_new = tokens.len() / caches.len().max(1);
+        let positions: Vec<u32> =
+            caches.iter().flat_map(|cache| cache.n_cached as u32..(cache.n_cached + n_new) as u32).collect();
+        let angles = self.rotary.angles(torch, device, &positions)?;
+        let spans = Spans::new(torch, device, caches.iter().map(|cache| (n_new, cache.n_cached + n_new)))?;
+        let numbers: Vec<i64> = tokens.iter().map(|&token| i64::from(token)).collect();
+        let mut hidden =
+            self.embed(parameters, &Tensor::from_i64(torch, &numbers, &[tokens.len()], device)?)?;
+        for cache in caches.iter_mut() {
+            cache.reserve(n_new)?;
+        }
+        for (idx, layer) in self.layers.iter().enumerate() {
+            hidden = layer.extend(parameters, &angles, &spans, &hidden, caches, (idx, n_new))?;
+        }
+        caches.iter_mut().for_each(|cache| cache.n_cached += n_new);
+        let last: Vec<i64> = (1..=caches.len()).map(|end| (end * n_new - 1) as i64).collect();
+        let last = hidden.select(0, &Tensor::from_i64(torch, &last, &[last.len()], device)?)?;
+        let normed = self.final_norm.forward(parameters, &last)?;
+        normed.mm_f32(&parameters.weight(self.head).t()?)
+    }
+}
+
+impl Layer {
+    /// The block with the number `layer` for `n_new` tokens of each cache; `x` `[n_caches * n_new, hidden]`.
+    fn extend(
+        &self,
+        parameters: &Parameters,
+        angles: &Angles,
+        spans: &Spans,
+        x: &Tensor,
+        caches: &[&mut KvCache],
+        (layer, n_new): (usize, usize),
+    ) -> Result<Tensor, TorchError> {
+        let [q, k, v] = self.project(parameters, x)?;
+        let [q, k] = self.turned(parameters, angles, [&q, &k])?;
+        let (mut keys, mut values) = (Vec::with_capacity(caches.len()), Vec::with_capacity(caches.len()));
+        for (idx, cache) in caches.iter().enumerate() {
+            let rows = idx * n_new..(idx + 1) * n_new;
+            cache.append(layer, &k.rows(rows.clone())?, &v.rows(rows)?)?;
+            let [of_cache, values_of_cache] = cache.first(layer, cache.n_cached + n_new)?;
+            keys.push(of_cache);
+            values.push(values_of_cache);
+        }
+        let all = |parts: &[Tensor]| Tensor::cat(&parts.iter().collect::<Vec<_>>(), 0);
+        let attended = self.attention.forward(spans, &q, &all(&keys)?, &all(&values)?)?;
+        let x_mid = x.add(&self.o.forward(parameters, &attended.output)?)?;
+        Ok(self.feed_forward(parameters, &x_mid)?.0)
+    }
+}

@@ -1,0 +1,93 @@
+//! Norms over the last axis, forward beside backward, always in single precision.
+
+use truing_model::EngineError;
+
+use crate::error::TorchError;
+use crate::ffi::{Dtype, Tensor};
+use crate::parameters::Parameters;
+
+/// The root-mean-square norm (Zhang and Sennrich 2019, arXiv 1910.07467), `y = x r w` with
+/// `r = 1 / sqrt(mean x^2 + eps)`:
+///
+/// ```text
+/// d_x = r (w d_y - x r mean(w d_y x r)),   d_w = sum over rows of d_y x r
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RmsNorm {
+    pub(crate) weight: usize,
+    pub(crate) eps: f32,
+}
+
+impl RmsNorm {
+    /// Rows divided by their root mean square, and its inverse `[n_rows, 1]`.
+    fn normalize(&self, x: &Tensor) -> Result<(Tensor, Tensor), TorchError> {
+        let x = x.to(Dtype::F32)?;
+        let eps = Tensor::scalar(x.torch(), self.eps)?;
+        let inverse = x.mul(&x)?.mean_of_rows()?.add(&eps)?.rsqrt()?;
+        Ok((x.mul(&inverse)?, inverse))
+    }
+
+    /// `x` `[n_rows, width]`, in the format that is computed in.
+    pub(crate) fn forward(&self, parameters: &Parameters, x: &Tensor) -> Result<Tensor, TorchError> {
+        let (normal, _) = self.normalize(x)?;
+        normal.mul(parameters.value(self.weight))?.to(parameters.dtype)
+    }
+
+    /// Adds the weight's gradient; the gradient at `x` in single precision.
+    pub(crate) fn backward(
+        &self,
+        parameters: &Parameters,
+        x: &Tensor,
+        d_y: &Tensor,
+    ) -> Result<Tensor, TorchError> {
+        let (normal, inverse) = self.normalize(x)?;
+        let d_y = d_y.to(Dtype::F32)?;
+        if parameters.has_gradient(self.weight) {
+            parameters.add_gradient(self.weight, &d_y.mul(&normal)?.sum(0, false)?)?;
+        }
+        let d_normal = d_y.mul(parameters.value(self.weight))?;
+        let along = d_normal.mul(&normal)?.mean_of_rows()?;
+        d_normal.sub(&normal.mul(&along)?)?.mul(&inverse)
+    }
+}
+
+/// The layer norm (Ba et al. 2016, arXiv 1607.06450), by libtorch's own pair of operators.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LayerNorm {
+    weight: usize,
+    bias: usize,
+    eps: f32,
+}
+
+impl LayerNorm {
+    pub(crate) fn find(parameters: &Parameters, name: &str, eps: f32) -> Result<Self, EngineError> {
+        Ok(Self {
+            weight: parameters.require(&format!("{name}.weight"))?,
+            bias: parameters.require(&format!("{name}.bias"))?,
+            eps,
+        })
+    }
+
+    /// `x` `[n_rows, width]`, in single precision.
+    pub(crate) fn forward(&self, parameters: &Parameters, x: &Tensor) -> Result<Tensor, TorchError> {
+        let (weight, bias) = (parameters.value(self.weight), parameters.value(self.bias));
+        let [y, _, _] = x.layer_norm(weight, bias, self.eps)?;
+        Ok(y)
+    }
+
+    /// Adds the gradients of weight and bias; the gradient at `x`.
+    pub(crate) fn backward(
+        &self,
+        parameters: &Parameters,
+        x: &Tensor,
+        d_y: &Tensor,
+    ) -> Result<Tensor, TorchError> {
+        let (weight, bias) = (parameters.value(self.weight), parameters.value(self.bias));
+        let [_, mean, inverse] = x.layer_norm(weight, bias, self.eps)?;
+        let d_y = d_y.to(Dtype::F32)?;
+        let [d_x, d_weight, d_bias] = x.layer_norm_backward(&d_y, &mean, &inverse, weight, bias)?;
+        parameters.add_gradient(self.weight, &d_weight)?;
+        parameters.add_gradient(self.bias, &d_bias)?;
+        Ok(d_x)
+    }
+}
