@@ -211,7 +211,7 @@ impl<D: DeviceKind> Engine for TorchEngine<D> {
             vector_tolerance: vector,
         };
         match self.inner.parameters.dtype {
-            Dtype::Bf16 => of(0.15, 0.15, 0.06, 0.05),
+            Dtype::Bf16 => of(0.1, 0.15, 0.06, 0.02),
             _ => of(2e-5, 1e-5, 1e-5, 2e-6),
         }
     }
