@@ -6,6 +6,7 @@ use truing_model::ComputeDtype;
 #[cfg(not(feature = "torch"))]
 use truing_stages::Machine;
 
+#[cfg(not(feature = "torch"))]
 use crate::environment::Environment;
 
 #[cfg(feature = "torch")]
