@@ -128,7 +128,6 @@ pub(crate) mod tests {
     use Argument::{Bool, Float, Int, Tensor as Of};
 
     /// The libtorch that `TORCH_LIB` names; `None`, and a line that says so, where the variable is not set.
-    #[expect(clippy::print_stdout, reason = "a skipped test says so")]
     pub(crate) fn torch() -> Option<&'static TorchLib> {
         static FOUND: OnceLock<Option<&'static TorchLib>> = OnceLock::new();
         let found = FOUND.get_or_init(|| {

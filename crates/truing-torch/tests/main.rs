@@ -1,14 +1,16 @@
-//! The conformance suite of engines on libtorch's CPU device. It needs a libtorch: the environment variable
-//! `TORCH_LIB` names the folder of `libtorch_cpu.so`, for instance `site-packages/torch/lib` of a wheel.
+//! The conformance suite of engines on libtorch's CPU device, and on a GPU where there is one. It needs a libtorch:
+//! the environment variable `TORCH_LIB` names the folder of `libtorch_cpu.so`, for instance
+//! `site-packages/torch/lib` of a wheel.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
 mod bf16;
+mod gpu;
 
 use std::sync::OnceLock;
 
 use truing_model::Engine;
-use truing_torch::{TorchCpuEngine, TorchLib, TorchPlaces};
+use truing_torch::{Device, TorchCpuEngine, TorchLib, TorchPlaces};
 
 /// Whether `TORCH_LIB` is set. A libtorch that is named and cannot be used fails the tests.
 fn has_libtorch() -> bool {
@@ -22,10 +24,16 @@ fn has_libtorch() -> bool {
     })
 }
 
+/// Whether that libtorch has a GPU.
+fn has_gpu() -> bool {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    let check = || TorchLib::loaded().is_ok_and(|torch| torch.check_device(Device::Cuda(0)).is_ok());
+    has_libtorch() && *FOUND.get_or_init(check)
+}
+
 truing_model::conformance_tests!(TorchCpuEngine, if has_libtorch);
 
 #[test]
-#[expect(clippy::print_stdout, reason = "skipped tests say so")]
 fn skipped_checks_are_counted() {
     let names = truing_model::conformance_tests!(names of TorchCpuEngine);
     assert!(names.len() > 40);

@@ -6,6 +6,7 @@ use truing_model::ComputeDtype;
 #[cfg(not(feature = "torch"))]
 use truing_stages::Machine;
 
+#[cfg(not(feature = "torch"))]
 use crate::environment::Environment;
 
 #[cfg(feature = "torch")]
@@ -47,6 +48,9 @@ pub(crate) struct DeviceChoice {
     pub(crate) torch_lib: Option<PathBuf>,
     /// `--compute-dtype`, or the recipe's `compute_dtype`.
     pub(crate) compute_dtype: Option<ComputeDtype>,
+    /// The number of this process among those of its host: `cuda` is the GPU with this number.
+    #[cfg(feature = "torch")]
+    pub(crate) local_rank: usize,
 }
 
 /// The device of the program's own engine, which needs no libtorch.

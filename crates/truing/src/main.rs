@@ -57,8 +57,8 @@ pub(crate) struct Cli {
     /// CPU threads. Default: all that this process may use. It never changes a result.
     #[arg(long, global = true, value_name = "N")]
     threads: Option<usize>,
-    /// What models compute on: `cpu`, or `cuda:0` for the first GPU (docs/gpu.md). Default: the recipe's `device`,
-    /// else `cpu`.
+    /// What models compute on: `cpu`, or `cuda:0` for the first GPU, `cuda` for one GPU a process (docs/gpu.md).
+    /// Default: the recipe's `device`, else `cpu`.
     #[arg(long, global = true, value_name = "DEVICE")]
     device: Option<String>,
     /// Number format that `--device` computes in, `f32` or `bf16`; weights are kept in f32. Default: the recipe's
@@ -164,6 +164,8 @@ fn start(
         device: cli.device.clone(),
         torch_lib: cli.torch_lib.clone(),
         compute_dtype: cli.compute_dtype,
+        #[cfg(feature = "torch")]
+        local_rank: place.as_ref().and_then(|place| place.local_rank).unwrap_or(0),
     };
     local_engine::choose(&device, &environment)?;
     let mut context = Context { printer, environment, n_threads, device, place };

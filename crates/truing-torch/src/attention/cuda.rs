@@ -1,5 +1,5 @@
-//! Attention on a GPU: all sequences in one call. No GPU was at hand when this was written; what is checked of it is that
-//! libtorch takes the arguments.
+//! Attention on a GPU: all sequences in one call. No GPU was at hand when this was written; what is checked of it is
+//! that libtorch takes the arguments.
 
 use super::{Attended, AttentionShape, Spans};
 use crate::error::TorchError;
@@ -13,7 +13,8 @@ use Argument::{Bool, Float, Int, None as Nothing, Tensor as Of};
 const MASK_NONE: i64 = 0;
 const MASK_CAUSAL_FROM_BOTTOM_RIGHT: i64 = 2;
 
-/// Widths of heads that the kernels take are multiples of this; others are filled up with zeros, which change no product.
+/// Widths of heads that the kernels take are multiples of this; others are filled up with zeros, which change no
+/// product.
 const WIDTH_STEP: usize = 8;
 
 /// `[n, heads, head_dim]` with heads filled up with zeros.

@@ -148,9 +148,9 @@ pub(crate) fn run_recipe<S: StageCommand>(
 fn choose_device(config: &impl Recipe, recipe: &RecipeArguments, context: &Context) -> anyhow::Result<()> {
     let ((device, compute_dtype), typed) = (config.device(), context.device.clone());
     let choice = DeviceChoice {
-        device: typed.device.or(device),
+        device: typed.device.clone().or(device),
         compute_dtype: typed.compute_dtype.or(compute_dtype),
-        torch_lib: typed.torch_lib,
+        ..typed
     };
     local_engine::choose(&choice, &context.environment).map_err(|error| {
         let text = fs::read_to_string(&recipe.recipe).unwrap_or_default();

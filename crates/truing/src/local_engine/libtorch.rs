@@ -2,6 +2,7 @@
 
 use std::sync::{PoisonError, RwLock};
 
+use anyhow::Context as _;
 use truing_model::{ComputeDtype, EngineError};
 use truing_stages::Machine;
 use truing_torch::{Device, DeviceKind, TorchLib, TorchPlaces};
@@ -12,6 +13,9 @@ use crate::outcome::WithHint;
 
 /// libtorch on the processor: to test its engine on a machine without a GPU.
 pub(crate) const LIBTORCH_ON_CPU: &str = "libtorch-cpu";
+
+/// One GPU for each process of a host, by the process's number there.
+const GPU_OF_RANK: &str = "cuda";
 
 static CHOSEN: RwLock<Option<(Device, ComputeDtype)>> = RwLock::new(None);
 
@@ -36,6 +40,11 @@ pub(crate) fn choose(choice: &DeviceChoice, environment: &Environment) -> anyhow
             return super::check_own_dtype(choice.compute_dtype);
         }
         Some(LIBTORCH_ON_CPU) => Device::Cpu,
+        Some(GPU_OF_RANK) => {
+            let idx =
+                u16::try_from(choice.local_rank).context("more processes on a host than GPUs can have")?;
+            Device::Cuda(idx)
+        }
         Some(name) => name.parse::<Device>().hint(|| {
             format!(
                 "`{OWN_DEVICE}` is the processor, `cuda:0` the first GPU; `truing doctor` lists what is there"
