@@ -83,6 +83,82 @@ fn a_run_is_resumed_in_groups_of_another_size() {
     }
 }
 
+/// States are sharded over all ranks while sequence groups divide the packs of each step. Groups without a pack and ranks
+/// without a prompt take part in what the others gather and reduce.
+#[test]
+fn states_may_be_sharded_in_sequence_groups() {
+    let kto = ["preference.loss=kto", "data.0.path=verdicts.jsonl"];
+    let recomputed = ["lora.rank=4", "layers_per_segment=1", "load_best_model_at_end=true"];
+    for zero_stage in ["zero_stage=2", "zero_stage=3"] {
+        for (stage, folder, more) in [
+            (Stage::Sft, setup::folder as fn() -> TempDir, &["eval_on_start=true"][..]),
+            (Stage::Sft, setup::folder, &recomputed),
+            (Stage::Dpo, preferences::folder, &kto),
+            (Stage::Reward, preferences::folder, &["eval_on_start=true"]),
+        ] {
+            let overrides = [&["learning_rate=1e-3", STEADY, zero_stage][..], more].concat();
+            check_in_groups(4, 2, stage, folder, &overrides);
+        }
+    }
+    check_in_groups(2, 2, Stage::Sft, setup::folder, &[STEADY, "zero_stage=1", "max_steps=4"]);
+}
+
+/// Three prompts a step for four ranks: one decodes nothing while the others gather whole parameters. The reference is a
+/// model of its own, or the policy without its adapters.
+#[test]
+fn a_policy_with_sharded_states_in_sequence_groups_is_that_of_one_rank() {
+    let evaluated = ["eval_fraction=0.4", "eval_steps=2", "eval_on_start=true"];
+    let ptx = ["ptx_coefficient=0.5", "ptx_data=[{path=\"rows.jsonl\"}]", "ptx_samples_per_update=3"];
+    let adapters = ["lora.rank=4", "num_iterations=2", "minibatches=2"];
+    for (zero_stage, more) in [
+        ("zero_stage=2", &evaluated[..]),
+        ("zero_stage=3", &evaluated),
+        ("zero_stage=3", &ptx),
+        ("zero_stage=3", &adapters),
+    ] {
+        let overrides = [&["learning_rate=1e-3", STEADY, "max_steps=2", zero_stage][..], more].concat();
+        let [alone, together] = check_in_groups(4, 2, Stage::Grpo, policies::folder, &overrides);
+        let [expected, found] = [&alone, &together].map(|folder| drawn(&folder.path().join("run")));
+        same(&format!("{overrides:?}: rollouts"), &Value::Array(expected), &Value::Array(found));
+    }
+    let overrides = ["learning_rate=1e-3", STEADY, "max_length=128", "zero_stage=3"];
+    check_in_groups(4, 2, Stage::Distill, distillations::folder, &overrides);
+}
+
+/// A stop on one rank, another number of ranks, another size of groups, another ZeRO stage: nothing of it is in a
+/// checkpoint.
+#[test]
+fn a_sharded_run_in_sequence_groups_is_resumed_by_other_ranks() {
+    let stop_last: crate::ranks::StopWhen = |rank| match rank {
+        3 => Box::new(is_metrics_of(2)),
+        _ => Box::new(never),
+    };
+    for (stage, folder) in
+        [(Stage::Sft, setup::folder as fn() -> TempDir), (Stage::Grpo, policies::folder as fn() -> TempDir)]
+    {
+        let overrides = |zero_stage, size| ["learning_rate=1e-3", STEADY, zero_stage, size];
+        let of_one = overrides("zero_stage=0", "sequence_parallel_size=1");
+        let straight = folder();
+        work(stage, straight.path(), &of_one, Start::Fresh, &SOLO, nobody_stops).unwrap().unwrap();
+        for (n_ranks, resumed) in [
+            (2, overrides("zero_stage=2", "sequence_parallel_size=2")),
+            (4, overrides("zero_stage=3", "sequence_parallel_size=4")),
+            (1, of_one),
+        ] {
+            let folder = folder();
+            let begun = overrides("zero_stage=3", "sequence_parallel_size=2");
+            let stopped = on_ranks(4, stage, folder.path(), &begun, Start::Fresh, stop_last);
+            assert!(stopped.iter().all(|outcome| *outcome == Ok(Err(2))), "{stage:?}: {stopped:?}");
+            let ended = on_ranks(n_ranks, stage, folder.path(), &resumed, Start::Resume, nobody_stops);
+            assert!(ended.iter().all(|outcome| matches!(outcome, Ok(Ok(_)))), "{stage:?}: {ended:?}");
+            let [expected, found] = [&straight, &folder].map(|folder| run_folder(stage, folder.path()));
+            same_weights(&expected.join("model"), &found.join("model"));
+            let [a, b] = [&expected, &found].map(|run| Value::Array(lines(&run.join("metrics.jsonl"))));
+            same(&format!("{stage:?} resumed with {resumed:?}"), &a, &b);
+        }
+    }
+}
+
 #[test]
 fn sizes_that_do_not_work_are_refused_before_the_first_step() {
     let refused = |n_ranks, stage, folder: &TempDir, overrides: &[&str]| {
