@@ -58,6 +58,7 @@ impl GrpoPlan {
     ) -> Result<Self, StageError> {
         check(&config, !inputs.eval.is_empty())?;
         check_with_model(&config, &inputs.model.spec)?;
+        config.resources.check_planned_ranks(machine)?;
         check_sources(&config, inputs)?;
         check_rows(&config, inputs)?;
         let spec = &inputs.model.spec;

@@ -71,6 +71,7 @@ impl TrainingPlan {
         let (spec, train) = (model.decoder()?, inputs.train());
         check(&config, inputs.eval().is_some())?;
         check_with_model(&config, spec)?;
+        config.resources.check_planned_ranks(machine)?;
         if train.lengths().is_empty() {
             return Err(RunError::BadSetting {
                 key: if config.evaluation.eval_fraction > 0.0 { "eval_fraction" } else { "data" },

@@ -5,11 +5,13 @@ use crate::ranks::{
     STEADY, Stage, check_in_groups, drawn, lines, nobody_stops, on_ranks, run_folder, same, same_weights,
     work,
 };
-use crate::setup::{self, SOLO, is_metrics_of, never};
+use crate::setup::{self, Cpu, MACHINE, SOLO, is_metrics_of, never};
 use crate::{classifiers, distillations, embeddings, policies, preferences};
 use serde_json::Value;
 use tempfile::TempDir;
-use truing_stages::Start;
+use truing_stages::sft::SftStage;
+use truing_stages::{Machine, Stage as _, Start};
+use truing_types::Silent;
 
 /// Packs are dealt to sequence groups, and key heads are copied where a group has four ranks.
 #[test]
@@ -176,9 +178,15 @@ fn sizes_that_do_not_work_are_refused_before_the_first_step() {
     );
     assert_eq!(
         refused(2, Stage::Sft, &folder, &["sequence_parallel_size=4"]),
-        "`sequence_parallel_size` is 4: expected a divisor of the number of ranks: 2 ranks were started \
-         (`truing launch -n`)"
+        "`sequence_parallel_size` is 4: expected a divisor of the number of ranks, which is 2 \
+         (`truing launch -n`, `truing plan --ranks`)"
     );
+    let config = setup::config(folder.path(), &["sequence_parallel_size=2"]);
+    let inputs = setup::load::<SftStage>(&config, &mut Silent).unwrap();
+    let planned = |n_ranks| SftStage::plan::<Cpu>(config.clone(), &inputs, &Machine { n_ranks, ..MACHINE });
+    assert!(planned(1).is_ok() && planned(4).is_ok());
+    let refused_plan = planned(3).unwrap_err().to_string();
+    assert!(refused_plan.contains("the number of ranks, which is 3"), "{refused_plan}");
     assert_eq!(
         refused(2, Stage::Sft, &folder, &["sequence_parallel_size=0"]),
         "`sequence_parallel_size` is 0: expected at least 1; 1 is data parallelism alone"
