@@ -78,8 +78,10 @@ impl GrpoPlan {
             .resources
             .on_rank(whole, &parameters, &trainable, machine)
             .in_sequence_group(spec, n_dividing);
-        // Decoding gathers parameters that are sharded.
-        step_bytes.decoding += whole.parameter_bytes.saturating_sub(engine.parameter_bytes);
+        // Decoding, where there is any, gathers parameters that are sharded.
+        if step_bytes.decoding > 0 {
+            step_bytes.decoding += whole.parameter_bytes.saturating_sub(engine.parameter_bytes);
+        }
         engine.fixed_bytes += machine.resident_bytes + step_bytes.lasting();
         let tokens_per_pack = largest_pack(&config, inputs);
         let tokens = tokens_per_pack as f64;

@@ -9,8 +9,10 @@ use crate::setup::{self, Cpu, MACHINE, SOLO, is_metrics_of, never};
 use crate::{classifiers, distillations, embeddings, policies, preferences};
 use serde_json::Value;
 use tempfile::TempDir;
+use truing_stages::distill::DistillStage;
 use truing_stages::sft::SftStage;
-use truing_stages::{Machine, Stage as _, Start};
+use truing_stages::training::TrainingConfig;
+use truing_stages::{Machine, Recipe as _, Stage as _, Start};
 use truing_types::Silent;
 
 /// Packs are dealt to sequence groups, and key heads are copied where a group has four ranks.
@@ -54,6 +56,22 @@ fn a_distillation_in_sequence_groups_is_that_of_one_rank() {
     let [alone, together] = check_in_groups(4, 2, Stage::Distill, distillations::folder, &overrides);
     let [expected, found] = [&alone, &together].map(|folder| drawn(&folder.path().join("run")));
     same("rollouts", &Value::Array(expected), &Value::Array(found));
+}
+
+/// A rank asks the teacher about its rows of a pack, and needs memory for those alone.
+#[test]
+fn the_memory_of_asking_a_teacher_is_that_of_the_rows_of_a_rank() {
+    let folder = distillations::folder();
+    let bytes = |size: usize| {
+        let size = format!("sequence_parallel_size={size}");
+        let typed = ["max_length=2000", "distillation.generation_batch_size=1", &size].map(str::to_owned);
+        let path = folder.path().join("recipe.toml");
+        let config = TrainingConfig::from_toml(distillations::RECIPE, &path, &typed).unwrap();
+        let inputs = setup::load::<DistillStage>(&config, &mut Silent).unwrap();
+        DistillStage::plan::<Cpu>(config, &inputs, &MACHINE).unwrap().beside.sampling_bytes
+    };
+    // Half of the rows; the exchange of heads takes a part of what that saves.
+    assert!(4 * bytes(2) < 3 * bytes(1), "{} bytes of {}", bytes(2), bytes(1));
 }
 
 #[test]
