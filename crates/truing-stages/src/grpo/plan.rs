@@ -78,9 +78,8 @@ impl GrpoPlan {
             .resources
             .on_rank(whole, &parameters, &trainable, machine)
             .in_sequence_group(spec, n_dividing);
-        // Decoding, where there is any, gathers parameters that are sharded.
         if step_bytes.decoding > 0 {
-            step_bytes.decoding += whole.parameter_bytes.saturating_sub(engine.parameter_bytes);
+            step_bytes.decoding += ranks::gathered_bytes(&config.resources, machine, whole.parameter_bytes);
         }
         engine.fixed_bytes += machine.resident_bytes + step_bytes.lasting();
         let tokens_per_pack = largest_pack(&config, inputs);

@@ -105,8 +105,8 @@ impl TrainingPlan {
         let budget_bytes = config.resources.budget_bytes(machine);
         let mut beside = inputs.beside_training::<E>(&config, packs_per_step);
         if beside.sampling_bytes > 0 {
-            beside.sampling_bytes +=
-                ranks::gathered_bytes::<E>(&config.resources, &model, &trainable, machine)?;
+            let whole = E::memory(&model, &trainable, ComputeDtype::default());
+            beside.sampling_bytes += ranks::gathered_bytes(&config.resources, machine, whole.parameter_bytes);
         }
         let beside = beside;
         let n_dividing = config.resources.sequence_parallel_size;
