@@ -128,16 +128,17 @@ fn errors_of_two_ranks(packs: &[PackedBatch], sequence_size: usize, stage: ZeroS
     })
 }
 
-/// With sharded gradients each rank looks for the cause among its own packs, and none waits for ever. Where ranks divide a
-/// pack, none knows its whole gradient.
+/// Each rank looks for the cause among its own packs, and all name it, whatever is sharded. Where ranks divide a pack, none
+/// knows its whole gradient.
 #[test]
-fn a_rank_names_the_rows_of_its_own_whatever_is_sharded() {
+fn every_rank_names_the_rows_that_one_has_found_whatever_is_sharded() {
     let packs = packs(&[&[1, 2, 3], &[4, 5], &[8, SICK, 9], &[6, 7]]);
     let what = "the gradient norm of step 1 is not finite";
-    let unknown = format!("{what} (this rank does not know in which pack)");
+    let known = format!("{what} in pack 1: data.jsonl:3");
+    let unknown = format!("{what} (no single pack is known to be the cause)");
     for stage in ZeroStage::ALL {
-        let known = format!("{what} in pack 1: data.jsonl:3");
-        assert_eq!(errors_of_two_ranks(&packs, 1, stage), [unknown.clone(), known], "{stage:?}");
+        let found = errors_of_two_ranks(&packs, 1, stage);
+        assert_eq!(found, [known.clone(), known.clone()], "{stage:?}");
         let divided = errors_of_two_ranks(&packs[1..], 2, stage);
         assert_eq!(divided, [unknown.clone(), unknown.clone()], "{stage:?}");
     }
