@@ -44,8 +44,7 @@ const NUMBERS: &str = "computation is float32, and `save_dtype` is the type of t
 const LOADING: &str = "rows are read and rendered once, before the first step";
 const SPEED: &str = "it changes how the tool computes, not what";
 const DEVICES: &str = "truing runs on the processor of one machine";
-const SHARDING: &str =
-    "it splits the work over devices; on several ranks `zero_stage` and `sequence_parallel_size` do, see docs/scale.md";
+const SHARDING: &str = "it splits the work over devices; on several ranks `zero_stage` and `sequence_parallel_size` do, see docs/scale.md";
 const LOGGING: &str = "metrics, TensorBoard events and a report are always written to `output_dir`";
 const HUB: &str = "nothing is uploaded; the model is in `model` in `output_dir`";
 const HUB_NAMES: &str = "models are found by name; the token is the environment variable `HF_TOKEN`";
