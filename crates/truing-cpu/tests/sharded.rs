@@ -5,8 +5,8 @@ use std::thread;
 
 use truing_cpu::{CpuEngine, StateBytes};
 use truing_model::{
-    AdamWStep, Adapters, ComputeDtype, DecoderSpec, Engine, EngineOptions, HeadGradient, HeadRequest,
-    OptimizerStep, ParameterStore, PutWeight, SaveActivations, TrainableSpec, ZeroStage,
+    AdamWStep, Adapters, ComputeDtype, DecoderSpec, DecodingWeights, Engine, EngineOptions, HeadGradient,
+    HeadRequest, OptimizerStep, ParameterStore, PutWeight, SaveActivations, TrainableSpec, ZeroStage,
 };
 use truing_parallel::thread_world;
 use truing_types::{Groups, PackedBatch, RowOrigin};
@@ -18,18 +18,21 @@ fn spec() -> DecoderSpec {
     DecoderSpec { vocab_size: 601, hidden_size: 48, intermediate_size: 97, head_dim: 8, ..quantized::spec() }
 }
 
+fn load(groups: &Groups, stage: ZeroStage) -> CpuEngine {
+    let spec = spec();
+    let parameters = spec.parameters();
+    let mut weights = |put: &mut PutWeight<'_>| {
+        parameters.iter().try_for_each(|p| put(&p.name, &p.shape, vec![0.02; p.n_elements()]))
+    };
+    let options = EngineOptions { n_threads: 1, zero_stage: stage, ..EngineOptions::default() };
+    CpuEngine::load(spec.into(), TrainableSpec::default(), &options, groups, &mut weights).unwrap()
+}
+
 /// The states of every rank after an optimiser step.
 fn after_a_step(n_ranks: usize, stage: ZeroStage) -> Vec<StateBytes> {
     let rank_of = |world| {
         let groups = Groups::new(Arc::new(world), 1).unwrap();
-        let spec = spec();
-        let parameters = spec.parameters();
-        let mut weights = |put: &mut PutWeight<'_>| {
-            parameters.iter().try_for_each(|p| put(&p.name, &p.shape, vec![0.02; p.n_elements()]))
-        };
-        let options = EngineOptions { n_threads: 1, zero_stage: stage, ..EngineOptions::default() };
-        let trainable = TrainableSpec::default();
-        let mut engine = CpuEngine::load(spec.into(), trainable, &options, &groups, &mut weights).unwrap();
+        let mut engine = load(&groups, stage);
         assert_eq!(engine.zero_stage(), if n_ranks == 1 { ZeroStage::Replicated } else { stage });
         engine.zero_gradients().unwrap();
         let origin = RowOrigin { source: "sharded".into(), line: 1 };
@@ -134,5 +137,30 @@ fn the_planned_states_are_those_of_a_rank() {
                 }
             }
         }
+    }
+}
+
+/// While a rank decodes it has all values beside those that it owns, and afterwards what it owns again.
+#[test]
+fn decoding_holds_all_values_beside_those_of_the_rank() {
+    let n_parameters: usize = spec().parameters().iter().map(|p| p.n_elements()).sum();
+    let found: Vec<[usize; 3]> = thread::scope(|scope| {
+        let start = |world| {
+            scope.spawn(move || {
+                let groups = Groups::new(Arc::new(world), 1).unwrap();
+                let mut engine = load(&groups, ZeroStage::Parameters);
+                let owned = engine.state_bytes().parameters;
+                let mut cache = engine.new_cache(8).unwrap();
+                engine.extend(&mut cache, &[5, 6, 7], DecodingWeights::F32).unwrap();
+                let decoding = engine.state_bytes().parameters;
+                engine.join_others().unwrap();
+                [owned, decoding, engine.state_bytes().parameters]
+            })
+        };
+        let ranks: Vec<_> = thread_world(2).into_iter().map(start).collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    });
+    for [owned, decoding, afterwards] in found {
+        assert_eq!((decoding, afterwards), (4 * n_parameters + owned, owned));
     }
 }

@@ -7,9 +7,10 @@ use truing_model::{
     ComputeDtype, DecoderSpec, EngineMemory, ParameterSpec, SaveDtype, TrainableSpec, ZeroStage,
 };
 use truing_train::{OptimizerConfig, Schedule, ScheduleKind};
-use truing_types::{Groups, alternatives, counted};
+use truing_types::{Communicator, Groups, alternatives};
 
 use crate::checks::{require, require_positive, require_share, require_steps};
+use crate::ranks::gather_dealt;
 use crate::{Machine, RunError};
 
 const GIB: f64 = (1_u64 << 30) as f64;
@@ -317,15 +318,54 @@ impl ResourceSettings {
     /// calls.
     ///
     /// # Errors
-    /// When the size does not divide the number of ranks, on every rank; when a peer is lost.
+    /// When a rank was given another size or ZeRO stage than rank 0, or the size does not divide the number of ranks, on
+    /// every rank; when a peer is lost.
     pub fn groups(&self, ranks: &Groups) -> Result<Groups, RunError> {
-        let (size, n_ranks) = (self.sequence_parallel_size, ranks.world.world_size());
-        if n_ranks.is_multiple_of(size) {
-            return Ok(ranks.with_sequence_size(size)?);
+        self.check_same(&*ranks.world)?;
+        self.check_ranks(ranks.world.world_size())?;
+        Ok(ranks.with_sequence_size(self.sequence_parallel_size)?)
+    }
+
+    /// Refuses ranks that would share the work in different ways. No digest tells it, since these settings decide no result.
+    fn check_same(&self, world: &dyn Communicator) -> Result<(), RunError> {
+        let mine = (u64::from(self.zero_stage.number()), self.sequence_parallel_size as u64);
+        let all = gather_dealt(world, vec![mine])?;
+        for (rank, other) in all.iter().enumerate() {
+            for (key, first, other) in
+                [("zero_stage", all[0].0, other.0), ("sequence_parallel_size", all[0].1, other.1)]
+            {
+                if other != first {
+                    let found = format!("{other} on rank {rank}");
+                    return Err(RunError::BadSetting {
+                        key,
+                        found,
+                        expected: format!("{first}, as on rank 0"),
+                    });
+                }
+            }
         }
-        let started = counted(n_ranks as u64, "rank was", "ranks were");
-        let expected = format!("a divisor of the number of ranks: {started} started (`truing launch -n`)");
-        Err(self.bad_sequence_parallel_size(expected))
+        Ok(())
+    }
+
+    /// Checks that `n_ranks` can be divided into sequence groups.
+    ///
+    /// # Errors
+    /// [`RunError::BadSetting`] with the number of ranks.
+    pub fn check_ranks(&self, n_ranks: usize) -> Result<(), RunError> {
+        if n_ranks.is_multiple_of(self.sequence_parallel_size) {
+            return Ok(());
+        }
+        Err(self.bad_sequence_parallel_size(format!(
+            "a divisor of the number of ranks, which is {n_ranks} (`truing launch -n`, `truing plan --ranks`)"
+        )))
+    }
+
+    /// [`check_ranks`](Self::check_ranks) of the machine that a plan is for. One rank may stand for any number.
+    ///
+    /// # Errors
+    /// As [`check_ranks`](Self::check_ranks).
+    pub fn check_planned_ranks(&self, machine: &Machine) -> Result<(), RunError> {
+        if machine.n_ranks == 1 { Ok(()) } else { self.check_ranks(machine.n_ranks) }
     }
 
     /// Checks that the packs of a model can be divided over the ranks of a sequence group.
@@ -390,7 +430,10 @@ pub fn check(
 
 #[cfg(test)]
 mod tests {
-    use truing_parallel::Solo;
+    use std::sync::Arc;
+    use std::thread;
+
+    use truing_parallel::{Solo, thread_world};
 
     use super::*;
 
@@ -401,10 +444,39 @@ mod tests {
         assert_eq!(settings(1).groups(&Solo::groups()).unwrap().sequence.world_size(), 1);
         assert_eq!(
             settings(2).groups(&Solo::groups()).err().unwrap().to_string(),
-            "`sequence_parallel_size` is 2: expected a divisor of the number of ranks: 1 rank was started \
-             (`truing launch -n`)"
+            "`sequence_parallel_size` is 2: expected a divisor of the number of ranks, which is 1 \
+             (`truing launch -n`, `truing plan --ranks`)"
         );
         assert!(settings(0).check().is_err());
+    }
+
+    #[test]
+    fn ranks_with_other_settings_than_rank_0_are_refused_on_every_rank() {
+        let of_stage = |zero_stage| ResourceSettings { zero_stage, ..Default::default() };
+        let of_size =
+            |sequence_parallel_size| ResourceSettings { sequence_parallel_size, ..Default::default() };
+        for (settings, expected) in [
+            (
+                [of_stage(ZeroStage::Gradients), of_stage(ZeroStage::Parameters)],
+                "`zero_stage` is 3 on rank 1: expected 2, as on rank 0",
+            ),
+            ([of_size(2), of_size(1)], "`sequence_parallel_size` is 1 on rank 1: expected 2, as on rank 0"),
+        ] {
+            let errors: Vec<String> = thread::scope(|scope| {
+                let ranks: Vec<_> = thread_world(2)
+                    .into_iter()
+                    .zip(settings)
+                    .map(|(rank, settings)| {
+                        scope.spawn(move || {
+                            let ranks = Groups::new(Arc::new(rank), 1).unwrap();
+                            settings.groups(&ranks).err().unwrap().to_string()
+                        })
+                    })
+                    .collect();
+                ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+            });
+            assert_eq!(errors, [expected; 2]);
+        }
     }
 
     #[test]

@@ -32,7 +32,8 @@ pub enum TrainError {
         step: u64,
         /// What is not finite.
         quantity: Quantity,
-        /// The first pack to blame among this rank's; `None` where it is another rank's.
+        /// The first pack to blame, among its rank's. `None` where ranks divide packs between them, where the loss couples
+        /// packs, or where packs that are finite add up to what is not.
         pack_idx: Option<usize>,
         /// The rows in it that are to blame.
         rows: Vec<RowOrigin>,
@@ -62,7 +63,7 @@ pub enum TrainError {
 
 fn describe(pack_idx: Option<usize>, rows: &[RowOrigin]) -> String {
     const N_SHOWN: usize = 8;
-    let Some(pack_idx) = pack_idx else { return String::from(" (in a pack of another rank)") };
+    let Some(pack_idx) = pack_idx else { return String::from(" (no single pack is known to be the cause)") };
     let mut text = format!(" in pack {}: ", pack_idx + 1);
     let names: Vec<String> = rows.iter().take(N_SHOWN).map(ToString::to_string).collect();
     text.push_str(&names.join(", "));

@@ -5,8 +5,9 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
+use serde::{Deserialize, Serialize};
 use truing_model::{Adapters, Engine, HeadGradient, HeadOutput, HeadRequest};
-use truing_types::{Communicator, PackedBatch, RowOrigin, all_gather_dealt, dealt};
+use truing_types::{CommunicationError, Communicator, PackedBatch, RowOrigin, all_gather_dealt, dealt};
 
 use crate::TrainError;
 use crate::objectives::{Objective, TrainingPack, WeightedSum};
@@ -28,9 +29,9 @@ pub struct Measures {
 }
 
 /// A pack that broke the numbers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NonFinitePack {
-    /// Its place among this rank's packs of the step.
+    /// Its place among its rank's packs of the step.
     pub pack_idx: usize,
     /// The rows in it that are to blame.
     pub rows: Vec<RowOrigin>,
@@ -93,6 +94,20 @@ impl<'a, O: Objective + ?Sized> Tally<'a, O> {
             non_finite: self.non_finite,
         })
     }
+}
+
+/// The first pack that a rank blames, on every rank: one of them speaks for all.
+pub(crate) fn blamed_by_any_rank(
+    mine: Option<NonFinitePack>,
+    communicator: &dyn Communicator,
+) -> Result<Option<NonFinitePack>, TrainError> {
+    let mine = mine.and_then(|pack| serde_json::to_vec(&pack).ok()).unwrap_or_default();
+    let all = communicator.all_gather_bytes(&mine)?;
+    let Some((rank, found)) = all.iter().enumerate().find(|(_, bytes)| !bytes.is_empty()) else {
+        return Ok(None);
+    };
+    let malformed = |_| CommunicationError::Malformed { rank, n_bytes: found.len() };
+    Ok(Some(serde_json::from_slice(found).map_err(malformed)?))
 }
 
 fn rows_with_non_finite_output(

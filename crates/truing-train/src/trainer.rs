@@ -145,7 +145,8 @@ impl<E: Engine> Trainer<E> {
         let measures =
             gradients::accumulate_gradients(engine, segments, packs, objective, communicator, on_pack)?;
         if !measures.loss.is_finite() {
-            return Err(TrainError::non_finite(step, Quantity::Loss, measures.non_finite));
+            let found = gradients::blamed_by_any_rank(measures.non_finite, communicator)?;
+            return Err(TrainError::non_finite(step, Quantity::Loss, found));
         }
         let grad_norm = engine.gradient_norm()?;
         if !grad_norm.is_finite() {
@@ -155,6 +156,7 @@ impl<E: Engine> Trainer<E> {
                     gradients::find_non_finite_gradient(engine, segments, packs, objective, communicator)?
                 }
             };
+            let found = gradients::blamed_by_any_rank(found, communicator)?;
             return Err(TrainError::non_finite(step, Quantity::GradientNorm, found));
         }
         let learning_rate = self.schedule.learning_rate(step);
@@ -180,7 +182,8 @@ impl<E: Engine> Trainer<E> {
         if measures.loss.is_finite() {
             Ok(measures)
         } else {
-            Err(TrainError::non_finite(self.steps_taken, Quantity::EvaluationLoss, measures.non_finite))
+            let found = gradients::blamed_by_any_rank(measures.non_finite, communicator)?;
+            Err(TrainError::non_finite(self.steps_taken, Quantity::EvaluationLoss, found))
         }
     }
 }

@@ -114,7 +114,8 @@ impl Parameters {
         Ok(())
     }
 
-    /// Takes part in the exchanges of other ranks until all ranks have called this.
+    /// Takes part in the exchanges of other ranks until all ranks have called this. What decoding has gathered is freed: in
+    /// the passes that follow every rank of a sequence group has to make the same exchanges, whoever has decoded.
     pub(crate) fn join_others(&mut self) -> Result<(), EngineError> {
         if self.zero_stage() < ZeroStage::Gradients {
             return Ok(());
@@ -122,6 +123,7 @@ impl Parameters {
         while let Some(exchange) = self.shards.agree(None)? {
             self.take_part(exchange, false)?;
         }
+        self.release_gathered();
         Ok(())
     }
 

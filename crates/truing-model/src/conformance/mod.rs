@@ -98,6 +98,7 @@ macro_rules! conformance_tests {
             sampling::no_token_is_sampled_from_logits_that_are_not_numbers,
             sampling::sampled_log_probs_are_those_of_a_forward_pass,
             sequence_groups::a_sequence_group_computes_what_one_rank_does,
+            sequence_groups::ranks_of_a_sequence_group_may_decode_other_texts,
             sequence_groups::heads_of_a_sequence_group_answer_the_whole_request,
             sequence_groups::sizes_that_the_heads_do_not_allow_are_refused,
         }

@@ -72,7 +72,7 @@ fn on_ranks<T: Send>(n_ranks: usize, work: impl Fn(&Groups) -> T + Sync) -> Vec<
 }
 
 /// The engine of one rank, or `None` where it refuses the ZeRO stage.
-fn load_sharded<E: Engine>(
+pub(super) fn load_sharded<E: Engine>(
     spec: &ModelSpec,
     trainable: &TrainableSpec,
     options: &EngineOptions,

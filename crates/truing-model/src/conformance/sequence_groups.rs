@@ -8,14 +8,15 @@ use truing_parallel::thread_world;
 use truing_types::{ExcludedTokens, Groups, PackedBatch};
 
 use super::heads::backward;
+use super::ranks::load_sharded;
 use super::support::{
     Case, SAVING, assert_refused, assert_same_bits, assert_same_gradients, bert, cases, decoders, distance,
     doubles, gradients, hidden, largest_difference, llama, load, norm, origin, packed, put_all, qwen3,
     reward_model, run_blocks, sequences, some_gradient,
 };
 use crate::{
-    Adapters, DecoderSpec, Engine, EngineError, HeadGradient, HeadRequest, ModelSpec, Pooling, PutWeight,
-    Reference, SaveActivations, TopLogProbs, TrainableSpec,
+    Adapters, DecoderSpec, DecodingWeights, Engine, EngineError, HeadGradient, HeadRequest, ModelSpec,
+    Pooling, PutWeight, Reference, SaveActivations, TopLogProbs, TrainableSpec, ZeroStage,
 };
 
 /// What each rank of a sequence group finds.
@@ -112,6 +113,39 @@ pub fn a_sequence_group_computes_what_one_rank_does<E: Engine>() {
                     assert_same_bits(of_rank, &found[0].0, &what);
                     assert_same_gradients(gradients, &found[0].1, true, 0.0, &what);
                 }
+            }
+        }
+    }
+}
+
+/// Ranks of a sequence group may decode other texts, or none, before they divide packs again: with any states sharded.
+pub fn ranks_of_a_sequence_group_may_decode_other_texts<E: Engine>() {
+    if !divides_packs::<E>() {
+        return;
+    }
+    let [_, batch, _] = packs();
+    for case in cases::<E, _>(&[("llama", llama())]) {
+        let mut alone: E = case.load();
+        let (expected, _) = pass(&mut alone, &batch, SaveActivations::Everything);
+        let tolerance = 2.0 * alone.guarantees().log_prob_tolerance;
+        let spec = ModelSpec::from(case.spec.clone());
+        for stage in ZeroStage::ALL {
+            let found = on_ranks(2, |groups| {
+                let trainable = TrainableSpec::default();
+                let mut engine: E = load_sharded(&spec, &trainable, &case.options, stage, groups)?;
+                if groups.sequence.rank().0 == 0 {
+                    let mut cache = engine.new_cache(8).unwrap();
+                    engine.extend(&mut cache, &[3, 1, 4], DecodingWeights::F32).unwrap();
+                }
+                engine.join_others().unwrap();
+                let hidden = hidden(&mut engine, &batch);
+                let log_probs = engine.log_probs(&hidden, &batch.targets()).unwrap().log_probs;
+                engine.join_others().unwrap();
+                Some(log_probs)
+            });
+            for log_probs in found.into_iter().flatten() {
+                let off = largest_difference(&doubles(&log_probs), &doubles(&expected));
+                assert!(off <= tolerance, "{}, {stage:?}: a log-probability is {off:.2e} off", case.name);
             }
         }
     }

@@ -120,7 +120,8 @@ pub trait ParameterStore {
     }
     /// Takes part in what other ranks still gather and reduce for passes of their own, until all ranks have called this. Where
     /// gradients or parameters are sharded, every rank calls it after passes whose number may differ between ranks, before any
-    /// other collective; else it does nothing.
+    /// other collective; else it does nothing. What decoding has gathered on some ranks is freed, so that the ranks of a
+    /// sequence group make the same exchanges in the passes that follow.
     ///
     /// # Errors
     /// When the collective fails.

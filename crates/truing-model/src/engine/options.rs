@@ -186,6 +186,8 @@ impl EngineMemory {
         let kept = queries + of_copies;
         self.layer_bytes_per_token += kept * ACTIVATION_BYTES;
         self.forward_bytes_per_token += (kept + exchanged) * ACTIVATION_BYTES;
+        // A rank has the keys of all rows, of its own heads.
+        self.forward_bytes_per_key = self.forward_bytes_per_key * keys_with_copies / keys;
         // Gradients of queries, keys and values by heads beside those by rows; copies of keys for prefixes.
         let gradients = queries + 2 * keys_with_copies + 2 * of_copies;
         self.workspace_bytes_per_token += (gradients + exchanged) * ACTIVATION_BYTES;

@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::EngineMemory;
-use crate::{ParameterSpec, TrainableSpec};
+use crate::{ParameterRole, ParameterSpec, TrainableSpec};
 
 /// Which states are divided over the ranks. A recipe writes the number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -108,7 +108,7 @@ impl EngineMemory {
     }
 }
 
-/// Elements of some parameters: in all, of a rank, and of what is used at once (a layer, or a parameter outside of them).
+/// Elements of some parameters: in all, of a rank, and of what is used at once (a layer, the embeddings, or the head).
 struct Sizes {
     all: u64,
     owned: u64,
@@ -118,21 +118,17 @@ struct Sizes {
 impl Sizes {
     fn of(parameters: &[ParameterSpec], counts: impl Fn(&ParameterSpec) -> bool, n_ranks: usize) -> Self {
         let mut sizes = Self { all: 0, owned: 0, largest_unit: 0 };
-        let mut layers: BTreeMap<usize, u64> = BTreeMap::new();
+        // By layer; outside of them the embeddings, and the final norm with the head. A tied head is as large as the
+        // embedding.
+        let mut units: BTreeMap<(Option<usize>, bool), u64> = BTreeMap::new();
         for parameter in parameters.iter().filter(|p| counts(p)) {
             let elements = parameter.n_elements() as u64;
             sizes.all += elements;
             sizes.owned += elements.div_ceil(n_ranks as u64);
-            let unit = match parameter.layer {
-                Some(layer) => {
-                    let of_layer = layers.entry(layer).or_default();
-                    *of_layer += elements;
-                    *of_layer
-                }
-                None => elements,
-            };
-            sizes.largest_unit = sizes.largest_unit.max(unit);
+            let is_embedding = parameter.role == ParameterRole::Embedding;
+            *units.entry((parameter.layer, is_embedding)).or_default() += elements;
         }
+        sizes.largest_unit = units.into_values().max().unwrap_or(0);
         sizes
     }
 
@@ -153,7 +149,6 @@ impl Sizes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ParameterRole;
 
     #[test]
     fn ranges_of_all_ranks_cover_a_parameter_and_differ_by_one_element() {

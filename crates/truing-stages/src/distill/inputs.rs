@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::iter;
 
 use truing_data::{HeldOut, LongSamplePolicy, SourceConfig, SourceRange, split_held_out};
-use truing_model::{ComputeDtype, Engine, EngineMemory, ModelFiles, TrainableSpec};
+use truing_model::{ComputeDtype, DecoderSpec, Engine, EngineMemory, ModelFiles, TrainableSpec};
 use truing_run::samples::{Prompt, PromptsRead};
 use truing_run::{DataReport, RunError, SkippedRow, inputs, model};
 use truing_store::{Digest, RunInputs};
@@ -425,14 +425,19 @@ impl TrainingInputs for DistillInputs {
         let decoding = n_rows * engine.forward_bytes_per_token
             + longest * engine.forward_bytes_per_key
             + (n_tokens + 1) * spec.vocab_size as u64 * LOGIT_BYTES;
-        let forward = |model: &EngineMemory| {
-            (model.forward_bytes_per_token + model.forward_bytes_per_key) * u64::from(config.max_length)
+        // Of the rows of a pack that a rank has.
+        let n_dividing = config.resources.sequence_parallel_size;
+        let forward = |model: &EngineMemory, spec: &DecoderSpec| {
+            let model = model.in_sequence_group(spec, n_dividing);
+            let n_rows = u64::from(config.max_length).div_ceil(n_dividing as u64);
+            (model.forward_bytes_per_token + model.forward_bytes_per_key) * n_rows
         };
+        let teacher_spec = self.teacher.as_ref().map_or(spec, |files| &files.spec);
         // Both keep their working memory until all packs are done.
         let asking = match (&teacher, settings.kl_tokens) {
-            (Some(teacher), KlTokens::Student) => forward(teacher) + forward(&engine),
-            (Some(teacher), KlTokens::Teacher) => forward(teacher),
-            (None, _) => forward(&engine),
+            (Some(teacher), KlTokens::Student) => forward(teacher, teacher_spec) + forward(&engine, spec),
+            (Some(teacher), KlTokens::Teacher) => forward(teacher, teacher_spec),
+            (None, _) => forward(&engine, spec),
         };
         let k = settings.kl_top_k().min(spec.vocab_size) as u64;
         let quantized = match settings.rollout_quantization {

@@ -16,7 +16,8 @@ use truing_run::{model, rollouts};
 use truing_train::completion_packs::{self as packs, SampledPolicy, Sequence};
 use truing_train::{Distillation, DistillationPack};
 use truing_types::{
-    BatchError, ChatError, ChatModel, Event, ExcludedTokens, PackedBatch, Rollout, Seed, TokenId, dealt,
+    BatchError, ChatError, ChatModel, Communicator, Event, ExcludedTokens, PackedBatch, Rollout, Seed,
+    TokenId, dealt,
 };
 
 use super::config::{DistillationConfig, KlTokens};
@@ -246,6 +247,20 @@ impl<'a, E: Engine> OnPolicyDistillation<'a, E> {
     }
 }
 
+/// A server that fails one rank ends the run on all: they save the steps so far together.
+fn end_where_any_failed(failure: Option<ChatError>, world: &dyn Communicator) -> Result<(), StageError> {
+    let reasons = gather_dealt(world, vec![failure.as_ref().map(ChatError::reason)])?;
+    if let Some(failure) = failure {
+        return Err(StageError::Teacher(failure));
+    }
+    match reasons.iter().enumerate().find_map(|(rank, reason)| Some((rank, reason.as_ref()?))) {
+        Some((rank, reason)) => {
+            Err(StageError::Teacher(ChatError::Failed(format!("rank {rank}: {reason}").into())))
+        }
+        None => Ok(()),
+    }
+}
+
 /// The completions of a pack's prompts, after the student's prompts or the teacher's. `of_prompt` gives the tokens of a prompt.
 fn one_pack<'a>(
     data: &'a DistillPrompts,
@@ -330,7 +345,7 @@ impl<E: Engine> Workload<E> for OnPolicyDistillation<'_, E> {
             Split::Evaluation => "evaluating: asking the teacher".to_owned(),
         };
         coming.events.emit(Event::PhaseStarted { phase, total: Some(packs.len() as u64) });
-        let mut start = 0;
+        let (mut start, mut failure) = (0, None);
         for (n_done, samples) in packs.iter().enumerate() {
             if break_if_alone(coming.stop, coming.groups.world.world_size()).is_break() {
                 return Ok(ControlFlow::Break(()));
@@ -340,8 +355,11 @@ impl<E: Engine> Workload<E> for OnPolicyDistillation<'_, E> {
             let batch = one_pack(data, samples, completions, |prompt| &prompt.prompt.tokens)?;
             let teacher = match &self.server {
                 Some(server) => match self.ask_server(&**server, data, samples, completions) {
-                    // A request that a stop has cancelled is no failure.
-                    Err(_) if coming.stop.load(Ordering::Relaxed) => break,
+                    // The other ranks are told below. A request that a stop has cancelled is no failure.
+                    Err(StageError::Teacher(error)) => {
+                        failure = Some(error).filter(|_| !coming.stop.load(Ordering::Relaxed));
+                        break;
+                    }
                     answered => answered?,
                 },
                 None => {
@@ -358,9 +376,13 @@ impl<E: Engine> Workload<E> for OnPolicyDistillation<'_, E> {
             teacher.release_working_memory();
         }
         coming.events.emit(Event::PhaseFinished);
-        // A stop may have cancelled the requests of some ranks alone.
-        if self.server.is_some() && is_any_stopped(coming.stop, &*coming.groups.world)? {
-            return Ok(ControlFlow::Break(()));
+        if self.server.is_some() {
+            let world = &*coming.groups.world;
+            end_where_any_failed(failure, world)?;
+            // A stop may have cancelled the requests of some ranks alone.
+            if is_any_stopped(coming.stop, world)? {
+                return Ok(ControlFlow::Break(()));
+            }
         }
         Ok(ControlFlow::Continue(()))
     }

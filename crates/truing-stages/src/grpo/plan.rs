@@ -58,6 +58,7 @@ impl GrpoPlan {
     ) -> Result<Self, StageError> {
         check(&config, !inputs.eval.is_empty())?;
         check_with_model(&config, &inputs.model.spec)?;
+        config.resources.check_planned_ranks(machine)?;
         check_sources(&config, inputs)?;
         check_rows(&config, inputs)?;
         let spec = &inputs.model.spec;
@@ -77,8 +78,9 @@ impl GrpoPlan {
             .resources
             .on_rank(whole, &parameters, &trainable, machine)
             .in_sequence_group(spec, n_dividing);
-        // Decoding gathers parameters that are sharded.
-        step_bytes.decoding += whole.parameter_bytes.saturating_sub(engine.parameter_bytes);
+        if step_bytes.decoding > 0 {
+            step_bytes.decoding += ranks::gathered_bytes(&config.resources, machine, whole.parameter_bytes);
+        }
         engine.fixed_bytes += machine.resident_bytes + step_bytes.lasting();
         let tokens_per_pack = largest_pack(&config, inputs);
         let tokens = tokens_per_pack as f64;

@@ -71,6 +71,7 @@ impl TrainingPlan {
         let (spec, train) = (model.decoder()?, inputs.train());
         check(&config, inputs.eval().is_some())?;
         check_with_model(&config, spec)?;
+        config.resources.check_planned_ranks(machine)?;
         if train.lengths().is_empty() {
             return Err(RunError::BadSetting {
                 key: if config.evaluation.eval_fraction > 0.0 { "eval_fraction" } else { "data" },
@@ -104,8 +105,8 @@ impl TrainingPlan {
         let budget_bytes = config.resources.budget_bytes(machine);
         let mut beside = inputs.beside_training::<E>(&config, packs_per_step);
         if beside.sampling_bytes > 0 {
-            beside.sampling_bytes +=
-                ranks::gathered_bytes::<E>(&config.resources, &model, &trainable, machine)?;
+            let whole = E::memory(&model, &trainable, ComputeDtype::default());
+            beside.sampling_bytes += ranks::gathered_bytes(&config.resources, machine, whole.parameter_bytes);
         }
         let beside = beside;
         let n_dividing = config.resources.sequence_parallel_size;

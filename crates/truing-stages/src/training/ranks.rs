@@ -1,6 +1,6 @@
 //! What a plan says of a run on several ranks.
 
-use truing_model::{ComputeDtype, Engine, EngineError, ModelSpec, TrainableSpec};
+use truing_model::ZeroStage;
 use truing_run::Machine;
 use truing_run::settings::ResourceSettings;
 use truing_train::{Amount, PlanRow};
@@ -14,15 +14,31 @@ pub(crate) fn rows(resources: &ResourceSettings, n_ranks: usize) -> Vec<PlanRow>
     vec![count("ranks", n_ranks as u64), count("ZeRO stage", u64::from(resources.zero_stage.number()))]
 }
 
-/// Bytes that decoding gathers of parameters that are sharded.
-pub(crate) fn gathered_bytes<E: Engine>(
-    resources: &ResourceSettings,
-    model: &ModelSpec,
-    trainable: &TrainableSpec,
-    machine: &Machine,
-) -> Result<u64, EngineError> {
-    let whole = E::memory(model, trainable, ComputeDtype::default());
-    let parameters = model.parameters_with(trainable)?;
-    let on_rank = resources.on_rank(whole, &parameters, trainable, machine);
-    Ok(whole.parameter_bytes.saturating_sub(on_rank.parameter_bytes))
+/// Bytes that decoding gathers of parameters that are sharded: all of them, beside the part that a rank keeps.
+pub(crate) fn gathered_bytes(resources: &ResourceSettings, machine: &Machine, parameter_bytes: u64) -> u64 {
+    let is_sharded = machine.n_ranks > 1 && resources.zero_stage >= ZeroStage::Parameters;
+    if is_sharded { parameter_bytes } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decoding_gathers_what_several_ranks_have_sharded() {
+        let machine = |n_ranks| Machine {
+            n_threads: 1,
+            available_bytes: 1 << 30,
+            resident_bytes: 0,
+            gigaflops: None,
+            n_ranks,
+        };
+        let gathered = |zero_stage, n_ranks| {
+            let resources = ResourceSettings { zero_stage, ..ResourceSettings::default() };
+            gathered_bytes(&resources, &machine(n_ranks), 400)
+        };
+        assert_eq!(gathered(ZeroStage::Parameters, 2), 400);
+        assert_eq!(gathered(ZeroStage::Parameters, 1), 0);
+        assert_eq!(gathered(ZeroStage::Gradients, 2), 0);
+    }
 }

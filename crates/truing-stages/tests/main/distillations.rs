@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread;
 use tempfile::TempDir;
 use truing_ask::OpenChatModel;
 use truing_model::{Adapters, Engine as _, EngineOptions, ModelFiles, TrainableSpec};
+use truing_parallel::thread_world;
 use truing_run::rollouts;
 use truing_stages::distill::{DistillInputs, DistillStage};
 use truing_stages::training::TrainingConfig;
@@ -20,8 +22,8 @@ use truing_stages::{
 };
 use truing_train::segments;
 use truing_types::{
-    ChatError, ChatModel, ChatReply, ChatRequest, Event, PackedBatch, PromptLogProbs, RowOrigin, Seed,
-    Silent, TokenId,
+    ChatError, ChatModel, ChatReply, ChatRequest, Event, Groups, PackedBatch, PromptLogProbs, RowOrigin,
+    Seed, Silent, TokenId,
 };
 
 pub(crate) const RECIPE: &str = r#"
@@ -206,6 +208,74 @@ fn a_teacher_on_a_server_is_the_one_in_this_process() {
     for (local, served) in losses[0].iter().zip(&losses[1]) {
         assert!(*local > 1e-3 && (local - served).abs() < 1e-3 * local, "{losses:?}");
     }
+}
+
+/// A server that answers a number of times, every token with the same probability, and then no more.
+struct FailsAfter(AtomicUsize);
+
+impl ChatModel for FailsAfter {
+    fn chat(
+        &self,
+        _: &ChatRequest,
+        _: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<ChatReply, ChatError> {
+        unreachable!("a teacher only gives log-probabilities")
+    }
+
+    fn prompt_log_probs_all(
+        &self,
+        texts: &[Vec<TokenId>],
+        k: usize,
+    ) -> Vec<Result<PromptLogProbs, ChatError>> {
+        let less = |left: usize| left.checked_sub(1);
+        let is_up = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok();
+        let top: Vec<(TokenId, f32)> = (0..k as TokenId).map(|id| (id, -(k as f32).ln())).collect();
+        let of_text = |text: &Vec<TokenId>| match is_up {
+            true => Ok(vec![top.clone(); text.len() - 1]),
+            false => Err(ChatError::Failed("it is down".into())),
+        };
+        texts.iter().map(of_text).collect()
+    }
+}
+
+/// Where the teacher's server fails one rank, all save the steps so far, say why, and can be resumed.
+#[test]
+fn a_server_that_fails_one_rank_ends_all_with_a_checkpoint() {
+    let folder = folder();
+    let served = "distillation.teacher={server={base_url=\"http://127.0.0.1:1/v1\", model=\"m\"}}";
+    let overrides = [served, "packing=none", "eval_on_start=false", "save_steps=3"];
+    let run_on_two = |n_answers: [usize; 2], start: Start| -> Vec<String> {
+        thread::scope(|scope| {
+            let ranks: Vec<_> = thread_world(2)
+                .into_iter()
+                .zip(n_answers)
+                .map(|(rank, n_answers)| {
+                    let config = config(folder.path(), &overrides).unwrap();
+                    scope.spawn(move || {
+                        let groups = Groups::new(Arc::new(rank), 1).unwrap();
+                        let model = Box::new(FailsAfter(AtomicUsize::new(n_answers)));
+                        let stop = AtomicBool::new(false);
+                        let (probe, mut events) = (Ticks::default(), Silent);
+                        let context = RunContext {
+                            chat_models: vec![OpenChatModel { model, counts: Arc::default() }],
+                            ..RunContext::new(start, &groups, &probe, &mut events, &stop)
+                        };
+                        match setup::run_stage::<DistillStage>(config, context) {
+                            Ok(Ended::Finished(_)) => "finished".to_owned(),
+                            Ok(Ended::Interrupted { step }) => format!("interrupted after {step:?}"),
+                            Err(StageError::Teacher(error)) => error.reason(),
+                            Err(error) => panic!("{error}"),
+                        }
+                    })
+                })
+                .collect();
+            ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+        })
+    };
+    assert_eq!(run_on_two([100, 1], Start::Fresh), ["rank 1: it is down", "it is down"]);
+    assert!(folder.path().join("run/checkpoints/checkpoint-1").is_dir());
+    assert_eq!(run_on_two([100, 100], Start::Resume), ["finished"; 2]);
+    assert_eq!(metrics(folder.path()).last().unwrap()["step"], 4.0);
 }
 
 /// A teacher that is the student has nothing to teach: the divergence and all gradients are 0.

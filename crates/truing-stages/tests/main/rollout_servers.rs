@@ -458,36 +458,43 @@ fn a_completion_that_a_server_spoils_has_no_reward_and_leaves_its_group() {
     }
 }
 
+/// Of four ranks one has no prompt in a step of three. The weights that the first one writes are in parts on all.
 #[test]
 fn ranks_ask_for_completions_of_their_own_prompts_and_the_first_one_writes_the_weights() {
-    let (alone, together) = (policies::folder(), policies::folder());
+    let alone = policies::folder();
     let server = OwnServer::start(alone.path());
     // Adam divides a gradient by its own size: where that is rounding, so would be the step.
     let overrides = ["adam_epsilon=1e-3", "max_steps=2"];
     finished_on(&[&server.address], alone.path(), &overrides);
-    let ended: Vec<Result<Ended<TrainedModel>, String>> = std::thread::scope(|scope| {
-        let work = |rank| {
-            let groups = Groups::new(Arc::new(rank), 1).unwrap();
-            let servers = [server.address.as_str()];
-            let never = Box::new(never);
-            let ended = run_on_rank(&groups, &servers, together.path(), &overrides, Start::Fresh, never).0;
-            ended.map_err(|error| error.to_string())
-        };
-        let ranks: Vec<_> = thread_world(2).into_iter().map(|rank| scope.spawn(move || work(rank))).collect();
-        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
-    });
-    assert!(ended.iter().all(|ended| matches!(ended, Ok(Ended::Finished(_)))), "{ended:?}");
-    check_same_rollouts(&sampled(alone.path()), &sampled(together.path()));
-    let (alone, together) = (metrics(alone.path()), metrics(together.path()));
-    for (alone, together) in alone.iter().zip(&together) {
-        assert_eq!(
-            (alone["reward"], alone["rollouts/failed"]),
-            (together["reward"], together["rollouts/failed"])
-        );
-        assert!(
-            (alone["grad_norm"] - together["grad_norm"]).abs() < 1e-3 * alone["grad_norm"],
-            "{together:?}"
-        );
+    let sharing: [(usize, &[&str]); 2] = [(2, &[]), (4, &["sequence_parallel_size=2", "zero_stage=3"])];
+    for (n_ranks, sharing) in sharing {
+        let together = policies::folder();
+        let overrides = [&overrides[..], sharing].concat();
+        let ended: Vec<Result<Ended<TrainedModel>, String>> = std::thread::scope(|scope| {
+            let work = |rank| {
+                let groups = Groups::new(Arc::new(rank), 1).unwrap();
+                let servers = [server.address.as_str()];
+                let never = Box::new(never);
+                let ended =
+                    run_on_rank(&groups, &servers, together.path(), &overrides, Start::Fresh, never).0;
+                ended.map_err(|error| error.to_string())
+            };
+            let ranks: Vec<_> =
+                thread_world(n_ranks).into_iter().map(|rank| scope.spawn(move || work(rank))).collect();
+            ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+        });
+        assert!(ended.iter().all(|ended| matches!(ended, Ok(Ended::Finished(_)))), "{ended:?}");
+        check_same_rollouts(&sampled(alone.path()), &sampled(together.path()));
+        for (alone, together) in metrics(alone.path()).iter().zip(&metrics(together.path())) {
+            assert_eq!(
+                (alone["reward"], alone["rollouts/failed"]),
+                (together["reward"], together["rollouts/failed"])
+            );
+            assert!(
+                (alone["grad_norm"] - together["grad_norm"]).abs() < 1e-3 * alone["grad_norm"],
+                "{together:?}"
+            );
+        }
     }
 }
 

@@ -157,6 +157,9 @@ fn in_a_sequence_group_a_layer_keeps_what_the_engine_of_this_machine_keeps() {
             let engine = alone.in_sequence_group(&spec, sequence);
             assert_eq!(planned.layer_bytes_per_token, engine.layer_bytes_per_token);
             assert_eq!(planned.attention_bytes_per_token, engine.attention_bytes_per_token);
+            // Of a key head that several ranks read each has a copy.
+            let n_copies = (sequence / n_kv_heads).max(1) as u64;
+            assert_eq!(engine.forward_bytes_per_key, n_copies * alone.forward_bytes_per_key);
             // The exchange is counted in the workspace.
             assert!(engine.workspace_bytes_per_token >= alone.workspace_bytes_per_token);
         }
