@@ -332,9 +332,10 @@ fn a_dead_server_is_made_up_for_by_others_and_ends_the_run_where_there_are_none(
     assert!(weights(here.path()) == weights(alone.path()), "it is as if the server had never been down");
 }
 
-/// How a server misbehaves on every third completion.
+/// How a server misbehaves on every third completion of a group.
 #[derive(Debug, Clone, Copy)]
 enum Fault {
+    Nothing,
     NoLogProbs,
     TooFewLogProbs,
     NotANumber,
@@ -402,6 +403,7 @@ fn reply(body: &Value, fault: Fault) -> (u16, String) {
     }
     let choice = &mut reply["choices"][0];
     match fault {
+        Fault::Nothing => {}
         Fault::NoLogProbs => choice["logprobs"] = Value::Null,
         Fault::TooFewLogProbs => choice["logprobs"]["content"] = json!([entry(tokens[0])]),
         Fault::UnknownToken => {
@@ -456,6 +458,20 @@ fn a_completion_that_a_server_spoils_has_no_reward_and_leaves_its_group() {
         let of_sync = asked.iter().find(|body| body["model_path"].is_string()).unwrap();
         assert!(of_sync["model_path"].as_str().unwrap().ends_with("run/rollout_weights/step-000000"));
     }
+}
+
+#[test]
+fn a_completion_that_fails_on_one_server_is_sampled_on_another() {
+    let folder = policies::folder();
+    let ((broken, _), (other, asked)) = (misbehaving(Fault::Error500), misbehaving(Fault::Nothing));
+    let overrides = ["max_steps=1", "rollouts.max_retries=1"];
+    let events = finished_on(&[&broken, &other], folder.path(), &overrides);
+    assert!(warnings(&events).is_empty(), "{:?}", warnings(&events));
+    let record = &metrics(folder.path())[0];
+    assert_eq!((record["rollouts/failed"], record["groups_used"]), (0.0, 3.0));
+    assert!(sampled(folder.path()).iter().all(|rollout| rollout.reward.is_some()));
+    // Its half of 12, the 3 that fail on the first server, and the weights.
+    assert_eq!(asked.lock().unwrap().len(), 6 + 3 + 1);
 }
 
 #[test]
