@@ -345,6 +345,8 @@ enum Fault {
     Error500,
     Hang,
     OtherWeights,
+    /// It never names its weights, and cannot load any after the first.
+    LoadsOnce,
 }
 
 /// A server that answers `a`, or as it misbehaves.
@@ -372,7 +374,11 @@ fn answer(mut stream: &TcpStream, fault: Fault, kept: &Mutex<Vec<Value>>) -> std
     let mut body = vec![0; length.unwrap_or(0)];
     reader.read_exact(&mut body)?;
     let body: Value = serde_json::from_slice(&body).unwrap();
-    let weights = json!({"success": true, "message": "", "system_fingerprint": "w"});
+    let is_first = body["model_path"].as_str().is_some_and(|path| path.ends_with("step-000000"));
+    let weights = match fault {
+        Fault::LoadsOnce => json!({"success": is_first, "message": "no room"}),
+        _ => json!({"success": true, "message": "", "system_fingerprint": "w"}),
+    };
     let (status, reply) = match head.starts_with("POST /update_weights_from_disk ") {
         true => (200, weights.to_string()),
         false => reply(&body, fault),
@@ -398,12 +404,15 @@ fn reply(body: &Value, fault: Fault) -> (u16, String) {
         "logprobs": {"content": [entry(tokens[0]), entry(tokens[1])]},
     });
     let mut reply = json!({"choices": [choice], "system_fingerprint": "w"});
+    if matches!(fault, Fault::LoadsOnce) {
+        reply["system_fingerprint"] = Value::Null;
+    }
     if sample_idx % 3 != 2 {
         return (200, reply.to_string());
     }
     let choice = &mut reply["choices"][0];
     match fault {
-        Fault::Nothing => {}
+        Fault::Nothing | Fault::LoadsOnce => {}
         Fault::NoLogProbs => choice["logprobs"] = Value::Null,
         Fault::TooFewLogProbs => choice["logprobs"]["content"] = json!([entry(tokens[0])]),
         Fault::UnknownToken => {
@@ -472,6 +481,19 @@ fn a_completion_that_fails_on_one_server_is_sampled_on_another() {
     assert!(sampled(folder.path()).iter().all(|rollout| rollout.reward.is_some()));
     // Its half of 12, the 3 that fail on the first server, and the weights.
     assert_eq!(asked.lock().unwrap().len(), 6 + 3 + 1);
+}
+
+/// After a load that failed nobody knows which weights such a server has, however old they may be.
+#[test]
+fn a_server_that_does_not_name_its_weights_is_not_used_after_a_load_that_failed() {
+    let folder = policies::folder();
+    let (address, _) = misbehaving(Fault::LoadsOnce);
+    let overrides = ["rollouts.max_staleness=3"];
+    let (ended, _) = run_on(&[&address], folder.path(), &overrides, Start::Fresh, never);
+    let Err(error @ StageError::Unscored { .. }) = ended else { panic!("{ended:?}") };
+    let text = error.to_string();
+    assert!(text.contains("step 2: no rollout server gave a completion: "), "{text}");
+    assert!(text.contains("the weights of step 1 were not loaded: ") && text.contains("no room"), "{text}");
 }
 
 #[test]
