@@ -542,15 +542,24 @@ fn settings_that_cannot_work_are_named() {
     let named = "rollouts.model=tiny";
     for (overrides, words) in [
         (vec![named], "`rollouts.servers`"),
-        (vec![server], "`model` is empty"),
-        (vec![named, r#"rollouts.servers=["here"]"#], "`base_url` is here"),
+        (vec![server], "`rollouts.model` is empty"),
+        (vec![named, r#"rollouts.servers=["here"]"#], "`rollouts.servers` is here"),
         (vec![named, server, "rollout_quantization=int8"], "`rollout_quantization`"),
         (vec![named, server, "rollouts.sync_steps=0"], "`rollouts.sync_steps` is 0"),
         (
             vec![named, server, "rollouts.sync_steps=3", "rollouts.max_staleness=1"],
             "`rollouts.max_staleness` is 1",
         ),
-        (vec![named, server, r#"rollouts.sync_calls=[{path="reload"}]"#], "`rollouts.sync_calls`"),
+        (
+            vec![named, server, r#"rollouts.sync_calls=[{path="reload"}]"#],
+            "`rollouts.sync_calls` is a path without `/`",
+        ),
+        (
+            vec![named, server, r#"rollouts.sync_calls=[{path="/reload", body={model="tiny"}}]"#],
+            "`rollouts.sync_calls` is without the folder of the weights",
+        ),
+        (vec![named, server, "rollouts.max_concurrency=0"], "`rollouts.max_concurrency` is 0"),
+        (vec![named, server, "rollouts.timeout_secs=-1.0"], "`rollouts.timeout_secs` is -1"),
         (vec![named, server, "temperature=1.2", "top_k=5"], "`rollouts.logprobs_mode`"),
         (vec![named, server, "temperature=1.2", "rollouts.protocol=vllm"], "`rollouts.logprobs_mode`"),
     ] {
