@@ -16,6 +16,8 @@ use crate::StageError;
 const DEADLINE_TIMEOUTS: f64 = 8.0;
 /// The longest deadline of a request, in seconds: a century.
 const MAX_DEADLINE_SECS: f64 = 3.2e9;
+/// Bytes that a token with its log-probability may take in a reply.
+const TOKEN_BYTES: u64 = 512;
 
 /// Servers that rollouts are sampled on, token ids in and out. Evaluations are sampled in this process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -151,7 +153,8 @@ fn in_recipe(error: ClientError) -> StageError {
 
 impl RolloutsConfig {
     /// The servers as models that a run opens, in their order.
-    pub(in crate::grpo) fn chat_models(&self) -> Vec<ChatModelConfig> {
+    pub(in crate::grpo) fn chat_models(&self, max_completion_length: usize) -> Vec<ChatModelConfig> {
+        let max_response_bytes = TOKEN_BYTES.saturating_mul(max_completion_length as u64);
         let of_server = |base_url: &String| ChatModelConfig {
             server: Some(ClientSettings {
                 base_url: base_url.clone(),
@@ -162,6 +165,7 @@ impl RolloutsConfig {
                 max_retries: self.max_retries,
                 deadline_secs: (DEADLINE_TIMEOUTS * self.timeout_secs.max(self.sync_timeout_secs))
                     .min(MAX_DEADLINE_SECS),
+                max_response_bytes: max_response_bytes.max(ClientSettings::default().max_response_bytes),
                 stream: false,
                 ..ClientSettings::default()
             }),
@@ -198,7 +202,8 @@ impl RolloutsConfig {
             let expected = "at least one address, for instance `[\"http://127.0.0.1:8000\"]`";
             return Err(RunError::MissingSetting { key: "rollouts.servers", expected }.into());
         }
-        for server in self.chat_models().iter().filter_map(|model| model.server.as_ref()) {
+        let models = self.chat_models(config.max_completion_length);
+        for server in models.iter().filter_map(|model| model.server.as_ref()) {
             server.check().map_err(in_recipe)?;
         }
         let least = self.sync_steps.saturating_sub(1);
@@ -259,5 +264,18 @@ impl RolloutsConfig {
         };
         let (key, found, expected) = ("rollouts.logprobs_mode", found.to_owned(), expected.to_owned());
         Err(RunError::BadSetting { key, found, expected }.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_completion_with_its_log_probabilities_is_not_too_long_a_reply() {
+        let servers = vec!["http://127.0.0.1:8000".to_owned()];
+        let rollouts = RolloutsConfig { servers, ..RolloutsConfig::default() };
+        let bytes = |length| rollouts.chat_models(length).remove(0).server.unwrap().max_response_bytes;
+        assert_eq!((bytes(12), bytes(131_072)), (8 << 20, 64 << 20));
     }
 }
