@@ -246,7 +246,10 @@ impl<E: Engine> Running<'_, E> {
             }
         }
         self.events.emit(Event::PhaseFinished);
-        self.end_without_servers(step, &sampled)?;
+        // A later round without completions leaves the groups of the rounds before it.
+        if round == 0 {
+            self.end_without_servers(step, &sampled)?;
+        }
         let mut completions = sampled.into_iter().map(|one| one.unwrap_or_else(failed));
         Ok(Some(prompts.iter().map(|_| completions.by_ref().take(n).collect()).collect()))
     }

@@ -347,6 +347,8 @@ enum Fault {
     OtherWeights,
     /// It never names its weights, and cannot load any after the first.
     LoadsOnce,
+    /// It answers the first round alone, and gives completions that are all equal for every other prompt.
+    OneRound,
 }
 
 /// A server that answers `a`, or as it misbehaves.
@@ -394,11 +396,16 @@ fn answer(mut stream: &TcpStream, fault: Fault, kept: &Mutex<Vec<Value>>) -> std
 
 /// Status 0 is silence.
 fn reply(body: &Value, fault: Fault) -> (u16, String) {
-    let sample_idx = body["sampling_params"]["seed_indices"][4].as_u64().unwrap();
+    let index = |place: usize| body["sampling_params"]["seed_indices"][place].as_u64().unwrap();
+    let (round, prompt_idx, sample_idx) = (index(2), index(3), index(4));
+    if matches!(fault, Fault::OneRound) && round > 0 {
+        return (500, "the engine died".into());
+    }
     let entry =
         |token: u64| json!({"token": format!("token_id:{token}"), "logprob": -1.0 - sample_idx as f64});
     // Another letter for each completion of a group, so that there is something to learn.
-    let tokens = [97 + sample_idx * 6, 257];
+    let is_equal = matches!(fault, Fault::OneRound) && prompt_idx.is_multiple_of(2);
+    let tokens = [97 + if is_equal { 0 } else { sample_idx * 6 }, 257];
     let choice = json!({
         "index": 0, "token_ids": tokens, "finish_reason": "stop",
         "logprobs": {"content": [entry(tokens[0]), entry(tokens[1])]},
@@ -412,7 +419,7 @@ fn reply(body: &Value, fault: Fault) -> (u16, String) {
     }
     let choice = &mut reply["choices"][0];
     match fault {
-        Fault::Nothing | Fault::LoadsOnce => {}
+        Fault::Nothing | Fault::LoadsOnce | Fault::OneRound => {}
         Fault::NoLogProbs => choice["logprobs"] = Value::Null,
         Fault::TooFewLogProbs => choice["logprobs"]["content"] = json!([entry(tokens[0])]),
         Fault::UnknownToken => {
@@ -494,6 +501,18 @@ fn a_server_that_does_not_name_its_weights_is_not_used_after_a_load_that_failed(
     let text = error.to_string();
     assert!(text.contains("step 2: no rollout server gave a completion: "), "{text}");
     assert!(text.contains("the weights of step 1 were not loaded: ") && text.contains("no room"), "{text}");
+}
+
+#[test]
+fn a_round_that_fails_leaves_the_groups_of_the_round_before_it() {
+    let folder = policies::folder();
+    let (address, _) = misbehaving(Fault::OneRound);
+    // All nine prompts: the groups of five are equal, and are drawn again.
+    let overrides = ["max_steps=1", "prompts_per_step=9", "dynamic_sampling=true", "rollouts.max_retries=0"];
+    finished_on(&[&address], folder.path(), &overrides);
+    let record = &metrics(folder.path())[0];
+    assert_eq!((record["groups_used"], record["rollouts/failed"]), (4.0, 20.0), "{record:?}");
+    assert!(record["grad_norm"] > 0.0, "{record:?}");
 }
 
 #[test]
