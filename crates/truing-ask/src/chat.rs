@@ -142,6 +142,14 @@ impl ChatModelConfig {
                 }
                 .into());
             }
+            (_, Some(_)) if self.prompt_lookup_num_tokens > 0 => {
+                return Err(RunError::Conflict {
+                    first: "prompt_lookup_num_tokens",
+                    second: "server",
+                    reason: "a server drafts by an option of its own, such as `--prompt-lookup-num-tokens`",
+                }
+                .into());
+            }
             (_, Some(server)) => server.check()?,
             (Some(_), None) => {}
         }

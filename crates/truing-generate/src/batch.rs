@@ -113,7 +113,8 @@ impl Job {
     pub(crate) fn sampler(&self, sample_idx: usize) -> Result<Sampler, GenerateError> {
         Ok(match &self.seed_indices {
             Some(indices) => {
-                let sample_idx = self.first_sample_idx + sample_idx as u64;
+                // A server takes the first index from a request.
+                let sample_idx = self.first_sample_idx.wrapping_add(sample_idx as u64);
                 Sampler::keyed(&self.options, &[indices, &[sample_idx][..]].concat())?
             }
             None => Sampler::new(&self.options)?,

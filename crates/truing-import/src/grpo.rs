@@ -171,7 +171,7 @@ fn loss(job: &mut Job<'_>, key: &dyn Fn(&str) -> String, is_rloo: bool) -> Resul
     }
     for name in ["vllm_importance_sampling_clip_max", "vllm_importance_sampling_cap"] {
         if job.take(&key(name)).is_some() {
-            job.not_needed(&key(name), "the policy samples with the weights that are trained; with `rollout_quantization = \"int8\"` there is `importance_sampling_cap`");
+            job.not_needed(&key(name), "the policy samples with the weights that are trained; with `rollout_quantization = \"int8\"` or `[rollouts]` there is `importance_sampling_cap`");
         }
     }
     Ok(())

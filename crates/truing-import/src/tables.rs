@@ -86,6 +86,6 @@ const LOSS_PREFERENCE: &str = "the loss is `[preference] loss`";
 const GENERATION: &str = "it is a setting of generation after training; `truing generate` has its own";
 const TOOLS_LOOP: &str = "rollouts are of one turn, without tools";
 const REWARDS: &str = "rewards are tables `[[reward]]` with a `kind`, `[reward_model]` and `[judge]`; there is no custom Python";
-const SAMPLER: &str = "the policy samples in the same process with the weights that are trained";
+const SAMPLER: &str = "the policy samples in the same process, or on the servers that `[rollouts]` names";
 const ENTROPY: &str = "there is no entropy bonus";
 const LOSS_MORE: &str = "the losses are `grpo`, `dapo` and `dr_grpo`, with a ratio per token or per sequence";

@@ -1,6 +1,6 @@
 //! The models of a server, as far as requests need to know them.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 use truing_generate::{Grammar, GrammarSource, Grammars};
@@ -16,11 +16,13 @@ pub(crate) struct ModelEntry {
     /// The worker's index.
     pub(crate) idx: usize,
     weights: Arc<RwLock<Fingerprint>>,
+    /// The same name, for those who do not wait while the weights are replaced.
+    fingerprint: Mutex<Fingerprint>,
     pub(crate) kind: ModelKind,
 }
 
 /// Names the weights of a model: the digest of its files.
-type Fingerprint = Arc<str>;
+pub(crate) type Fingerprint = Arc<str>;
 
 /// The weights of a model, which are not replaced while this is held. A request holds them once, until it is answered.
 #[derive(Debug)]
@@ -54,7 +56,14 @@ pub(crate) struct TextModel {
 
 impl ModelEntry {
     pub(crate) fn new(name: String, idx: usize, fingerprint: &str, kind: ModelKind) -> Self {
-        Self { name, idx, weights: Arc::new(RwLock::new(fingerprint.into())), kind }
+        let fingerprint = Fingerprint::from(fingerprint);
+        let weights = Arc::new(RwLock::new(Arc::clone(&fingerprint)));
+        Self { name, idx, weights, fingerprint: Mutex::new(fingerprint), kind }
+    }
+
+    /// What names the weights; while they are replaced, the former ones.
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
+        Arc::clone(&self.fingerprint.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The weights as they are. Waits while they are being replaced.
@@ -65,6 +74,12 @@ impl ModelEntry {
     /// The right to replace the weights: waits until no request holds them, and lets later ones wait.
     pub(crate) async fn own_weights(&self) -> OwnedRwLockWriteGuard<Fingerprint> {
         Arc::clone(&self.weights).write_owned().await
+    }
+
+    /// Names the weights anew, with the right to replace them.
+    pub(crate) fn rename_weights(&self, owned: &mut OwnedRwLockWriteGuard<Fingerprint>, name: &str) {
+        **owned = name.into();
+        *self.fingerprint.lock().unwrap_or_else(PoisonError::into_inner) = name.into();
     }
 
     /// What it is called in the list of models.
@@ -101,5 +116,24 @@ impl TextModel {
         let grammars = grammars.as_ref().map_err(|error| ApiError::field(param, error.clone()))?;
         let grammar = grammars.compile(source).map_err(|error| ApiError::field(param, error.to_string()))?;
         Ok(Arc::new(grammar))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_have_a_name_while_they_are_replaced() {
+        let model = ModelEntry::new("m".into(), 0, "former", ModelKind::Embed);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let mut owned = model.own_weights().await;
+            assert_eq!(&*model.fingerprint(), "former");
+            model.rename_weights(&mut owned, "new");
+            drop(owned);
+            assert_eq!(&*model.fingerprint(), "new");
+            assert_eq!(model.hold_weights().await.fingerprint(), "new");
+        });
     }
 }

@@ -483,27 +483,24 @@ async fn detokenize(State(server): Shared, body: Bytes) -> Response {
 }
 
 async fn models(State(server): Shared) -> Response {
-    let mut data = Vec::with_capacity(server.models.len());
-    for model in &server.models {
-        data.push(model_json(&server, model).await);
-    }
+    let data: Vec<Value> = server.models.iter().map(|model| model_json(&server, model)).collect();
     json_response(&json!({"object": "list", "data": data}))
 }
 
 async fn model(State(server): Shared, Path(name): Path<String>) -> Response {
     match server.model_named(&name) {
-        Ok(model) => json_response(&model_json(&server, &model).await),
+        Ok(model) => json_response(&model_json(&server, &model)),
         Err(error) => error.into_response(),
     }
 }
 
-async fn model_json(server: &Server, model: &ModelEntry) -> Value {
+fn model_json(server: &Server, model: &ModelEntry) -> Value {
     let mut entry = json!({
         "id": model.name,
         "object": "model",
         "created": server.options.started_unix_secs,
         "owned_by": "truing",
-        "root": model.hold_weights().await.fingerprint(),
+        "root": &*model.fingerprint(),
         "task": model.task(),
     });
     if let Ok(text) = model.text() {

@@ -36,7 +36,7 @@ pub(crate) const UPDATE_WEIGHTS_FIELDS: &[FieldInfo] = &[
 
 /// A model as it was read from a folder.
 struct ReadWeights {
-    fingerprint: Arc<str>,
+    fingerprint: String,
     tensors: Vec<(String, Vec<f32>)>,
 }
 
@@ -82,22 +82,22 @@ pub(crate) async fn update_weights(
 /// Replaces the weights once every request that holds them has been answered.
 async fn replace(server: Arc<Server>, model: Arc<ModelEntry>, read: ReadWeights) -> Result<Value, ApiError> {
     let limit = server.options.request_timeout;
-    let Ok(mut fingerprint) = tokio::time::timeout(limit, model.own_weights()).await else {
+    let Ok(mut owned) = tokio::time::timeout(limit, model.own_weights()).await else {
         let seconds = limit.as_secs_f64();
         let message = format!("requests with the former weights were not finished within {seconds} seconds");
         return Err(ApiError::with_status(503, message));
     };
     if let Err(error) = server.replace_weights(model.idx, read.tensors).await {
         // Some parameters may have been written.
-        *fingerprint = "truing-unknown".into();
+        model.rename_weights(&mut owned, "truing-unknown");
         return Err(error);
     }
-    *fingerprint = Arc::clone(&read.fingerprint);
+    model.rename_weights(&mut owned, &read.fingerprint);
     Ok(json!({
         "success": true,
         "message": format!("the weights of `{}` were replaced", model.name),
         "num_paused_requests": 0,
-        "system_fingerprint": &*read.fingerprint,
+        "system_fingerprint": read.fingerprint,
     }))
 }
 
@@ -115,7 +115,7 @@ fn read_weights(path: &Path, served: &DecoderSpec) -> Result<ReadWeights, ApiErr
     };
     files.weight_source().read_into(put).map_err(|error| unusable(error.to_string()))?;
     let fingerprint = fingerprint_of(&files.deciding_files()).map_err(|error| unusable(error.to_string()))?;
-    Ok(ReadWeights { fingerprint: fingerprint.into(), tensors })
+    Ok(ReadWeights { fingerprint, tensors })
 }
 
 /// The first setting in which two models differ, in words.

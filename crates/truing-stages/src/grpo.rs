@@ -76,8 +76,10 @@ impl Stage for GrpoStage {
     }
 
     fn chat_models(plan: &GrpoPlan) -> Vec<Cow<'_, ChatModelConfig>> {
-        let judge = plan.config.judge.iter().map(|judge| Cow::Borrowed(&judge.model));
-        let servers = plan.config.rollouts.iter().flat_map(RolloutsConfig::chat_models);
+        let config = &plan.config;
+        let judge = config.judge.iter().map(|judge| Cow::Borrowed(&judge.model));
+        let servers = config.rollouts.iter();
+        let servers = servers.flat_map(|rollouts| rollouts.chat_models(config.max_completion_length));
         judge.chain(servers.map(Cow::Owned)).collect()
     }
 

@@ -19,7 +19,7 @@ pub struct Columns {
     pub reference_log_probs: Vec<f32>,
     /// KL divergence from the reference.
     pub kl: Vec<f32>,
-    /// Truncated weights of tokens that were sampled from the int8 copy of the policy.
+    /// Truncated importance weights of tokens that a server or the int8 copy of the policy has sampled.
     pub importance_weights: Vec<f32>,
     /// Advantages.
     pub advantages: Vec<f32>,

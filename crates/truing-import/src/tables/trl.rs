@@ -129,7 +129,7 @@ pub(crate) static TRL: &[Group] = &[
     ),
     becomes(
         &["vllm_importance_sampling_clip_max", "vllm_importance_sampling_cap"],
-        "it is `importance_sampling_cap`, for `rollout_quantization = \"int8\"`",
+        "it is `importance_sampling_cap`, for `rollout_quantization = \"int8\"` and `[rollouts]`",
     ),
     no_effect(
         &[

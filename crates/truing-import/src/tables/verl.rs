@@ -315,7 +315,7 @@ pub(crate) static VERL: &[Group] = &[
     ),
     becomes(
         &["algorithm.rollout_correction.rollout_is_threshold"],
-        "it is `importance_sampling_cap`, for `rollout_quantization = \"int8\"`",
+        "it is `importance_sampling_cap`, for `rollout_quantization = \"int8\"` and `[rollouts]`",
     ),
     no_effect(
         &["algorithm.rollout_correction.rollout_rs_threshold", "algorithm.rollout_correction.*"],

@@ -144,6 +144,8 @@ fn a_group_may_be_sampled_in_several_requests() {
     singles.iter_mut().enumerate().for_each(|(idx, choice)| choice["index"] = json!(idx));
     assert_eq!(group, singles);
     assert_ne!(group[0]["token_ids"], group[1]["token_ids"]);
+    // The largest index is one as well.
+    assert_eq!(ask(json!({"n": 2, "seed_indices": [u64::MAX]})).len(), 2);
     // After the temperature the same tokens have other log-probabilities.
     let processed = ask(json!({"seed_indices": [1, 2, 0], "logprobs_mode": "processed_logprobs"}));
     assert_eq!(processed[0]["token_ids"], group[0]["token_ids"]);

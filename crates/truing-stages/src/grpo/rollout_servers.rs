@@ -100,8 +100,8 @@ impl RolloutServers {
         problems.collect::<Vec<_>>().join("; ")
     }
 
-    /// Deals requests to servers, and those that fail to the servers that answer others. For each request the server
-    /// that was asked last, and what it said.
+    /// Deals requests to servers. One that fails is sent to another server, as long as that one answers any. For each
+    /// request the server that was asked last, and what it said.
     fn ask(
         &self,
         requests: &[EndpointRequest],
@@ -110,9 +110,12 @@ impl RolloutServers {
     ) -> Vec<Option<(usize, EndpointResult)>> {
         let mut replies: Vec<Option<(usize, EndpointResult)>> = requests.iter().map(|_| None).collect();
         let mut pending: Vec<usize> = (0..requests.len()).collect();
-        while !pending.is_empty() && !usable.is_empty() {
-            let share = |at: usize| pending.iter().copied().skip(at).step_by(usable.len()).collect();
-            let shares: Vec<Vec<usize>> = (0..usable.len()).map(share).collect();
+        let mut failed_on: Vec<Vec<usize>> = vec![Vec::new(); requests.len()];
+        loop {
+            let shares = dealt_to(&usable, &pending, &failed_on);
+            if shares.iter().all(Vec::is_empty) {
+                return replies;
+            }
             let found = self.ask_side_by_side(requests, &usable, &shares, on_done);
             pending.clear();
             let mut answering = Vec::new();
@@ -123,17 +126,13 @@ impl RolloutServers {
                 for (idx, result) in share.into_iter().zip(results) {
                     if matches!(&result, Err(error) if !matches!(error, ChatError::BrokenOff)) {
                         pending.push(idx);
+                        failed_on[idx].push(server);
                     }
                     replies[idx] = Some((server, result));
                 }
             }
-            if answering.len() == usable.len() {
-                // What fails beside answers fails for itself.
-                break;
-            }
             usable = answering;
         }
-        replies
     }
 
     fn ask_side_by_side(
@@ -180,6 +179,19 @@ impl RolloutServers {
             _ => Ok(loaded.as_ref().map_or(0, |loaded| loaded.version)),
         }
     }
+}
+
+/// The requests of each server: dealt in turn, none to a server on which it has failed.
+fn dealt_to(servers: &[usize], requests: &[usize], failed_on: &[Vec<usize>]) -> Vec<Vec<usize>> {
+    let mut shares = vec![Vec::new(); servers.len()];
+    for (turn, &request) in requests.iter().enumerate() {
+        let others: Vec<usize> =
+            (0..servers.len()).filter(|&place| !failed_on[request].contains(&servers[place])).collect();
+        if !others.is_empty() {
+            shares[others[turn % others.len()]].push(request);
+        }
+    }
+    shares
 }
 
 /// What completions of the servers are sampled and read with.
@@ -234,7 +246,10 @@ impl<E: Engine> Running<'_, E> {
             }
         }
         self.events.emit(Event::PhaseFinished);
-        self.end_without_servers(step, &sampled)?;
+        // A later round without completions leaves the groups of the rounds before it.
+        if round == 0 {
+            self.end_without_servers(step, &sampled)?;
+        }
         let mut completions = sampled.into_iter().map(|one| one.unwrap_or_else(failed));
         Ok(Some(prompts.iter().map(|_| completions.by_ref().take(n).collect()).collect()))
     }

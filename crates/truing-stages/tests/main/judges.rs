@@ -406,6 +406,8 @@ fn the_plan_tells_what_the_judge_will_be_asked() {
     let local = format!("judge.model.model_name_or_path={}", folder.path().join("model").display());
     assert!(refused(&[JUDGED, &local]).contains("cannot both be given"));
     assert!(refused(&[JUDGED, "judge.model.mode=replay"]).contains("`cache`"));
+    let drafting = refused(&[JUDGED, "judge.model.prompt_lookup_num_tokens=3"]);
+    assert!(drafting.contains("`prompt_lookup_num_tokens` and `server` cannot both be given"), "{drafting}");
     assert!(refused(&[JUDGED, "judge.model.server.base_url=here"]).contains("`base_url` is here"));
     assert!(refused(&[JUDGED, "judge.verdict.range=[2, 1]"]).contains("`range`"));
     assert!(refused(&["shaping.clip=[2, 1]"]).contains("`clip`"));

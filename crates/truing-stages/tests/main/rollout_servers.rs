@@ -332,9 +332,10 @@ fn a_dead_server_is_made_up_for_by_others_and_ends_the_run_where_there_are_none(
     assert!(weights(here.path()) == weights(alone.path()), "it is as if the server had never been down");
 }
 
-/// How a server misbehaves on every third completion.
+/// How a server misbehaves on every third completion of a group.
 #[derive(Debug, Clone, Copy)]
 enum Fault {
+    Nothing,
     NoLogProbs,
     TooFewLogProbs,
     NotANumber,
@@ -344,6 +345,10 @@ enum Fault {
     Error500,
     Hang,
     OtherWeights,
+    /// It never names its weights, and cannot load any after the first.
+    LoadsOnce,
+    /// It answers the first round alone, and gives completions that are all equal for every other prompt.
+    OneRound,
 }
 
 /// A server that answers `a`, or as it misbehaves.
@@ -371,7 +376,11 @@ fn answer(mut stream: &TcpStream, fault: Fault, kept: &Mutex<Vec<Value>>) -> std
     let mut body = vec![0; length.unwrap_or(0)];
     reader.read_exact(&mut body)?;
     let body: Value = serde_json::from_slice(&body).unwrap();
-    let weights = json!({"success": true, "message": "", "system_fingerprint": "w"});
+    let is_first = body["model_path"].as_str().is_some_and(|path| path.ends_with("step-000000"));
+    let weights = match fault {
+        Fault::LoadsOnce => json!({"success": is_first, "message": "no room"}),
+        _ => json!({"success": true, "message": "", "system_fingerprint": "w"}),
+    };
     let (status, reply) = match head.starts_with("POST /update_weights_from_disk ") {
         true => (200, weights.to_string()),
         false => reply(&body, fault),
@@ -387,21 +396,30 @@ fn answer(mut stream: &TcpStream, fault: Fault, kept: &Mutex<Vec<Value>>) -> std
 
 /// Status 0 is silence.
 fn reply(body: &Value, fault: Fault) -> (u16, String) {
-    let sample_idx = body["sampling_params"]["seed_indices"][4].as_u64().unwrap();
+    let index = |place: usize| body["sampling_params"]["seed_indices"][place].as_u64().unwrap();
+    let (round, prompt_idx, sample_idx) = (index(2), index(3), index(4));
+    if matches!(fault, Fault::OneRound) && round > 0 {
+        return (500, "the engine died".into());
+    }
     let entry =
         |token: u64| json!({"token": format!("token_id:{token}"), "logprob": -1.0 - sample_idx as f64});
     // Another letter for each completion of a group, so that there is something to learn.
-    let tokens = [97 + sample_idx * 6, 257];
+    let is_equal = matches!(fault, Fault::OneRound) && prompt_idx.is_multiple_of(2);
+    let tokens = [97 + if is_equal { 0 } else { sample_idx * 6 }, 257];
     let choice = json!({
         "index": 0, "token_ids": tokens, "finish_reason": "stop",
         "logprobs": {"content": [entry(tokens[0]), entry(tokens[1])]},
     });
     let mut reply = json!({"choices": [choice], "system_fingerprint": "w"});
+    if matches!(fault, Fault::LoadsOnce) {
+        reply["system_fingerprint"] = Value::Null;
+    }
     if sample_idx % 3 != 2 {
         return (200, reply.to_string());
     }
     let choice = &mut reply["choices"][0];
     match fault {
+        Fault::Nothing | Fault::LoadsOnce | Fault::OneRound => {}
         Fault::NoLogProbs => choice["logprobs"] = Value::Null,
         Fault::TooFewLogProbs => choice["logprobs"]["content"] = json!([entry(tokens[0])]),
         Fault::UnknownToken => {
@@ -460,6 +478,45 @@ fn a_completion_that_a_server_spoils_has_no_reward_and_leaves_its_group() {
 
 /// Of four ranks one has no prompt in a step of three. The weights that the first one writes are in parts on all.
 #[test]
+fn a_completion_that_fails_on_one_server_is_sampled_on_another() {
+    let folder = policies::folder();
+    let ((broken, _), (other, asked)) = (misbehaving(Fault::Error500), misbehaving(Fault::Nothing));
+    let overrides = ["max_steps=1", "rollouts.max_retries=1"];
+    let events = finished_on(&[&broken, &other], folder.path(), &overrides);
+    assert!(warnings(&events).is_empty(), "{:?}", warnings(&events));
+    let record = &metrics(folder.path())[0];
+    assert_eq!((record["rollouts/failed"], record["groups_used"]), (0.0, 3.0));
+    assert!(sampled(folder.path()).iter().all(|rollout| rollout.reward.is_some()));
+    // Its half of 12, the 3 that fail on the first server, and the weights.
+    assert_eq!(asked.lock().unwrap().len(), 6 + 3 + 1);
+}
+
+/// After a load that failed nobody knows which weights such a server has, however old they may be.
+#[test]
+fn a_server_that_does_not_name_its_weights_is_not_used_after_a_load_that_failed() {
+    let folder = policies::folder();
+    let (address, _) = misbehaving(Fault::LoadsOnce);
+    let overrides = ["rollouts.max_staleness=3"];
+    let (ended, _) = run_on(&[&address], folder.path(), &overrides, Start::Fresh, never);
+    let Err(error @ StageError::Unscored { .. }) = ended else { panic!("{ended:?}") };
+    let text = error.to_string();
+    assert!(text.contains("step 2: no rollout server gave a completion: "), "{text}");
+    assert!(text.contains("the weights of step 1 were not loaded: ") && text.contains("no room"), "{text}");
+}
+
+#[test]
+fn a_round_that_fails_leaves_the_groups_of_the_round_before_it() {
+    let folder = policies::folder();
+    let (address, _) = misbehaving(Fault::OneRound);
+    // All nine prompts: the groups of five are equal, and are drawn again.
+    let overrides = ["max_steps=1", "prompts_per_step=9", "dynamic_sampling=true", "rollouts.max_retries=0"];
+    finished_on(&[&address], folder.path(), &overrides);
+    let record = &metrics(folder.path())[0];
+    assert_eq!((record["groups_used"], record["rollouts/failed"]), (4.0, 20.0), "{record:?}");
+    assert!(record["grad_norm"] > 0.0, "{record:?}");
+}
+
+#[test]
 fn ranks_ask_for_completions_of_their_own_prompts_and_the_first_one_writes_the_weights() {
     let alone = policies::folder();
     let server = OwnServer::start(alone.path());
@@ -511,15 +568,24 @@ fn settings_that_cannot_work_are_named() {
     let named = "rollouts.model=tiny";
     for (overrides, words) in [
         (vec![named], "`rollouts.servers`"),
-        (vec![server], "`model` is empty"),
-        (vec![named, r#"rollouts.servers=["here"]"#], "`base_url` is here"),
+        (vec![server], "`rollouts.model` is empty"),
+        (vec![named, r#"rollouts.servers=["here"]"#], "`rollouts.servers` is here"),
         (vec![named, server, "rollout_quantization=int8"], "`rollout_quantization`"),
         (vec![named, server, "rollouts.sync_steps=0"], "`rollouts.sync_steps` is 0"),
         (
             vec![named, server, "rollouts.sync_steps=3", "rollouts.max_staleness=1"],
             "`rollouts.max_staleness` is 1",
         ),
-        (vec![named, server, r#"rollouts.sync_calls=[{path="reload"}]"#], "`rollouts.sync_calls`"),
+        (
+            vec![named, server, r#"rollouts.sync_calls=[{path="reload"}]"#],
+            "`rollouts.sync_calls` is a path without `/`",
+        ),
+        (
+            vec![named, server, r#"rollouts.sync_calls=[{path="/reload", body={model="tiny"}}]"#],
+            "`rollouts.sync_calls` is without the folder of the weights",
+        ),
+        (vec![named, server, "rollouts.max_concurrency=0"], "`rollouts.max_concurrency` is 0"),
+        (vec![named, server, "rollouts.timeout_secs=-1.0"], "`rollouts.timeout_secs` is -1"),
         (vec![named, server, "temperature=1.2", "top_k=5"], "`rollouts.logprobs_mode`"),
         (vec![named, server, "temperature=1.2", "rollouts.protocol=vllm"], "`rollouts.logprobs_mode`"),
     ] {

@@ -190,9 +190,20 @@ fn show(rollout: &Rollout, context: &Context) -> anyhow::Result<Outcome> {
     printer.line(heading("completion"))?;
     printer.line(&rollout.text)?;
     printer.line("")?;
+    for line in facts(rollout).lines() {
+        printer.line(line)?;
+    }
+    Ok(Outcome::Fine)
+}
+
+/// What is known of a completion beside its texts.
+fn facts(rollout: &Rollout) -> Table {
     let mut table = Table::new(&[("", Align::Left), ("", Align::Left)]);
     table.row(["row".to_owned(), rollout.origin.to_string()]);
     table.row(["sampled before step".to_owned(), rollout.step.to_string()]);
+    if let Some(version) = rollout.weights_version {
+        table.row(["by the weights of step".to_owned(), version.to_string()]);
+    }
     table.row(["tokens".to_owned(), format!("{}, {}", rollout.tokens.len(), ending(rollout.finish_reason))]);
     table.row(["reward".to_owned(), number(rollout.reward)]);
     for (name, reward) in &rollout.rewards {
@@ -203,10 +214,36 @@ fn show(rollout: &Rollout, context: &Context) -> anyhow::Result<Outcome> {
     }
     table.row(["advantage, mean".to_owned(), number(rollout.advantage)]);
     table.row(["kl, sum".to_owned(), number(rollout.kl)]);
-    let total: f64 = rollout.log_probs.iter().map(|&value| f64::from(value)).sum();
-    table.row(["log-probability, sum".to_owned(), number(Some(total))]);
-    for line in table.lines() {
-        printer.line(line)?;
+    let log_probs = &rollout.log_probs;
+    let total = (!log_probs.is_empty()).then(|| log_probs.iter().map(|&value| f64::from(value)).sum::<f64>());
+    table.row(["log-probability, sum".to_owned(), number(total)]);
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_completion_of_a_server_shows_its_weights_and_no_number_that_is_not_known() {
+        let mut rollout: Rollout = serde_json::from_value(json!({
+            "step": 4, "prompt_idx": 0, "sample_idx": 1, "origin": {"source": "a.jsonl", "line": 7},
+            "prompt": [], "prompt_tokens": [1], "tokens": [5, 6], "text": "x", "finish_reason": "length",
+            "log_probs": [-0.5, -1.0], "sampling_log_probs": [], "rewards": {"format": 1.0}, "unscored": {},
+            "reward": 1.0, "advantage": null, "kl": null,
+        }))
+        .unwrap();
+        let shown = |rollout: &Rollout| {
+            let lines = facts(rollout).lines();
+            lines.iter().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
+        };
+        assert!(shown(&rollout).contains(&"log-probability, sum -1.500".to_owned()), "{:?}", shown(&rollout));
+        assert!(!shown(&rollout).iter().any(|line| line.contains("weights")));
+        (rollout.weights_version, rollout.log_probs) = (Some(2), Vec::new());
+        for line in ["by the weights of step 2", "tokens 2, cut off", "log-probability, sum -"] {
+            assert!(shown(&rollout).contains(&line.to_owned()), "{line}: {:?}", shown(&rollout));
+        }
     }
-    Ok(Outcome::Fine)
 }

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use truing_ask::{AskError, ChatModelConfig};
-use truing_client::ClientSettings;
+use truing_client::{ClientError, ClientSettings};
 use truing_model::{DecodingWeights, SaveDtype};
 use truing_run::RunError;
 
@@ -14,6 +14,10 @@ use crate::StageError;
 
 /// Seconds in which a request with all its retries has to be answered, for each second of a timeout.
 const DEADLINE_TIMEOUTS: f64 = 8.0;
+/// The longest deadline of a request, in seconds: a century.
+const MAX_DEADLINE_SECS: f64 = 3.2e9;
+/// Bytes that a token with its log-probability may take in a reply.
+const TOKEN_BYTES: u64 = 512;
 
 /// Servers that rollouts are sampled on, token ids in and out. Evaluations are sampled in this process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -123,9 +127,34 @@ impl Default for RolloutsConfig {
     }
 }
 
+impl SyncCall {
+    /// Whether its body has the folder or the step in one of its texts.
+    fn says_what_to_load(&self) -> bool {
+        let body = Value::Object(self.body.clone()).to_string();
+        body.contains("{path}") || body.contains("{version}")
+    }
+}
+
+/// An error of a server's settings under the keys of the recipe.
+fn in_recipe(error: ClientError) -> StageError {
+    match error {
+        ClientError::BadSetting { key, found, expected } => {
+            let key = match key {
+                "base_url" => "rollouts.servers",
+                "model" => "rollouts.model",
+                "max_concurrency" => "rollouts.max_concurrency",
+                _ => "rollouts.timeout_secs",
+            };
+            RunError::BadSetting { key, found, expected: expected.to_owned() }.into()
+        }
+        other => AskError::from(other).into(),
+    }
+}
+
 impl RolloutsConfig {
     /// The servers as models that a run opens, in their order.
-    pub(in crate::grpo) fn chat_models(&self) -> Vec<ChatModelConfig> {
+    pub(in crate::grpo) fn chat_models(&self, max_completion_length: usize) -> Vec<ChatModelConfig> {
+        let max_response_bytes = TOKEN_BYTES.saturating_mul(max_completion_length as u64);
         let of_server = |base_url: &String| ChatModelConfig {
             server: Some(ClientSettings {
                 base_url: base_url.clone(),
@@ -134,7 +163,9 @@ impl RolloutsConfig {
                 max_concurrency: self.max_concurrency,
                 timeout_secs: self.timeout_secs,
                 max_retries: self.max_retries,
-                deadline_secs: DEADLINE_TIMEOUTS * self.timeout_secs.max(self.sync_timeout_secs),
+                deadline_secs: (DEADLINE_TIMEOUTS * self.timeout_secs.max(self.sync_timeout_secs))
+                    .min(MAX_DEADLINE_SECS),
+                max_response_bytes: max_response_bytes.max(ClientSettings::default().max_response_bytes),
                 stream: false,
                 ..ClientSettings::default()
             }),
@@ -171,8 +202,9 @@ impl RolloutsConfig {
             let expected = "at least one address, for instance `[\"http://127.0.0.1:8000\"]`";
             return Err(RunError::MissingSetting { key: "rollouts.servers", expected }.into());
         }
-        for server in self.chat_models().iter().filter_map(|model| model.server.as_ref()) {
-            server.check().map_err(AskError::from)?;
+        let models = self.chat_models(config.max_completion_length);
+        for server in models.iter().filter_map(|model| model.server.as_ref()) {
+            server.check().map_err(in_recipe)?;
         }
         let least = self.sync_steps.saturating_sub(1);
         match self {
@@ -195,6 +227,11 @@ impl RolloutsConfig {
                 "rollouts.sync_calls",
                 "a path without `/`".into(),
                 "paths such as `/update_weights_from_disk`",
+            ),
+            r if !(r.sync_calls.is_empty() || r.sync_calls.iter().any(SyncCall::says_what_to_load)) => bad(
+                "rollouts.sync_calls",
+                "without the folder of the weights".into(),
+                "`{path}` in the `body` of a call, for instance `{ model_path = \"{path}\" }`",
             ),
             r => r.check_log_probs(config),
         }
@@ -227,5 +264,18 @@ impl RolloutsConfig {
         };
         let (key, found, expected) = ("rollouts.logprobs_mode", found.to_owned(), expected.to_owned());
         Err(RunError::BadSetting { key, found, expected }.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_completion_with_its_log_probabilities_is_not_too_long_a_reply() {
+        let servers = vec!["http://127.0.0.1:8000".to_owned()];
+        let rollouts = RolloutsConfig { servers, ..RolloutsConfig::default() };
+        let bytes = |length| rollouts.chat_models(length).remove(0).server.unwrap().max_response_bytes;
+        assert_eq!((bytes(12), bytes(131_072)), (8 << 20, 64 << 20));
     }
 }

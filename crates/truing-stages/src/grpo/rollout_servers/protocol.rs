@@ -64,22 +64,20 @@ impl RolloutProtocol {
         let mut params = Map::new();
         let mut put = |key: &str, value: Value| params.insert(key.to_owned(), value);
         put("max_tokens", options.max_new_tokens.into());
+        // What is left out, vLLM and SGLang take from the model's `generation_config.json`.
         put("temperature", number(options.temperature));
-        if options.top_p < 1.0 {
-            put("top_p", number(options.top_p));
-        }
-        if options.top_k > 0 {
-            put("top_k", options.top_k.into());
-        }
-        if options.min_p > 0.0 {
-            put("min_p", number(options.min_p));
-        }
+        put("top_p", number(options.top_p));
+        put("top_k", if options.top_k == 0 { Value::from(-1) } else { options.top_k.into() });
+        put("min_p", number(options.min_p));
+        put("repetition_penalty", number(options.repetition_penalty));
         if !options.stop.is_empty() {
             put("stop", options.stop.clone().into());
         }
-        // What ends a completion in this process, and nothing else.
-        put("ignore_eos", true.into());
         put("stop_token_ids", end.into());
+        if self != Self::Completions {
+            // What ends a completion in this process, and nothing else. SGLang would ignore `stop_token_ids` too.
+            put("ignore_eos", true.into());
+        }
         if self == Self::Truing {
             // The same bits: a server reads a signed integer.
             put("seed", options.seed.cast_signed().into());
@@ -290,14 +288,25 @@ mod tests {
         };
         let EndpointRequest { path, body, .. } = RolloutProtocol::Truing.request("m", wanted);
         let params = json!({
-            "max_tokens": 5, "temperature": 0.7, "top_k": 3, "stop": ["\n"], "ignore_eos": true,
-            "stop_token_ids": [257], "seed": -1, "seed_indices": [0, 4, 0, 9, 1], "logprobs": 0,
-            "logprobs_mode": "processed_logprobs",
+            "max_tokens": 5, "temperature": 0.7, "top_p": 1.0, "top_k": 3, "min_p": 0.0, "repetition_penalty": 1.0,
+            "stop": ["\n"], "ignore_eos": true, "stop_token_ids": [257], "seed": -1,
+            "seed_indices": [0, 4, 0, 9, 1], "logprobs": 0, "logprobs_mode": "processed_logprobs",
         });
         assert_eq!(
             (path.as_str(), body),
             ("/inference/v1/generate", json!({"model": "m", "token_ids": [1, 2], "sampling_params": params}))
         );
+        let plain = SamplingOptions { temperature: 1.0, ..SamplingOptions::default() };
+        let EndpointRequest { path, body, .. } =
+            RolloutProtocol::Completions.request("m", Wanted { options: &plain, ..wanted });
+        // Nothing is left to the server's defaults, and an end token ends a completion.
+        let of = |names: [&str; 5]| names.map(|name| body[name].clone());
+        assert_eq!(
+            of(["temperature", "top_p", "top_k", "min_p", "repetition_penalty"]),
+            [json!(1.0), json!(1.0), json!(-1), json!(0.0), json!(1.0)]
+        );
+        assert_eq!((path.as_str(), body.get("ignore_eos")), ("/v1/completions", None));
+        assert_eq!(body["stop_token_ids"], json!([257]));
         let other = Wanted { seed_indices: &[0, 4, 0, 9, 2], ..wanted };
         let seed = |wanted| RolloutProtocol::Completions.request("m", wanted).body["seed"].clone();
         assert!(seed(wanted).as_u64().unwrap() < 1 << 53, "{}", seed(wanted));

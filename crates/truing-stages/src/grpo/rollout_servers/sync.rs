@@ -94,6 +94,8 @@ impl<E: Engine> Running<'_, E> {
                         self.events.emit(Event::Warning(format!("{}: {text}", server.address)));
                     }
                     server.problem = Some(text);
+                    // What it holds now is unknown, unless its replies say it.
+                    server.loaded = server.loaded.take().filter(|loaded| loaded.name.is_some());
                 }
             }
         }
