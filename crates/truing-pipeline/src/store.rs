@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `runs/KEY/run/` | the run's folder, made by the stage itself |
 //! | `runs/KEY/recipe.toml` | the recipe that the stage runs with |
-//! | `runs/KEY/log.txt` | what the stage printed, where it was not shown |
+//! | `runs/KEY/log.txt` | its progress and errors, where they were not shown |
+//! | `runs/KEY/stdout.txt` | what it printed on its standard output |
 //! | `runs/KEY/done.json` | written last: what the run left, with digests. Without it the run is not finished |
 //! | `runs/KEY.discarded` | a run that must not be used: damaged, or its data changed while it ran |
 //! | `locks/KEY` | held while the run is made |
@@ -205,14 +206,11 @@ impl Store {
         }
     }
 
-    /// Notes that a lock file names runs of this store. Returns where.
-    pub(crate) fn register(&self, lock_file: &Path) -> Result<PathBuf, StoreError> {
+    /// Notes that a lock file names runs of this store.
+    pub(crate) fn register(&self, lock_file: &Path) -> Result<(), StoreError> {
         let text = lock_file.to_string_lossy();
         let path = self.root.join("pipelines").join(Digest::of_bytes(text.as_bytes()).to_string());
-        if !path.exists() {
-            atomic::write(&path, text.as_bytes())?;
-        }
-        Ok(path)
+        if path.exists() { Ok(()) } else { atomic::write(&path, text.as_bytes()) }
     }
 
     /// The lock files that name runs of this store, each with where it is noted.

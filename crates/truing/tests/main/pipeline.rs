@@ -121,6 +121,11 @@ fn mistakes_and_gates_have_their_exit_statuses() {
         "songs.toml:5: unknown key `max_stepz`; the nearest known key is `max_steps`",
         "stage `sft`",
     ]);
+    pipeline.edit("max_stepz = 3,", "max_steps = 3,");
+    pipeline.edit("uses = \"sft\"", "uses = \"dpo\"");
+    pipeline.run("plan", &[]).expect_status(2).expect_stderr(&[
+        "songs.toml:4: stage `sft`: `uses` says \"dpo\", and this is a recipe of stage \"sft\"",
+    ]);
     let gate =
         "[stages.review]\nuses = \"gate\"\nwith = { file = \"review.jsonl\", message = \"read them\" }\n";
     fs::write(pipeline.0.path("songs.toml"), gate).unwrap();
