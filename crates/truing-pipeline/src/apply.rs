@@ -87,8 +87,8 @@ impl Fate {
     }
 }
 
-/// Carries out a plan, and nothing that is not in it. Where all is up to date no stage is started: the store learns of the
-/// lock file, and links that are missing are made.
+/// Carries out a plan, and nothing that is not in it. Where all is up to date no stage is started: the store learns of
+/// the lock file, and links that are missing are made.
 ///
 /// # Errors
 /// When the store or the lock file cannot be used. A stage that fails is no error here: the others that do not need it

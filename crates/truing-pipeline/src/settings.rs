@@ -189,3 +189,19 @@ pub(crate) fn at_places(
         missing @ RecipeError::MissingStage { .. } => missing,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_whose_keys_need_quotes_is_overridden_whole() {
+        let with: Table = toml::from_str("a = { b = 1, c = { \"d.e\" = 2 } }").unwrap();
+        let overrides = Overrides::of(&with, true);
+        let typed: Vec<(&str, &str)> =
+            overrides.typed.iter().map(|typed| typed.split_once('=').unwrap()).collect();
+        assert_eq!((typed.len(), typed[0], typed[1].0), (2, ("a.b", "1"), "a.c"));
+        let read: Table = toml::from_str(&format!("value = {}", typed[1].1)).unwrap();
+        assert_eq!(read["value"]["d.e"].as_integer(), Some(2));
+    }
+}

@@ -48,6 +48,12 @@ pub struct Done {
     pub peak_bytes: Option<u64>,
 }
 
+/// What every version of [`Done`] has. A newer one is no damage: its result stays.
+#[derive(Deserialize)]
+struct Version {
+    format_version: u32,
+}
+
 /// An output of a finished run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -145,6 +151,11 @@ impl Store {
             }
             Err(source) => return Err(StoreError::io("read", &path)(source)),
         };
+        if let Ok(Version { format_version: found }) = serde_json::from_slice(&bytes)
+            && found > FORMAT_VERSION
+        {
+            return Err(StoreError::UnknownFormatVersion { path, found, supported: FORMAT_VERSION });
+        }
         let done: Done = match serde_json::from_slice(&bytes) {
             Ok(done) => done,
             Err(error) => return Ok(Found::Damaged(format!("{DONE}: {error}"))),

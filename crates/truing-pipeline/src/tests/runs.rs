@@ -273,6 +273,18 @@ fn a_damaged_result_is_found_and_made_again() {
 }
 
 #[test]
+fn a_result_of_a_newer_version_is_refused_and_stays() {
+    let workshop = chain();
+    workshop.apply(1);
+    let key = workshop.lock().stage("pipe", "a").unwrap().key;
+    let done = Store::at(&workshop.path(".truing/store")).entry(key).join("done.json");
+    fs::write(&done, "{\"format_version\": 2, \"new\": true}").unwrap();
+    let error = workshop.plan().err().unwrap().to_string();
+    assert!(error.ends_with("done.json` has format version 2, expected 1"), "{error}");
+    assert!(done.is_file());
+}
+
+#[test]
 fn two_pipelines_on_one_store_make_each_result_once() {
     let shared = tempfile::tempdir().unwrap();
     let recipe = format!("[pipeline]\nstore = \"{}\"\n{CHAIN}", shared.path().display());

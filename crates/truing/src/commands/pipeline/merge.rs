@@ -53,8 +53,8 @@ fn base(settings: &Settings<'_>) -> Result<Table, SettleError> {
     Table::try_from(&recipe).map_err(|error| SettleError::Input(error.into()))
 }
 
-/// An error of the settings with those on top: what the file says was checked before. It gets the place of the override that
-/// has the key, for the lines of the text that was read are those of no file.
+/// An error of the settings with those on top: what the file says was checked before. It gets the place of the override
+/// that has the key, for the lines of the text that was read are those of no file.
 fn at_override(error: RecipeError, settings: &Settings<'_>) -> RecipeError {
     let file = || RecipePlace::File(settings.path.to_path_buf());
     match error {
