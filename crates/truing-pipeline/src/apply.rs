@@ -19,6 +19,7 @@ use toml::Value;
 use truing_store::{Digest, StoreError, atomic};
 
 use crate::plan::PlannedWork;
+use crate::recipe::Kind;
 use crate::references::with_real_paths;
 use crate::store::{Found, open_lock};
 use crate::{
@@ -86,7 +87,8 @@ impl Fate {
     }
 }
 
-/// Carries out a plan, and nothing that is not in it. Where all is up to date nothing is written.
+/// Carries out a plan, and nothing that is not in it. Where all is up to date no stage is started: the store learns of
+/// the lock file, and links that are missing are made.
 ///
 /// # Errors
 /// When the store or the lock file cannot be used. A stage that fails is no error here: the others that do not need it
@@ -99,20 +101,17 @@ pub fn apply(
     host: &dyn Host,
     options: ApplyOptions<'_>,
 ) -> Result<Applied, PipelineError> {
-    if plan.is_up_to_date() {
-        return Ok(told(plan, vec![Fate::UpToDate; plan.stages.len()]));
-    }
     store.create()?;
     let _shared = store.lock_whole(false)?;
     links::check(pipeline)?;
-    let registration = store.register(&pipeline.lock_path())?;
-    let running = Running { pipeline, plan, store, digests, host, options, registration };
+    store.register(&pipeline.lock_path())?;
+    let running = Running { pipeline, plan, store, digests, host, options };
     running.change_lock(|lock| {
         if let Some(locked) = lock.pipelines.get_mut(&pipeline.name) {
             locked.retain(|name, _| pipeline.stages.iter().any(|stage| stage.name == *name));
         }
     })?;
-    let fates = running.all();
+    let fates = running.all()?;
     digests.save()?;
     Ok(told(plan, fates))
 }
@@ -142,19 +141,31 @@ struct Running<'a> {
     digests: &'a Digests,
     host: &'a dyn Host,
     options: ApplyOptions<'a>,
-    /// Where the store notes the lock file.
-    registration: PathBuf,
 }
 
 impl Running<'_> {
+    /// What has become of a stage before anything runs.
+    fn first_fate(&self, stage: &PlannedStage) -> Result<Fate, PipelineError> {
+        match (&stage.state, stage.key) {
+            // A gate has no run.
+            (State::UpToDate, Some(key)) if stage.done.is_some() => {
+                // Removed since the plan was made.
+                if !self.store.is_done(key) {
+                    return Ok(Fate::Pending);
+                }
+                links::point(self.pipeline, &stage.name, &self.store.run_folder(key))?;
+                Ok(Fate::UpToDate)
+            }
+            (State::UpToDate, _) => Ok(Fate::UpToDate),
+            (State::Waiting { file, .. }, _) => Ok(Fate::Waiting(file.clone())),
+            _ => Ok(Fate::Pending),
+        }
+    }
+
     /// Runs what can run until nothing is left that can.
-    fn all(&self) -> Vec<Fate> {
-        let first = |stage: &PlannedStage| match &stage.state {
-            State::UpToDate => Fate::UpToDate,
-            State::Waiting { file, .. } => Fate::Waiting(file.clone()),
-            _ => Fate::Pending,
-        };
-        let mut fates: Vec<Fate> = self.plan.stages.iter().map(first).collect();
+    fn all(&self) -> Result<Vec<Fate>, PipelineError> {
+        let fates = self.plan.stages.iter().map(|stage| self.first_fate(stage));
+        let mut fates = fates.collect::<Result<Vec<_>, _>>()?;
         thread::scope(|scope| {
             let (sender, ends) = mpsc::channel();
             let mut n_running = 0;
@@ -183,7 +194,7 @@ impl Running<'_> {
                 fates[idx] = end;
             }
         });
-        fates
+        Ok(fates)
     }
 
     fn is_stopped(&self) -> bool {
@@ -245,6 +256,9 @@ impl Running<'_> {
                 return Ok(Fate::Failed(reason));
             }
         }
+        if let Some(changed) = self.changed_file(idx)? {
+            return Ok(Fate::Failed(format!("{} changed since the plan was made", changed.display())));
+        }
         match self.run(idx, key, &lock)? {
             JobEnd::Finished(report) => self.finish(idx, planned, key, report),
             JobEnd::Interrupted => Ok(Fate::Interrupted),
@@ -254,12 +268,12 @@ impl Running<'_> {
 
     /// A gate has no run: its file is its result.
     fn pass_gate(&self, idx: usize, planned: &PlannedStage, key: Digest) -> Result<Fate, PipelineError> {
-        if let Some(changed) = self.changed_file(planned)? {
+        if let Some(changed) = self.changed_file(idx)? {
             return Ok(Fate::Failed(format!("{} changed since the plan was made", changed.display())));
         }
         let mut outputs = BTreeMap::new();
         for (file, (name, path)) in planned.files.iter().zip(&self.pipeline.stages[idx].outputs) {
-            let measured = self.digests.of_input(&file.path, self.host.now())?;
+            let measured = self.digests.of_input(&file.path, file.is_whole, self.host.now())?;
             let output = StoredOutput { path: path.clone(), blake3: file.blake3, bytes: measured.bytes };
             outputs.insert(name.clone(), output);
         }
@@ -331,7 +345,7 @@ impl Running<'_> {
         key: Digest,
         report: JobReport,
     ) -> Result<Fate, PipelineError> {
-        if let Some(changed) = self.changed_file(planned)? {
+        if let Some(changed) = self.changed_file(idx)? {
             let aside = self.store.discard(key)?;
             let (changed, aside) = (changed.display(), aside.display());
             let reason = format!("{changed} changed while it ran; the result is not used, it is in {aside}");
@@ -351,16 +365,26 @@ impl Running<'_> {
             let names: Vec<&str> = expected.iter().map(|(_, path)| path.as_str()).collect();
             return Ok(Fate::Failed(format!("it left none of its outputs: expected {}", names.join(", "))));
         }
+        // What a stage of the program leaves depends on its settings; a command has said what it leaves.
+        let missing = expected.iter().find(|(name, _)| !outputs.contains_key(name));
+        if let (Kind::Command, Some((name, path))) = (&self.pipeline.stages[idx].kind, missing) {
+            return Ok(Fate::Failed(format!("it did not leave its output `{name}`: expected {path}")));
+        }
         let done = Done::new(outputs, report.figures, report.seconds, report.peak_bytes);
         self.store.finish(key, &done)?;
         self.record(planned, key, &done)?;
         Ok(Fate::Ran)
     }
 
-    /// The first file that is not what it was when the plan was made.
-    fn changed_file(&self, planned: &PlannedStage) -> Result<Option<PathBuf>, PipelineError> {
-        for file in &planned.files {
-            match self.digests.of_input(&file.path, self.host.now()) {
+    /// The first file that is not what it was when the plan was made: of those that no stage makes, and of gates, whose
+    /// files lie where people can change them.
+    fn changed_file(&self, idx: usize) -> Result<Option<PathBuf>, PipelineError> {
+        let planned = &self.plan.stages[idx];
+        let upstream = self.pipeline.stages[idx].upstream.iter().map(|&needed| &self.plan.stages[needed]);
+        let gates = upstream
+            .filter(|needed| matches!(needed.work, PlannedWork::Gate(_)) && planned.names_output_of(needed));
+        for file in planned.files.iter().chain(gates.flat_map(|gate| &gate.files)) {
+            match self.digests.of_input(&file.path, file.is_whole, self.host.now()) {
                 Ok(measured) if measured.blake3 == file.blake3 => {}
                 Err(error) if file.path.exists() => return Err(error.into()),
                 _ => return Ok(Some(file.path.clone())),
@@ -392,7 +416,7 @@ impl Running<'_> {
 
     /// Changes the lock file, which other pipelines of the folder may change at the same time.
     fn change_lock(&self, change: impl FnOnce(&mut LockFile)) -> Result<(), PipelineError> {
-        let path = self.registration.with_extension("lock");
+        let path = self.pipeline.guard_path();
         let guard = open_lock(&path)?;
         guard.lock().map_err(StoreError::io("lock", &path))?;
         let lock_path = self.pipeline.lock_path();

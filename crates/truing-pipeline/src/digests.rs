@@ -96,7 +96,8 @@ impl Digests {
         Ok(Measured { blake3, bytes: after.size })
     }
 
-    /// The digest of a file, or of all files below a folder with their paths in it.
+    /// The digest of a file, or of all files below a folder with their paths in it. A link to nothing, or to a folder
+    /// that holds it, counts by where it leads.
     ///
     /// # Errors
     /// When a file cannot be read.
@@ -105,11 +106,16 @@ impl Digests {
             return self.of_file(path, now);
         }
         let mut files = Vec::new();
-        files_below(path, &mut files)?;
+        files_below(path, &mut Vec::new(), &mut files)?;
         files.sort();
         let (mut hasher, mut bytes) = (blake3::Hasher::new(), 0);
         for file in files {
-            let measured = self.of_file(&file, now)?;
+            let measured = match fs::read_link(&file) {
+                Ok(target) if !file.is_file() => {
+                    Measured { blake3: Digest::of_bytes(target.as_os_str().as_encoded_bytes()), bytes: 0 }
+                }
+                _ => self.of_file(&file, now)?,
+            };
             let name = file.strip_prefix(path).unwrap_or(&file).to_string_lossy().into_owned();
             hasher.update(format!("{}\0{name}\n", measured.blake3).as_bytes());
             bytes += measured.bytes;
@@ -117,14 +123,19 @@ impl Digests {
         Ok(Measured { blake3: Digest::from(&hasher), bytes })
     }
 
-    /// The digest of what a stage reads at a path: of a model the files that decide what it computes, of a folder of
-    /// data its data files, of other folders all files.
+    /// The digest of what is read at a path. Of a model the files that decide what it computes, of a folder of data its
+    /// data files, of other folders all files; where `is_whole`, all files of any folder.
     ///
     /// # Errors
     /// When there is nothing, or a file cannot be read.
-    pub(crate) fn of_input(&self, path: &Path, now: SystemTime) -> Result<Measured, StoreError> {
-        if !path.is_dir() {
-            return self.of_file(path, now);
+    pub(crate) fn of_input(
+        &self,
+        path: &Path,
+        is_whole: bool,
+        now: SystemTime,
+    ) -> Result<Measured, StoreError> {
+        if is_whole || !path.is_dir() {
+            return self.of_tree(path, now);
         }
         let Some(files) = deciding_files(path) else { return self.of_tree(path, now) };
         let (mut hasher, mut bytes) = (blake3::Hasher::new(), 0);
@@ -149,15 +160,24 @@ fn deciding_files(folder: &Path) -> Option<Vec<PathBuf>> {
     data_files(folder).ok()
 }
 
-fn files_below(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), StoreError> {
+/// Adds the files below a folder, and links that lead to no file. `above` are the folders that hold this one, without
+/// links in their paths.
+fn files_below(folder: &Path, above: &mut Vec<PathBuf>, found: &mut Vec<PathBuf>) -> Result<(), StoreError> {
+    let real = fs::canonicalize(folder).map_err(StoreError::io("read", folder))?;
+    if above.contains(&real) {
+        found.push(folder.to_path_buf());
+        return Ok(());
+    }
+    above.push(real);
     for entry in fs::read_dir(folder).map_err(StoreError::io("list", folder))? {
         let path = entry.map_err(StoreError::io("list", folder))?.path();
         if path.is_dir() {
-            files_below(&path, found)?;
+            files_below(&path, above, found)?;
         } else {
             found.push(path);
         }
     }
+    above.pop();
     Ok(())
 }
 
@@ -253,5 +273,41 @@ mod tests {
         assert_eq!(measure(), first);
         fs::write(tree.join("deep/a"), "2").unwrap();
         assert_ne!(measure(), first, "a content");
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn links_to_nothing_and_in_circles_are_measured() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().unwrap();
+        let digests = Digests::open(&folder.path().join("digests"));
+        let tree = folder.path().join("tree");
+        fs::create_dir_all(tree.join("deep")).unwrap();
+        fs::write(tree.join("deep/a"), "1").unwrap();
+        let measure = || digests.of_tree(&tree, SystemTime::now()).unwrap();
+        let plain = measure();
+        symlink("..", tree.join("deep/up")).unwrap();
+        symlink("nowhere", tree.join("lost")).unwrap();
+        let linked = measure();
+        assert_eq!(linked.bytes, 1, "what a circle leads to counts once");
+        assert_ne!(linked, plain);
+        fs::remove_file(tree.join("lost")).unwrap();
+        symlink("elsewhere", tree.join("lost")).unwrap();
+        assert_ne!(measure(), linked, "where a link leads");
+    }
+
+    #[test]
+    fn a_folder_of_data_counts_by_its_data_and_as_a_whole_by_every_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let digests = Digests::open(&folder.path().join("digests"));
+        let read = folder.path().join("read");
+        fs::create_dir(&read).unwrap();
+        fs::write(read.join("rules.jsonl"), "{}").unwrap();
+        fs::write(read.join("convert.py"), "1").unwrap();
+        let measure = |is_whole| digests.of_input(&read, is_whole, SystemTime::now()).unwrap().blake3;
+        let (data, whole) = (measure(false), measure(true));
+        fs::write(read.join("convert.py"), "2").unwrap();
+        assert_eq!(measure(false), data);
+        assert_ne!(measure(true), whole);
     }
 }

@@ -11,10 +11,12 @@ use truing_store::StoreError;
 
 use crate::{Pipeline, PipelineError};
 
-/// Refuses names in the folder of links that hold something else.
+/// Makes the folder of links, and refuses names in it that hold something else.
 pub(crate) fn check(pipeline: &Pipeline) -> Result<(), PipelineError> {
+    let links = pipeline.links();
+    fs::create_dir_all(&links).map_err(StoreError::io("create", &links))?;
     for stage in &pipeline.stages {
-        let link = pipeline.links().join(&stage.name);
+        let link = links.join(&stage.name);
         if link.symlink_metadata().is_ok_and(|found| !found.is_symlink()) {
             let reason = format!("{} is in the way: expected a link or nothing there", link.display());
             return Err(pipeline.error(&stage.name, &[], reason));

@@ -69,6 +69,19 @@ pub struct PlannedStage {
     pub(crate) made: Vec<(String, String)>,
 }
 
+impl PlannedStage {
+    /// Whether an output of another stage is named in the settings.
+    pub(crate) fn names_output_of(&self, other: &Self) -> bool {
+        let Some(key) = other.key.map(|key| key.to_string()) else { return false };
+        let is_in_work = match &self.work {
+            PlannedWork::Recipe(recipe) => recipe.to_string().contains(&key),
+            PlannedWork::Command(arguments) => arguments.iter().any(|argument| argument.contains(&key)),
+            PlannedWork::Gate(_) => false,
+        };
+        is_in_work || self.made.iter().any(|(_, path)| path.contains(&key))
+    }
+}
+
 /// What a stage runs. Paths of outputs are those of keys.
 #[derive(Debug, Clone)]
 pub(crate) enum PlannedWork {
@@ -81,6 +94,8 @@ pub(crate) enum PlannedWork {
 #[derive(Debug, Clone)]
 pub(crate) struct ReadFile {
     pub(crate) path: PathBuf,
+    /// Whether every file of a folder counts: another program reads it.
+    pub(crate) is_whole: bool,
     pub(crate) blake3: Digest,
 }
 
@@ -139,12 +154,6 @@ impl PipelinePlan {
             _ => store.run_folder(key),
         };
         Some(folder.to_string_lossy().into_owned())
-    }
-
-    /// Whether every stage is up to date.
-    #[must_use]
-    pub fn is_up_to_date(&self) -> bool {
-        self.stages.iter().all(|stage| stage.state == State::UpToDate)
     }
 }
 
@@ -205,8 +214,9 @@ impl Planning<'_> {
                     (blake3, name)
                 }
                 None => {
-                    let blake3 = self.digest(stage, &setting, &path)?;
-                    planned.files.push(ReadFile { path: path.clone(), blake3 });
+                    let is_whole = matches!(stage.kind, Kind::Command);
+                    let blake3 = self.digest(stage, &setting, &path, is_whole)?;
+                    planned.files.push(ReadFile { path: path.clone(), is_whole, blake3 });
                     (blake3, path.file_name().unwrap_or_default().to_string_lossy().into_owned())
                 }
             };
@@ -230,7 +240,12 @@ impl Planning<'_> {
         let key = parts.key();
         let locked = self.lock.stage(&self.pipeline.name, &stage.name);
         let is_locked = locked.is_some_and(|locked| locked.key == key);
-        planned.changes = locked.map_or_else(|| vec![Change::New], |locked| parts.changes(&locked.parts));
+        planned.changes = match locked {
+            None => vec![Change::New],
+            // Names of stages and files may have changed, which decide nothing.
+            Some(_) if is_locked => Vec::new(),
+            Some(locked) => parts.changes(&locked.parts),
+        };
         let as_stored = if is_locked { State::UpToDate } else { State::InStore };
         if matches!(planned.work, PlannedWork::Gate(_)) {
             planned.state = as_stored;
@@ -277,7 +292,8 @@ impl Planning<'_> {
                 Ok(self.command(command))
             }
             (Kind::Gate(gate), _) => Ok(Meant {
-                settings: BTreeMap::new(),
+                // Its file is found by the key: two gates whose files are alike but for the name have two.
+                settings: BTreeMap::from([("name".to_owned(), stage.outputs[0].1.clone())]),
                 inputs: vec![("file".to_owned(), gate.file.clone())],
                 work: PlannedWork::Gate(gate.clone()),
             }),
@@ -319,6 +335,15 @@ impl Planning<'_> {
                 PipelineError::Input { place: at.place_of(&[]), stage: stage.name.clone(), source }
             }
         })?;
+        // A recipe type may serve several stages.
+        if let Some(found) = settled.recipe.get("stage").and_then(Value::as_str)
+            && found != kind.name
+        {
+            let reason = format!("`uses` says \"{}\", and this is a recipe of stage \"{found}\"", kind.name);
+            let key: &[&str] =
+                if stage.with.contains_key("stage") { &["with", "stage"] } else { &["recipe"] };
+            return Err(self.pipeline.error(&stage.name, key, reason));
+        }
         Ok(Meant {
             settings: flat_settings(&settled.decisive),
             inputs: settled.inputs.into_iter().map(|input| (input.setting, input.path)).collect(),
@@ -352,9 +377,15 @@ impl Planning<'_> {
         Some(named.unwrap_or_else(|| path.display().to_string()))
     }
 
-    fn digest(&self, stage: &PipelineStage, setting: &str, path: &Path) -> Result<Digest, PipelineError> {
+    fn digest(
+        &self,
+        stage: &PipelineStage,
+        setting: &str,
+        path: &Path,
+        is_whole: bool,
+    ) -> Result<Digest, PipelineError> {
         let at = self.pipeline.at(&stage.name);
-        let measured = self.digests.of_input(path, self.host.now()).map_err(|error| {
+        let measured = self.digests.of_input(path, is_whole, self.host.now()).map_err(|error| {
             let missing = match &error {
                 StoreError::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
                 _ => false,

@@ -7,7 +7,8 @@ use std::path::{Component, Path, PathBuf};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::{Table, Value};
-use truing_run::recipe::read_toml;
+use truing_run::recipe::{line_of_key, read_toml};
+use truing_run::{RecipeError, RecipePlace};
 use truing_store::paths::in_folder;
 use truing_types::nearest_name;
 
@@ -149,9 +150,11 @@ impl Pipeline {
         let file: PipelineFile = read_toml(&text, path)?;
         let folder = absolute.parent().unwrap_or(Path::new("/")).to_path_buf();
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let name = file.pipeline.name.unwrap_or(stem);
+        check_name(&name, &text, path)?;
         let store = file.pipeline.store.unwrap_or_else(|| ".truing/store".into());
         let mut pipeline = Self {
-            name: file.pipeline.name.unwrap_or(stem),
+            name,
             stages: Vec::new(),
             order: Vec::new(),
             store: in_folder(&folder, &store),
@@ -186,6 +189,11 @@ impl Pipeline {
     #[must_use]
     pub fn lock_path(&self) -> PathBuf {
         self.folder.join(crate::LockFile::FILE_NAME)
+    }
+
+    /// Held while the lock file is changed.
+    pub(crate) fn guard_path(&self) -> PathBuf {
+        self.folder.join(LINKS).join(".lock")
     }
 
     /// The folder with a link to the result of each stage.
@@ -232,7 +240,7 @@ impl Pipeline {
     }
 
     fn line_of_stage(&self, stage: &str) -> usize {
-        truing_run::recipe::line_of_key(&self.text, &["stages".to_owned(), stage.to_owned()]).unwrap_or(0)
+        line_of_key(&self.text, &["stages".to_owned(), stage.to_owned()]).unwrap_or(0)
     }
 
     /// A stage that is not connected to others yet.
@@ -291,6 +299,11 @@ impl Pipeline {
 
     fn gate(&self, name: &str, with: &Table) -> Result<(Kind, Vec<(String, String)>), PipelineError> {
         let mut settings: GateSettings = self.settings_of(name, with)?;
+        let mut refuse = |_: Reference| -> Result<String, String> {
+            Err("a gate waits for a file from people: expected a path without references".to_owned())
+        };
+        references::replace(&settings.file.to_string_lossy(), &mut refuse)
+            .map_err(|reason| self.error(name, &["with", "file"], reason))?;
         settings.file = in_folder(&self.folder, &settings.file);
         let Some(file) = settings.file.file_name() else {
             return Err(self.error(name, &["with", "file"], "expected the path of a file"));
@@ -399,6 +412,21 @@ impl Pipeline {
             }
         }
     }
+}
+
+/// Refuses a name of a pipeline that is not the name of a folder.
+fn check_name(name: &str, text: &str, path: &Path) -> Result<(), RecipeError> {
+    if !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\']) {
+        return Ok(());
+    }
+    let place = match line_of_key(text, &["pipeline".to_owned(), "name".to_owned()]) {
+        Some(line) => RecipePlace::Line { path: path.to_path_buf(), line },
+        None => RecipePlace::File(path.to_path_buf()),
+    };
+    let reason = format!(
+        "the pipeline's name `{name}`: expected the name of a folder, without `/` and without `.` at its beginning"
+    );
+    Err(RecipeError::Invalid { place, reason })
 }
 
 /// The nearest known name, or all of them.

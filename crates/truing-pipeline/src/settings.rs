@@ -100,7 +100,7 @@ pub(crate) struct Overrides {
 
 impl Overrides {
     /// Overrides of `with`. On top of a recipe's file they change single settings of its tables; alone, each key of
-    /// `with` is whole, as in a file.
+    /// `with` is whole, as in a file. A table with keys that an override cannot write is whole too.
     pub(crate) fn of(with: &Table, on_file: bool) -> Self {
         let mut overrides = Self::default();
         overrides.add(with, on_file, &mut Vec::new());
@@ -111,7 +111,11 @@ impl Overrides {
         for (key, value) in table {
             keys.push(key.clone());
             match value {
-                Value::Table(inner) if goes_deeper && !inner.is_empty() => self.add(inner, true, keys),
+                Value::Table(inner)
+                    if goes_deeper && !inner.is_empty() && inner.keys().all(|key| is_bare(key)) =>
+                {
+                    self.add(inner, true, keys);
+                }
                 value => {
                     self.typed.push(format!("{}={value}", keys.join(".")));
                     self.keys.push(keys.clone());
@@ -128,6 +132,11 @@ impl Overrides {
         keys.extend(inside.map(str::to_owned));
         at.place_of(&keys)
     }
+}
+
+/// Whether a key needs no quotes.
+fn is_bare(key: &str) -> bool {
+    !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }
 
 /// A stage's part of the pipeline's recipe.
@@ -178,5 +187,21 @@ pub(crate) fn at_places(
             RecipeError::Invalid { place: place_of(place, None), reason }
         }
         missing @ RecipeError::MissingStage { .. } => missing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_whose_keys_need_quotes_is_overridden_whole() {
+        let with: Table = toml::from_str("a = { b = 1, c = { \"d.e\" = 2 } }").unwrap();
+        let overrides = Overrides::of(&with, true);
+        let typed: Vec<(&str, &str)> =
+            overrides.typed.iter().map(|typed| typed.split_once('=').unwrap()).collect();
+        assert_eq!((typed.len(), typed[0], typed[1].0), (2, ("a.b", "1"), "a.c"));
+        let read: Table = toml::from_str(&format!("value = {}", typed[1].1)).unwrap();
+        assert_eq!(read["value"]["d.e"].as_integer(), Some(2));
     }
 }

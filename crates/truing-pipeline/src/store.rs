@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `runs/KEY/run/` | the run's folder, made by the stage itself |
 //! | `runs/KEY/recipe.toml` | the recipe that the stage runs with |
-//! | `runs/KEY/log.txt` | what the stage printed, where it was not shown |
+//! | `runs/KEY/log.txt` | its progress and errors, where they were not shown |
+//! | `runs/KEY/stdout.txt` | what it printed on its standard output |
 //! | `runs/KEY/done.json` | written last: what the run left, with digests. Without it the run is not finished |
 //! | `runs/KEY.discarded` | a run that must not be used: damaged, or its data changed while it ran |
 //! | `locks/KEY` | held while the run is made |
@@ -45,6 +46,12 @@ pub struct Done {
     pub seconds: f64,
     /// The most memory it had, in bytes.
     pub peak_bytes: Option<u64>,
+}
+
+/// What every version of [`Done`] has. A newer one is no damage: its result stays.
+#[derive(Deserialize)]
+struct Version {
+    format_version: u32,
 }
 
 /// An output of a finished run.
@@ -144,6 +151,11 @@ impl Store {
             }
             Err(source) => return Err(StoreError::io("read", &path)(source)),
         };
+        if let Ok(Version { format_version: found }) = serde_json::from_slice(&bytes)
+            && found > FORMAT_VERSION
+        {
+            return Err(StoreError::UnknownFormatVersion { path, found, supported: FORMAT_VERSION });
+        }
         let done: Done = match serde_json::from_slice(&bytes) {
             Ok(done) => done,
             Err(error) => return Ok(Found::Damaged(format!("{DONE}: {error}"))),
@@ -205,14 +217,11 @@ impl Store {
         }
     }
 
-    /// Notes that a lock file names runs of this store. Returns where.
-    pub(crate) fn register(&self, lock_file: &Path) -> Result<PathBuf, StoreError> {
+    /// Notes that a lock file names runs of this store.
+    pub(crate) fn register(&self, lock_file: &Path) -> Result<(), StoreError> {
         let text = lock_file.to_string_lossy();
         let path = self.root.join("pipelines").join(Digest::of_bytes(text.as_bytes()).to_string());
-        if !path.exists() {
-            atomic::write(&path, text.as_bytes())?;
-        }
-        Ok(path)
+        if path.exists() { Ok(()) } else { atomic::write(&path, text.as_bytes()) }
     }
 
     /// The lock files that name runs of this store, each with where it is noted.

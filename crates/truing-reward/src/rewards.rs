@@ -218,6 +218,13 @@ impl RewardConfig {
             _ => None,
         }
     }
+
+    /// Makes the path of its file relative to the recipe's folder.
+    pub fn resolve_paths(&mut self, folder: &Path) {
+        if let RewardKind::JsonSchema(JsonSchemaConfig { file: Some(file), .. }) = &mut self.kind {
+            *file = folder.join(&*file);
+        }
+    }
 }
 
 /// Whether a reward with these `sources` is meant for a source.

@@ -267,6 +267,7 @@ impl Recipe for RespondConfig {
         if let Some(reward_model) = &mut self.reward_model {
             reward_model.resolve_paths(folder);
         }
+        self.reward.iter_mut().for_each(|reward| reward.resolve_paths(folder));
         self.all_models().for_each(|model| model.resolve_paths(folder));
     }
 

@@ -248,12 +248,20 @@ impl TaskConfig {
         Ok(())
     }
 
+    /// Makes the paths of files that scorers read relative to the recipe's folder.
+    pub(crate) fn resolve_paths(&mut self, folder: &Path) {
+        let scorers = self.custom.iter_mut().flat_map(|custom| &mut custom.scorer);
+        scorers.for_each(|scorer| scorer.resolve_paths(folder));
+    }
+
     /// Every file or folder that it names, with its role in the run's record.
-    pub(crate) fn paths(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
+    pub(crate) fn paths(&self) -> impl Iterator<Item = (&'static str, &Path)> {
         let further =
             [("shots", &self.shots_path), ("baseline", &self.baseline), ("references", &self.references)];
-        let further = further.into_iter().filter_map(|(role, path)| Some((role, path.as_ref()?)));
-        std::iter::once(("evaluation", &self.path)).chain(further)
+        let further = further.into_iter().filter_map(|(role, path)| Some((role, path.as_deref()?)));
+        let scorers = self.custom.iter().flat_map(|custom| &custom.scorer);
+        let of_scorers = scorers.filter_map(|scorer| Some(("scorer", scorer.file()?)));
+        std::iter::once(("evaluation", self.path.as_path())).chain(further).chain(of_scorers)
     }
 }
 
@@ -441,6 +449,7 @@ impl Recipe for EvaluateConfig {
         if let Some(judge) = &mut self.judge {
             judge.model.resolve_paths(folder);
         }
+        self.task.iter_mut().for_each(|task| task.resolve_paths(folder));
     }
 
     fn fill_in(&mut self) {
@@ -466,6 +475,28 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_scorer_s_file_is_beside_the_recipe_and_an_input_by_its_content() {
+        let text = |file: &str| {
+            format!(
+                "stage = \"evaluate\"\n[[task]]\npath = \"rows.jsonl\"\n[task.custom]\nname = \"own\"\n\
+                 prompt = \"{{{{ question }}}}\"\n\
+                 scorer = [{{ kind = {{ json_schema = {{ file = \"{file}\" }} }} }}]\n"
+            )
+        };
+        let read =
+            |path: &str, file: &str| EvaluateConfig::from_toml(&text(file), Path::new(path), &[]).unwrap();
+        let config = read("/a/recipe.toml", "schema.json");
+        let scorer = config.task[0].paths().last().unwrap();
+        assert_eq!(scorer, ("scorer", Path::new("/a/schema.json")));
+        let inputs = config.input_settings();
+        let found = inputs.iter().find(|input| input.path == Path::new("/a/schema.json")).unwrap();
+        assert_eq!(found.setting, "task.0.custom.scorer.0.kind.json_schema.file");
+        let moved = read("/b/recipe.toml", "other.json");
+        let decisive = |config: &EvaluateConfig| config.decisive(recipe::Scope::Content);
+        assert_eq!(decisive(&moved), decisive(&config), "the path decides nothing");
+    }
 
     #[test]
     fn answers_are_read_of_own_and_published_files() {

@@ -237,6 +237,7 @@ impl Recipe for MergeSearchConfig {
         recipe::resolve_run_paths(&mut self.data_dir, &mut self.output_dir, folder);
         recipe::resolve_model(&mut self.base_model, folder);
         self.models.iter_mut().for_each(|model| recipe::resolve_model(&mut model.model, folder));
+        self.task.iter_mut().for_each(|task| task.resolve_paths(folder));
     }
 
     fn find_models<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<PathBuf, E>) -> Result<(), E> {

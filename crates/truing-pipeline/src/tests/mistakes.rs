@@ -74,6 +74,16 @@ fn other_mistakes_name_their_line() {
         "pipe.toml:3: stage `a`: `../z`: expected a path below the folder for the results",
     );
     check("[stages.a]\nuses = \"gate\"\nwith = {}\n", "pipe.toml:3: stage `a`: missing field `file`");
+    check(
+        "[stages.a]\nuses = \"gate\"\nwith = { file = \"${stages.b.out}\" }\n",
+        "pipe.toml:3: stage `a`: a gate waits for a file from people: expected a path without references",
+    );
+    for name in ["", "a/b", "..", ".hidden"] {
+        check(
+            &format!("[pipeline]\nname = \"{name}\"\n"),
+            &format!("pipe.toml:2: the pipeline's name `{name}`: expected the name of a folder"),
+        );
+    }
     check("[stages.a]\nuses = \"mix\"\nrecipe = \"none.toml\"\n", "cannot read none.toml");
 }
 

@@ -143,6 +143,117 @@ fn a_command_has_inputs_and_outputs_and_begins_anew() {
 }
 
 #[test]
+#[cfg(unix)]
+fn gates_with_files_of_equal_content_are_told_apart_by_their_names() {
+    let gate =
+        |name: &str| format!("[stages.{name}]\nuses = \"gate\"\nwith = {{ file = \"{name}/{name}.txt\" }}\n");
+    let copy = "[stages.copy]\nuses = \"command\"\nwith = { command = [\"copy\", \"${stages.two.file}\", \
+                \"${output}/rows.txt\"], outputs = { rows = \"rows.txt\" } }\n";
+    let workshop = Workshop::new(&[gate("one"), gate("two"), copy.to_owned()].concat());
+    for name in ["one", "two"] {
+        fs::create_dir(workshop.path(name)).unwrap();
+        workshop.write(&format!("{name}/{name}.txt"), "good");
+    }
+    let (applied, ran) = workshop.apply(1);
+    assert_eq!((applied.failed.len(), ran), (0, vec!["copy".to_owned()]), "{applied:?}");
+    let lock = workshop.lock();
+    assert_ne!(lock.stage("pipe", "one").unwrap().key, lock.stage("pipe", "two").unwrap().key);
+}
+
+#[test]
+fn a_gate_s_file_that_changes_while_a_stage_reads_it_makes_no_result() {
+    let recipe = "[stages.review]\nuses = \"gate\"\nwith = { file = \"review.txt\" }\n\
+                  [stages.reads]\nuses = \"mix\"\nwith = { from = [\"${stages.review.file}\"] }\n\
+                  [stages.comes_later]\nuses = \"mix\"\nneeds = [\"review\"]\nwith = { value = 1 }\n";
+    let mut workshop = Workshop::new(recipe);
+    workshop.write("review.txt", "good");
+    let review = workshop.path("review.txt");
+    workshop.fake.on_run = Box::new(move |_| fs::write(&review, "changed on the way").unwrap());
+    let (applied, _) = workshop.apply(1);
+    assert!(applied.failed["reads"].contains("review.txt changed while it ran"), "{applied:?}");
+    assert_eq!(applied.ran, ["comes_later"], "it reads nothing of the gate");
+    workshop.fake.on_run = Box::new(|_| {});
+    assert!(workshop.apply(1).0.ran.contains(&"reads".to_owned()));
+}
+
+#[test]
+fn a_file_that_changed_since_the_plan_starts_no_stage() {
+    let workshop = chain();
+    let (pipeline, plan, store, digests) = workshop.plan().unwrap();
+    workshop.write("rows.txt", "two");
+    let options = crate::ApplyOptions { jobs: 1, stop: &workshop.stop };
+    let applied = crate::apply(&pipeline, &plan, &store, &digests, &workshop.fake, options).unwrap();
+    assert!(applied.failed["a"].ends_with("rows.txt changed since the plan was made"), "{applied:?}");
+    assert_eq!(workshop.fake.take_ran(), ["c"]);
+}
+
+#[test]
+fn a_command_leaves_all_its_outputs_and_every_file_of_its_inputs_counts() {
+    let recipe = "[stages.copy]\nuses = \"command\"\n\
+                  with = { command = [\"copy\", \"tools/rules.jsonl\", \"${output}/rows.txt\"], \
+                  inputs = [\"tools\"], outputs = { rows = \"rows.txt\" } }\n";
+    let workshop = Workshop::new(recipe);
+    fs::create_dir(workshop.path("tools")).unwrap();
+    workshop.write("tools/rules.jsonl", "{}");
+    workshop.write("tools/convert.py", "1");
+    assert_eq!(workshop.apply(1).1, ["copy"]);
+    workshop.write("tools/convert.py", "2");
+    assert_eq!(workshop.apply(1).1, ["copy"]);
+    workshop.write(
+        "pipe.toml",
+        &recipe.replace("rows = \"rows.txt\" }", "rows = \"rows.txt\", log = \"log.txt\" }"),
+    );
+    let (applied, _) = workshop.apply(1);
+    assert_eq!(applied.failed["copy"], "it did not leave its output `log`: expected log.txt");
+}
+
+#[test]
+fn names_of_stages_decide_nothing_and_a_stage_that_is_gone_leaves_the_lock_file() {
+    let workshop = chain();
+    workshop.apply(1);
+    let needing = CHAIN.replace("[stages.c]", "[stages.c]\nneeds = [\"a\"]");
+    workshop.write("pipe.toml", &needing);
+    workshop.apply(1);
+    let renamed = needing.replace("[stages.a]", "[stages.z]").replace("[\"a\"]", "[\"z\"]");
+    workshop.write("pipe.toml", &renamed.replace("stages.a.out", "stages.z.out"));
+    assert_eq!(workshop.states(), ["z in_store new", "b up_to_date", "c up_to_date"]);
+    workshop.write("pipe.toml", &CHAIN[CHAIN.find("[stages.c]").unwrap()..]);
+    assert_eq!(workshop.apply(1).1, Vec::<String>::new(), "the first result of `c` is in the store");
+    assert_eq!(workshop.lock().pipelines["pipe"].keys().collect::<Vec<_>>(), ["c"]);
+}
+
+#[test]
+#[cfg(unix)]
+fn a_second_copy_of_a_folder_is_known_to_the_store_though_nothing_runs() {
+    let shared = tempfile::tempdir().unwrap();
+    let recipe = format!("[pipeline]\nstore = \"{}\"\n{CHAIN}", shared.path().display());
+    let (first, second) = (Workshop::new(&recipe), Workshop::new(&recipe));
+    first.write("rows.txt", "one");
+    second.write("rows.txt", "one");
+    first.apply(1);
+    fs::copy(first.path("truing.lock"), second.path("truing.lock")).unwrap();
+    let (applied, ran) = second.apply(1);
+    assert_eq!((applied.up_to_date.len(), ran.len()), (3, 0));
+    assert_eq!(second.output("b"), first.output("b"), "the links are made");
+    // The first folder goes: what the second one names stays.
+    fs::remove_file(first.path("truing.lock")).unwrap();
+    let collected = collect_garbage(&Store::at(shared.path()), GarbageOptions::default()).unwrap();
+    assert_eq!((collected.removed.len(), collected.n_kept, collected.gone.len()), (0, 3, 1));
+}
+
+#[test]
+fn a_result_that_was_removed_since_the_plan_is_made_again() {
+    let workshop = chain();
+    workshop.apply(1);
+    let (pipeline, plan, store, digests) = workshop.plan().unwrap();
+    let key = workshop.lock().stage("pipe", "c").unwrap().key;
+    store.discard(key).unwrap();
+    let options = crate::ApplyOptions { jobs: 1, stop: &workshop.stop };
+    let applied = crate::apply(&pipeline, &plan, &store, &digests, &workshop.fake, options).unwrap();
+    assert_eq!(applied.ran, ["c"]);
+}
+
+#[test]
 fn a_damaged_result_is_found_and_made_again() {
     let workshop = chain();
     workshop.apply(1);
@@ -159,6 +270,18 @@ fn a_damaged_result_is_found_and_made_again() {
     fs::remove_file(&out).unwrap();
     assert!(workshop.states()[0].ends_with("`out` (out.txt) is missing"), "{:?}", workshop.states());
     assert_eq!(workshop.apply(1).1, ["a"]);
+}
+
+#[test]
+fn a_result_of_a_newer_version_is_refused_and_stays() {
+    let workshop = chain();
+    workshop.apply(1);
+    let key = workshop.lock().stage("pipe", "a").unwrap().key;
+    let done = Store::at(&workshop.path(".truing/store")).entry(key).join("done.json");
+    fs::write(&done, "{\"format_version\": 2, \"new\": true}").unwrap();
+    let error = workshop.plan().err().unwrap().to_string();
+    assert!(error.ends_with("done.json` has format version 2, expected 1"), "{error}");
+    assert!(done.is_file());
 }
 
 #[test]

@@ -26,6 +26,7 @@ pub struct JsonSchemaConfig {
     pub schema: Option<Value>,
     /// File with the schema.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-decides" = "content"))]
     pub file: Option<PathBuf>,
     /// Column with the schema of the prompt.
     #[serde(skip_serializing_if = "Option::is_none")]

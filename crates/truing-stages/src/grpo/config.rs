@@ -430,6 +430,7 @@ impl Recipe for GrpoConfig {
         if let Some(judge) = &mut self.judge {
             judge.model.resolve_paths(folder);
         }
+        self.reward.iter_mut().for_each(|reward| reward.resolve_paths(folder));
         recipe::resolve_model(&mut self.model_name_or_path, folder);
     }
 

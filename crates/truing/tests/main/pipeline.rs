@@ -1,9 +1,13 @@
 //! `truing pipeline` from the command line: real stages, run once, and again when something changes.
 
 use std::fs;
+#[cfg(unix)]
+use std::{process::Stdio, time::Duration, time::Instant};
 
 use serde_json::Value;
 
+#[cfg(unix)]
+use crate::command::truing;
 use crate::command::{Finished, run};
 use crate::sft::Workshop;
 
@@ -121,6 +125,11 @@ fn mistakes_and_gates_have_their_exit_statuses() {
         "songs.toml:5: unknown key `max_stepz`; the nearest known key is `max_steps`",
         "stage `sft`",
     ]);
+    pipeline.edit("max_stepz = 3,", "max_steps = 3,");
+    pipeline.edit("uses = \"sft\"", "uses = \"dpo\"");
+    pipeline.run("plan", &[]).expect_status(2).expect_stderr(&[
+        "songs.toml:4: stage `sft`: `uses` says \"dpo\", and this is a recipe of stage \"sft\"",
+    ]);
     let gate =
         "[stages.review]\nuses = \"gate\"\nwith = { file = \"review.jsonl\", message = \"read them\" }\n";
     fs::write(pipeline.0.path("songs.toml"), gate).unwrap();
@@ -129,4 +138,40 @@ fn mistakes_and_gates_have_their_exit_statuses() {
     fs::write(pipeline.0.path("review.jsonl"), "{}\n").unwrap();
     pipeline.run("apply", &[]).expect_status(0);
     assert_eq!(pipeline.states(), ["review up_to_date"]);
+}
+
+#[test]
+#[cfg(unix)]
+fn ctrl_c_ends_what_a_command_has_started_so_that_the_next_run_need_not_wait() {
+    let pipeline = Pipeline::new();
+    let flag = pipeline.0.path("flag");
+    let script = r#"echo begun > "$1/begun"; test -e "$2" || /bin/sleep 60; echo done > "$1/rows""#;
+    let recipe = format!(
+        "[stages.slow]\nuses = \"command\"\n[stages.slow.with]\noutputs = {{ rows = \"rows\" }}\n\
+         command = [\"/bin/sh\", \"-c\", '{script}', \"sh\", \"${{output}}\", \"{}\"]\n",
+        flag.display()
+    );
+    let path = pipeline.0.path("songs.toml");
+    fs::write(&path, recipe).unwrap();
+    let child = truing(pipeline.0.home())
+        .args(["pipeline", "apply", path.to_str().unwrap()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let runs = pipeline.0.path(".truing/store/runs");
+    let has_begun = || {
+        let runs = fs::read_dir(&runs).into_iter().flatten().flatten();
+        runs.map(|run| run.path().join("run/begun")).any(|begun| begun.exists())
+    };
+    let started = Instant::now();
+    while !has_begun() && started.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    crate::sft::signal(&child, "INT");
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130));
+    fs::write(&flag, "").unwrap();
+    let started = Instant::now();
+    pipeline.run("apply", &[]).expect_status(0);
+    assert!(started.elapsed() < Duration::from_secs(40), "it waited for what was left running");
 }

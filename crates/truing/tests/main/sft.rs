@@ -234,7 +234,7 @@ fn an_interrupted_run_saves_says_so_and_resumes() {
 
 /// Sends a signal to a process of its own.
 #[cfg(unix)]
-fn signal(child: &std::process::Child, name: &str) {
+pub(crate) fn signal(child: &std::process::Child, name: &str) {
     let kill = format!("kill -{name} {}", child.id());
     assert!(Command::new("/bin/sh").args(["-c", &kill]).status().unwrap().success());
 }

@@ -147,7 +147,12 @@ impl<'a> ProgramHost<'a> {
             Some(code) if code == i32::from(FINE) => JobEnd::Finished(report),
             Some(code) if code == i32::from(INTERRUPTED) => JobEnd::Interrupted,
             None if was_asked => JobEnd::Interrupted,
-            _ => JobEnd::Failed(failure(status, (!shows_progress).then_some(job.log))),
+            // Programs have statuses of their own for a stop.
+            Some(_) if was_asked && matches!(job.work, Work::Command { .. }) => JobEnd::Interrupted,
+            _ => {
+                let said = matches!(job.work, Work::Command { .. }).then_some(stdout.as_path());
+                JobEnd::Failed(failure(status, (!shows_progress).then_some(job.log), said))
+            }
         })
     }
 }
@@ -161,12 +166,12 @@ fn own_group(command: &mut Command) {
 #[cfg(not(unix))]
 fn own_group(_: &mut Command) {}
 
-/// Asks a child to stop.
+/// Asks a child to stop, and what it has started, as Ctrl-C in a terminal does: a shell waits for its programs.
 #[cfg(unix)]
 fn ask_to_stop(child: &mut Child) {
     let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
     // One that has just ended needs no asking.
-    let _ = pid.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::INT));
+    let _ = pid.map(|pid| rustix::process::kill_process_group(pid, rustix::process::Signal::INT));
 }
 
 #[cfg(not(unix))]
@@ -197,15 +202,17 @@ fn figures(stdout: &[u8]) -> BTreeMap<String, f64> {
     metrics.chain(&said).filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect()
 }
 
-/// Why a stage failed. What it printed is shown already, or in a log.
-fn failure(status: ExitStatus, log: Option<&Path>) -> String {
-    let said = log.map(|log| (log, fs::read_to_string(log).unwrap_or_default()));
-    match said {
-        None => format!("{status}; it says why above"),
+/// Why a stage failed. Its errors are shown already, or in a log; what a command printed is in the file `said`.
+fn failure(status: ExitStatus, log: Option<&Path>, said: Option<&Path>) -> String {
+    let said = said.map(|said| format!(" (what it printed: {})", said.display())).unwrap_or_default();
+    match log.map(|log| (log, String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned())) {
+        // Nobody tells why a signal ended a process; where memory is short it is the system.
+        None if status.code().is_none() => status.to_string(),
+        None => format!("{status}{said}; it says why above"),
         Some((log, text)) => {
             let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
             let last = lines[lines.len().saturating_sub(N_LINES)..].join("\n  ");
-            format!("{status}; see {}, which ends with\n  {last}", log.display())
+            format!("{status}{said}; see {}, which ends with\n  {last}", log.display())
         }
     }
 }

@@ -6,6 +6,7 @@ use toml::{Table, Value};
 use truing_model::merge::MergeRecipe;
 use truing_pipeline::{Host, Settings, SettleError, Settled, StageKind};
 use truing_run::recipe::{InputSetting, read_toml};
+use truing_run::{RecipeError, RecipePlace};
 
 use crate::commands::{merge, stages};
 
@@ -22,7 +23,8 @@ fn settle(settings: &Settings<'_>, host: &dyn Host) -> Result<Settled, SettleErr
         lay_over(&mut table, over);
     }
     let text = toml::to_string(&table).map_err(|error| SettleError::Input(error.into()))?;
-    let mut recipe: MergeRecipe = read_toml(&text, settings.path)?;
+    let mut recipe: MergeRecipe =
+        read_toml(&text, settings.path).map_err(|error| at_override(error, settings))?;
     merge::resolve_paths(&mut recipe, settings.folder, false);
     recipe.check().map_err(|error| SettleError::Input(error.into()))?;
     // The models of other stages are not there yet.
@@ -49,6 +51,25 @@ fn base(settings: &Settings<'_>) -> Result<Table, SettleError> {
     let mut recipe: MergeRecipe = read_toml(settings.text, settings.path)?;
     merge::resolve_paths(&mut recipe, settings.path.parent().unwrap_or(Path::new("/")), false);
     Table::try_from(&recipe).map_err(|error| SettleError::Input(error.into()))
+}
+
+/// An error of the settings with those on top: what the file says was checked before. It gets the place of the override
+/// that has the key, for the lines of the text that was read are those of no file.
+fn at_override(error: RecipeError, settings: &Settings<'_>) -> RecipeError {
+    let file = || RecipePlace::File(settings.path.to_path_buf());
+    match error {
+        RecipeError::UnknownKey { key, nearest, counterpart, .. } => {
+            let typed = settings.overrides.iter().find(|typed| typed.contains(&key));
+            let place = typed.map_or_else(file, |typed| RecipePlace::Override(typed.clone()));
+            RecipeError::UnknownKey { place, key, nearest, counterpart }
+        }
+        RecipeError::UnknownKeys { errors } => {
+            let errors = errors.into_iter().map(|error| at_override(error, settings)).collect();
+            RecipeError::UnknownKeys { errors }
+        }
+        RecipeError::Invalid { reason, .. } => RecipeError::Invalid { place: file(), reason },
+        other => other,
+    }
 }
 
 /// Sets what `over` sets; other settings of its tables stay.
@@ -90,6 +111,18 @@ fn take_inputs(table: &mut Table, place: &str, inputs: &mut Vec<InputSetting>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_unknown_setting_has_the_place_of_its_override() {
+        let path = Path::new("/pipe.toml");
+        let overrides = ["method=\"linear\"".to_owned(), "wheight=0.5".to_owned()];
+        let settings =
+            Settings { text: "stage = \"merge\"\n", path, overrides: &overrides, folder: Path::new("/") };
+        let text = "method = \"linear\"\nwheight = 0.5\n";
+        let error = read_toml::<MergeRecipe>(text, path).unwrap_err();
+        let RecipeError::UnknownKey { place, key, .. } = at_override(error, &settings) else { panic!() };
+        assert_eq!((place, key.as_str()), (RecipePlace::Override("wheight=0.5".into()), "wheight"));
+    }
 
     #[test]
     fn models_are_inputs_and_words_are_settings() {
