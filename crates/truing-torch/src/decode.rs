@@ -15,6 +15,15 @@ use crate::rotary::Angles;
 /// Longest piece of a prompt that is read at once; bounds the memory of a long prompt.
 pub(crate) const PREFILL_TOKENS: usize = 512;
 
+/// The tokens after which logits are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogitRows {
+    /// The last of each sequence.
+    Last,
+    /// All.
+    All,
+}
+
 impl Decoder {
     /// Several new tokens of one sequence, piece by piece; the logits after the last one `[1, vocab]`.
     pub(crate) fn read_prompt(
@@ -26,7 +35,7 @@ impl Decoder {
         let n_before = cache.n_cached;
         let mut logits = None;
         for piece in tokens.chunks(PREFILL_TOKENS) {
-            let read = self.extend(parameters, &mut [&mut *cache], piece);
+            let read = self.extend(parameters, &mut [&mut *cache], &[piece], LogitRows::Last);
             if read.is_err() {
                 cache.n_cached = n_before;
             }
@@ -35,39 +44,50 @@ impl Decoder {
         logits.ok_or_else(|| TorchError::Arguments { operator: "extend", reason: "no token".into() })
     }
 
-    /// As many new tokens for each cache as there are for one, in the order of the caches; the logits after each
-    /// cache's last `[n_caches, vocab]`, in single precision.
+    /// Some new tokens for each cache, in the order of the caches; logits in single precision, after each cache's last
+    /// token `[n_caches, vocab]`, or after every token `[n_tokens, vocab]`.
     pub(crate) fn extend(
         &mut self,
         parameters: &Parameters,
         caches: &mut [&mut KvCache],
-        tokens: &[TokenId],
+        tokens: &[&[TokenId]],
+        rows: LogitRows,
     ) -> Result<Tensor, TorchError> {
         let Parameters { torch, device, .. } = *parameters;
-        let n_new = tokens.len() / caches.len().max(1);
-        let positions: Vec<u32> =
-            caches.iter().flat_map(|cache| cache.n_cached as u32..(cache.n_cached + n_new) as u32).collect();
+        let n_new: Vec<usize> = tokens.iter().map(|tokens| tokens.len()).collect();
+        let positions: Vec<u32> = caches
+            .iter()
+            .zip(&n_new)
+            .flat_map(|(cache, n_new)| cache.n_cached as u32..(cache.n_cached + n_new) as u32)
+            .collect();
         let angles = self.rotary.angles(torch, device, &positions)?;
-        let spans = Spans::new(torch, device, caches.iter().map(|cache| (n_new, cache.n_cached + n_new)))?;
-        let numbers: Vec<i64> = tokens.iter().map(|&token| i64::from(token)).collect();
+        let spans = caches.iter().zip(&n_new).map(|(cache, &n_new)| (n_new, cache.n_cached + n_new));
+        let spans = Spans::new(torch, device, spans)?;
+        let numbers: Vec<i64> = tokens.iter().copied().flatten().map(|&token| i64::from(token)).collect();
         let mut hidden =
-            self.embed(parameters, &Tensor::from_i64(torch, &numbers, &[tokens.len()], device)?)?;
-        for cache in caches.iter_mut() {
+            self.embed(parameters, &Tensor::from_i64(torch, &numbers, &[numbers.len()], device)?)?;
+        for (cache, &n_new) in caches.iter_mut().zip(&n_new) {
             cache.reserve(n_new)?;
         }
         for (idx, layer) in self.layers.iter().enumerate() {
-            hidden = layer.extend(parameters, &angles, &spans, &hidden, caches, (idx, n_new))?;
+            hidden = layer.extend(parameters, &angles, &spans, &hidden, caches, (idx, &n_new))?;
         }
-        caches.iter_mut().for_each(|cache| cache.n_cached += n_new);
-        let last: Vec<i64> = (1..=caches.len()).map(|end| (end * n_new - 1) as i64).collect();
-        let last = hidden.select(0, &Tensor::from_i64(torch, &last, &[last.len()], device)?)?;
-        let normed = self.final_norm.forward(parameters, &last)?;
+        caches.iter_mut().zip(&n_new).for_each(|(cache, n_new)| cache.n_cached += n_new);
+        if rows == LogitRows::Last {
+            let ends = n_new.iter().scan(0, |end, n_new| {
+                *end += n_new;
+                Some(*end as i64 - 1)
+            });
+            let last: Vec<i64> = ends.collect();
+            hidden = hidden.select(0, &Tensor::from_i64(torch, &last, &[last.len()], device)?)?;
+        }
+        let normed = self.final_norm.forward(parameters, &hidden)?;
         normed.mm_f32(&parameters.weight(self.head).t()?)
     }
 }
 
 impl Layer {
-    /// The block with the number `layer` for `n_new` tokens of each cache; `x` `[n_caches * n_new, hidden]`.
+    /// The block with the number `layer` for `n_new` tokens of each cache; `x` `[n_tokens, hidden]`.
     fn extend(
         &self,
         parameters: &Parameters,
@@ -75,13 +95,15 @@ impl Layer {
         spans: &Spans,
         x: &Tensor,
         caches: &[&mut KvCache],
-        (layer, n_new): (usize, usize),
+        (layer, n_new): (usize, &[usize]),
     ) -> Result<Tensor, TorchError> {
         let [q, k, v] = self.project(parameters, x)?;
         let [q, k] = self.turned(parameters, angles, [&q, &k])?;
         let (mut keys, mut values) = (Vec::with_capacity(caches.len()), Vec::with_capacity(caches.len()));
-        for (idx, cache) in caches.iter().enumerate() {
-            let rows = idx * n_new..(idx + 1) * n_new;
+        let mut start = 0;
+        for (cache, &n_new) in caches.iter().zip(n_new) {
+            let rows = start..start + n_new;
+            start += n_new;
             cache.append(layer, &k.rows(rows.clone())?, &v.rows(rows)?)?;
             let [of_cache, values_of_cache] = cache.first(layer, cache.n_cached + n_new)?;
             keys.push(of_cache);

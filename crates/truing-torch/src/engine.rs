@@ -15,12 +15,13 @@ use truing_model::{
     Adapters, ComputeDtype, DecodingWeights, Engine, EngineError, EngineMemory, EngineOptions, Guarantees,
     HeadGradient, HeadOutput, HeadRequest, ModelSpec, OptimizerStep, ParameterSpec, ParameterStore,
     ParameterTensor, SampleStep, SampledToken, SaveActivations, TopLogProbs, TrainableSpec, WeightSource,
-    initial_values,
+    ZeroStage, initial_values,
 };
 use truing_types::{Communicator, ExcludedTokens, Groups, PackedBatch, TokenId};
 
 use crate::batch::DeviceBatch;
 use crate::cache::KvCache;
+use crate::decode::LogitRows;
 use crate::decoder::Decoder;
 use crate::device::Device;
 use crate::encoder::{self, Encoder};
@@ -175,6 +176,7 @@ impl<D: DeviceKind> Engine for TorchEngine<D> {
         if !D::DTYPES.contains(&options.dtype) {
             return Err(EngineError::UnsupportedDtype { dtype: options.dtype });
         }
+        refuse_divided_work(options, groups)?;
         let dtype = match options.dtype {
             ComputeDtype::F32 => Dtype::F32,
             ComputeDtype::Bf16 => Dtype::Bf16,
@@ -382,21 +384,27 @@ impl<D: DeviceKind> Engine for TorchEngine<D> {
         Ok(Logits(body.decoder_mut()?.read_prompt(parameters, cache, tokens)?))
     }
 
-    fn extend_each(
+    fn extend_each_by(
         &mut self,
         caches: &mut [&mut KvCache],
-        tokens: &[TokenId],
+        tokens: &[&[TokenId]],
         weights: DecodingWeights,
     ) -> Result<Logits, EngineError> {
         if caches.len() != tokens.len() {
-            let reason = format!("{} tokens for {} sequences", tokens.len(), caches.len());
+            let reason = format!("tokens for {} sequences, but {} sequences", tokens.len(), caches.len());
             return Err(EngineError::Unsupported(reason));
         }
-        if let Some(full) = caches.iter().find(|cache| cache.n_cached + 1 > cache.capacity) {
-            return Err(EngineError::CacheFull { capacity: full.capacity, needed: full.n_cached + 1 });
+        for (cache, new) in caches.iter().zip(tokens) {
+            if new.is_empty() {
+                return Err(EngineError::Unsupported("a sequence is extended by no token".into()));
+            }
+            let needed = cache.n_cached + new.len();
+            if needed > cache.capacity {
+                return Err(EngineError::CacheFull { capacity: cache.capacity, needed });
+            }
         }
-        let Inner { parameters, body, .. } = self.inner.decoding(tokens, weights)?;
-        Ok(Logits(body.decoder_mut()?.extend(parameters, caches, tokens)?))
+        let Inner { parameters, body, .. } = self.inner.decoding(&tokens.concat(), weights)?;
+        Ok(Logits(body.decoder_mut()?.extend(parameters, caches, tokens, LogitRows::All)?))
     }
 
     /// On the host, by the reference itself.
@@ -426,6 +434,20 @@ impl<D: DeviceKind> Engine for TorchEngine<D> {
     fn read_logits(&mut self, logits: &Logits) -> Result<Vec<f32>, EngineError> {
         Ok(logits.0.to_f32()?)
     }
+}
+
+/// This engine's ranks hold whole models and whole packs.
+fn refuse_divided_work(options: &EngineOptions, groups: &Groups) -> Result<(), EngineError> {
+    if groups.sequence.world_size() > 1 {
+        let reason =
+            "libtorch's engine does not divide packs over ranks; expected `sequence_parallel_size = 1`";
+        return Err(EngineError::Unsupported(reason.into()));
+    }
+    if groups.world.world_size() > 1 && options.zero_stage != ZeroStage::Replicated {
+        let reason = "libtorch's engine does not shard states over ranks; expected `zero_stage = 0`";
+        return Err(EngineError::Unsupported(reason.into()));
+    }
+    Ok(())
 }
 
 impl Inner {

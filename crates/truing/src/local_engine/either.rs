@@ -8,6 +8,7 @@ use truing_model::{
     Adapters, ComputeDtype, DecodingWeights, Engine, EngineError, EngineMemory, EngineOptions, Guarantees,
     HeadGradient, HeadOutput, HeadRequest, ModelSpec, OptimizerStep, ParameterSpec, ParameterStore,
     ParameterTensor, SampleStep, SampledToken, SaveActivations, TopLogProbs, TrainableSpec, WeightSource,
+    ZeroStage,
 };
 use truing_torch::TorchEngine;
 use truing_types::{ExcludedTokens, Groups, PackedBatch, TokenId};
@@ -99,8 +100,28 @@ impl ParameterStore for EitherEngine {
         each!(self, engine => engine.gradient_norm())
     }
 
+    fn has_finite_gradients(&self) -> Result<bool, EngineError> {
+        each!(self, engine => engine.has_finite_gradients())
+    }
+
     fn optimizer_step(&mut self, step: &OptimizerStep) -> Result<(), EngineError> {
         each!(self, engine => engine.optimizer_step(step))
+    }
+
+    fn zero_stage(&self) -> ZeroStage {
+        each!(self, engine => engine.zero_stage())
+    }
+
+    fn join_others(&mut self) -> Result<(), EngineError> {
+        each!(self, engine => engine.join_others())
+    }
+
+    fn serve_reads(&self) -> Result<(), EngineError> {
+        each!(self, engine => engine.serve_reads())
+    }
+
+    fn finish_reads(&self) -> Result<(), EngineError> {
+        each!(self, engine => engine.finish_reads())
     }
 
     fn read(&self, parameter_idx: usize, tensor: ParameterTensor) -> Result<Cow<'_, [f32]>, EngineError> {
@@ -307,10 +328,10 @@ impl Engine for EitherEngine {
         with!(self, cache, |engine, cache| engine.extend(cache, tokens, weights), Self::Logits)
     }
 
-    fn extend_each(
+    fn extend_each_by(
         &mut self,
         caches: &mut [&mut Self::Cache],
-        tokens: &[TokenId],
+        tokens: &[&[TokenId]],
         weights: DecodingWeights,
     ) -> Result<Self::Logits, EngineError> {
         match self {
@@ -320,7 +341,7 @@ impl Engine for EitherEngine {
                 if own.len() != n_caches {
                     return Err(of_the_other());
                 }
-                engine.extend_each(&mut own, tokens, weights).map(Either::Own)
+                engine.extend_each_by(&mut own, tokens, weights).map(Either::Own)
             }
             Self::Torch(engine) => {
                 let n_caches = caches.len();
@@ -328,7 +349,7 @@ impl Engine for EitherEngine {
                 if own.len() != n_caches {
                     return Err(of_the_other());
                 }
-                engine.extend_each(&mut own, tokens, weights).map(Either::Torch)
+                engine.extend_each_by(&mut own, tokens, weights).map(Either::Torch)
             }
         }
     }
