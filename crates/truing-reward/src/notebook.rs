@@ -2,8 +2,8 @@
 //!
 //! One run is one process that executes all cells in order. Nothing is kept between runs: a notebook that grows is run
 //! again from its first cell, so n cells that are added one at a time are n (n + 1) / 2 executions. In return a run
-//! depends on its cells and files alone, and can be repeated at any time: the seeds of its hashes follow from the number
-//! of its cells. A limit of time may still end it on a busy machine.
+//! depends on its cells and files alone, and can be repeated at any time: the seeds of its hashes follow from the
+//! number of its cells. Only a limit of time may end it on a busy machine, and not on another one.
 //!
 //! Files are in memory and seen by `open` alone, also through `pathlib` and what is built on them: `os.listdir` and
 //! `os.path.exists` do not know them. What a cell writes by `open` is there for later cells.

@@ -27,7 +27,7 @@ use std::sync::Mutex;
 use serde_json::{Map, Value, json};
 use truing_reward::RewardError;
 use truing_reward::checklist::read_verdicts;
-use truing_reward::notebook::{Notebook, NotebookRunner};
+use truing_reward::notebook::{CellOutput, Notebook, NotebookError, NotebookRunner};
 use truing_reward::sandbox::Limits;
 use truing_run::RunError;
 use truing_stages::StageError;
@@ -146,11 +146,32 @@ impl InterpreterJob {
         let CodeInterpreterConfig { interpreter, max_output_characters, .. } = &self.settings;
         let runner =
             NotebookRunner::new(interpreter, program.to_owned(), Limits::default(), *max_output_characters);
-        runner.map_err(|why| {
-            let expected = format!("a Python that runs in the sandbox of this machine: {why}");
-            let found = format!("`{interpreter}`");
-            RunError::BadSetting { key: "code_interpreter.interpreter", found, expected }.into()
-        })
+        runner.map_err(|why| self.no_sandbox(&why))
+    }
+
+    fn no_sandbox(&self, why: &NotebookError) -> StageError {
+        let expected = format!("a Python that runs in the sandbox of this machine: {why}");
+        let found = format!("`{}`", self.settings.interpreter);
+        RunError::BadSetting { key: "code_interpreter.interpreter", found, expected }.into()
+    }
+
+    /// Runs notebooks.
+    ///
+    /// # Errors
+    /// When the sandbox fails, which is no fault of the cells.
+    fn run(
+        &self,
+        runner: &mut NotebookRunner,
+        notebooks: &[Notebook],
+    ) -> Result<Vec<Result<Vec<CellOutput>, NotebookError>>, StageError> {
+        let ran = runner.run(notebooks);
+        let failure = |one: &Result<Vec<CellOutput>, NotebookError>| {
+            one.as_ref().err().filter(|why| matches!(why, NotebookError::NoSandbox(_))).cloned()
+        };
+        match ran.iter().find_map(failure) {
+            Some(why) => Err(self.no_sandbox(&why)),
+            None => Ok(ran),
+        }
     }
 
     /// Open units whose next event is this one.
@@ -254,7 +275,7 @@ impl InterpreterJob {
                     }
                 }
             }
-            for (idx, ran) in solved.into_iter().zip(runner.run(&notebooks)) {
+            for (idx, ran) in solved.into_iter().zip(self.run(runner, &notebooks)?) {
                 match (last_line(ran), conversations[idx].exchanges.last_mut()) {
                     (Ok(line), Some(exchange)) => exchange.reference = Some(line),
                     (Err(problem), _) => {
@@ -296,7 +317,7 @@ impl InterpreterJob {
             if asking.is_stopped() {
                 return Ok(());
             }
-            self.take_steps(&places, answers, conversations, runner);
+            self.take_steps(&places, answers, conversations, runner)?;
             for idx in places {
                 let Some(search) = conversations[idx].search() else { continue };
                 match search.settle(&self.settings) {
@@ -317,7 +338,7 @@ impl InterpreterJob {
         answers: Vec<Result<Step, String>>,
         conversations: &mut [Conversation],
         runner: &mut NotebookRunner,
-    ) {
+    ) -> Result<(), StageError> {
         let settings = &self.settings;
         let (mut cells, mut notebooks) = (Vec::new(), Vec::new());
         for (&idx, answer) in places.iter().zip(answers) {
@@ -340,17 +361,19 @@ impl InterpreterJob {
                 search.abandon(problem);
             }
         }
-        for ((idx, thought, code), ran) in cells.into_iter().zip(runner.run(&notebooks)) {
-            let Some(search) = conversations[idx].search() else { continue };
-            match ran.map(|mut outputs| outputs.pop()) {
-                Ok(Some(last)) => {
-                    let cell = Cell { thought, code, output: shown(&last), is_error: last.is_error };
+        for ((idx, thought, code), ran) in cells.into_iter().zip(self.run(runner, &notebooks)?) {
+            let conversation = &mut conversations[idx];
+            let ran = ran.and_then(|outputs| conversation.output_of_new(outputs));
+            let Some(search) = conversation.search() else { continue };
+            match ran {
+                Ok(new) => {
+                    let cell = Cell { thought, code, output: shown(&new), is_error: new.is_error };
                     search.add(cell, settings);
                 }
-                Ok(None) => search.abandon("nothing was run"),
                 Err(error) => search.abandon(format!("a cell cannot be kept: {error}")),
             }
         }
+        Ok(())
     }
 
     /// Drops the conversations that the checker objects to.

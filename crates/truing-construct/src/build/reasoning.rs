@@ -160,7 +160,7 @@ fn given_questions(settings: ReasoningConfig, seeds: &[SeedRow]) -> ReasoningJob
 }
 
 /// Whether an answer is short, and equal to itself at least.
-fn is_comparable(answer: &str) -> bool {
+pub(super) fn is_comparable(answer: &str) -> bool {
     answer.chars().count() <= MAX_ANSWER_CHARACTERS && is_same(answer, answer)
 }
 
