@@ -32,7 +32,7 @@ use super::config::BuildConfig;
 use super::inputs::{SEED, SeedRow};
 use super::responding::VERDICTS;
 use super::texts::{PromptText, prompt_text, tagged};
-pub(super) use answers::{final_answer, is_same};
+pub(super) use answers::{final_answer, is_same, mentions_attempt};
 pub use config::ReasoningConfig;
 pub use kinds::ReasoningKind;
 use kinds::SETTINGS;

@@ -161,18 +161,28 @@ fn rows_without_a_response_or_a_fault_to_look_for_are_dropped_before_anything_is
     let folder = folder();
     fs::write(
         folder.path().join("responses.jsonl"),
-        "{\"prompt\": \"Why?\"}\n{\"prompt\": \"How?\", \"response\": \"So.\"}\n",
+        "{\"prompt\": \"Why?\"}\n{\"prompt\": \"How?\", \"response\": \"So.\"}\n\
+         {\"prompt\": \"When?\", \"response\": \"Now.\", \"answer\": \"First they met, then they parted, and in the end, \
+         after many years in which neither wrote a letter, they met once more by the sea.\"}\n\
+         {\"prompt\": \"How many?\", \"response\": \"3\", \"answer\": \"One and two are three.\\n#### 3\"}\n",
     )
     .unwrap();
     let none = recipe().replace("faults = [\"It apologises without a reason.\", \"It states a number without saying where it is from.\"]\n", "");
     let error = super::plan(folder.path(), &none, &[]).unwrap_err().to_string();
     assert!(
-        error.contains("`data` is 2 rows, none of which can be used, the first: no response in"),
+        error.contains("`data` is 4 rows, none of which can be used, the first: no response in"),
         "{error}"
     );
     let (plan, _) = super::plan(folder.path(), &recipe(), &[]).unwrap();
     let dropped: Vec<bool> = plan.job.units().iter().map(|unit| unit.dropped.is_some()).collect();
-    assert_eq!(dropped, [true, false]);
+    assert_eq!(dropped, [true, false, true, false]);
+    let reason = plan.job.units()[2].dropped.as_ref().map(|dropped| dropped.reason.as_str());
+    assert_eq!(reason, Some("no short answer in `rewrite.answer_column`"));
     let n_calls: Vec<(u64, u64)> = plan.calls.iter().map(|one| (one.n_calls, one.max_calls)).collect();
-    assert_eq!(n_calls, [(1, 1), (1, 1), (1, 2), (1, 2)]);
+    assert_eq!(n_calls, [(2, 2), (2, 2), (2, 4), (2, 4)]);
+    let error = super::plan(folder.path(), &recipe(), &["temperature=0"]).unwrap_err().to_string();
+    assert!(
+        error.contains("`temperature` is 0: expected above 0, or `rewrite.max_rewrites` of 1"),
+        "{error}"
+    );
 }
