@@ -137,7 +137,7 @@ impl InterpreterJob {
         text.fill(unit.language, &values)
     }
 
-    /// What runs cells.
+    /// What runs cells, after one that is tried.
     ///
     /// # Errors
     /// When none can be run here.
@@ -146,7 +146,11 @@ impl InterpreterJob {
         let CodeInterpreterConfig { interpreter, max_output_characters, .. } = &self.settings;
         let runner =
             NotebookRunner::new(interpreter, program.to_owned(), Limits::default(), *max_output_characters);
-        runner.map_err(|why| self.no_sandbox(&why))
+        let mut runner = runner.map_err(|why| self.no_sandbox(&why))?;
+        let probe = Notebook { cells: vec!["1 + 1".to_owned()], ..Notebook::default() };
+        let ran: Result<Vec<_>, NotebookError> = runner.run(&[probe]).into_iter().collect();
+        ran.map_err(|why| self.no_sandbox(&why))?;
+        Ok(runner)
     }
 
     fn no_sandbox(&self, why: &NotebookError) -> StageError {

@@ -119,9 +119,9 @@ impl RewriteConfig {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Original {
     response: String,
-    /// The fault that a person has found, or those to look for.
+    /// The faults that a person has found, or those to look for.
     faults: Vec<String>,
-    /// Whether a person has found it.
+    /// Whether a person has found them.
     is_known: bool,
     reference: Option<String>,
 }
@@ -183,11 +183,17 @@ fn original_of(settings: &RewriteConfig, seed: &SeedRow) -> Original {
         Some(Value::Number(number)) => Some(number.to_string()),
         _ => None,
     };
-    let known = text(&settings.fault_column);
+    let known: Vec<String> = match value_at(&seed.columns, &settings.fault_column) {
+        Some(Value::Array(faults)) => {
+            let faults = faults.iter().filter_map(Value::as_str).map(str::trim);
+            faults.filter(|fault| !fault.is_empty()).map(str::to_owned).collect()
+        }
+        _ => text(&settings.fault_column).into_iter().collect(),
+    };
     Original {
         response: text(&settings.response_column).unwrap_or_default(),
-        is_known: known.is_some(),
-        faults: known.map_or_else(|| settings.faults.clone(), |fault| vec![fault]),
+        is_known: !known.is_empty(),
+        faults: if known.is_empty() { settings.faults.clone() } else { known },
         reference: text(&settings.answer_column)
             .map(|answer| final_answer(&answer).unwrap_or_else(|| reference_of(&answer))),
     }
