@@ -57,6 +57,9 @@ const FINDING: &str = "fault";
 const GRADING: &str = "grade";
 const REWRITING: &str = "rewrite";
 
+/// The best score.
+const MAX_SCORE: f64 = 10.0;
+
 /// The table `[rewrite]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -264,6 +267,7 @@ impl RewriteJob {
         Ok(())
     }
 
+    /// The scores of the originals; drops those that no score is better than by the margin.
     fn grade_originals(
         &self,
         drafts: &mut [Draft],
@@ -276,7 +280,11 @@ impl RewriteJob {
         let answers = asking.check("grading the originals", texts, SCORE, |_, reply| score(reply))?;
         fates.take(GRADING, &places, answers, |idx, score| {
             drafts[idx].original_score = score;
-            Ok(())
+            if self.is_better(idx, MAX_SCORE, score) {
+                return Ok(());
+            }
+            let reason = "no response can be better by `rewrite.min_margin`";
+            Err(Dropped::new(GRADING, reason).with_detail(score.to_string()))
         });
         Ok(())
     }

@@ -157,6 +157,22 @@ fn only_what_is_better_by_the_margin_or_right_where_the_original_was_wrong_is_ac
 }
 
 #[test]
+fn what_no_score_is_better_than_by_the_margin_is_not_rewritten() {
+    let folder = folder();
+    let (search, writer) = (checker(), writer());
+    let delighted = Scripted::new(move |text| match is_search(text) {
+        true => search.answer(text),
+        false => Ok("Perfect. [[10]]".into()),
+    });
+    let built = super::run(folder.path(), &recipe(), vec![writer.open(), delighted.open()]).unwrap();
+    let reasons: Vec<Option<&str>> = built.fates.iter().map(|fate| fate.reason.as_deref()).collect();
+    let best = Some("no response can be better by `rewrite.min_margin`");
+    // The sum was wrong, and is right now.
+    assert_eq!(reasons, [best, best, None, best, Some("the response has none of the faults")]);
+    assert_eq!(writer.asked().len(), 1);
+}
+
+#[test]
 fn rows_without_a_response_or_a_fault_to_look_for_are_dropped_before_anything_is_asked() {
     let folder = folder();
     let write = |rows: &[&str]| fs::write(folder.path().join("responses.jsonl"), rows.join("\n")).unwrap();
