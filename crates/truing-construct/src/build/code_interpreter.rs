@@ -17,6 +17,7 @@
 mod config;
 mod conversation;
 mod replies;
+mod running;
 mod search;
 mod tables;
 mod tasks;
@@ -25,10 +26,8 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use serde_json::{Map, Value, json};
-use truing_reward::RewardError;
 use truing_reward::checklist::read_verdicts;
-use truing_reward::notebook::{CellOutput, Notebook, NotebookError, NotebookRunner};
-use truing_reward::sandbox::Limits;
+use truing_reward::notebook::{Notebook, NotebookRunner};
 use truing_run::RunError;
 use truing_stages::StageError;
 use truing_types::Seed;
@@ -137,47 +136,6 @@ impl InterpreterJob {
         text.fill(unit.language, &values)
     }
 
-    /// What runs cells, after one that is tried.
-    ///
-    /// # Errors
-    /// When none can be run here.
-    fn new_runner(&self, asking: &Asking<'_>) -> Result<NotebookRunner, StageError> {
-        let program = asking.sandbox_program.ok_or(RewardError::NoSandboxProgram)?;
-        let CodeInterpreterConfig { interpreter, max_output_characters, .. } = &self.settings;
-        let runner =
-            NotebookRunner::new(interpreter, program.to_owned(), Limits::default(), *max_output_characters);
-        let mut runner = runner.map_err(|why| self.no_sandbox(&why))?;
-        let probe = Notebook { cells: vec!["1 + 1".to_owned()], ..Notebook::default() };
-        let ran: Result<Vec<_>, NotebookError> = runner.run(&[probe]).into_iter().collect();
-        ran.map_err(|why| self.no_sandbox(&why))?;
-        Ok(runner)
-    }
-
-    fn no_sandbox(&self, why: &NotebookError) -> StageError {
-        let expected = format!("a Python that runs in the sandbox of this machine: {why}");
-        let found = format!("`{}`", self.settings.interpreter);
-        RunError::BadSetting { key: "code_interpreter.interpreter", found, expected }.into()
-    }
-
-    /// Runs notebooks.
-    ///
-    /// # Errors
-    /// When the sandbox fails, which is no fault of the cells.
-    fn run(
-        &self,
-        runner: &mut NotebookRunner,
-        notebooks: &[Notebook],
-    ) -> Result<Vec<Result<Vec<CellOutput>, NotebookError>>, StageError> {
-        let ran = runner.run(notebooks);
-        let failure = |one: &Result<Vec<CellOutput>, NotebookError>| {
-            one.as_ref().err().filter(|why| matches!(why, NotebookError::NoSandbox(_))).cloned()
-        };
-        match ran.iter().find_map(failure) {
-            Some(why) => Err(self.no_sandbox(&why)),
-            None => Ok(ran),
-        }
-    }
-
     /// Open units whose next event is this one.
     fn whose(next: Next, conversations: &[Conversation], fates: &Fates) -> Vec<usize> {
         fates.open().into_iter().filter(|&idx| conversations[idx].next == next).collect()
@@ -279,7 +237,8 @@ impl InterpreterJob {
                     }
                 }
             }
-            for (idx, ran) in solved.into_iter().zip(self.run(runner, &notebooks)?) {
+            let Some(ran) = self.run(runner, &notebooks, asking)? else { return Ok(()) };
+            for (idx, ran) in solved.into_iter().zip(ran) {
                 match (last_line(ran), conversations[idx].exchanges.last_mut()) {
                     (Ok(line), Some(exchange)) => exchange.reference = Some(line),
                     (Err(problem), _) => {
@@ -321,7 +280,10 @@ impl InterpreterJob {
             if asking.is_stopped() {
                 return Ok(());
             }
-            self.take_steps(&places, answers, conversations, runner)?;
+            self.take_steps(&places, answers, conversations, runner, asking)?;
+            if asking.is_stopped() {
+                return Ok(());
+            }
             for idx in places {
                 let Some(search) = conversations[idx].search() else { continue };
                 match search.settle(&self.settings) {
@@ -342,6 +304,7 @@ impl InterpreterJob {
         answers: Vec<Result<Step, String>>,
         conversations: &mut [Conversation],
         runner: &mut NotebookRunner,
+        asking: &Asking<'_>,
     ) -> Result<(), StageError> {
         let settings = &self.settings;
         let (mut cells, mut notebooks) = (Vec::new(), Vec::new());
@@ -365,7 +328,8 @@ impl InterpreterJob {
                 search.abandon(problem);
             }
         }
-        for ((idx, thought, code), ran) in cells.into_iter().zip(self.run(runner, &notebooks)?) {
+        let Some(ran) = self.run(runner, &notebooks, asking)? else { return Ok(()) };
+        for ((idx, thought, code), ran) in cells.into_iter().zip(ran) {
             let conversation = &mut conversations[idx];
             let ran = ran.and_then(|outputs| conversation.output_of_new(outputs));
             let Some(search) = conversation.search() else { continue };
