@@ -202,9 +202,11 @@ pub(super) fn check_messages(
         return Err(format!("the answer is {found}, the reference {expected}"));
     }
     let text_of = |(name, text): (&String, &Value)| Some((name.clone(), text.as_str()?.to_owned()));
+    // With an empty cell more, the hashes have other seeds than in the runs before.
+    cells.push(String::new());
     let notebook = Notebook { cells, files: files.iter().filter_map(text_of).collect() };
     let again = runner.run(&[notebook]).pop().ok_or("nothing was run")?.map_err(|error| error.to_string())?;
-    for (i, cell) in again.iter().enumerate() {
+    for (i, cell) in again.iter().enumerate().take(outputs.len()) {
         if shown(cell) != outputs[i] {
             return Err(format!("cell {} has another output", i + 1));
         }
