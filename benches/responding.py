@@ -79,7 +79,7 @@ async def bare_client(port, n_requests, concurrency):
 def measure(arguments):
     def given():
         server = mock_chat.MockChat(answer, arguments.seconds, arguments.concurrency)
-        return asyncio.run(bare_client(server.port, arguments.rows // 5, arguments.concurrency))
+        return asyncio.run(bare_client(server.port, max(arguments.rows // 5, 1), arguments.concurrency))
 
     before = given()
     server = mock_chat.MockChat(answer, arguments.seconds, arguments.concurrency)

@@ -11,7 +11,7 @@ itself; then in a new folder, until there were so many kills. Looked for are:
 - repeated calls: no reply is requested again, but those that were sent within 0.5 s of a kill. These were on the way, and are
   lost with the process, at most `max_concurrency` for each kill. They are counted and printed.
 
-Ends with status 1 where something differs.
+Ends with status 1 where something differs; the folders of all runs are then kept.
 """
 import argparse
 import hashlib
@@ -19,6 +19,7 @@ import json
 import math
 import pathlib
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -195,19 +196,24 @@ def main():
     parser.add_argument("--seconds", type=float, default=0.03, help="time of one reply")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
+    stages = arguments.stages.split(",")
+    if unknown := set(stages) - STAGES.keys():
+        parser.error(f"--stages: {', '.join(sorted(unknown))}: expected some of {', '.join(STAGES)}")
     generator, is_fine = random.Random(arguments.seed), True
-    with tempfile.TemporaryDirectory() as scratch:
-        for stage in arguments.stages.split(","):
-            checked = Checked(str(pathlib.Path(arguments.truing).resolve()), stage, pathlib.Path(scratch), arguments.seconds)
-            checked.straight()
-            n_kills = 0
-            while n_kills < arguments.kills:
-                n_kills += checked.kill_until_it_ends(generator, arguments.kills - n_kills)
-            is_fine &= not checked.problems
-            print(json.dumps({
-                "stage": stage, "kills": n_kills, "runs_to_the_end": checked.n_folders, "calls_of_a_run": checked.n_calls,
-                "seconds_of_a_run": round(checked.seconds, 2), "kept_replies_requested_again": checked.n_again,
-                "replies_lost_on_the_way": checked.n_lost, "problems": checked.problems}), flush=True)
+    scratch = pathlib.Path(tempfile.mkdtemp(prefix="kill-test-"))
+    for stage in stages:
+        checked = Checked(str(pathlib.Path(arguments.truing).resolve()), stage, scratch, arguments.seconds)
+        checked.straight()
+        n_kills = 0
+        while n_kills < arguments.kills:
+            n_kills += checked.kill_until_it_ends(generator, arguments.kills - n_kills)
+        is_fine &= not checked.problems
+        print(json.dumps({
+            "stage": stage, "kills": n_kills, "runs_to_the_end": checked.n_folders, "calls_of_a_run": checked.n_calls,
+            "seconds_of_a_run": round(checked.seconds, 2), "kept_replies_requested_again": checked.n_again,
+            "replies_lost_on_the_way": checked.n_lost, "problems": checked.problems}), flush=True)
+    if is_fine:
+        shutil.rmtree(scratch)
     return 0 if is_fine else 1
 
 

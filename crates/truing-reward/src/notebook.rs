@@ -2,7 +2,8 @@
 //!
 //! One run is one process that executes all cells in order. Nothing is kept between runs: a notebook that grows is run
 //! again from its first cell, so n cells that are added one at a time are n (n + 1) / 2 executions. In return a run
-//! depends on its cells and files alone, and can be repeated at any time.
+//! depends on its cells and files alone, and can be repeated at any time: the seeds of its hashes follow from the
+//! number of its cells. Only a limit of time may end it on a busy machine, and not on another one.
 //!
 //! Files are in memory and seen by `open` alone, also through `pathlib` and what is built on them: `os.listdir` and
 //! `os.path.exists` do not know them. What a cell writes by `open` is there for later cells.
@@ -22,6 +23,12 @@ use crate::sandbox::{Ending, Launcher, Limits};
 use crate::verifiers::code::find_python;
 
 const SCRIPT: &str = include_str!("notebook.py");
+/// Starts the interpreter anew with a seed for its hashes of strings; `-I` alone would not let it be set.
+const START: &str = "import os, sys
+os.execve(sys.argv[2], sys.argv[2:], {**os.environ, 'PYTHONHASHSEED': sys.argv[1]})";
+
+/// The last line of an output that was cut.
+pub const CUT: &str = "[the output was cut here]";
 
 /// Runs notebooks.
 #[derive(Debug)]
@@ -85,13 +92,14 @@ impl NotebookRunner {
 
     /// The outputs of all cells of each notebook. Each is run twice, by interpreters whose hashes of strings differ:
     /// what depends on the order of a set, on the clock or on an unseeded generator is
-    /// [`NotReproducible`](NotebookError::NotReproducible).
+    /// [`NotReproducible`](NotebookError::NotReproducible). Two orders of a small set may agree by chance.
     #[must_use]
     pub fn run(&mut self, notebooks: &[Notebook]) -> Vec<Result<Vec<CellOutput>, NotebookError>> {
         const LONGEST_ESCAPE: usize = 12;
         let most_cells = notebooks.iter().map(|one| one.cells.len()).max().unwrap_or(0);
         // Of each cell its prints and its error, as JSON writes them.
-        let bytes = most_cells.saturating_mul(2 * self.max_output_characters + 100);
+        let of_cell = self.max_output_characters.saturating_mul(2).saturating_add(100);
+        let bytes = most_cells.saturating_mul(of_cell);
         self.launcher.limits.output_bytes = bytes.saturating_mul(LONGEST_ESCAPE);
         let (runner, next) = (&*self, AtomicUsize::new(0));
         let work = || {
@@ -113,19 +121,21 @@ impl NotebookRunner {
     }
 
     fn run_twice(&self, notebook: &Notebook) -> Result<Vec<CellOutput>, NotebookError> {
-        let first = self.run_once(notebook)?;
-        let second = self.run_once(notebook)?;
+        let seed = 2 * notebook.cells.len();
+        let first = self.run_once(notebook, seed)?;
+        let second = self.run_once(notebook, seed + 1)?;
         if first == second { Ok(first) } else { Err(NotebookError::NotReproducible) }
     }
 
-    fn run_once(&self, notebook: &Notebook) -> Result<Vec<CellOutput>, NotebookError> {
+    fn run_once(&self, notebook: &Notebook, hash_seed: usize) -> Result<Vec<CellOutput>, NotebookError> {
         let input = json!({
             "cells": notebook.cells, "files": notebook.files,
-            "max_output_characters": self.max_output_characters,
+            "max_output_characters": self.max_output_characters, "cut": CUT,
         });
-        let command =
-            [&self.python.to_string_lossy(), "-I", "-B", "-c", SCRIPT].map(|argument| argument.to_string());
-        let output = self.launcher.run(&command, &input.to_string());
+        let (python, hash_seed) = (self.python.to_string_lossy(), hash_seed.to_string());
+        let command: [&str; 11] =
+            [&python, "-I", "-B", "-c", START, &hash_seed, &python, "-s", "-B", "-c", SCRIPT];
+        let output = self.launcher.run(&command.map(str::to_owned), &input.to_string());
         let output = output.map_err(|error| NotebookError::NoSandbox(error.to_string()))?;
         let cells: Option<Vec<CellOutput>> = serde_json::from_str(&output.stdout).ok();
         match (output.ending, cells) {

@@ -52,7 +52,7 @@ const CLEANING: &str = "cleaning";
 const TRANSLATION: &str = "back-translation";
 
 /// Minimum share of the words of a cleaned text that are words of the text, in its order. A program splits and counts
-/// words, so that a few differ where a line break or a mark is removed.
+/// words, so that a few differ where a line break or a mark is removed. Numbers are all the text's.
 const MIN_OWN_WORDS: f64 = 0.98;
 
 /// The table `[back_translation]`.
@@ -155,6 +155,17 @@ fn compared(cleaned: &str, text: &str) -> RougeScore {
     rouge_l(&target, &prediction)
 }
 
+/// A number of a cleaned text that the text does not have at its place.
+fn new_number<'a>(cleaned: &'a str, text: &str) -> Option<&'a str> {
+    let mut of_text = numbers(text);
+    numbers(cleaned).find(|number| !of_text.any(|other| other == *number))
+}
+
+/// Runs of digits, in their order.
+fn numbers(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_numeric()).filter(|run| !run.is_empty())
+}
+
 /// What is wrong with a cleaned text.
 fn check_cleaned(cleaned: &str, text: &str, min_kept_share: f64) -> Result<(), (&'static str, String)> {
     let RougeScore { precision, recall, .. } = compared(cleaned, text);
@@ -163,6 +174,9 @@ fn check_cleaned(cleaned: &str, text: &str, min_kept_share: f64) -> Result<(), (
             "the cleaned text has other words",
             format!("{precision:.3} of its words are the text's"),
         ));
+    }
+    if let Some(number) = new_number(cleaned, text) {
+        return Err(("the cleaned text has other numbers", number.to_owned()));
     }
     if recall < min_kept_share {
         let reason = "cleaning removed more than `back_translation.min_kept_share` allows";
@@ -393,6 +407,13 @@ mod tests {
         let reason = "cleaning removed more than `back_translation.min_kept_share` allows";
         assert_eq!(check("They dance at home."), Err(reason));
         assert_eq!(check_cleaned("蜜蜂靠颜色找到花。", "作者：甲。蜜蜂靠颜色找到花。", 0.6).err(), None);
+        let long =
+            format!("{}In 1789 there were 1,200 of them[2].", "A bee visits many flowers. ".repeat(60));
+        let changed = |from: &str, to: &str| check_cleaned(&long.replace(from, to), &long, 0.6);
+        assert_eq!(changed("[2]", ""), Ok(()));
+        let reason = "the cleaned text has other numbers";
+        assert_eq!(changed("1789", "1798"), Err((reason, "1798".to_owned())));
+        assert_eq!(changed("In 1789 there were 1,200", "Of 1,200 in 1789"), Err((reason, "1789".to_owned())));
     }
 
     #[test]

@@ -17,6 +17,7 @@
 mod config;
 mod conversation;
 mod replies;
+mod running;
 mod search;
 mod tables;
 mod tasks;
@@ -25,10 +26,8 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use serde_json::{Map, Value, json};
-use truing_reward::RewardError;
 use truing_reward::checklist::read_verdicts;
 use truing_reward::notebook::{Notebook, NotebookRunner};
-use truing_reward::sandbox::Limits;
 use truing_run::RunError;
 use truing_stages::StageError;
 use truing_types::Seed;
@@ -137,22 +136,6 @@ impl InterpreterJob {
         text.fill(unit.language, &values)
     }
 
-    /// What runs cells.
-    ///
-    /// # Errors
-    /// When none can be run here.
-    fn new_runner(&self, asking: &Asking<'_>) -> Result<NotebookRunner, StageError> {
-        let program = asking.sandbox_program.ok_or(RewardError::NoSandboxProgram)?;
-        let CodeInterpreterConfig { interpreter, max_output_characters, .. } = &self.settings;
-        let runner =
-            NotebookRunner::new(interpreter, program.to_owned(), Limits::default(), *max_output_characters);
-        runner.map_err(|why| {
-            let expected = format!("a Python that runs in the sandbox of this machine: {why}");
-            let found = format!("`{interpreter}`");
-            RunError::BadSetting { key: "code_interpreter.interpreter", found, expected }.into()
-        })
-    }
-
     /// Open units whose next event is this one.
     fn whose(next: Next, conversations: &[Conversation], fates: &Fates) -> Vec<usize> {
         fates.open().into_iter().filter(|&idx| conversations[idx].next == next).collect()
@@ -254,7 +237,8 @@ impl InterpreterJob {
                     }
                 }
             }
-            for (idx, ran) in solved.into_iter().zip(runner.run(&notebooks)) {
+            let Some(ran) = self.run(runner, &notebooks, asking)? else { return Ok(()) };
+            for (idx, ran) in solved.into_iter().zip(ran) {
                 match (last_line(ran), conversations[idx].exchanges.last_mut()) {
                     (Ok(line), Some(exchange)) => exchange.reference = Some(line),
                     (Err(problem), _) => {
@@ -296,7 +280,10 @@ impl InterpreterJob {
             if asking.is_stopped() {
                 return Ok(());
             }
-            self.take_steps(&places, answers, conversations, runner);
+            self.take_steps(&places, answers, conversations, runner, asking)?;
+            if asking.is_stopped() {
+                return Ok(());
+            }
             for idx in places {
                 let Some(search) = conversations[idx].search() else { continue };
                 match search.settle(&self.settings) {
@@ -317,7 +304,8 @@ impl InterpreterJob {
         answers: Vec<Result<Step, String>>,
         conversations: &mut [Conversation],
         runner: &mut NotebookRunner,
-    ) {
+        asking: &Asking<'_>,
+    ) -> Result<(), StageError> {
         let settings = &self.settings;
         let (mut cells, mut notebooks) = (Vec::new(), Vec::new());
         for (&idx, answer) in places.iter().zip(answers) {
@@ -340,17 +328,20 @@ impl InterpreterJob {
                 search.abandon(problem);
             }
         }
-        for ((idx, thought, code), ran) in cells.into_iter().zip(runner.run(&notebooks)) {
-            let Some(search) = conversations[idx].search() else { continue };
-            match ran.map(|mut outputs| outputs.pop()) {
-                Ok(Some(last)) => {
-                    let cell = Cell { thought, code, output: shown(&last), is_error: last.is_error };
+        let Some(ran) = self.run(runner, &notebooks, asking)? else { return Ok(()) };
+        for ((idx, thought, code), ran) in cells.into_iter().zip(ran) {
+            let conversation = &mut conversations[idx];
+            let ran = ran.and_then(|outputs| conversation.output_of_new(outputs));
+            let Some(search) = conversation.search() else { continue };
+            match ran {
+                Ok(new) => {
+                    let cell = Cell { thought, code, output: shown(&new), is_error: new.is_error };
                     search.add(cell, settings);
                 }
-                Ok(None) => search.abandon("nothing was run"),
                 Err(error) => search.abandon(format!("a cell cannot be kept: {error}")),
             }
         }
+        Ok(())
     }
 
     /// Drops the conversations that the checker objects to.

@@ -62,8 +62,8 @@ pub struct BuildConfig {
     /// builder uses itself is not overwritten.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub keep_columns: Vec<String>,
-    /// Sampling temperature of the writer, and of the independent answers of `reasoning`. Otherwise the checker is
-    /// asked at 0.
+    /// Sampling temperature of the writer, and of the independent answers of `reasoning` and `code_interpreter`.
+    /// Otherwise the checker is asked at 0.
     pub temperature: f32,
     /// Maximum tokens of a reply, reasoning included.
     pub max_new_tokens: usize,

@@ -31,8 +31,8 @@ use super::config::{BuildConfig, require_bounded};
 use super::inputs::{SEED, SeedRow};
 use super::texts::{PromptText, prompt_text, tagged};
 use crate::shuffle::shuffled;
-pub(super) use answers::mentions_reference;
-use answers::{gives, is_readable, reference_of};
+use answers::{gives, is_readable};
+pub(super) use answers::{mentions_reference, reference_of};
 pub use points::{KnowledgePoint, Level, load_knowledge_points};
 
 /// How the builder is listed.

@@ -32,7 +32,7 @@ use super::config::BuildConfig;
 use super::inputs::{SEED, SeedRow};
 use super::responding::VERDICTS;
 use super::texts::{PromptText, prompt_text, tagged};
-pub(super) use answers::{final_answer, is_same};
+pub(super) use answers::{final_answer, is_same, mentions_attempt};
 pub use config::ReasoningConfig;
 pub use kinds::ReasoningKind;
 use kinds::SETTINGS;
@@ -160,7 +160,7 @@ fn given_questions(settings: ReasoningConfig, seeds: &[SeedRow]) -> ReasoningJob
 }
 
 /// Whether an answer is short, and equal to itself at least.
-fn is_comparable(answer: &str) -> bool {
+pub(super) fn is_comparable(answer: &str) -> bool {
     answer.chars().count() <= MAX_ANSWER_CHARACTERS && is_same(answer, answer)
 }
 

@@ -5,8 +5,8 @@
 //!    the `faults` of the recipe. It writes the critique. A response without any of them is dropped.
 //! 2. The writer rewrites the response by the critique.
 //! 3. Accepted is what is better: where the row has a reference answer, the new response has to have it, and where the
-//!    original had it too, or there is none, the checker's score has to rise by `min_margin`. Both are graded apart, by the
-//!    same question. What is not better is rewritten again, at most `max_rewrites` times.
+//!    original had it too, or there is none, the checker's score has to rise by `min_margin`. Both are graded apart, by
+//!    the same question. What is not better is rewritten again, at most `max_rewrites` times.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,8 @@ use super::asking::{Asking, Question};
 use super::builder::{BuilderInfo, Built, BuiltRow, Dropped, Fates, Job, PlannedCalls, Unit};
 use super::config::{BuildConfig, require_bounded};
 use super::inputs::{SEED, SeedRow};
-use super::reasoning::{final_answer, is_same};
+use super::mathematics::reference_of;
+use super::reasoning::{final_answer, is_comparable, is_same, mentions_attempt};
 use super::reversal::SCORE;
 use super::texts::{PromptText, between, prompt_text, score, tagged};
 
@@ -55,6 +56,9 @@ const REWRITE_FORM: (&str, &str) = (
 const FINDING: &str = "fault";
 const GRADING: &str = "grade";
 const REWRITING: &str = "rewrite";
+
+/// The best score.
+const MAX_SCORE: f64 = 10.0;
 
 /// The table `[rewrite]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -118,9 +122,9 @@ impl RewriteConfig {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Original {
     response: String,
-    /// The fault that a person has found, or those to look for.
+    /// The faults that a person has found, or those to look for.
     faults: Vec<String>,
-    /// Whether a person has found it.
+    /// Whether a person has found them.
     is_known: bool,
     reference: Option<String>,
 }
@@ -140,9 +144,9 @@ struct Draft {
     faults: Vec<String>,
     critique: String,
     original_score: f64,
-    /// The last rewritten response, and whether it is better.
+    /// The last rewritten response, its score where it has one, and whether it is better.
     response: String,
-    score: f64,
+    score: Option<f64>,
     is_accepted: bool,
     n_rewrites: usize,
     problem: Option<String>,
@@ -151,6 +155,12 @@ struct Draft {
 fn prepare(config: &BuildConfig, seeds: &[SeedRow]) -> Result<Box<dyn Job>, StageError> {
     let settings = config.rewrite.clone().unwrap_or_default();
     settings.check()?;
+    if settings.max_rewrites > 1 && config.temperature == 0.0 {
+        let expected =
+            "above 0, or `rewrite.max_rewrites` of 1: without sampling, every new response is the same";
+        let (found, expected) = ("0".to_owned(), expected.to_owned());
+        return Err(RunError::BadSetting { key: "temperature", found, expected }.into());
+    }
     let of = |seed: &SeedRow| {
         let original = original_of(&settings, seed);
         let kinds = if original.is_known { original.faults.clone() } else { Vec::new() };
@@ -159,6 +169,9 @@ fn prepare(config: &BuildConfig, seeds: &[SeedRow]) -> Result<Box<dyn Job>, Stag
             unit.dropped.get_or_insert(Dropped::new(SEED, "no response in `rewrite.response_column`"));
         } else if original.faults.is_empty() {
             let reason = "no fault in `rewrite.fault_column`, and no `rewrite.faults` to look for";
+            unit.dropped.get_or_insert(Dropped::new(SEED, reason));
+        } else if original.reference.as_ref().is_some_and(|reference| !is_comparable(reference)) {
+            let reason = "no short answer in `rewrite.answer_column`";
             unit.dropped.get_or_insert(Dropped::new(SEED, reason));
         }
         (unit, original)
@@ -173,22 +186,43 @@ fn original_of(settings: &RewriteConfig, seed: &SeedRow) -> Original {
         Some(Value::Number(number)) => Some(number.to_string()),
         _ => None,
     };
-    let known = text(&settings.fault_column);
+    let known: Vec<String> = match value_at(&seed.columns, &settings.fault_column) {
+        Some(Value::Array(faults)) => {
+            let faults = faults.iter().filter_map(Value::as_str).map(str::trim);
+            faults.filter(|fault| !fault.is_empty()).map(str::to_owned).collect()
+        }
+        _ => text(&settings.fault_column).into_iter().collect(),
+    };
     Original {
         response: text(&settings.response_column).unwrap_or_default(),
-        is_known: known.is_some(),
-        faults: known.map_or_else(|| settings.faults.clone(), |fault| vec![fault]),
-        reference: text(&settings.answer_column),
+        is_known: !known.is_empty(),
+        faults: if known.is_empty() { settings.faults.clone() } else { known },
+        reference: text(&settings.answer_column)
+            .map(|answer| final_answer(&answer).unwrap_or_else(|| reference_of(&answer))),
     }
 }
 
-/// Whether the final answer of a response is the reference: the line `Answer: ...`, or the answer that the reward
-/// `math_answer` reads.
+/// Whether the final answer of a response is the reference: that of the line `Answer: ...`, or without one the answer
+/// that the reward `math_answer` reads.
 fn is_right(response: &str, reference: &str) -> bool {
-    let labelled = final_answer(response).is_some_and(|found| is_same(&found, reference));
-    let read =
-        || extract_answer(response, false).is_some_and(|found| grade(&found, reference) == Verdict::Equal);
-    labelled || read()
+    let labelled = final_answer(response);
+    let text = labelled.as_deref().unwrap_or(response);
+    let read = || extract_answer(text, false).is_some_and(|found| grade(&found, reference) == Verdict::Equal);
+    labelled.as_deref().is_some_and(|found| is_same(found, reference)) || read()
+}
+
+/// What is wrong with a new response, apart from its score.
+fn check_new(response: &str, original: &str, reference: Option<&str>) -> Result<(), &'static str> {
+    if response.split_whitespace().eq(original.split_whitespace()) {
+        return Err("the new response is the original");
+    }
+    if mentions_attempt(response) && !mentions_attempt(original) {
+        return Err("the new response speaks of an earlier one");
+    }
+    if reference.is_some_and(|reference| !is_right(response, reference)) {
+        return Err("no new response has the reference answer");
+    }
+    Ok(())
 }
 
 impl RewriteJob {
@@ -233,6 +267,7 @@ impl RewriteJob {
         Ok(())
     }
 
+    /// The scores of the originals; drops those that no score is better than by the margin.
     fn grade_originals(
         &self,
         drafts: &mut [Draft],
@@ -245,7 +280,11 @@ impl RewriteJob {
         let answers = asking.check("grading the originals", texts, SCORE, |_, reply| score(reply))?;
         fates.take(GRADING, &places, answers, |idx, score| {
             drafts[idx].original_score = score;
-            Ok(())
+            if self.is_better(idx, MAX_SCORE, score) {
+                return Ok(());
+            }
+            let reason = "no response can be better by `rewrite.min_margin`";
+            Err(Dropped::new(GRADING, reason).with_detail(score.to_string()))
         });
         Ok(())
     }
@@ -271,7 +310,11 @@ impl RewriteJob {
         }
         let mut rewritten = Vec::new();
         for (idx, answer) in places.into_iter().zip(answers) {
-            let usable = answer.and_then(|response| self.usable(idx, response));
+            let Original { response: original, reference, .. } = &self.originals[idx];
+            let usable = answer.and_then(|response| {
+                check_new(&response, original, reference.as_deref())?;
+                Ok(response)
+            });
             let draft = &mut drafts[idx];
             draft.n_rewrites += 1;
             match usable {
@@ -289,8 +332,8 @@ impl RewriteJob {
             let draft = &mut drafts[idx];
             match answer {
                 Ok(score) => {
-                    draft.score = score;
-                    draft.is_accepted = self.is_better(idx, draft);
+                    draft.score = Some(score);
+                    draft.is_accepted = self.is_better(idx, score, draft.original_score);
                     let problem = "no new response is better by `rewrite.min_margin`";
                     draft.problem = (!draft.is_accepted).then(|| problem.to_owned());
                 }
@@ -300,34 +343,23 @@ impl RewriteJob {
         Ok(())
     }
 
-    /// A new response that is another one, and has the reference answer where there is one.
-    fn usable(&self, idx: usize, response: String) -> Result<String, String> {
-        let original = &self.originals[idx];
-        if response == original.response {
-            return Err("the new response is the original".into());
-        }
-        match &original.reference {
-            Some(reference) if !is_right(&response, reference) => {
-                Err("no new response has the reference answer".into())
-            }
-            _ => Ok(response),
-        }
-    }
-
     /// Whether a new response with its score is better than the original. One that has the reference answer is, where
     /// the original does not.
-    fn is_better(&self, idx: usize, draft: &Draft) -> bool {
+    fn is_better(&self, idx: usize, score: f64, original_score: f64) -> bool {
         let Original { response, reference, .. } = &self.originals[idx];
         let was_wrong = reference.as_ref().is_some_and(|reference| !is_right(response, reference));
-        was_wrong || draft.score - draft.original_score >= self.settings.min_margin
+        was_wrong || score - original_score >= self.settings.min_margin
     }
 
     fn row(&self, idx: usize, draft: Draft) -> Built {
         let Original { response: original, reference, .. } = &self.originals[idx];
         if !draft.is_accepted {
             let problem = draft.problem.unwrap_or_else(|| "nothing was rewritten".into());
-            let detail = format!("{} of 10, before {}", draft.score, draft.original_score);
-            return Err(Dropped::new(REWRITING, problem).with_detail(detail));
+            let dropped = Dropped::new(REWRITING, problem);
+            return Err(match draft.score {
+                Some(score) => dropped.with_detail(format!("{score} of 10, before {}", draft.original_score)),
+                None => dropped,
+            });
         }
         let mut columns = Map::from_iter([
             ("original_response".to_owned(), json!(original)),
@@ -396,19 +428,15 @@ impl Job for RewriteJob {
         Ok(Some(fates.finish(|idx| self.row(idx, std::mem::take(&mut drafts[idx])))))
     }
 
-    /// The response is another one than the original, is better by what is written, and has the reference answer.
+    /// The response is another one than the original, does not speak of it, is better by what is written, and has the
+    /// reference answer.
     fn recheck(&self, record: &Map<String, Value>) -> Result<(), String> {
         let text = |key: &str| record.get(key).and_then(Value::as_str).unwrap_or_default();
         let number =
             |key: &str| record.get(key).and_then(Value::as_f64).ok_or_else(|| format!("`{key}` is missing"));
         let (response, original) = (text("response"), text("original_response"));
-        if response == original {
-            return Err("the new response is the original".into());
-        }
         let reference = record.get("answer").and_then(Value::as_str);
-        if reference.is_some_and(|reference| !is_right(response, reference)) {
-            return Err("the new response does not have the reference answer".into());
-        }
+        check_new(response, original, reference)?;
         let was_wrong = reference.is_some_and(|reference| !is_right(original, reference));
         let margin = number("score")? - number("original_score")?;
         match was_wrong || margin >= self.settings.min_margin {
@@ -429,10 +457,25 @@ mod tests {
             (r"We add, so $\boxed{12}$.", true),
             ("The answer is 12.", true),
             ("We add.\nAnswer: 13", false),
+            ("We add.\nAnswer: 12 apples", true),
+            ("We add, so $\\boxed{12}$.\nAnswer: 13", false),
             ("I do not know.", false),
         ] {
             assert_eq!(is_right(response, "12"), expected, "{response}");
         }
+    }
+
+    #[test]
+    fn a_new_response_is_another_one_that_does_not_speak_of_the_first() {
+        let check = |response| check_new(response, "Sorry.  It is 13.", Some("12"));
+        assert_eq!(check("The answer is 12."), Ok(()));
+        assert_eq!(check("Sorry. It is\n13."), Err("the new response is the original"));
+        let reason = "the new response speaks of an earlier one";
+        assert_eq!(check("Unlike the previous response: the answer is 12."), Err(reason));
+        assert_eq!(check("The answer is 13 indeed."), Err("no new response has the reference answer"));
+        // Where the original speaks of one, the prompt has asked for that.
+        let original = "The original response is too long.";
+        assert_eq!(check_new("The original response is long.", original, None), Ok(()));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 use truing_ask::pas::Language;
-use truing_reward::notebook::{CellOutput, Notebook, NotebookRunner};
+use truing_reward::notebook::{CellOutput, Notebook, NotebookError, NotebookRunner};
 
 use super::search::{Cell, Search};
 use super::tables::DataFile;
@@ -52,12 +52,15 @@ impl Conversation {
         self.exchanges.last_mut().map(|exchange| &mut exchange.search)
     }
 
-    /// Takes over an answer to the last question if it is the reference, and otherwise ends the branch.
+    /// Takes over an answer to the last question if it is the reference, and otherwise ends the branch. What is
+    /// answered before anything was run does not show how a notebook is used.
     pub(super) fn answer(&mut self, text: String) {
+        let has_cells = self.cells().next().is_some();
         let Some(Exchange { reference, search, .. }) = self.exchanges.last_mut() else { return };
         let expected = reference.as_deref().unwrap_or_default();
         match final_answer(&text).is_some_and(|found| is_same(&found, expected)) {
-            true => search.finish(text),
+            true if has_cells => search.finish(text),
+            true => search.abandon("an answer comes before the first cell"),
             false => search.abandon("no branch arrives at the reference answer"),
         }
     }
@@ -80,6 +83,14 @@ impl Conversation {
     pub(super) fn notebook_with(&self, code: &str) -> Notebook {
         let cells = self.cells().map(|cell| cell.code.clone()).chain(std::iter::once(code.to_owned()));
         Notebook { cells: cells.collect(), files: self.files() }
+    }
+
+    /// What the new cell of [`notebook_with`](Self::notebook_with) gave; the ones before it have to give again what
+    /// they gave before.
+    pub(super) fn output_of_new(&self, mut outputs: Vec<CellOutput>) -> Result<CellOutput, NotebookError> {
+        let new = outputs.pop().ok_or(NotebookError::NotReproducible)?;
+        let is_again = self.cells().map(|cell| cell.output.clone()).eq(outputs.iter().map(shown));
+        if is_again { Ok(new) } else { Err(NotebookError::NotReproducible) }
     }
 
     /// What models are told about the file.
@@ -182,15 +193,20 @@ pub(super) fn check_messages(
     if found.len() != references.len() || outputs.len() != cells.len() {
         return Err("cells and outputs, or answers and references, are not of one number".into());
     }
+    if cells.is_empty() {
+        return Err("nothing is run".into());
+    }
     if let Some((found, expected)) =
         found.iter().zip(references).find(|(found, expected)| !is_same(found, expected))
     {
         return Err(format!("the answer is {found}, the reference {expected}"));
     }
     let text_of = |(name, text): (&String, &Value)| Some((name.clone(), text.as_str()?.to_owned()));
+    // With an empty cell more, the hashes have other seeds than in the runs before.
+    cells.push(String::new());
     let notebook = Notebook { cells, files: files.iter().filter_map(text_of).collect() };
     let again = runner.run(&[notebook]).pop().ok_or("nothing was run")?.map_err(|error| error.to_string())?;
-    for (i, cell) in again.iter().enumerate() {
+    for (i, cell) in again.iter().enumerate().take(outputs.len()) {
         if shown(cell) != outputs[i] {
             return Err(format!("cell {} has another output", i + 1));
         }
@@ -211,6 +227,8 @@ mod tests {
         let settings = CodeInterpreterConfig::default();
         let mut conversation = Conversation::default();
         conversation.ask("How many?".into(), Some("3".into()));
+        conversation.answer("Answer: 3".into());
+        assert_eq!(conversation.exchanges[0].search.answer(), None, "nothing was run");
         let cell = |code: &str, output: &str, is_error| Cell {
             thought: format!("About {code}."),
             code: code.into(),
@@ -230,7 +248,12 @@ mod tests {
         assert_eq!(roles, ["user", "assistant", "tool", "assistant", "tool", "assistant"]);
         assert_eq!((&messages[1]["weight"], messages[3].get("weight")), (&json!(0), None));
         assert_eq!(messages[4]["tool_call_id"], messages[3]["tool_calls"][0]["id"]);
-        assert_eq!((conversation.n_abandoned(), conversation.cells().count()), (1, 2));
+        assert_eq!((conversation.n_abandoned(), conversation.cells().count()), (2, 2));
+        let output = |text: &str, is_error| CellOutput { text: text.into(), is_error };
+        let again = || vec![output("NameError: x", true), output("3", false), output("new", false)];
+        assert_eq!(conversation.output_of_new(again()), Ok(output("new", false)));
+        let other = [vec![output("3", false)], again()].concat();
+        assert_eq!(conversation.output_of_new(other), Err(NotebookError::NotReproducible));
         assert_eq!(conversation.notebook_with("y").cells, ["x", "x = 3\nx", "y"]);
         let transcript = conversation.transcript();
         assert!(transcript.ends_with("[output]\n3\n\n[assistant] Three.\nAnswer: 3.0"), "{transcript}");

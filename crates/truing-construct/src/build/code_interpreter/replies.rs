@@ -1,23 +1,15 @@
 //! What is read from replies and from the output of independent programs.
 
-use truing_reward::notebook::{CellOutput, NotebookError};
+use truing_reward::notebook::{CUT, CellOutput, NotebookError};
 
-use crate::build::reasoning::{final_answer, is_same};
+use crate::build::reasoning::{final_answer, is_comparable};
 use crate::build::texts::tagged;
-
-/// Longer answers are sentences, which cannot be compared.
-const MAX_ANSWER_CHARACTERS: usize = 120;
 
 /// What the assistant does.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Cell { thought: String, code: String },
     Answer(String),
-}
-
-/// Whether an answer is short, and equal to itself at least.
-pub(super) fn is_comparable(answer: &str) -> bool {
-    answer.chars().count() <= MAX_ANSWER_CHARACTERS && is_same(answer, answer)
 }
 
 /// The text before the first fence, and the Python in it; `None` without a closed fence.
@@ -45,6 +37,11 @@ pub(super) fn last_line(ran: Result<Vec<CellOutput>, NotebookError>) -> Result<S
     let last = outputs.last().filter(|output| !output.is_error);
     let output = last.ok_or("no independent solution runs without an error")?;
     let line = output.text.lines().last().unwrap_or_default().trim().to_owned();
+    if line == CUT {
+        return Err(
+            "an independent solution prints more than `code_interpreter.max_output_characters`".into()
+        );
+    }
     if is_comparable(&line) { Ok(line) } else { Err("no independent solution prints a short answer".into()) }
 }
 
@@ -73,6 +70,27 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(read_step(reply), expected, "{reply}");
+        }
+    }
+
+    #[test]
+    fn a_reference_is_the_last_line_of_a_program_that_came_to_its_end() {
+        let printed = |text: &str, is_error| Ok(vec![CellOutput { text: text.into(), is_error }]);
+        for (ran, expected) in [
+            (printed("60 rows\n 12.5 ", false), Ok("12.5")),
+            (printed("North", false), Ok("North")),
+            (printed(&format!("1\n2\n{CUT}"), false), Err("prints more than")),
+            (printed("12\nZeroDivisionError: division by zero", true), Err("without an error")),
+            (printed("", false), Err("a short answer")),
+            (printed(&"a long story ".repeat(20), false), Err("a short answer")),
+            (Ok(Vec::new()), Err("without an error")),
+            (Err(NotebookError::NotReproducible), Err("differs between two runs")),
+        ] {
+            match (last_line(ran), expected) {
+                (Ok(line), Ok(expected)) => assert_eq!(line, expected),
+                (Err(problem), Err(part)) => assert!(problem.contains(part), "{problem}"),
+                other => panic!("{other:?}"),
+            }
         }
     }
 }

@@ -26,7 +26,7 @@ pub(super) struct Search {
     n_tried: Vec<usize>,
     n_asked: usize,
     n_abandoned: usize,
-    /// Why the last branch ended.
+    /// Why the last branch ended; before one has, why the search would end.
     problem: String,
     answer: Option<String>,
 }
@@ -38,7 +38,7 @@ impl Default for Search {
             n_tried: vec![0],
             n_asked: 0,
             n_abandoned: 0,
-            problem: "nothing was tried".into(),
+            problem: "no answer in `code_interpreter.max_steps` replies".into(),
             answer: None,
         }
     }
@@ -177,6 +177,14 @@ mod tests {
         search.begin();
         search.abandon("two");
         assert_eq!(search.settle(&few), Err("two".to_owned()));
+        let mut search = Search::default();
+        search.begin();
+        search.add(cell("a", false), &few);
+        search.settle(&few).unwrap();
+        search.begin();
+        search.add(cell("b", false), &few);
+        let reason = "no answer in `code_interpreter.max_steps` replies";
+        assert_eq!(search.settle(&few), Err(reason.to_owned()));
     }
 
     #[test]

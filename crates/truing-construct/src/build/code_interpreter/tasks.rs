@@ -6,10 +6,9 @@ use truing_run::rows::value_at;
 use truing_types::Seed;
 
 use super::config::{CodeInterpreterConfig, InterpreterKind, TOPICS};
-use super::replies::is_comparable;
 use super::tables::{DataFile, data_file};
 use crate::build::inputs::{SEED, SeedRow};
-use crate::build::reasoning::final_answer;
+use crate::build::reasoning::{final_answer, is_comparable};
 use crate::build::{Dropped, Unit};
 
 /// What a conversation begins with.

@@ -3,7 +3,7 @@
 use truing_reward::verifiers::math_answer::{Verdict, extract_answer, grade};
 
 /// The marked answer of a reference solution (`#### 5`, `\boxed{5}`), or the text itself.
-pub(super) fn reference_of(text: &str) -> String {
+pub(in crate::build) fn reference_of(text: &str) -> String {
     extract_answer(text, true).unwrap_or_else(|| text.trim().to_owned())
 }
 

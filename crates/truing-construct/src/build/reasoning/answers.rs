@@ -6,7 +6,7 @@ use truing_reward::verifiers::math_answer::{Verdict, grade};
 const LABELS: [&str; 6] = ["final answer:", "answer:", "最终答案：", "最终答案:", "答案：", "答案:"];
 
 /// Phrases that betray that the writer saw an earlier answer, in lower case.
-const ATTEMPTS: [&str; 14] = [
+const ATTEMPTS: [&str; 18] = [
     "previous answer",
     "previous attempt",
     "previous solution",
@@ -16,10 +16,14 @@ const ATTEMPTS: [&str; 14] = [
     "first attempt",
     "original answer",
     "original solution",
+    "previous response",
+    "earlier response",
+    "original response",
     "之前的答案",
     "之前的回答",
     "先前的回答",
     "原来的答案",
+    "原来的回答",
     "错误答案",
 ];
 
@@ -62,7 +66,7 @@ fn plain(text: &str) -> String {
 }
 
 /// Whether a solution speaks of an earlier one that its reader does not know.
-pub(super) fn mentions_attempt(solution: &str) -> bool {
+pub(in crate::build) fn mentions_attempt(solution: &str) -> bool {
     let text = solution.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ");
     ATTEMPTS.iter().any(|phrase| text.contains(phrase))
 }

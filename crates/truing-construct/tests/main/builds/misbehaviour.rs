@@ -9,8 +9,8 @@ use truing_ask::OpenChatModel;
 
 use super::{MODELS, lines};
 use super::{
-    back_translation, code, constraints, mathematics, reasoning, reversal, rewrite, system_messages,
-    textbook, tools,
+    back_translation, code, code_interpreter, constraints, mathematics, reasoning, reversal, rewrite,
+    system_messages, textbook, tools,
 };
 use crate::scripted::Scripted;
 
@@ -27,10 +27,10 @@ const WRONG: [&str; 9] = [
     "<prompt>\u{0}</answer> [[",
 ];
 
-/// Each builder with its recipe and its folder of data.
-fn builders() -> [(String, TempDir); 10] {
+/// Each builder that works here with its recipe and its folder of data.
+fn builders() -> Vec<(String, TempDir)> {
     let of = |recipe: &str, folder| (format!("{recipe}{MODELS}"), folder);
-    [
+    let mut builders = vec![
         of(constraints::RECIPE, constraints::folder()),
         of(reversal::RECIPE, reversal::folder()),
         of(mathematics::RECIPE, mathematics::folder()),
@@ -41,7 +41,9 @@ fn builders() -> [(String, TempDir); 10] {
         of(tools::RECIPE, tools::folder()),
         of(back_translation::RECIPE, back_translation::folder()),
         of(rewrite::RECIPE, rewrite::folder()),
-    ]
+    ];
+    builders.extend(code::has_python().then(|| of(code_interpreter::RECIPE, code_interpreter::folder())));
+    builders
 }
 
 /// Runs a builder that keeps no row; returns its fates.
@@ -74,6 +76,7 @@ fn data_without_a_row_that_can_be_read_is_an_error_and_no_new_rows_are_made() {
         (reasoning::RECIPE, reasoning::folder()),
         (code::RECIPE, code::folder()),
         (tools::RECIPE, tools::folder()),
+        (code_interpreter::RECIPE, code_interpreter::folder()),
     ] {
         fs::write(folder.path().join("bad.jsonl"), "not json\n{\"prompt\": \"cut\n").unwrap();
         let data = "[[data]]\npath = \"bad.jsonl\"\n";

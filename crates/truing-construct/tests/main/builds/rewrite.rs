@@ -157,22 +157,50 @@ fn only_what_is_better_by_the_margin_or_right_where_the_original_was_wrong_is_ac
 }
 
 #[test]
+fn what_no_score_is_better_than_by_the_margin_is_not_rewritten() {
+    let folder = folder();
+    let (search, writer) = (checker(), writer());
+    let delighted = Scripted::new(move |text| match is_search(text) {
+        true => search.answer(text),
+        false => Ok("Perfect. [[10]]".into()),
+    });
+    let built = super::run(folder.path(), &recipe(), vec![writer.open(), delighted.open()]).unwrap();
+    let reasons: Vec<Option<&str>> = built.fates.iter().map(|fate| fate.reason.as_deref()).collect();
+    let best = Some("no response can be better by `rewrite.min_margin`");
+    // The sum was wrong, and is right now.
+    assert_eq!(reasons, [best, best, None, best, Some("the response has none of the faults")]);
+    assert_eq!(writer.asked().len(), 1);
+}
+
+#[test]
 fn rows_without_a_response_or_a_fault_to_look_for_are_dropped_before_anything_is_asked() {
     let folder = folder();
-    fs::write(
-        folder.path().join("responses.jsonl"),
-        "{\"prompt\": \"Why?\"}\n{\"prompt\": \"How?\", \"response\": \"So.\"}\n",
-    )
-    .unwrap();
+    let write = |rows: &[&str]| fs::write(folder.path().join("responses.jsonl"), rows.join("\n")).unwrap();
+    let unusable = r#"{"prompt": "Why?"}"#;
+    let plain = r#"{"prompt": "How?", "response": "So."}"#;
+    write(&[unusable, plain]);
     let none = recipe().replace("faults = [\"It apologises without a reason.\", \"It states a number without saying where it is from.\"]\n", "");
     let error = super::plan(folder.path(), &none, &[]).unwrap_err().to_string();
     assert!(
         error.contains("`data` is 2 rows, none of which can be used, the first: no response in"),
         "{error}"
     );
+    let story =
+        format!(r#"{{"prompt": "When?", "response": "Now.", "answer": "{}"}}"#, "It is long. ".repeat(20));
+    let marked = r#"{"prompt": "How many?", "response": "3", "fault": ["It is short.", " ", "It is bare."],
+        "answer": "One and two are three.\n#### 3"}"#;
+    write(&[unusable, plain, &story, &marked.replace('\n', " ")]);
     let (plan, _) = super::plan(folder.path(), &recipe(), &[]).unwrap();
     let dropped: Vec<bool> = plan.job.units().iter().map(|unit| unit.dropped.is_some()).collect();
-    assert_eq!(dropped, [true, false]);
+    assert_eq!(dropped, [true, false, true, false]);
+    let reason = plan.job.units()[2].dropped.as_ref().map(|dropped| dropped.reason.as_str());
+    assert_eq!(reason, Some("no short answer in `rewrite.answer_column`"));
+    assert_eq!(plan.job.units()[3].kinds, ["It is short.", "It is bare."]);
     let n_calls: Vec<(u64, u64)> = plan.calls.iter().map(|one| (one.n_calls, one.max_calls)).collect();
-    assert_eq!(n_calls, [(1, 1), (1, 1), (1, 2), (1, 2)]);
+    assert_eq!(n_calls, [(2, 2), (2, 2), (2, 4), (2, 4)]);
+    let error = super::plan(folder.path(), &recipe(), &["temperature=0"]).unwrap_err().to_string();
+    assert!(
+        error.contains("`temperature` is 0: expected above 0, or `rewrite.max_rewrites` of 1"),
+        "{error}"
+    );
 }
