@@ -1,5 +1,7 @@
 //! How an engine is loaded, what it needs, and what it guarantees.
 
+use std::fmt;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_types::Seed;
@@ -16,6 +18,16 @@ pub enum ComputeDtype {
     F32,
     /// bfloat16 with sums and master weights in single precision.
     Bf16,
+}
+
+impl fmt::Display for ComputeDtype {
+    /// As in recipes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        })
+    }
 }
 
 /// How an engine is loaded.

@@ -222,12 +222,19 @@ fn run_gc(arguments: &GcArguments, context: &Context) -> anyhow::Result<Outcome>
 mod tests {
     use super::*;
     use crate::environment::Environment;
+    use crate::local_engine::DeviceChoice;
     use crate::printer::Printer;
 
     #[test]
     fn the_pipeline_that_comes_with_truing_is_read() {
         let environment = Environment::default();
-        let context = Context { printer: Printer::new(true, true), environment, n_threads: 1, place: None };
+        let context = Context {
+            printer: Printer::new(true, true),
+            environment,
+            n_threads: 1,
+            device: DeviceChoice::default(),
+            place: None,
+        };
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/pipeline_tiny.toml");
         let pipeline = read(&path, &ProgramHost::new(&context, None)).unwrap();
         let in_order: Vec<&str> =

@@ -19,7 +19,7 @@ use truing_pipeline::{
 
 use super::merge;
 use crate::commands::{model, stages};
-use crate::local_engine::LocalEngine;
+use crate::local_engine::{DeviceChoice, LocalEngine};
 use crate::outcome::{FINE, INTERRUPTED};
 use crate::{Context, machine};
 
@@ -41,7 +41,10 @@ impl<'a> ProgramHost<'a> {
     pub(super) fn new(context: &'a Context, jobs: Option<usize>) -> Self {
         let mut kinds = stages::kinds();
         kinds.push(merge::KIND);
-        let program = format!("truing {} {}", env!("CARGO_PKG_VERSION"), LocalEngine::NAME);
+        let DeviceChoice { device, compute_dtype, .. } = &context.device;
+        let chosen = device.clone().into_iter().chain(compute_dtype.map(|dtype| dtype.to_string()));
+        let of_device: String = chosen.map(|name| format!(" {name}")).collect();
+        let program = format!("truing {} {}{of_device}", env!("CARGO_PKG_VERSION"), LocalEngine::NAME);
         Self { context, kinds, program, jobs }
     }
 
@@ -88,6 +91,16 @@ impl<'a> ProgramHost<'a> {
         let mut command = Command::new(program);
         let n_threads = (self.context.n_threads / self.jobs.unwrap_or(1)).max(1);
         command.args(["--threads", &n_threads.to_string()]);
+        let DeviceChoice { device, torch_lib, compute_dtype, .. } = &self.context.device;
+        if let Some(device) = device {
+            command.arg("--device").arg(device);
+        }
+        if let Some(torch_lib) = torch_lib {
+            command.arg("--torch-lib").arg(torch_lib);
+        }
+        if let Some(dtype) = compute_dtype {
+            command.arg("--compute-dtype").arg(dtype.to_string());
+        }
         command.args(self.context.printer.is_quiet().then_some("--quiet"));
         if kind == merge::KIND.name {
             command.arg("merge").arg(recipe).arg("--output").arg(merged);
