@@ -6,6 +6,7 @@ use clap::Args;
 use serde_json::json;
 use truing_eval::held_out::HeldOutScores;
 use truing_eval::pipeline::Evaluation;
+use truing_model::sources::DEFAULT_MODEL;
 use truing_parallel::Solo;
 use truing_report::{RunRecord, StageRecord};
 use truing_stages::Ended;
@@ -42,6 +43,8 @@ const DATA: [(&str, &[u8]); 8] = [
     ("data/open_questions.jsonl", include_bytes!("../../../../quickstart/open_questions.jsonl")),
 ];
 
+/// How long all of it takes with the default model and settings, as it was measured.
+const DURATION: &str = "15 to 20 minutes on two free cores of a server";
 /// Open questions whose answers are printed; the page has all.
 const N_QUESTIONS: usize = 3;
 /// Characters of a question or answer that are printed.
@@ -91,6 +94,8 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
     for (key, value) in of_all.into_iter().filter_map(|(key, value)| Some((key, value?))) {
         overrides.extend(RECIPES.iter().map(|(stage, _)| ((*stage).to_owned(), format!("{key}={value}"))));
     }
+    let has_default_model = arguments.model.model == DEFAULT_MODEL;
+    let has_default_settings = arguments.max_steps.is_none() && arguments.overrides.is_empty();
     let quickstart = Quickstart {
         folder: folder.clone(),
         model: arguments.model.find(context)?,
@@ -100,6 +105,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
         data: &DATA,
         render: render_options(),
         resume: arguments.resume,
+        duration: (has_default_model && has_default_settings).then_some(DURATION),
     };
     let gigaflops = machine::measure_step_gigaflops();
     let look_at_machine = || machine::for_stages(context.n_threads, gigaflops);
