@@ -63,8 +63,8 @@ impl Agenda {
     }
 }
 
-/// Events of a stage, whose phases carry its name. Those of numbered steps stay as they are, since their time is told by
-/// their name.
+/// Events of a stage, whose phases carry its name. Those of numbered steps stay as they are, since the time of a run is
+/// told by their numbers.
 pub(super) struct OfStage<'a> {
     pub(super) name: &'a str,
     pub(super) events: &'a mut dyn EventSink,
