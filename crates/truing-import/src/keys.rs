@@ -326,8 +326,8 @@ mod tests {
         );
         check(
             "bf16",
-            "a key of TRL, axolotl and LLaMA-Factory; not needed in truing: computation is float32, and `save_dtype` \
-             is the type of the saved model",
+            "a key of TRL, axolotl and LLaMA-Factory; not needed in truing: computation is float32, and so is the \
+             saved model; `save_dtype = \"bf16\"` saves it in half the size, rounded",
         );
         for same in ["learning_rate", "max_grad_norm", "data", "no_such_key", "", "."] {
             assert_eq!(counterpart(same), None, "{same}");

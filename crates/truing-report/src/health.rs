@@ -75,6 +75,7 @@ pub(crate) fn notes_on_stage(stage: &StageRecord) -> Vec<HealthNote> {
     [
         completeness,
         non_finite_loss,
+        number_format,
         zero_variance,
         divergence,
         clipping,
@@ -205,6 +206,20 @@ fn non_finite_loss(stage: &StageRecord) -> Option<HealthNote> {
     })
 }
 
+/// The format of the saved model, where it is narrower than that of training.
+fn number_format(stage: &StageRecord) -> Option<HealthNote> {
+    let value = stage.recipe.lines().find_map(|line| line.strip_prefix("save_dtype = "))?;
+    let format = value.trim().trim_matches(['"', '\'']);
+    matches!(format, "bf16" | "f16").then(|| HealthNote {
+        level: Level::Look,
+        text: format!(
+            "The model is saved in {format}: a weight that training moved by less than half the spacing of this format \
+             is saved as it was. After few steps, or with a low learning rate, that is most of what was learnt; \
+             `save_dtype = \"f32\"` keeps it."
+        ),
+    })
+}
+
 fn overfitting(stage: &StageRecord) -> Option<HealthNote> {
     let held_out = stage.series(names::EVAL_LOSS);
     let &(_, last) = held_out.last()?;
@@ -322,6 +337,20 @@ mod tests {
 
     fn check(rule: fn(&StageRecord) -> Option<HealthNote>, stage: &StageRecord, level: Option<Level>) {
         assert_eq!(rule(stage).map(|note| note.level), level);
+    }
+
+    #[test]
+    fn a_model_saved_in_a_narrower_format_is_named() {
+        let saved = |format: &str| StageRecord {
+            recipe: format!("stage = \"grpo\"\nsave_dtype = \"{format}\"\n\n[[data]]\npath = \"a.jsonl\"\n"),
+            ..StageRecord::default()
+        };
+        check(number_format, &saved("f32"), None);
+        check(number_format, &StageRecord::default(), None);
+        for format in ["bf16", "f16"] {
+            let note = number_format(&saved(format)).unwrap();
+            assert!(note.text.starts_with(&format!("The model is saved in {format}: ")), "{}", note.text);
+        }
     }
 
     #[test]

@@ -89,7 +89,8 @@ pub struct CheckpointSettings {
     /// Save the best checkpoint as the model, not the last one.
     #[schemars(extend("x-decides" = "outcome"))]
     pub load_best_model_at_end: bool,
-    /// Number format of the saved model. Checkpoints are always exact.
+    /// Number format of the saved model. Checkpoints are always exact. In `"bf16"` and `"f16"` a weight that training
+    /// moved by less than half the format's spacing is saved as it was.
     #[schemars(extend("x-decides" = "outcome"))]
     pub save_dtype: SaveDtype,
 }

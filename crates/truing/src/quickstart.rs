@@ -25,13 +25,19 @@ use truing_store::{StoreError, atomic};
 use truing_text::RenderOptions;
 use truing_types::{ChatError, Event, EventSink, Groups, StageName};
 
+mod agenda;
 mod measure;
 
+use agenda::{Agenda, OfStage};
 use measure::Tests;
 
 /// A stage: takes the policy made so far, trains, and gives the model that came out, or nothing when it was stopped.
 struct Step {
     kind: &'static str,
+    /// What people call it.
+    name: &'static str,
+    /// What it does, in a few words.
+    what: &'static str,
     /// What the report calls it.
     stage: StageName,
     /// Reads its recipe with the overrides, before anything is begun.
@@ -46,6 +52,8 @@ fn steps<E: Engine + 'static>() -> [Step; 3] {
     [
         Step {
             kind: "sft",
+            name: "SFT",
+            what: "fine-tune it on conversations",
             stage: StageName::Sft,
             check: check::<SftStage>,
             makes_policy: true,
@@ -53,6 +61,8 @@ fn steps<E: Engine + 'static>() -> [Step; 3] {
         },
         Step {
             kind: "reward",
+            name: "reward model",
+            what: "train one on preferences",
             stage: StageName::RewardModel,
             check: check::<RewardModelStage>,
             makes_policy: false,
@@ -60,6 +70,8 @@ fn steps<E: Engine + 'static>() -> [Step; 3] {
         },
         Step {
             kind: "grpo",
+            name: "GRPO",
+            what: "train the fine-tuned model to follow instructions",
             stage: StageName::Grpo,
             check: check::<GrpoStage>,
             makes_policy: true,
@@ -87,6 +99,8 @@ pub(crate) struct Quickstart<'a> {
     pub(crate) render: RenderOptions,
     /// Go on with what the folder holds.
     pub(crate) resume: bool,
+    /// How long all of it takes, where that is known.
+    pub(crate) duration: Option<&'a str>,
 }
 
 /// What a finished quickstart leaves behind.
@@ -146,6 +160,7 @@ struct Work<'a> {
     probe: &'a dyn Probe,
     events: &'a mut dyn EventSink,
     stop: &'a AtomicBool,
+    agenda: Agenda,
     reward_accuracy: Option<f64>,
 }
 
@@ -170,19 +185,25 @@ pub(crate) fn run<E: Engine + 'static>(
     steps.iter().try_for_each(|step| (step.check)(quickstart, step))?;
     on_first_rank(&*groups.data, || write_files(quickstart, &steps))?;
     let tests = Tests::read(folder)?;
-    let mut work = Work { quickstart, look_at_machine, groups, probe, events, stop, reward_accuracy: None };
+    let agenda = Agenda::of(folder, &steps);
+    agenda.lines(quickstart.duration).into_iter().for_each(|line| events.emit(Event::Note(line)));
+    let mut work =
+        Work { quickstart, look_at_machine, groups, probe, events, stop, agenda, reward_accuracy: None };
 
     let mut model = quickstart.model.clone();
+    work.begin_next();
     let Some(before) = work.evaluate::<E>("before", 0, &model, &tests)? else {
         return Ok(Ended::STOPPED);
     };
     let mut evaluations = vec![before];
     for step in &steps {
+        work.begin_next();
         let Some(next) = (step.run)(&mut work, step, &model)? else {
             return Ok(Ended::STOPPED);
         };
         if step.makes_policy {
             model = next;
+            work.begin_next();
             let Some(after) = work.evaluate::<E>(step.kind, evaluations.len(), &model, &tests)? else {
                 return Ok(Ended::STOPPED);
             };
@@ -290,14 +311,22 @@ fn run_stage<E: Engine + 'static, S: Stage<Outcome = TrainedModel>>(
     begin(&mut config, model, quickstart.folder.join(step.kind));
     let start = Start::of(config.output_dir());
     let machine = work.look_at_machine;
-    let mut planning = PlanContext { render: quickstart.render.clone(), machine, events: &mut *work.events };
+    let mut events = OfStage { name: step.name, events: &mut *work.events };
+    let mut planning = PlanContext { render: quickstart.render.clone(), machine, events: &mut events };
     let (plan, inputs) = S::prepare::<E>(config, &mut planning)?;
-    work.events.emit(Event::Note(plan.summary()));
-    let context = RunContext::new(start, work.groups, work.probe, &mut *work.events, work.stop);
+    events.emit(Event::Note(plan.summary()));
+    let context = RunContext::new(start, work.groups, work.probe, &mut events, work.stop);
     Ok(S::run::<E>(&plan, &inputs, context)?.finished())
 }
 
 impl Work<'_> {
+    /// Says what comes next.
+    fn begin_next(&mut self) {
+        if let Some(line) = self.agenda.begin_next() {
+            self.events.emit(Event::Note(line));
+        }
+    }
+
     /// Measures a model, or reads what was measured before; `None` when it was stopped.
     fn evaluate<E: Engine>(
         &mut self,

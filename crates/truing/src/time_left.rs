@@ -229,6 +229,18 @@ mod tests {
     }
 
     #[test]
+    fn a_resumed_run_is_counted_from_its_beginning() {
+        // 140 units of which 8 are done.
+        let mut estimator = Estimator::new(140, 0.0);
+        estimator.go_on(132, 0.0);
+        assert_eq!(estimator.position(), (8, 140));
+        estimator.update(1, 1.0);
+        assert_eq!(estimator.position(), (9, 140));
+        (2..=32).for_each(|done| estimator.update(done, done as f64));
+        assert!((seconds(estimator.left(32.0)) - 100.0).abs() < 1e-6, "at the pace of what was done since");
+    }
+
+    #[test]
     fn steps_of_minutes_with_evaluations_between_them_are_averaged() {
         let mut run = Estimator::of_run(100, 0.0);
         let mut now = 0.0;

@@ -220,7 +220,7 @@ impl Default for TrainingConfig {
                 save_total_limit: 2,
                 keep_best: false,
                 load_best_model_at_end: false,
-                save_dtype: SaveDtype::Bf16,
+                save_dtype: SaveDtype::F32,
             },
             resources: ResourceSettings::default(),
             stage: StageName::Sft,

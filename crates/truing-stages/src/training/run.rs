@@ -132,7 +132,11 @@ impl<E: Engine, P: RunPlan, W: Workload<E>> Running<'_, E, P, W> {
                 return self.interrupted();
             }
         }
-        self.start_training_phase();
+        if self.state.step > 0 {
+            // The phase that goes on below with what is left: the progress of a resumed run is that of the whole run.
+            self.start_training_phase(1);
+        }
+        self.start_training_phase(self.state.step + 1);
         // Tokens of this phase; of finished steps as planned, since completions may be shorter than the plan assumes.
         let (mut n_done, mut n_planned) = (0, 0);
         while self.state.step < plan.n_steps() {
@@ -161,7 +165,7 @@ impl<E: Engine, P: RunPlan, W: Workload<E>> Running<'_, E, P, W> {
                     return self.interrupted();
                 }
                 if !is_last && !self.eval_steps.is_empty() {
-                    self.start_training_phase();
+                    self.start_training_phase(self.state.step + 1);
                     (n_done, n_planned) = (0, 0);
                 }
             }
@@ -181,8 +185,9 @@ impl<E: Engine, P: RunPlan, W: Workload<E>> Running<'_, E, P, W> {
         result
     }
 
-    fn start_training_phase(&mut self) {
-        let total = self.plan.tokens_from(self.state.step + 1, &self.lengths);
+    /// Begins to train, or goes on, with the tokens from a step (counted from 1) to the end of the run ahead.
+    fn start_training_phase(&mut self, step: u64) {
+        let total = self.plan.tokens_from(step, &self.lengths);
         self.events.emit(Event::PhaseStarted { phase: "training".into(), total: Some(total) });
     }
 

@@ -13,10 +13,11 @@ use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
 use truing_data::SourceConfig;
 use truing_model::weights::SafetensorsFile;
-use truing_model::{HeadKind, ModelFiles, Tensor, is_adapter};
+use truing_model::{HeadKind, ModelFiles, SaveDtype, Tensor, is_adapter};
 use truing_predict::{Classifier, RewardScorer};
 use truing_stages::classifier::ClassifierStage;
 use truing_stages::dpo::DpoStage;
+use truing_stages::grpo::GrpoConfig;
 use truing_stages::reward::RewardModelStage;
 use truing_stages::sft::SftStage;
 use truing_stages::training::TrainingConfig;
@@ -442,6 +443,33 @@ fn a_value_that_f16_cannot_hold_stops_the_save_and_loses_no_step() {
     let steps =
         events.iter().filter(|e| matches!(e, Event::Metrics { values, .. } if values.contains_key("loss")));
     assert_eq!(steps.count(), 0, "no step is made again");
+}
+
+/// bf16 keeps 8 significant bits, so most of what a small learning rate changes is rounded away in it.
+#[test]
+fn the_saved_model_has_small_updates_unless_bf16_is_asked_for() {
+    let folder = folder();
+    let weight = |path: &Path| {
+        let mut tensors = ModelFiles::open(path).unwrap().load().unwrap().weights.tensors;
+        tensors.remove("model.layers.1.mlp.down_proj.weight").unwrap().values
+    };
+    let saved = |settings: &[&str]| {
+        let all = [&["no lora", "max_steps=2"][..], settings].concat();
+        weight(&finished(Stage::Sft, folder.path(), &all).0)
+    };
+    let share_moved = |before: &[f32], after: &[f32]| {
+        assert_eq!(before.len(), after.len());
+        let n_moved =
+            before.iter().zip(after).filter(|(before, after)| before.to_bits() != after.to_bits()).count();
+        n_moved as f64 / before.len() as f64
+    };
+    let start = weight(&folder.path().join("model"));
+    let by_default = saved(&["learning_rate=1e-7", "save_dtype=", "output_dir=by_default"]);
+    assert!(share_moved(&start, &by_default) > 0.9, "{}", share_moved(&start, &by_default));
+    let start = saved(&["learning_rate=1e-60", "save_dtype=bf16", "output_dir=start"]);
+    let rounded = saved(&["learning_rate=1e-7", "save_dtype=bf16", "output_dir=rounded"]);
+    assert!(share_moved(&start, &rounded) < 0.1, "{}", share_moved(&start, &rounded));
+    assert_eq!(GrpoConfig::default().checkpoint.save_dtype, SaveDtype::F32);
 }
 
 /// A reward model or a classifier cannot write; every stage that needs a model that can says so before it makes a folder.

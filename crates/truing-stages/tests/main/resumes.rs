@@ -66,6 +66,25 @@ fn a_run_killed_at_any_of_its_first_files_is_resumed_from_the_start() {
 }
 
 #[test]
+fn the_progress_of_a_resumed_run_is_that_of_the_whole_run() {
+    let folder = setup::folder();
+    let totals = |events: &[Event]| -> Vec<u64> {
+        let total = |event: &Event| match event {
+            Event::PhaseStarted { phase, total } if phase == "training" => *total,
+            _ => None,
+        };
+        events.iter().filter_map(total).collect()
+    };
+    let (outcome, events) = setup::run(folder.path(), &[], Start::Fresh, is_metrics_of(2)).unwrap();
+    assert!(matches!(outcome, Ended::Interrupted { step: Some(2) }), "{outcome:?}");
+    let before = totals(&events);
+    let (_, events) = setup::run(folder.path(), &[], Start::Resume, never).unwrap();
+    let resumed = totals(&events);
+    assert_eq!(before.len(), 1, "{before:?}");
+    assert!(resumed[0] == before[0] && resumed[1] < resumed[0], "{before:?}, {resumed:?}");
+}
+
+#[test]
 fn a_resume_does_not_begin_a_run_among_other_files() {
     let folder = setup::folder();
     let run = folder.path().join("run");

@@ -4,16 +4,20 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
+use truing_eval::held_out::HeldOutScores;
 use truing_eval::pipeline::Evaluation;
+use truing_model::sources::DEFAULT_MODEL;
 use truing_parallel::Solo;
+use truing_report::{RunRecord, StageRecord};
 use truing_stages::Ended;
 use truing_statistics::Estimate;
+use truing_types::StageName;
 
 use super::model::ModelArguments;
 use super::stage::render_options;
 use crate::local_engine::LocalEngine;
 use crate::outcome::{Outcome, WithHint};
-use crate::printer::{Printer, Style};
+use crate::printer::Style;
 use crate::progress::{self, FanOut};
 use crate::quickstart::{self, Quickstart, QuickstartError, QuickstartOutcome};
 use crate::recorder::TensorBoard;
@@ -39,7 +43,11 @@ const DATA: [(&str, &[u8]); 8] = [
     ("data/open_questions.jsonl", include_bytes!("../../../../quickstart/open_questions.jsonl")),
 ];
 
-/// Characters of an answer that are printed.
+/// How long all of it takes with the default model and settings, as it was measured.
+const DURATION: &str = "15 to 20 minutes on two free cores of a server";
+/// Open questions whose answers are printed; the page has all.
+const N_QUESTIONS: usize = 3;
+/// Characters of a question or answer that are printed.
 const N_SHOWN: usize = 300;
 
 /// Arguments of `truing quickstart`.
@@ -86,6 +94,8 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
     for (key, value) in of_all.into_iter().filter_map(|(key, value)| Some((key, value?))) {
         overrides.extend(RECIPES.iter().map(|(stage, _)| ((*stage).to_owned(), format!("{key}={value}"))));
     }
+    let has_default_model = arguments.model.model == DEFAULT_MODEL;
+    let has_default_settings = arguments.max_steps.is_none() && arguments.overrides.is_empty();
     let quickstart = Quickstart {
         folder: folder.clone(),
         model: arguments.model.find(context)?,
@@ -95,6 +105,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
         data: &DATA,
         render: render_options(),
         resume: arguments.resume,
+        duration: (has_default_model && has_default_settings).then_some(DURATION),
     };
     let gigaflops = machine::measure_step_gigaflops();
     let look_at_machine = || machine::for_stages(context.n_threads, gigaflops);
@@ -142,21 +153,19 @@ fn finish(
         }))?;
         return Ok(Outcome::Fine);
     }
-    for line in scores(&evaluations).lines() {
-        printer.line(line)?;
-    }
-    printer.line("")?;
-    for line in gains(&evaluations).lines() {
-        printer.line(line)?;
-    }
-    printer.line("")?;
-    if let Some(accuracy) = reward_accuracy {
-        printer.line(format_args!(
-            "reward model: {accuracy:.2} of held-out pairs ranked right (chance: 0.50)"
-        ))?;
+    let record = RunRecord::read(&arguments.output)?;
+    let parts = [
+        open_answers(&evaluations),
+        scores(&evaluations).lines(),
+        changes(&record).lines(),
+        reward_order(&record),
+    ];
+    for lines in parts.into_iter().filter(|lines| !lines.is_empty()) {
+        for line in lines {
+            printer.line(line)?;
+        }
         printer.line("")?;
     }
-    open_answers(&evaluations, printer)?;
     printer.line(format_args!("model   {}", model.display()))?;
     printer.line(format_args!("report  {}", printer.styled(Style::Bold, page.display())))?;
     printer.line(format_args!("talk to it: truing chat --model {}", model.display()))?;
@@ -184,47 +193,194 @@ fn scores(evaluations: &[Evaluation]) -> Table {
     table
 }
 
-/// The change of each set by each stage, with its interval.
-fn gains(evaluations: &[Evaluation]) -> Table {
+/// The change of every held-out measure by each stage, and by all of them, with its interval.
+fn changes(record: &RunRecord) -> Table {
     let mut table = Table::new(&[
-        ("change of the share right", Align::Left),
-        ("", Align::Left),
-        ("gain", Align::Right),
+        ("change on held-out items", Align::Left),
+        ("by", Align::Left),
+        ("change", Align::Right),
         ("95 % interval", Align::Left),
         ("", Align::Left),
     ]);
-    for pair in evaluations.windows(2) {
-        let [earlier, later] = pair else { continue };
-        for score in later.sets() {
-            let passes = later.passes_since(earlier, score.set);
+    let sft = record.stages.iter().find(|stage| stage.kind == StageName::Sft.as_str());
+    if let Some(change) = sft.and_then(loss_change) {
+        table.row(change_row("loss of conversations", "sft", change, 3, change.value < 0.0));
+    }
+    let evaluations = &record.evaluations;
+    let mut pairs: Vec<(&Evaluation, &Evaluation, &str)> = evaluations
+        .windows(2)
+        .map(|pair| (&pair[0], &pair[1], pair[1].label.trim_start_matches("after ")))
+        .collect();
+    if let [first, _, .., last] = evaluations.as_slice() {
+        pairs.push((first, last, "both"));
+    }
+    for first in evaluations.first().iter().flat_map(|evaluation| evaluation.sets()) {
+        for (earlier, later, by) in &pairs {
+            let passes = later.passes_since(earlier, first.set);
             let Some(gain) = Estimate::difference_of_paired_shares(passes) else { continue };
-            let meaning = match (gain.is_shown(), gain.value > 0.0) {
-                (false, _) => "no change shown",
-                (true, true) => "better",
-                (true, false) => "worse",
-            };
-            table.row([
-                score.set.to_owned(),
-                later.label.clone(),
-                format!("{:+.2}", gain.value),
-                format!("{:+.2} to {:+.2}", gain.low, gain.high),
-                meaning.to_owned(),
-            ]);
+            table.row(change_row(first.set, by, gain, 2, gain.value > 0.0));
         }
     }
     table
 }
 
-/// The first open question, answered by the first and the last model.
-fn open_answers(evaluations: &[Evaluation], printer: &Printer) -> anyhow::Result<()> {
-    let [before, .., after] = evaluations else { return Ok(()) };
-    let Some(question) = before.open_answers.first() else { return Ok(()) };
-    printer.line(format_args!("prompt: {}", question.prompt))?;
-    for evaluation in [before, after] {
-        if let Some(answer) = evaluation.open_answers.iter().find(|answer| answer.id == question.id) {
-            printer.line(format_args!("  {}: {}", evaluation.label, one_line(&answer.answer, N_SHOWN)))?;
+fn change_row(measure: &str, by: &str, change: Estimate, n_digits: usize, is_better: bool) -> [String; 5] {
+    let finding = match (change.is_shown(), is_better) {
+        (false, _) => "no change shown",
+        (true, true) => "better",
+        (true, false) => "worse",
+    };
+    [
+        measure.to_owned(),
+        by.to_owned(),
+        format!("{:+.n_digits$}", change.value),
+        format!("{:+.n_digits$} to {:+.n_digits$}", change.low, change.high),
+        finding.to_owned(),
+    ]
+}
+
+/// The change of the loss of the same held-out conversations from a stage's first evaluation to its last.
+fn loss_change(stage: &StageRecord) -> Option<Estimate> {
+    let of_loss = || stage.held_out.iter().filter(|scores| scores.measure == HeldOutScores::LOSS);
+    let (first, last) = (of_loss().next()?, of_loss().next_back()?);
+    let differences = first.differences(last).filter(|_| first.step < last.step)?;
+    Estimate::weighted_mean(&differences)
+}
+
+/// How many held-out pairs the reward model ranks right, with the interval.
+fn reward_order(record: &RunRecord) -> Vec<String> {
+    let all = record.stages.iter().find_map(|stage| Some(&stage.diagnostics.last()?.diagnostics.all));
+    let Some((all, accuracy)) = all.and_then(|all| Some((all, all.accuracy?))) else { return Vec::new() };
+    let interval = all.accuracy_interval.map_or_else(String::new, |interval| {
+        format!("95 % interval {:.2} to {:.2}; ", interval.low, interval.high)
+    });
+    vec![
+        format!("reward model: {accuracy:.2} of {} held-out pairs ranked right", all.n_pairs),
+        format!("  {interval}chance is 0.50"),
+    ]
+}
+
+/// The first open questions, each with the answers of the first and the last model below it.
+fn open_answers(evaluations: &[Evaluation]) -> Vec<String> {
+    let [before, .., after] = evaluations else { return Vec::new() };
+    let n_all = before.open_answers.len();
+    let mut lines = Vec::new();
+    for question in before.open_answers.iter().take(N_QUESTIONS) {
+        let mut table = Table::new(&[("", Align::Left), ("", Align::Left)]);
+        table.row(["prompt", &one_line(&question.prompt, N_SHOWN)]);
+        for evaluation in [before, after] {
+            if let Some(answer) = evaluation.open_answers.iter().find(|answer| answer.id == question.id) {
+                table.row([evaluation.label.as_str(), &one_line(&answer.answer, N_SHOWN)]);
+            }
+        }
+        lines.extend(table.lines());
+        lines.push(String::new());
+    }
+    match n_all {
+        0 => {}
+        n if n > N_QUESTIONS => {
+            lines.push(format!("({N_QUESTIONS} of {n} open questions; the report has all)"));
+        }
+        _ => drop(lines.pop()),
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use truing_eval::pipeline::{GradedAnswer, OpenAnswer};
+    use truing_eval::reward::{RewardDiagnostics, RewardEvaluation, SourceDiagnostics};
+    use truing_statistics::ShareInterval;
+
+    use super::*;
+
+    /// An evaluation in which the first items of one set are right.
+    fn evaluation(label: &str, n_right: usize) -> Evaluation {
+        let answer = |id: usize| GradedAnswer {
+            id: id.to_string(),
+            set: "instructions followed".into(),
+            about: String::new(),
+            prompt: String::new(),
+            expected: String::new(),
+            answer: String::new(),
+            is_right: id < n_right,
+        };
+        let open_answer = |id: usize| OpenAnswer {
+            id: id.to_string(),
+            prompt: format!("Question {id}?"),
+            answer: format!("{label} {}", "many words and more ".repeat(20)),
+        };
+        Evaluation {
+            label: label.into(),
+            answers: (0..100).map(answer).collect(),
+            open_answers: (0..6).map(open_answer).collect(),
+            ..Evaluation::default()
         }
     }
-    printer.line("")?;
-    Ok(())
+
+    fn record() -> RunRecord {
+        let held_out = |step, values: [f64; 3]| HeldOutScores {
+            step,
+            measure: HeldOutScores::LOSS.into(),
+            values: values.map(Some).to_vec(),
+            weights: Vec::new(),
+        };
+        let all = SourceDiagnostics {
+            n_pairs: 114,
+            accuracy: Some(0.85),
+            accuracy_interval: Some(ShareInterval { low: 0.77, high: 0.9 }),
+            ..SourceDiagnostics::default()
+        };
+        let diagnostics = RewardDiagnostics { all, ..RewardDiagnostics::default() };
+        let sft = StageRecord {
+            kind: "sft".into(),
+            held_out: vec![held_out(0, [3.0, 2.0, 4.0]), held_out(140, [2.0, 1.1, 2.9])],
+            ..StageRecord::default()
+        };
+        let reward = StageRecord {
+            kind: "reward_model".into(),
+            diagnostics: vec![RewardEvaluation { step: 60, diagnostics }],
+            ..StageRecord::default()
+        };
+        RunRecord {
+            stages: vec![sft, reward],
+            evaluations: vec![
+                evaluation("before", 10),
+                evaluation("after sft", 39),
+                evaluation("after grpo", 42),
+            ],
+            ..RunRecord::default()
+        }
+    }
+
+    #[test]
+    fn changes_have_intervals_by_each_stage_and_by_both_in_80_columns() {
+        let lines = changes(&record()).lines();
+        assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:#?}");
+        let fields: Vec<Vec<&str>> = lines.iter().map(|line| line.split_whitespace().collect()).collect();
+        // The mean of -1.0, -0.9 and -1.1 is -1, with Student's interval of half width 4.303 * 0.1 / sqrt(3).
+        assert_eq!(
+            fields[1],
+            ["loss", "of", "conversations", "sft", "-1.000", "-1.248", "to", "-0.752", "better"]
+        );
+        let of_set: Vec<(&str, &str)> = fields[2..].iter().map(|row| (row[2], row[3])).collect();
+        assert_eq!(of_set, [("sft", "+0.29"), ("grpo", "+0.03"), ("both", "+0.32")]);
+        assert!(lines[2].ends_with("better") && lines[4].ends_with("better"), "{lines:#?}");
+        let expected = [
+            "reward model: 0.85 of 114 held-out pairs ranked right",
+            "  95 % interval 0.77 to 0.90; chance is 0.50",
+        ];
+        assert_eq!(reward_order(&record()), expected);
+    }
+
+    #[test]
+    fn answers_are_below_each_other_in_80_columns() {
+        let lines = open_answers(&record().evaluations);
+        assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:#?}");
+        let begin = |text: &str| lines.iter().filter(|line| line.starts_with(text)).count();
+        assert_eq!(["prompt", "before ", "after grpo", "after sft"].map(begin), [3, 3, 3, 0]);
+        assert!(lines[0].ends_with("Question 0?"), "{}", lines[0]);
+        assert_eq!(lines.last().unwrap(), "(3 of 6 open questions; the report has all)");
+        assert!(open_answers(&[]).is_empty());
+    }
 }
