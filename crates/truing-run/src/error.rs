@@ -60,12 +60,10 @@ pub enum RunError {
         free: u64,
     },
     /// A recipe of another stage than the one that is run.
-    #[error("the recipe says stage = \"{found}\", which `{}` runs; this is stage \"{expected}\"", found.info().command)]
+    #[error("this is a recipe of stage \"{found}\"; run it with `{}`", found.info().command)]
     OtherStage {
         /// The recipe's stage.
         found: StageName,
-        /// The stage that is run.
-        expected: StageName,
     },
     /// Two settings that exclude each other.
     #[error("`{first}` and `{second}` cannot both be given: {reason}")]
