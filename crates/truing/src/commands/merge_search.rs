@@ -32,7 +32,7 @@ impl StageCommand for MergeSearchStage {
     fn announce(plan: &Self::Plan, context: &Context) {
         context.printer.note(plan.summary());
         for row in plan.table().iter().filter(|row| row.name.contains("smallest difference")) {
-            context.printer.note(format_args!("{} {}", row.name, super::plan::amount_text(row.amount)));
+            context.printer.note(format_args!("{}: {}", row.name, super::plan::amount_text(row.amount)));
         }
     }
 

@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use truing_stages::StagePlan;
 use truing_stages::training::TrainingPlan;
 use truing_train::{Amount, SegmentChoice};
-use truing_types::counted;
 
 use super::plan_cluster::{self, Request};
 use super::stage::{RecipeArguments, no_recipe};
@@ -155,7 +154,7 @@ pub(super) fn amount_text(amount: Amount) -> String {
         Amount::Seconds(seconds) => units::duration(seconds),
         Amount::Share(share) => format!("{:.1} %", 100.0 * share),
         Amount::NotResolvedWith(n_items) => {
-            format!("cannot be resolved with {}", counted(n_items, "item", "items"))
+            format!("none, too few items ({n_items})")
         }
         Amount::Unknown(why) => format!("unknown: {why}"),
     }
