@@ -85,7 +85,8 @@ fn main() -> ExitCode {
     let handled = interrupt::install();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(refusal) => {
+        Err(mut refusal) => {
+            commands::suggest_setting(&mut refusal);
             // Printing fails only where nobody reads; the status still tells.
             let _ = refusal.print();
             return ExitCode::from(if refusal.use_stderr() { outcome::ERROR } else { outcome::FINE });

@@ -43,6 +43,7 @@ mod training;
 mod verify;
 
 use clap::Subcommand;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use truing_construct::respond::RespondStage;
 use truing_stages::distill::DistillStage;
 use truing_stages::dpo::DpoStage;
@@ -195,6 +196,33 @@ pub(crate) enum Command {
     /// Write the man pages of all commands to a folder.
     #[command(after_help = "Example: truing man ~/.local/share/man/man1")]
     Man(completions::ManArguments),
+}
+
+/// Where an unknown option is a key of recipes, as other tools have options of these names, says how a key is set.
+pub(crate) fn suggest_setting(refusal: &mut clap::Error) {
+    if refusal.kind() != ErrorKind::UnknownArgument {
+        return;
+    }
+    let Some(ContextValue::String(option)) = refusal.get(ContextKind::InvalidArg) else { return };
+    let option = option.split('=').next().unwrap_or_default();
+    let Some(key) = option.strip_prefix("--").map(|name| name.replace('-', "_")) else { return };
+    if !stages::is_setting(&key) {
+        return;
+    }
+    let value = typed_value(option).unwrap_or_else(|| "VALUE".to_owned());
+    let tip = format!("`{key}` is a setting of recipes: `--set {key}={value}`");
+    refusal.remove(ContextKind::SuggestedArg);
+    refusal.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+}
+
+/// The value of an option on the command line: behind its `=`, or the next argument.
+fn typed_value(option: &str) -> Option<String> {
+    let typed = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());
+    let mut typed = typed.skip_while(|argument| argument.split('=').next() != Some(option));
+    match typed.next()?.split_once('=') {
+        Some((_, value)) => Some(value.to_owned()),
+        None => typed.next().filter(|next| !next.starts_with("--")),
+    }
 }
 
 impl Command {
