@@ -160,6 +160,15 @@ pub enum ModelError {
         /// The model in its folder `model`, as a run's folder has it.
         inside: Option<PathBuf>,
     },
+    /// A directory without weights.
+    #[error(
+        "{}: no weights; expected model.safetensors, or model.safetensors.index.json with the files that it names",
+        path.display()
+    )]
+    NoWeights {
+        /// The directory.
+        path: PathBuf,
+    },
     /// An adapter whose base model is not where the adapter says.
     #[error(
         "{}: this is an adapter of the base model `{base}`, which was not found. Looked at:{}\n`base_model_name_or_path` \

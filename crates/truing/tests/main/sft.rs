@@ -77,7 +77,13 @@ fn missing_weights_and_missing_models_are_errors_before_any_work() {
     fs::remove_file(workshop.path("model/model.safetensors")).unwrap();
     run(workshop.home(), workshop.on_recipe("sft", &[]))
         .expect_status(2)
-        .expect_stderr(&["model.safetensors"]);
+        .expect_stderr(&["no weights; expected model.safetensors"]);
+    run(workshop.home(), workshop.on_recipe("plan", &[])).expect_status(2).expect_stderr(&[
+        "no weights",
+        "hint: ",
+        "--cluster CLUSTER.toml",
+        "config.json` plans without weights",
+    ]);
     run(workshop.home(), workshop.on_recipe("sft", &["--set", "model_name_or_path=nobody/nothing"]))
         .expect_status(2)
         .expect_stderr(&["error: ", "nobody/nothing"]);
