@@ -24,6 +24,7 @@ mod output;
 mod pas;
 mod pas_serve;
 mod pipeline;
+mod place;
 mod plan;
 mod plan_cluster;
 mod prefer;

@@ -8,7 +8,6 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::{Map, Value, json};
 use truing_model::is_adapter;
-use truing_run::AsRunError as _;
 use truing_stages::{
     Ended, PlanContext, Probe, Recipe, RunContext, RunError, Stage, StageError, StagePlan, Start,
     TrainedModel, recipe,
@@ -17,6 +16,7 @@ use truing_store::{RunDirectory, StoreError};
 use truing_text::RenderOptions;
 use truing_types::EventSink;
 
+use super::place::at_its_place;
 use super::{model, plan};
 use crate::local_engine::{self, DeviceChoice, LocalEngine};
 use crate::metrics_hook::MetricsHook;
@@ -141,7 +141,8 @@ pub(crate) fn run_recipe<S: StageCommand>(
 ) -> anyhow::Result<Outcome> {
     let config = read_config::<S>(recipe)?;
     choose_device(&config, recipe, context)?;
-    run_config::<S>(config, arguments, context).map_err(|error| at_its_place(error, recipe))
+    let inputs = config.input_settings();
+    run_config::<S>(config, arguments, context).map_err(|error| at_its_place(error, &inputs, recipe))
 }
 
 /// Takes the recipe's device and number format, unless the command line names them.
@@ -162,15 +163,6 @@ fn choose_device(config: &impl Recipe, recipe: &RecipeArguments, context: &Conte
             Err(error) => anyhow::anyhow!("{place}: {error:#}"),
         }
     })
-}
-
-/// Puts before an error of a setting where the recipe or an override has it.
-fn at_its_place(error: anyhow::Error, recipe: &RecipeArguments) -> anyhow::Error {
-    let of_stage = error.downcast_ref::<StageError>().and_then(StageError::as_run_error);
-    let Some(key) = of_stage.and_then(RunError::setting) else { return error };
-    let Ok(text) = fs::read_to_string(&recipe.recipe) else { return error };
-    let place = recipe::place_of(key, &text, &recipe.recipe, &recipe.overrides);
-    anyhow::anyhow!("{place}: {error}")
 }
 
 /// [`run_recipe`] with settings that were read already.
@@ -312,9 +304,10 @@ pub(crate) fn show_recipe<S: StageCommand>(
 ) -> anyhow::Result<Outcome> {
     let config = read_config::<S>(recipe)?;
     choose_device(&config, recipe, context)?;
+    let inputs = config.input_settings();
     match prepare_on::<S>(config, &Ranks::planned(n_ranks), context) {
         Ok((plan, inputs, _)) => show::<S>(&plan, &inputs, as_json, context),
-        Err(error) => refuse(error, as_json, context).map_err(|error| at_its_place(error, recipe)),
+        Err(error) => refuse(error, as_json, context).map_err(|error| at_its_place(error, &inputs, recipe)),
     }
 }
 
