@@ -165,7 +165,7 @@ impl StageCommand for EvaluateStage {
         fields
     }
 
-    fn advice(error: &StageError, folder: &Path, _: bool) -> Option<String> {
+    fn advice(error: &StageError, folder: &Path) -> Option<String> {
         judging::advice(error, folder, Some("judge.model.cache"))
     }
 

@@ -36,7 +36,7 @@ impl StageCommand for MergeSearchStage {
         }
     }
 
-    fn advice(error: &StageError, folder: &Path, _: bool) -> Option<String> {
+    fn advice(error: &StageError, folder: &Path) -> Option<String> {
         judging::advice(error, folder, None)
     }
 

@@ -95,8 +95,8 @@ pub(crate) trait StageCommand: Stage {
     }
 
     /// What to do about a run that cannot start or continue.
-    fn advice(error: &StageError, folder: &Path, resume: bool) -> Option<String> {
-        advice(error, folder, resume)
+    fn advice(error: &StageError, folder: &Path) -> Option<String> {
+        advice(error, folder)
     }
 
     /// Writes the page of a finished run and prints how it ended.
@@ -227,7 +227,7 @@ fn run_on_ranks<S: StageCommand>(
         ..RunContext::new(start, ranks.groups(), &probe as &dyn Probe, &mut events, &stop)
     };
     let ended = S::run::<LocalEngine>(&plan, &inputs, run_context).map_err(|error| {
-        match S::advice(&error, &folder, arguments.resume) {
+        match S::advice(&error, &folder) {
             Some(hint) => anyhow::Error::new(Hinted { source: error.into(), hint }),
             None => error.into(),
         }
@@ -250,12 +250,14 @@ fn run_on_ranks<S: StageCommand>(
 /// Checks, before anything is read, that the run's folder can be used.
 fn check_folder<S: StageCommand>(folder: &Path, resume: bool) -> anyhow::Result<()> {
     let blocks = |error: &StoreError| !(S::CONTINUES && matches!(error, StoreError::RunExists { .. }));
+    // Stages that ask models may have the file with their replies in the folder.
+    let check_empty = |()| if S::TRAINS { RunDirectory::check_empty(folder) } else { Ok(()) };
     if !resume
-        && let Err(error) = RunDirectory::check_free(folder)
+        && let Err(error) = RunDirectory::check_free(folder).and_then(check_empty)
         && blocks(&error)
     {
         let error = StageError::from(RunError::from(error));
-        return Err(match S::advice(&error, folder, resume) {
+        return Err(match S::advice(&error, folder) {
             Some(hint) => anyhow::Error::new(Hinted { source: error.into(), hint }),
             None => error.into(),
         });
@@ -394,7 +396,7 @@ pub(crate) fn no_recipe(example: &str) -> anyhow::Error {
 }
 
 /// What to do about a run that cannot start or continue.
-fn advice(error: &StageError, folder: &Path, resume: bool) -> Option<String> {
+fn advice(error: &StageError, folder: &Path) -> Option<String> {
     let resume_hint = || {
         format!(
             "{} holds the run; --resume continues it; `--set output_dir=...` starts another",
@@ -416,11 +418,12 @@ fn advice(error: &StageError, folder: &Path, resume: bool) -> Option<String> {
             "wait until that process has ended, or stop it; `--set output_dir=...` starts another run".to_owned()
         }
         StageError::Run(RunError::Store(
-            StoreError::NotARun { .. } | StoreError::Occupied { .. } | StoreError::NotADirectory { .. },
+            StoreError::NotARun { .. }
+            | StoreError::Occupied { .. }
+            | StoreError::NotEmpty { .. }
+            | StoreError::Foreign { .. }
+            | StoreError::NotADirectory { .. },
         )) => "`--set output_dir=...` names another folder".to_owned(),
-        StageError::Run(RunError::Store(StoreError::Foreign { .. })) if resume => {
-            "without --resume a run starts there".to_owned()
-        }
         error if is_disk_full(error) => {
             "the disk is full; what was saved before is kept: free some space, then --resume continues".to_owned()
         }
