@@ -78,7 +78,10 @@ pub(crate) enum Command {
     )]
     Distill(stage::Arguments),
     /// Train, apply or evaluate a reward model.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  truing reward train recipes/reward_model.toml\n  truing reward score runs/reward_model/model pairs.jsonl -o scores.jsonl\n  truing reward evaluate runs/reward_model/model pairs.jsonl"
+    )]
     Reward(reward::Command),
     /// Train a policy with reinforcement learning (GRPO, RLOO, DAPO, GSPO and others).
     #[command(after_help = "Example: truing grpo recipes/grpo_ifeval.toml --set num_generations=8")]
@@ -120,7 +123,10 @@ pub(crate) enum Command {
     )]
     Respond(stage::Arguments),
     /// Prompt augmentation (PAS): make pairs, train a complement model, use it, measure it.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  truing pas build recipes/pas.toml --plan\n  truing pas train recipes/pas_sft.toml\n  truing pas complete --model runs/pas_sft/model \"Why is the sky blue?\""
+    )]
     Pas(pas::Command),
     /// Make preference data: judge the responses of prompts, measure the judges, and choose pairs.
     #[command(
@@ -146,7 +152,10 @@ pub(crate) enum Command {
     #[command(after_help = "Example: truing launch -n 2 -- sft recipes/tiny.toml")]
     Launch(launch::Arguments),
     /// Run several stages as one recipe says: what is unchanged is not done again.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  truing pipeline plan recipes/pipeline_tiny.toml\n  truing pipeline apply recipes/pipeline_tiny.toml"
+    )]
     Pipeline(pipeline::Command),
     /// Check on your model and data that packing, checkpointing and micro-batches do not change results.
     #[command(visible_alias = "prove", after_help = "Example: truing verify --data quickstart/train.jsonl")]
@@ -172,7 +181,10 @@ pub(crate) enum Command {
     )]
     Serve(serve::Arguments),
     /// Have people rank, rate, mark, edit and label responses on local pages; agreement, and training data.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  truing annotate serve recipes/annotate.toml --port 8010\n  truing annotate status runs/annotate\n  truing annotate export runs/annotate --output data/annotated"
+    )]
     Annotate(annotate::Command),
     /// Check this machine (processor, memory, caches, Python) and say what to fix.
     #[command(after_help = "Example: truing doctor")]
