@@ -12,16 +12,15 @@ use truing_construct::respond::RespondStage;
 use truing_evaluate::evaluate::EvaluateStage;
 use truing_evaluate::merge_search::{self, MergeSearchStage};
 use truing_pipeline::{Host, NamedOutput, Settings, SettleError, Settled, StageKind, settle};
-use truing_stages::Recipe as _;
 use truing_stages::classifier::ClassifierStage;
 use truing_stages::distill::DistillStage;
 use truing_stages::dpo::DpoStage;
 use truing_stages::embed::train::EmbedStage;
 use truing_stages::grpo::GrpoStage;
-use truing_stages::recipe;
 use truing_stages::reward::RewardModelStage;
 use truing_stages::select::SelectStage;
 use truing_stages::sft::SftStage;
+use truing_stages::{Recipe, recipe};
 use truing_types::StageName;
 
 use super::stage::{
@@ -112,7 +111,7 @@ const fn entry<S: StageCommand>(outputs: &'static [NamedOutput]) -> StageEntry {
 
 fn has_key<S: StageCommand>(key: &str) -> bool {
     let (text, no_value) = (format!("stage = \"{}\"\n", S::NAME), format!("{key}="));
-    S::Config::from_toml(&text, Path::new("recipe.toml"), &[no_value]).is_ok()
+    <S::Config as Recipe>::from_toml(&text, Path::new("recipe.toml"), &[no_value]).is_ok()
 }
 
 /// Whether recipes of any stage have a key.
