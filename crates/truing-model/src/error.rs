@@ -1,6 +1,6 @@
 //! Everything that can be wrong with a model's files.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A model that could not be found, read or written. Every message names the file, and the field or tensor.
 #[derive(Debug, thiserror::Error)]
@@ -150,13 +150,24 @@ pub enum ModelError {
     /// A directory that is no model.
     #[error(
         "{}: no config.json, and {n_gguf_files} GGUF files (a model is a directory with config.json and \
-         safetensors, or one GGUF file)", path.display()
+         safetensors, or one GGUF file){}", path.display(), model_inside(inside.as_deref())
     )]
     NoModel {
         /// The directory.
         path: PathBuf,
         /// GGUF files found in it.
         n_gguf_files: usize,
+        /// The model in its folder `model`, as a run's folder has it.
+        inside: Option<PathBuf>,
+    },
+    /// A directory without weights.
+    #[error(
+        "{}: no weights; expected model.safetensors, or model.safetensors.index.json with the files that it names",
+        path.display()
+    )]
+    NoWeights {
+        /// The directory.
+        path: PathBuf,
     },
     /// An adapter whose base model is not where the adapter says.
     #[error(
@@ -216,7 +227,8 @@ pub enum ModelError {
     /// A data set of the hub that is nowhere.
     #[error(
         "data set `{reference}` was not found. Looked at:{}\ngive the path of a file or folder, or a data set of the hub as \
-         `organisation/name[/configuration][:split][@revision]`",
+         `organisation/name[/configuration][:split][@revision]`; without a network, copy its files to this machine and give \
+         their folder as the path; HF_HUB_OFFLINE=1 asks the caches alone",
         as_list(looked_at)
     )]
     DatasetNotFound {
@@ -243,6 +255,11 @@ pub enum ModelError {
         /// The digest found.
         found: String,
     },
+}
+
+/// Where the model is in a directory that is none itself.
+fn model_inside(model: Option<&Path>) -> String {
+    model.map_or_else(String::new, |model| format!("; there is a model in `{}`", model.display()))
 }
 
 fn as_list(places: &[String]) -> String {

@@ -166,7 +166,12 @@ impl ModelFiles {
         }
         match gguf_files.as_slice() {
             [one] => Self::open_gguf(one),
-            _ => Err(ModelError::NoModel { path: path.to_path_buf(), n_gguf_files: gguf_files.len() }),
+            _ => {
+                let inside = path.join("model");
+                let inside = (inside.join("config.json").is_file() || is_adapter(&inside)).then_some(inside);
+                let n_gguf_files = gguf_files.len();
+                Err(ModelError::NoModel { path: path.to_path_buf(), n_gguf_files, inside })
+            }
         }
     }
 

@@ -434,8 +434,11 @@ impl SafetensorsFiles {
     /// # Errors
     /// When neither is there, a shard is missing, a shard lacks a tensor of the index, or two hold the same.
     pub fn open(directory: &Path) -> Result<Self, ModelError> {
+        if !Self::are_in(directory) {
+            return Err(ModelError::NoWeights { path: directory.to_path_buf() });
+        }
         let index = directory.join(INDEX_FILE);
-        if directory.join(SINGLE_FILE).is_file() || !index.is_file() {
+        if directory.join(SINGLE_FILE).is_file() {
             return Self::from_files(vec![SafetensorsFile::open(directory.join(SINGLE_FILE))?]);
         }
         let text = std::fs::read(&index).map_err(|source| ModelError::Io { path: index.clone(), source })?;

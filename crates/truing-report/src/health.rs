@@ -292,8 +292,21 @@ pub(crate) fn memory_error(stage: &StageRecord) -> Option<(f64, f64, f64)> {
 /// Largest relative error of a memory prediction that is as promised.
 pub(crate) const MEMORY_TOLERANCE: f64 = 0.1;
 
+/// Whether a peak is below its prediction because the plan is for completions of full length, which a policy samples
+/// rarely: such a difference says nothing of the prediction.
+pub(crate) fn is_of_shorter_completions(stage: &StageRecord, error: f64) -> bool {
+    error < -MEMORY_TOLERANCE && matches!(stage.kind.as_str(), "grpo" | "distill")
+}
+
 fn memory_prediction(stage: &StageRecord) -> Option<HealthNote> {
     let (measured, predicted, error) = memory_error(stage)?;
+    if is_of_shorter_completions(stage, error) {
+        let text = format!(
+            "Peak memory was {measured:.2} GiB, below the {predicted:.2} GiB that are predicted for completions of \
+             full length."
+        );
+        return Some(HealthNote { level: Level::Good, text });
+    }
     let is_within = error.abs() <= MEMORY_TOLERANCE;
     let words = if is_within { "within the promised 10 %" } else { "outside the promised 10 %" };
     Some(HealthNote {
@@ -402,6 +415,12 @@ mod tests {
         check(memory_prediction, &memory, Some(Level::Good));
         let beyond = StageRecord { plan: memory.plan.clone(), ..stage(names::PEAK_MEMORY_GIB, &[1.11]) };
         check(memory_prediction, &beyond, Some(Level::Look));
+        // A plan of a policy is for completions of full length.
+        let below = StageRecord { plan: memory.plan.clone(), ..stage(names::PEAK_MEMORY_GIB, &[0.78]) };
+        check(memory_prediction, &below, Some(Level::Look));
+        let of_policy = |stage: StageRecord| StageRecord { kind: "grpo".into(), ..stage };
+        check(memory_prediction, &of_policy(below), Some(Level::Good));
+        check(memory_prediction, &of_policy(beyond), Some(Level::Look));
     }
 
     #[test]

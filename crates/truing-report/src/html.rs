@@ -306,6 +306,9 @@ fn memory_card(record: &RunRecord) -> Option<Card> {
     let measured = stage.last(names::PEAK_MEMORY_GIB)?;
     let (detail, class) = match health::memory_error(stage) {
         None => ("measured".to_owned(), ""),
+        Some((_, predicted, error)) if health::is_of_shorter_completions(stage, error) => {
+            (format!("predicted {} for completions of full length", gib(predicted)), "")
+        }
         Some((_, predicted, error)) => {
             let is_within = error.abs() <= health::MEMORY_TOLERANCE;
             let words = if is_within { "within 10 %" } else { "outside 10 %" };

@@ -1,5 +1,5 @@
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use truing_data::DataError;
 use truing_model::{EngineError, ModelError};
@@ -60,12 +60,10 @@ pub enum RunError {
         free: u64,
     },
     /// A recipe of another stage than the one that is run.
-    #[error("the recipe says stage = \"{found}\", which `{}` runs; this is stage \"{expected}\"", found.info().command)]
+    #[error("this is a recipe of stage \"{found}\"; run it with `{}`", found.info().command)]
     OtherStage {
         /// The recipe's stage.
         found: StageName,
-        /// The stage that is run.
-        expected: StageName,
     },
     /// Two settings that exclude each other.
     #[error("`{first}` and `{second}` cannot both be given: {reason}")]
@@ -234,6 +232,16 @@ impl RunError {
             Self::BadSetting { key, .. } | Self::MissingSetting { key, .. } => Some(key),
             Self::Conflict { first, .. } => Some(first),
             Self::OtherStage { .. } => Some("stage"),
+            _ => None,
+        }
+    }
+
+    /// The file or folder that could not be read, where the error is about one.
+    #[must_use]
+    pub fn unread_path(&self) -> Option<&Path> {
+        match self {
+            Self::Read { path, .. }
+            | Self::Data(DataError::Io { path, .. } | DataError::UnsupportedFile { path, .. }) => Some(path),
             _ => None,
         }
     }

@@ -106,6 +106,17 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
+    /// The directory of a new run holds files of something else.
+    #[error(
+        "`{}` is not empty and holds no run, but for instance `{name}`; expected a new or empty folder",
+        path.display()
+    )]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+        /// The first of them.
+        name: String,
+    },
     /// The directory holds no run, but files that no run writes before its first step.
     #[error("`{}` holds no run to resume, but other files, such as `{name}`", path.display())]
     Foreign {

@@ -142,6 +142,17 @@ impl RunDirectory {
         }
     }
 
+    /// Checks that a folder without a run holds nothing but what a run writes before its recipe. It may be missing.
+    ///
+    /// # Errors
+    /// [`StoreError::NotEmpty`], or when the folder cannot be listed.
+    pub fn check_empty(path: &Path) -> Result<(), StoreError> {
+        match foreign_file(path, &[])? {
+            Some(name) => Err(StoreError::NotEmpty { path: path.to_path_buf(), name }),
+            None => Ok(()),
+        }
+    }
+
     /// The file that says how a finished run ended.
     #[must_use]
     pub fn outcome_path(path: &Path) -> PathBuf {
@@ -434,6 +445,8 @@ mod tests {
         let error = open(&["replies.sqlite"]).unwrap_err();
         assert!(matches!(&error, StoreError::Foreign { name, .. } if name == "notes.txt"), "{error}");
         assert!(!parent.path().join(LOCK).exists(), "nothing was written");
+        let error = RunDirectory::check_empty(parent.path()).unwrap_err();
+        assert!(matches!(&error, StoreError::NotEmpty { name, .. } if name == "notes.txt"), "{error}");
         fs::remove_file(parent.path().join("notes.txt")).unwrap();
         assert!(matches!(open(&[]), Err(StoreError::Foreign { .. })));
         assert!(open(&["replies.sqlite"]).unwrap().1);
@@ -460,6 +473,7 @@ mod tests {
         }
         let missing = parent.path().join("not/there");
         RunDirectory::check_free(&missing).unwrap();
+        RunDirectory::check_empty(&missing).unwrap();
         assert!(RunDirectory::open_begun(&missing, &[]).unwrap().is_none());
         assert!(!parent.path().join("not").exists(), "looking makes nothing");
     }

@@ -52,7 +52,12 @@ pub(crate) struct Context {
 /// Exit status: 0 success; 1 a finding or negative result (a check that fails, a plan that does not fit); 2 an error;
 /// 75 a pipeline waits for a file from people; 130 interrupted.
 #[derive(Debug, Parser)]
-#[command(name = "truing", version, arg_required_else_help = true)]
+#[command(
+    name = "truing",
+    version,
+    arg_required_else_help = true,
+    after_help = "Examples:\n  truing quickstart\n  truing sft recipes/tiny.toml --plan\n  truing sft recipes/tiny.toml\n  truing chat --model runs/tiny/model"
+)]
 pub(crate) struct Cli {
     /// CPU threads. Default: all that this process may use. It never changes a result.
     #[arg(long, global = true, value_name = "N")]
@@ -85,7 +90,8 @@ fn main() -> ExitCode {
     let handled = interrupt::install();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(refusal) => {
+        Err(mut refusal) => {
+            commands::suggest_setting(&mut refusal);
             // Printing fails only where nobody reads; the status still tells.
             let _ = refusal.print();
             return ExitCode::from(if refusal.use_stderr() { outcome::ERROR } else { outcome::FINE });

@@ -14,6 +14,8 @@ use crate::units;
 
 /// Seconds between two plain lines.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
+/// The same inside a step, which has a line of its own at its end.
+const INSIDE_STEP_INTERVAL: Duration = Duration::from_secs(60);
 /// How often a bar's time is drawn anew while nothing happens.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -238,7 +240,8 @@ enum Line {
     Warning(String),
 }
 
-/// Lines for logs and pipes: one every few seconds, and one for each step of a run with numbered steps.
+/// Lines for logs and pipes: one every few seconds, and one for each step of a run with numbered steps. Of the steps
+/// inside a phase (`training`) the first, the last, the one before another phase, and one every few seconds have a line.
 struct PlainLines {
     write: Box<dyn FnMut(Line)>,
     /// Over all steps, and when it began.
@@ -251,7 +254,27 @@ struct PlainPhase {
     name: String,
     started: Instant,
     estimator: Estimator,
-    metrics: String,
+    /// What the work said last.
+    note: String,
+    /// The line of the last step, until it is written.
+    step_line: Option<String>,
+    last_step_line: Option<Instant>,
+}
+
+impl PlainPhase {
+    /// Whether a step of the run, or one inside the phase, is under way.
+    fn is_in_step(&self) -> bool {
+        PartOfStep::of(&self.name).is_some() || self.note.starts_with("step ")
+    }
+}
+
+/// Whether it is time for another line; if so, the clock starts anew.
+fn is_due(last_line: &mut Option<Instant>, interval: Duration) -> bool {
+    let is_due = last_line.is_none_or(|last| last.elapsed() >= interval);
+    if is_due {
+        *last_line = Some(Instant::now());
+    }
+    is_due
 }
 
 impl PlainLines {
@@ -263,16 +286,8 @@ impl PlainLines {
         (self.write)(Line::Note(text.into()));
     }
 
-    /// Whether it is time for another line; if so, the clock starts anew.
-    fn is_due(&mut self) -> bool {
-        let is_due = self.last_line.is_none_or(|last| last.elapsed() >= PLAIN_INTERVAL);
-        if is_due {
-            self.last_line = Some(Instant::now());
-        }
-        is_due
-    }
-
     fn begin(&mut self, phase: String, total: Option<u64>) {
+        self.write_step_line();
         if let Some(place) = self.phases.iter().position(|known| known.name == phase) {
             self.phases.truncate(place + 1);
             let going_on = &mut self.phases[place];
@@ -291,7 +306,9 @@ impl PlainLines {
             name: phase,
             started: Instant::now(),
             estimator: Estimator::new(total.unwrap_or(0), 0.0),
-            metrics: String::new(),
+            note: String::new(),
+            step_line: None,
+            last_step_line: None,
         });
     }
 
@@ -302,16 +319,19 @@ impl PlainLines {
     }
 
     fn progress(&mut self, done: u64, note: String) {
-        let is_due = self.is_due();
         let left_of_run = self.left_of_run();
         let Some(phase) = self.phases.last_mut() else { return };
         let now = phase.started.elapsed().as_secs_f64();
         phase.estimator.update(done, now);
-        if !is_due {
+        phase.note = note;
+        let (done, total) = phase.estimator.position();
+        // The end of a step's part is said by what follows it.
+        let is_end_of_part = left_of_run.is_some() && total > 0 && done >= total;
+        let interval = if phase.is_in_step() { INSIDE_STEP_INTERVAL } else { PLAIN_INTERVAL };
+        if is_end_of_part || !is_due(&mut self.last_line, interval) {
             return;
         }
         let mut line = phase.name.clone();
-        let (done, total) = phase.estimator.position();
         if total > 0 {
             line += &format!(" {:.0} %", 100.0 * done as f64 / total as f64);
         }
@@ -320,11 +340,18 @@ impl PlainLines {
             None if total > 0 => line += &format!(", {}", phase.estimator.left(now)),
             None => {}
         }
-        for more in [&note, &phase.metrics] {
-            if !more.is_empty() {
-                line += &format!(", {more}");
-            }
+        if !phase.note.is_empty() {
+            line += &format!(", {}", phase.note);
         }
+        self.note(line);
+    }
+
+    /// Writes the line of the last step inside the running phase, where it is not written yet.
+    fn write_step_line(&mut self) {
+        let Some(phase) = self.phases.last_mut() else { return };
+        let Some(line) = phase.step_line.take() else { return };
+        phase.last_step_line = Some(Instant::now());
+        self.last_line = phase.last_step_line;
         self.note(line);
     }
 
@@ -342,9 +369,21 @@ impl PlainLines {
             self.last_line = Some(Instant::now());
             return self.note(format!("step {step} of {n_steps}: {}{left}", figures(values)));
         }
-        match self.phases.last_mut() {
-            Some(phase) => phase.metrics = figures(values),
-            None => self.note(format!("step {step}: {}", figures(values))),
+        let Some(phase) = self.phases.last_mut() else {
+            return self.note(format!("step {step}: {}", figures(values)));
+        };
+        // The work says how many steps there are.
+        let of_step = format!("step {step}");
+        let has_total = phase.note.strip_prefix(&of_step).is_some_and(|rest| rest.starts_with(" of "));
+        let name = if has_total { phase.note.clone() } else { of_step };
+        let (done, total) = phase.estimator.position();
+        let left = match done < total {
+            true => format!("; {}", phase.estimator.left(phase.started.elapsed().as_secs_f64())),
+            false => String::new(),
+        };
+        phase.step_line = Some(format!("{name}: {}{left}", figures(values)));
+        if phase.last_step_line.is_none_or(|last| last.elapsed() >= PLAIN_INTERVAL) {
+            self.write_step_line();
         }
     }
 }
@@ -355,6 +394,7 @@ impl EventSink for PlainLines {
             Event::PhaseStarted { phase, total } => self.begin(phase, total),
             Event::Progress { done, note } => self.progress(done, note),
             Event::PhaseFinished => {
+                self.write_step_line();
                 if let Some(phase) = self.phases.pop()
                     && PartOfStep::of(&phase.name).is_none()
                 {
@@ -534,6 +574,7 @@ mod tests {
                 part("sampling rollouts"),
                 Event::PhaseFinished,
                 part("updating the policy"),
+                Event::Progress { done: 8, note: String::new() },
                 Event::PhaseFinished,
                 metrics(n, &values),
             ]
@@ -548,6 +589,34 @@ mod tests {
             ]
         );
         assert!(written.iter().all(|line| line.len() <= 80));
+    }
+
+    #[test]
+    fn a_line_of_a_step_has_the_figures_of_that_step() {
+        let begin = |phase: &str, total| Event::PhaseStarted { phase: phase.into(), total: Some(total) };
+        let step = |step: u64, loss: f64| {
+            let note = format!("step {step} of 4");
+            [Event::Progress { done: 10 * step, note }, metrics(step, &[("loss", loss)])]
+        };
+        let mut events = vec![begin("training", 40)];
+        for (n, loss) in [(1, 1.5082), (2, 4.4385), (3, 0.4255)] {
+            events.extend(step(n, loss));
+        }
+        events.extend([begin("evaluating", 1), Event::PhaseFinished, metrics(3, &[("eval_loss", 0.5)])]);
+        events.extend([begin("training", 10), Event::Progress { done: 10, note: "step 4 of 4".into() }]);
+        events.extend([metrics(4, &[("loss", 0.125)]), Event::PhaseFinished]);
+        let written: Vec<String> =
+            lines(events).into_iter().filter(|line| line.contains("step") || line.contains("loss")).collect();
+        // The first step, the one before an evaluation, and the last.
+        assert_eq!(
+            written,
+            [
+                "step 1 of 4: loss 1.5082; measuring the pace",
+                "step 3 of 4: loss 0.4255; measuring the pace",
+                "after step 3: held-out loss 0.5000",
+                "step 4 of 4: loss 0.1250",
+            ]
+        );
     }
 
     #[test]

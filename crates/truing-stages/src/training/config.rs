@@ -293,7 +293,7 @@ impl TrainingConfig {
     /// [`RunError::OtherStage`]; [`RunError::BadSetting`] naming the table.
     pub(crate) fn check_stage(&self, expected: StageName) -> Result<(), StageError> {
         if self.stage != expected {
-            return Err(RunError::OtherStage { found: self.stage, expected }.into());
+            return Err(RunError::OtherStage { found: self.stage }.into());
         }
         let tables = [
             ("preference", StageName::Dpo, self.preference.is_some()),

@@ -143,7 +143,7 @@ impl StageCommand for EvaluateStage {
     fn announce(plan: &EvaluatePlan, context: &Context) {
         context.printer.note(plan.summary());
         for row in plan.table().iter().filter(|row| row.name.contains("smallest difference")) {
-            context.printer.note(format_args!("{} {}", row.name, super::plan::amount_text(row.amount)));
+            context.printer.note(format_args!("{}: {}", row.name, super::plan::amount_text(row.amount)));
         }
     }
 
@@ -165,7 +165,7 @@ impl StageCommand for EvaluateStage {
         fields
     }
 
-    fn advice(error: &StageError, folder: &Path, _: bool) -> Option<String> {
+    fn advice(error: &StageError, folder: &Path) -> Option<String> {
         judging::advice(error, folder, Some("judge.model.cache"))
     }
 

@@ -32,11 +32,11 @@ impl StageCommand for MergeSearchStage {
     fn announce(plan: &Self::Plan, context: &Context) {
         context.printer.note(plan.summary());
         for row in plan.table().iter().filter(|row| row.name.contains("smallest difference")) {
-            context.printer.note(format_args!("{} {}", row.name, super::plan::amount_text(row.amount)));
+            context.printer.note(format_args!("{}: {}", row.name, super::plan::amount_text(row.amount)));
         }
     }
 
-    fn advice(error: &StageError, folder: &Path, _: bool) -> Option<String> {
+    fn advice(error: &StageError, folder: &Path) -> Option<String> {
         judging::advice(error, folder, None)
     }
 

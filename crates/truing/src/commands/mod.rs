@@ -24,6 +24,7 @@ mod output;
 mod pas;
 mod pas_serve;
 mod pipeline;
+mod place;
 mod plan;
 mod plan_cluster;
 mod prefer;
@@ -43,6 +44,7 @@ mod training;
 mod verify;
 
 use clap::Subcommand;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use truing_construct::respond::RespondStage;
 use truing_stages::distill::DistillStage;
 use truing_stages::dpo::DpoStage;
@@ -76,7 +78,10 @@ pub(crate) enum Command {
     )]
     Distill(stage::Arguments),
     /// Train, apply or evaluate a reward model.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  truing reward train recipes/reward_model.toml\n  truing reward score runs/reward_model/model pairs.jsonl -o scores.jsonl\n  truing reward evaluate runs/reward_model/model pairs.jsonl"
+    )]
     Reward(reward::Command),
     /// Train a policy with reinforcement learning (GRPO, RLOO, DAPO, GSPO and others).
     #[command(after_help = "Example: truing grpo recipes/grpo_ifeval.toml --set num_generations=8")]
@@ -118,7 +123,10 @@ pub(crate) enum Command {
     )]
     Respond(stage::Arguments),
     /// Prompt augmentation (PAS): make pairs, train a complement model, use it, measure it.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  truing pas build recipes/pas.toml --plan\n  truing pas train recipes/pas_sft.toml\n  truing pas complete --model runs/pas_sft/model \"Why is the sky blue?\""
+    )]
     Pas(pas::Command),
     /// Make preference data: judge the responses of prompts, measure the judges, and choose pairs.
     #[command(
@@ -144,7 +152,10 @@ pub(crate) enum Command {
     #[command(after_help = "Example: truing launch -n 2 -- sft recipes/tiny.toml")]
     Launch(launch::Arguments),
     /// Run several stages as one recipe says: what is unchanged is not done again.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  truing pipeline plan recipes/pipeline_tiny.toml\n  truing pipeline apply recipes/pipeline_tiny.toml"
+    )]
     Pipeline(pipeline::Command),
     /// Check on your model and data that packing, checkpointing and micro-batches do not change results.
     #[command(visible_alias = "prove", after_help = "Example: truing verify --data quickstart/train.jsonl")]
@@ -170,7 +181,10 @@ pub(crate) enum Command {
     )]
     Serve(serve::Arguments),
     /// Have people rank, rate, mark, edit and label responses on local pages; agreement, and training data.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  truing annotate serve recipes/annotate.toml --port 8010\n  truing annotate status runs/annotate\n  truing annotate export runs/annotate --output data/annotated"
+    )]
     Annotate(annotate::Command),
     /// Check this machine (processor, memory, caches, Python) and say what to fix.
     #[command(after_help = "Example: truing doctor")]
@@ -195,6 +209,33 @@ pub(crate) enum Command {
     /// Write the man pages of all commands to a folder.
     #[command(after_help = "Example: truing man ~/.local/share/man/man1")]
     Man(completions::ManArguments),
+}
+
+/// Where an unknown option is a key of recipes, as other tools have options of these names, says how a key is set.
+pub(crate) fn suggest_setting(refusal: &mut clap::Error) {
+    if refusal.kind() != ErrorKind::UnknownArgument {
+        return;
+    }
+    let Some(ContextValue::String(option)) = refusal.get(ContextKind::InvalidArg) else { return };
+    let option = option.split('=').next().unwrap_or_default();
+    let Some(key) = option.strip_prefix("--").map(|name| name.replace('-', "_")) else { return };
+    if !stages::is_setting(&key) {
+        return;
+    }
+    let value = typed_value(option).unwrap_or_else(|| "VALUE".to_owned());
+    let tip = format!("`{key}` is a setting of recipes: `--set {key}={value}`");
+    refusal.remove(ContextKind::SuggestedArg);
+    refusal.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+}
+
+/// The value of an option on the command line: behind its `=`, or the next argument.
+fn typed_value(option: &str) -> Option<String> {
+    let typed = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());
+    let mut typed = typed.skip_while(|argument| argument.split('=').next() != Some(option));
+    match typed.next()?.split_once('=') {
+        Some((_, value)) => Some(value.to_owned()),
+        None => typed.next().filter(|next| !next.starts_with("--")),
+    }
 }
 
 impl Command {

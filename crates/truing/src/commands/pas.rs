@@ -306,7 +306,7 @@ impl StageCommand for PasStage {
         judging::announce_tokens(plan.prompt_tokens, plan.completion_tokens, context);
     }
 
-    fn advice(error: &StageError, _: &Path, _: bool) -> Option<String> {
+    fn advice(error: &StageError, _: &Path) -> Option<String> {
         advice(error)
     }
 
@@ -365,7 +365,7 @@ impl StageCommand for PasEvaluateStage {
         context.printer.note(plan.summary());
     }
 
-    fn advice(error: &StageError, _: &Path, _: bool) -> Option<String> {
+    fn advice(error: &StageError, _: &Path) -> Option<String> {
         advice(error)
     }
 

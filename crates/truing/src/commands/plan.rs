@@ -6,17 +6,17 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
-use truing_stages::StagePlan;
+use truing_model::ModelError;
 use truing_stages::training::TrainingPlan;
+use truing_stages::{RunError, StageError, StagePlan};
 use truing_train::{Amount, SegmentChoice};
-use truing_types::counted;
 
 use super::plan_cluster::{self, Request};
 use super::stage::{RecipeArguments, no_recipe};
 use super::stages;
 use crate::Context;
-use crate::outcome::Outcome;
-use crate::printer::Style;
+use crate::outcome::{Hinted, Outcome};
+use crate::printer::{Style, clean_path};
 use crate::table::{Align, Table};
 use crate::units;
 
@@ -62,10 +62,21 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
         }
         (None, Some(recipe)) => {
             let n_ranks = arguments.ranks.map_or(1, NonZeroUsize::get);
-            (stages::of_recipe(recipe)?.show)(recipe, n_ranks, arguments.json, context)
+            let show = stages::of_recipe(recipe)?.show;
+            show(recipe, n_ranks, arguments.json, context).map_err(with_way_without_weights)
         }
         (None, None) => Err(no_recipe("truing plan recipes/tiny.toml")),
     }
+}
+
+/// Adds to an error of missing weights how to plan with config.json alone.
+fn with_way_without_weights(error: anyhow::Error) -> anyhow::Error {
+    let Some(StageError::Run(RunError::Model(ModelError::NoWeights { path }))) = error.downcast_ref() else {
+        return error;
+    };
+    let config = clean_path(&path.join("config.json"));
+    let hint = format!("`truing plan --cluster CLUSTER.toml --model {config}` plans without weights");
+    anyhow::Error::new(Hinted { source: error, hint })
 }
 
 /// Prints the plan of a decoder's training, with every choice of k.
@@ -155,7 +166,7 @@ pub(super) fn amount_text(amount: Amount) -> String {
         Amount::Seconds(seconds) => units::duration(seconds),
         Amount::Share(share) => format!("{:.1} %", 100.0 * share),
         Amount::NotResolvedWith(n_items) => {
-            format!("cannot be resolved with {}", counted(n_items, "item", "items"))
+            format!("none, too few items ({n_items})")
         }
         Amount::Unknown(why) => format!("unknown: {why}"),
     }

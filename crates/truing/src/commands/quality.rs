@@ -50,7 +50,7 @@ impl StageCommand for QualityStage {
         judging::announce_tokens(plan.prompt_tokens, plan.completion_tokens, context);
     }
 
-    fn advice(error: &StageError, folder: &Path, _: bool) -> Option<String> {
+    fn advice(error: &StageError, folder: &Path) -> Option<String> {
         judging::advice(error, folder, Some("judge.0.model.cache"))
     }
 

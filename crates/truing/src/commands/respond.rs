@@ -28,7 +28,7 @@ impl StageCommand for RespondStage {
         judging::announce_tokens(prompt_tokens, completion_tokens, context);
     }
 
-    fn advice(error: &StageError, folder: &Path, _: bool) -> Option<String> {
+    fn advice(error: &StageError, folder: &Path) -> Option<String> {
         judging::advice(error, folder, Some("model.0.cache"))
     }
 

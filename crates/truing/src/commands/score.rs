@@ -15,7 +15,7 @@ use truing_run::RecipeError;
 use truing_stages::Recipe as _;
 use truing_stages::grpo::GrpoConfig;
 use truing_stages::rewards::{OpenedRewards, RewardResources};
-use truing_statistics::{Interval, ShareInterval, clustered_mean};
+use truing_statistics::{Bootstrap, BootstrapKind, Interval, ShareInterval, clustered_mean};
 use truing_text::{ChatRenderer, SpecialTokens};
 use truing_types::{Event, FinishReason, PromptRow, ReasoningMarks, RowOrigin};
 
@@ -29,6 +29,9 @@ use crate::{Context, asking, interrupt, progress};
 
 /// Columns that are read as the response, where `--column` names none.
 const RESPONSE_COLUMNS: [&str; 4] = ["completion", "response", "responses", "output"];
+
+/// Fewer rows say too little about the spread of values other than 0 and 1.
+const MIN_ROWS: usize = 10;
 
 /// Arguments of `truing score`.
 #[derive(Debug, Args)]
@@ -258,21 +261,43 @@ impl Values {
         self.rows.push(row);
     }
 
-    /// The mean with its 95 % interval (Student's t, by row); no interval for a single row.
-    fn mean(&self) -> Option<(f64, Option<Interval>)> {
-        let estimate = clustered_mean(&self.values, &self.rows)?;
-        Some((estimate.mean, estimate.interval(0.95)))
+    fn mean(&self) -> Option<f64> {
+        Some(clustered_mean(&self.values, &self.rows)?.mean)
     }
-}
 
-impl Values {
+    /// The 95 % interval of the mean, or why there is none: of values that are all 0 or 1 that of a share, of others a
+    /// bootstrap over rows, which stays within the range of the values.
+    fn interval(&self) -> Result<Interval, String> {
+        if self.values.iter().all(|&value| value == 0.0 || value == 1.0) {
+            let ShareInterval { low, high } = self.share_interval().ok_or("none: a single row")?;
+            return Ok(Interval { low, high });
+        }
+        let mut of_rows: BTreeMap<usize, (f64, f64)> = BTreeMap::new();
+        for (value, row) in self.values.iter().zip(&self.rows) {
+            let (sum, n) = of_rows.entry(*row).or_default();
+            (*sum, *n) = (*sum + value, *n + 1.0);
+        }
+        let of_rows: Vec<(f64, f64)> = of_rows.into_values().collect();
+        if of_rows.len() < MIN_ROWS {
+            return Err(format!("none: fewer than {MIN_ROWS} rows"));
+        }
+        let mean = |drawn: &[usize]| {
+            let rows = drawn.iter().map(|&row| of_rows[row]);
+            let (sum, n) = rows.fold((0.0, 0.0), |(sum, n), of_row| (sum + of_row.0, n + of_row.1));
+            sum / n
+        };
+        let interval = Bootstrap::default().interval(of_rows.len(), BootstrapKind::Percentile, mean);
+        interval.filter(|found| found.low < found.high).ok_or_else(|| "none: all rows are equal".to_owned())
+    }
+
     /// The 95 % interval of a share: Wilson's where every row has one response, else Student's by row.
     fn share_interval(&self) -> Option<ShareInterval> {
-        let (share, interval) = self.mean()?;
+        let estimate = clustered_mean(&self.values, &self.rows)?;
         let is_independent = self.rows.windows(2).all(|pair| pair[0] != pair[1]);
         match is_independent {
-            true => ShareInterval::wilson(share, self.values.len() as f64),
-            false => interval
+            true => ShareInterval::wilson(estimate.mean, self.values.len() as f64),
+            false => estimate
+                .interval(0.95)
                 .map(|Interval { low, high }| ShareInterval { low: low.max(0.0), high: high.min(1.0) }),
         }
     }
@@ -337,7 +362,7 @@ impl<'s> Summary<'s> {
     }
 
     fn pass_rate(&self) -> Option<f64> {
-        self.passes.mean().map(|(rate, _)| rate)
+        self.passes.mean()
     }
 
     /// The sum, then each reward.
@@ -348,7 +373,7 @@ impl<'s> Summary<'s> {
 
     fn json(&self) -> Value {
         let mean = |values: &Values| {
-            let (mean, interval) = values.mean()?;
+            let (mean, interval) = (values.mean()?, values.interval().ok());
             Some(json!({
                 "mean": mean, "low": interval.map(|interval| interval.low),
                 "high": interval.map(|interval| interval.high), "n": values.values.len(),
@@ -370,11 +395,13 @@ impl<'s> Summary<'s> {
             [("", Align::Left), ("mean", Align::Right), ("95 % interval", Align::Left), ("n", Align::Right)];
         let mut table = Table::new(&columns);
         for (name, values) in self.all() {
-            let (mean, interval) = values.mean().unzip();
-            let mean = mean.map_or_else(|| "-".to_owned(), |mean| format!("{mean:.3}"));
-            let range = interval
-                .flatten()
-                .map_or_else(|| "-".to_owned(), |Interval { low, high }| format!("{low:.3} to {high:.3}"));
+            let (mean, range) = match (values.mean(), values.interval()) {
+                (None, _) => ("-".to_owned(), "-".to_owned()),
+                (Some(mean), Ok(found)) => {
+                    (format!("{mean:.3}"), format!("{:.3} to {:.3}", found.low, found.high))
+                }
+                (Some(mean), Err(reason)) => (format!("{mean:.3}"), reason),
+            };
             table.row([name.to_owned(), mean, range, values.values.len().to_string()]);
         }
         let print = |line: String| match output.is_some() {
@@ -403,5 +430,37 @@ impl<'s> Summary<'s> {
             print(format!("scores  {}", path.display()))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(of_rows: &[&[f64]]) -> Values {
+        let mut values = Values::default();
+        for (row, of_row) in of_rows.iter().enumerate() {
+            of_row.iter().for_each(|&value| values.push(value, row));
+        }
+        values
+    }
+
+    #[test]
+    fn intervals_stay_where_the_mean_can_be() {
+        // Wilson's interval of 2 in 3, by his formula.
+        let found = values(&[&[1.0], &[0.0], &[1.0]]).interval().unwrap();
+        assert!((found.low - 0.2077).abs() < 1e-4 && (found.high - 0.9385).abs() < 1e-4, "{found:?}");
+        // Several responses of a row are not independent: Student's t by row, cut off at 0 and 1.
+        let found = values(&[&[1.0, 1.0], &[0.0, 1.0]]).interval().unwrap();
+        assert_eq!((found.low, found.high), (0.0, 1.0));
+        assert_eq!(values(&[&[1.0, 0.0]]).interval().unwrap_err(), "none: a single row");
+        assert_eq!(values(&[&[1.5], &[0.0], &[0.5]]).interval().unwrap_err(), "none: fewer than 10 rows");
+        assert_eq!(values(&[&[0.5][..]; 12]).interval().unwrap_err(), "none: all rows are equal");
+        // Nearly all at the highest value: Student's t would reach beyond it.
+        let mut of_rows = [&[1.5][..]; 12];
+        of_rows[0] = &[0.0, 0.5];
+        let found = values(&of_rows).interval().unwrap();
+        let mean = values(&of_rows).mean().unwrap();
+        assert!(0.0 < found.low && found.low < mean && mean < found.high && found.high <= 1.5, "{found:?}");
     }
 }

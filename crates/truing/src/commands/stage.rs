@@ -8,7 +8,6 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::{Map, Value, json};
 use truing_model::is_adapter;
-use truing_run::AsRunError as _;
 use truing_stages::{
     Ended, PlanContext, Probe, Recipe, RunContext, RunError, Stage, StageError, StagePlan, Start,
     TrainedModel, recipe,
@@ -17,6 +16,7 @@ use truing_store::{RunDirectory, StoreError};
 use truing_text::RenderOptions;
 use truing_types::EventSink;
 
+use super::place::at_its_place;
 use super::{model, plan};
 use crate::local_engine::{self, DeviceChoice, LocalEngine};
 use crate::metrics_hook::MetricsHook;
@@ -95,8 +95,8 @@ pub(crate) trait StageCommand: Stage {
     }
 
     /// What to do about a run that cannot start or continue.
-    fn advice(error: &StageError, folder: &Path, resume: bool) -> Option<String> {
-        advice(error, folder, resume)
+    fn advice(error: &StageError, folder: &Path) -> Option<String> {
+        advice(error, folder)
     }
 
     /// Writes the page of a finished run and prints how it ended.
@@ -141,7 +141,8 @@ pub(crate) fn run_recipe<S: StageCommand>(
 ) -> anyhow::Result<Outcome> {
     let config = read_config::<S>(recipe)?;
     choose_device(&config, recipe, context)?;
-    run_config::<S>(config, arguments, context).map_err(|error| at_its_place(error, recipe))
+    let inputs = config.input_settings();
+    run_config::<S>(config, arguments, context).map_err(|error| at_its_place(error, &inputs, recipe))
 }
 
 /// Takes the recipe's device and number format, unless the command line names them.
@@ -162,15 +163,6 @@ fn choose_device(config: &impl Recipe, recipe: &RecipeArguments, context: &Conte
             Err(error) => anyhow::anyhow!("{place}: {error:#}"),
         }
     })
-}
-
-/// Puts before an error of a setting where the recipe or an override has it.
-fn at_its_place(error: anyhow::Error, recipe: &RecipeArguments) -> anyhow::Error {
-    let of_stage = error.downcast_ref::<StageError>().and_then(StageError::as_run_error);
-    let Some(key) = of_stage.and_then(RunError::setting) else { return error };
-    let Ok(text) = fs::read_to_string(&recipe.recipe) else { return error };
-    let place = recipe::place_of(key, &text, &recipe.recipe, &recipe.overrides);
-    anyhow::anyhow!("{place}: {error}")
 }
 
 /// [`run_recipe`] with settings that were read already.
@@ -235,7 +227,7 @@ fn run_on_ranks<S: StageCommand>(
         ..RunContext::new(start, ranks.groups(), &probe as &dyn Probe, &mut events, &stop)
     };
     let ended = S::run::<LocalEngine>(&plan, &inputs, run_context).map_err(|error| {
-        match S::advice(&error, &folder, arguments.resume) {
+        match S::advice(&error, &folder) {
             Some(hint) => anyhow::Error::new(Hinted { source: error.into(), hint }),
             None => error.into(),
         }
@@ -258,12 +250,14 @@ fn run_on_ranks<S: StageCommand>(
 /// Checks, before anything is read, that the run's folder can be used.
 fn check_folder<S: StageCommand>(folder: &Path, resume: bool) -> anyhow::Result<()> {
     let blocks = |error: &StoreError| !(S::CONTINUES && matches!(error, StoreError::RunExists { .. }));
+    // Stages that ask models may have the file with their replies in the folder.
+    let check_empty = |()| if S::TRAINS { RunDirectory::check_empty(folder) } else { Ok(()) };
     if !resume
-        && let Err(error) = RunDirectory::check_free(folder)
+        && let Err(error) = RunDirectory::check_free(folder).and_then(check_empty)
         && blocks(&error)
     {
         let error = StageError::from(RunError::from(error));
-        return Err(match S::advice(&error, folder, resume) {
+        return Err(match S::advice(&error, folder) {
             Some(hint) => anyhow::Error::new(Hinted { source: error.into(), hint }),
             None => error.into(),
         });
@@ -312,9 +306,10 @@ pub(crate) fn show_recipe<S: StageCommand>(
 ) -> anyhow::Result<Outcome> {
     let config = read_config::<S>(recipe)?;
     choose_device(&config, recipe, context)?;
+    let inputs = config.input_settings();
     match prepare_on::<S>(config, &Ranks::planned(n_ranks), context) {
         Ok((plan, inputs, _)) => show::<S>(&plan, &inputs, as_json, context),
-        Err(error) => refuse(error, as_json, context).map_err(|error| at_its_place(error, recipe)),
+        Err(error) => refuse(error, as_json, context).map_err(|error| at_its_place(error, &inputs, recipe)),
     }
 }
 
@@ -401,7 +396,7 @@ pub(crate) fn no_recipe(example: &str) -> anyhow::Error {
 }
 
 /// What to do about a run that cannot start or continue.
-fn advice(error: &StageError, folder: &Path, resume: bool) -> Option<String> {
+fn advice(error: &StageError, folder: &Path) -> Option<String> {
     let resume_hint = || {
         format!(
             "{} holds the run; --resume continues it; `--set output_dir=...` starts another",
@@ -423,11 +418,12 @@ fn advice(error: &StageError, folder: &Path, resume: bool) -> Option<String> {
             "wait until that process has ended, or stop it; `--set output_dir=...` starts another run".to_owned()
         }
         StageError::Run(RunError::Store(
-            StoreError::NotARun { .. } | StoreError::Occupied { .. } | StoreError::NotADirectory { .. },
+            StoreError::NotARun { .. }
+            | StoreError::Occupied { .. }
+            | StoreError::NotEmpty { .. }
+            | StoreError::Foreign { .. }
+            | StoreError::NotADirectory { .. },
         )) => "`--set output_dir=...` names another folder".to_owned(),
-        StageError::Run(RunError::Store(StoreError::Foreign { .. })) if resume => {
-            "without --resume a run starts there".to_owned()
-        }
         error if is_disk_full(error) => {
             "the disk is full; what was saved before is kept: free some space, then --resume continues".to_owned()
         }

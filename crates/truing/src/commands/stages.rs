@@ -1,5 +1,7 @@
 //! All stages as this program runs them, by the `stage` of a recipe; and `truing run`, which runs a recipe of any.
 
+use std::path::Path;
+
 use truing_construct::build::BuildStage;
 use truing_construct::label::LabelStage;
 use truing_construct::pas::PasStage;
@@ -15,10 +17,10 @@ use truing_stages::distill::DistillStage;
 use truing_stages::dpo::DpoStage;
 use truing_stages::embed::train::EmbedStage;
 use truing_stages::grpo::GrpoStage;
-use truing_stages::recipe;
 use truing_stages::reward::RewardModelStage;
 use truing_stages::select::SelectStage;
 use truing_stages::sft::SftStage;
+use truing_stages::{Recipe, recipe};
 use truing_types::StageName;
 
 use super::stage::{
@@ -36,6 +38,8 @@ pub(crate) struct StageEntry {
     stage: StageName,
     /// Makes the plan for a number of ranks and prints it, as one JSON object if asked to.
     pub(crate) show: fn(&RecipeArguments, usize, bool, &Context) -> anyhow::Result<Outcome>,
+    /// Whether its recipes have a key.
+    has_key: fn(&str) -> bool,
     /// What a finished run leaves that other stages of a pipeline may use.
     outputs: &'static [NamedOutput],
     /// Reads the settings of a stage of a pipeline.
@@ -98,10 +102,21 @@ const fn entry<S: StageCommand>(outputs: &'static [NamedOutput]) -> StageEntry {
     StageEntry {
         stage: S::NAME,
         outputs,
+        has_key: has_key::<S>,
         settle: settle::<S::Config>,
         show: show_recipe::<S>,
         run: run_recipe::<S>,
     }
+}
+
+fn has_key<S: StageCommand>(key: &str) -> bool {
+    let (text, no_value) = (format!("stage = \"{}\"\n", S::NAME), format!("{key}="));
+    <S::Config as Recipe>::from_toml(&text, Path::new("recipe.toml"), &[no_value]).is_ok()
+}
+
+/// Whether recipes of any stage have a key.
+pub(crate) fn is_setting(key: &str) -> bool {
+    STAGES.iter().any(|entry| (entry.has_key)(key))
 }
 
 /// All stages as pipelines use them.
@@ -130,6 +145,16 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_of_recipes_are_settings() {
+        for key in ["learning_rate", "num_generations"] {
+            assert!(is_setting(key), "{key}");
+        }
+        for other in ["lerning_rate", "warp_speed"] {
+            assert!(!is_setting(other), "{other}");
+        }
+    }
 
     #[test]
     fn every_stage_has_a_command() {

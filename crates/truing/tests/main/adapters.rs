@@ -86,7 +86,7 @@ fn an_adapter_is_called_one_and_generates_scores_and_is_inspected() {
         .map(|(key, name)| format!("{key}={}", path(folder.path(), name)));
     run(folder.path(), ["sft", &recipe, "--set", &output, "--set", &data])
         .expect_status(2)
-        .expect_stderr(&["the recipe says stage = \"reward_model\", which `truing reward train` runs"]);
+        .expect_stderr(&["this is a recipe of stage \"reward_model\"; run it with `truing reward train`"]);
     let settings = ["--set", "stage=sft", "--set", &output, "--set", &data];
     run(folder.path(), ["sft", &recipe].into_iter().chain(settings)).expect_status(0);
     let adapter = path(folder.path(), "songs/model");

@@ -64,6 +64,12 @@ fn a_refused_command_line_is_an_error() {
     run(home.path(), ["--threads", "0", "doctor", "--no-measure"])
         .expect_status(2)
         .expect_stderr(&["error: `--threads` is 0, expected at least 1"]);
+    // Options of these names are other tools'.
+    for options in [&["--learning_rate", "1e-5"][..], &["--learning-rate=1e-5"]] {
+        run(home.path(), [&["sft", "recipe.toml"][..], options].concat())
+            .expect_status(2)
+            .expect_stderr(&["tip: `learning_rate` is a setting of recipes: `--set learning_rate=1e-5`"]);
+    }
 }
 
 #[test]

@@ -70,4 +70,8 @@ fn a_data_set_of_the_hub_is_named_in_a_recipe_fetched_once_and_used_offline() {
     let (status, stderr) = run(&["plan", "recipe.toml", "--set", "data.0.path=org/chat:dev"], false);
     assert_eq!(status, Some(2), "{stderr}");
     assert!(stderr.contains("it has no split `dev`; it has `org/chat:train_sft`"), "{stderr}");
+    assert!(
+        stderr.contains("copy its files to this machine") && stderr.contains("HF_HUB_OFFLINE=1"),
+        "{stderr}"
+    );
 }

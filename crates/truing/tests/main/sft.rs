@@ -77,7 +77,13 @@ fn missing_weights_and_missing_models_are_errors_before_any_work() {
     fs::remove_file(workshop.path("model/model.safetensors")).unwrap();
     run(workshop.home(), workshop.on_recipe("sft", &[]))
         .expect_status(2)
-        .expect_stderr(&["model.safetensors"]);
+        .expect_stderr(&["no weights; expected model.safetensors"]);
+    run(workshop.home(), workshop.on_recipe("plan", &[])).expect_status(2).expect_stderr(&[
+        "no weights",
+        "hint: ",
+        "--cluster CLUSTER.toml",
+        "config.json` plans without weights",
+    ]);
     run(workshop.home(), workshop.on_recipe("sft", &["--set", "model_name_or_path=nobody/nothing"]))
         .expect_status(2)
         .expect_stderr(&["error: ", "nobody/nothing"]);
@@ -92,12 +98,16 @@ fn a_folder_that_cannot_be_used_is_told_with_what_to_do() {
     let workshop = Workshop::new();
     fs::create_dir(workshop.path("run")).unwrap();
     fs::write(workshop.path("run/thesis.tex"), "").unwrap();
+    let elsewhere = "hint: `--set output_dir=...` names another folder";
     run(workshop.home(), workshop.on_recipe("sft", &["--resume"]))
         .expect_status(2)
-        .expect_stderr(&["such as `thesis.tex`", "hint: without --resume a run starts there"]);
+        .expect_stderr(&["such as `thesis.tex`", elsewhere]);
+    run(workshop.home(), workshop.on_recipe("sft", &[]))
+        .expect_status(2)
+        .expect_stderr(&["is not empty and holds no run, but for instance `thesis.tex`", elsewhere]);
+    assert_eq!(fs::read_dir(workshop.path("run")).unwrap().count(), 1, "nothing was written");
     fs::remove_dir_all(workshop.path("run")).unwrap();
     fs::write(workshop.path("run"), "a file").unwrap();
-    let elsewhere = "hint: `--set output_dir=...` names another folder";
     for resume in [&[][..], &["--resume"]] {
         run(workshop.home(), workshop.on_recipe("sft", resume))
             .expect_status(2)

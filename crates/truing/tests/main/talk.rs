@@ -62,6 +62,11 @@ fn generate_refuses_what_it_cannot_do() {
     run(folder.path(), ["generate", "--model", "no-such-model", "x"])
         .expect_status(2)
         .expect_stderr(&["error: ", "no-such-model"]);
+    // As the folder of a run is: the model is in it.
+    let of_run = folder.path().display().to_string();
+    run(folder.path(), ["generate", "--model", &of_run, "x"])
+        .expect_status(2)
+        .expect_stderr(&[&format!("there is a model in `{model}`")]);
 }
 
 #[test]
