@@ -57,7 +57,15 @@ const FORMAT_VERSION: u32 = 1;
 #[derive(Debug)]
 pub struct RunDirectory {
     path: PathBuf,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for RunDirectory {
+    /// A program that another thread is starting has all files of this process until it runs, and the lock with them: closing
+    /// the file would not free it then.
+    fn drop(&mut self) {
+        let _ = self.lock.unlock();
+    }
 }
 
 /// Everything that a run was made from.
@@ -237,7 +245,7 @@ impl RunDirectory {
         };
         write_pid(&mut lock).map_err(StoreError::io("write", &lock_path))?;
         atomic::remove_leftovers(path)?;
-        Ok(Self { path: path.to_path_buf(), _lock: lock })
+        Ok(Self { path: path.to_path_buf(), lock })
     }
 
     /// The folder.
@@ -350,6 +358,17 @@ fn foreign_file(path: &Path, beside: &[&str]) -> Result<Option<String>, StoreErr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lock_ends_with_its_run_although_a_program_being_started_has_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunDirectory::lock(folder.path()).unwrap();
+        assert!(matches!(RunDirectory::lock(folder.path()), Err(StoreError::Locked { .. })));
+        let of_program = run.lock.try_clone().unwrap();
+        drop(run);
+        assert!(RunDirectory::lock(folder.path()).is_ok());
+        drop(of_program);
+    }
 
     fn inputs() -> RunInputs {
         RunInputs {
