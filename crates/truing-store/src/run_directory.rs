@@ -341,7 +341,10 @@ fn check_is_folder(path: &Path) -> Result<(), StoreError> {
 fn foreign_file(path: &Path, beside: &[&str]) -> Result<Option<String>, StoreError> {
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        // What lies below a file is not there either; that no folder can be made there is said where it is made.
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
         Err(e) => return Err(StoreError::io("list", path)(e)),
     };
     let mut foreign = Vec::new();
@@ -358,6 +361,13 @@ fn foreign_file(path: &Path, beside: &[&str]) -> Result<Option<String>, StoreErr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_below_a_file_holds_no_files() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("rows.jsonl"), "").unwrap();
+        RunDirectory::check_empty(&folder.path().join("rows.jsonl/run")).unwrap();
+    }
 
     #[test]
     fn a_lock_ends_with_its_run_although_a_program_being_started_has_the_file() {
