@@ -92,6 +92,10 @@ def variant(options, task):
     return folder
 
 
+def harness_file(options):
+    return f"harness{options.softmax_dtype}{'_double' if options.double else ''}.json"
+
+
 def commands(options, task, folder):
     """The two programs' command lines for a task; each writes into `folder`."""
     benchmark, file, shots = (this := TASKS[task]).benchmark, this.file, this.shots
@@ -106,9 +110,11 @@ def commands(options, task, folder):
         *([f"limit = {limit}"] if limit else [])]), encoding="utf-8")
     ours = [options.truing, "evaluate", recipe]
     theirs = [sys.executable, HERE / "harness.py", "--model", model, "--task", benchmark, "--items", items,
-              "--num-fewshot", shots, "--batch-size", options.batch_size, "--out", folder / f"harness{options.softmax_dtype}.json"]
+              "--num-fewshot", shots, "--batch-size", options.batch_size, "--out", folder / harness_file(options)]
     if shots:
         theirs += ["--shots", examples]
+    if options.double:
+        theirs += ["--double"]
     if options.softmax_dtype:
         theirs += ["--softmax-dtype", options.softmax_dtype]
     if options.threads:
@@ -213,13 +219,13 @@ def count_tokens(options, theirs):
 def parity(options, task):
     folder = options.work / task
     for name, command in commands(options, task, folder).items():
-        done = f"harness{options.softmax_dtype}.json" if name == "lm-eval" else "truing/results_2*.json"
+        done = harness_file(options) if name == "lm-eval" else "truing/results_2*.json"
         if not any(folder.glob(done)):
             if name == "truing":
                 shutil.rmtree(folder / "truing", ignore_errors=True)
             run(options, command)
     benchmark = TASKS[task].benchmark
-    theirs = json.loads((folder / f"harness{options.softmax_dtype}.json").read_text(encoding="utf-8"))
+    theirs = json.loads((folder / harness_file(options)).read_text(encoding="utf-8"))
     newest = {kind: max((folder / "truing").glob(kind)) for kind in ("results_2*.json", f"samples_{benchmark}_2*.jsonl")}
     ours, samples = (newest[kind] for kind in newest)
     ours = json.loads(ours.read_text(encoding="utf-8"))["results"][benchmark]
@@ -248,7 +254,7 @@ def timed(options, task):
             finished = run(options, commands(options, task, folder)[name])
             rows[name].append(finished)
             if name == "lm-eval":
-                found = json.loads((folder / f"harness{options.softmax_dtype}.json").read_text(encoding="utf-8"))
+                found = json.loads((folder / harness_file(options)).read_text(encoding="utf-8"))
             print(json.dumps({"pair": pair + 1, "task": task, "program": name, "wall s": round(finished.seconds, 1),
                               "processor s": round(finished.seconds * finished.cores_own, 1),
                               "own cores": round(finished.cores_own, 2), "others' cores": round(finished.cores_others, 2),
@@ -271,6 +277,7 @@ def main():
     parser.add_argument("--pairs", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--softmax-dtype", default="")
+    parser.add_argument("--double", action="store_true", help="the harness computes the whole model in float64")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--limit", type=int, default=0)
     options = parser.parse_args()

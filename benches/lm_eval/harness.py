@@ -43,6 +43,25 @@ def task_over(name, items, shots):
     return ConfigurableTask(config=config)
 
 
+def compute_in_double():
+    """Normalisation and rotary embedding of Llama in the precision of the weights; transformers computes both in float32."""
+    import torch
+    from transformers.models.llama import modeling_llama
+
+    def normalise(self, rows):
+        return self.weight * rows * torch.rsqrt(rows.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+
+    def angles(self, x, position_ids):
+        base, size = self.config.rope_parameters["rope_theta"], self.inv_freq.numel() * 2
+        inverse = base ** -(torch.arange(0, size, 2, dtype=torch.float64) / size)
+        half = position_ids[:, :, None].to(torch.float64) * inverse
+        both = torch.cat([half, half], dim=-1)
+        return both.cos().to(x.dtype), both.sin().to(x.dtype)
+
+    modeling_llama.LlamaRMSNorm.forward = normalise
+    modeling_llama.LlamaRotaryEmbedding.forward = angles
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
@@ -52,6 +71,7 @@ def main():
     parser.add_argument("--num-fewshot", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--softmax-dtype", help="precision of the log-softmax, for instance float64; by default the logits'")
+    parser.add_argument("--double", action="store_true", help="the whole model in float64, and not only its weights")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--limit", type=int)
     parser.add_argument("--out", type=pathlib.Path, required=True)
@@ -74,8 +94,10 @@ def main():
 
     HFLM._model_call = counting
     task = task_over(options.task, options.items.resolve(), options.shots and options.shots.resolve())
-    model = HFLM(pretrained=options.model, dtype="float32", device="cpu", batch_size=options.batch_size,
-                 softmax_dtype=options.softmax_dtype)
+    if options.double:
+        compute_in_double()
+    model = HFLM(pretrained=options.model, dtype="float64" if options.double else "float32", device="cpu",
+                 batch_size=options.batch_size, softmax_dtype=options.softmax_dtype)
     started = time.time()
     found = lm_eval.simple_evaluate(
         model=model, tasks=[task], num_fewshot=options.num_fewshot, limit=options.limit, log_samples=True,
