@@ -1,8 +1,8 @@
 """A chat server on the loopback for tests and benchmarks: a reply is a function of the request, after a fixed time.
 
-Runs in a thread of its own. `answer` gets the text of a request's last turn and its seed. `sent` has for each request that was
-answered when it arrived and when its reply was handed to the system, `repeated` the same of the earlier one for each request that
-came again.
+Runs in a thread of its own. `answer` gets the text of a request's last turn and its seed. `sent` has the times of each
+request that was answered: its arrival, and when its reply was handed to the operating system. `repeated` has the times
+of the earlier request for each request that is repeated.
 """
 import asyncio
 import hashlib
@@ -34,7 +34,8 @@ class MockChat:
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                fields = dict(line.split(":", 1) for line in head.decode("latin-1").lower().split("\r\n")[1:] if ":" in line)
+                lines = head.decode("latin-1").lower().split("\r\n")[1:]
+                fields = dict(line.split(":", 1) for line in lines if ":" in line)
                 body, arrived = await reader.readexactly(int(fields.get("content-length", "0"))), time.monotonic()
                 reply = await self._reply(body)
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -66,5 +67,5 @@ class MockChat:
 
 
 def drawn(*parts):
-    """A number that follows from the parts alone."""
+    """A pseudorandom number that depends on the parts alone."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6], "big")

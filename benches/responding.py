@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""How much of what a server can give `truing respond` takes: many prompts, one sample each, against a paced mock server.
+"""Throughput of `truing respond` as a share of a server's: many prompts, one sample each, and a mock server with a
+fixed time for each reply.
 
     python responding.py --truing ../target/release/truing [--rows 10000] [--concurrency 32] [--seconds 0.1] [--runs 1]
 
-The server works on as many requests at once as the client may send, each for the same time; so it could give
-concurrency / seconds replies a second. What it does give on this machine, beside everything else that runs, is measured before and
-after by a client that only sends and receives. Measured of truing is the whole process, from its start to its exit: reading,
-sampling, filtering, scoring with a verifier, selecting and writing. Peak memory is that of the process. All rows have to be there
-at the end.
+The server works on as many requests at once as the client may send, each for the same time; its limit is
+concurrency / seconds replies a second. Its throughput on this machine, beside other load, is measured before and after
+by a client that only sends and receives. For truing the whole process is measured, from its start to its exit: reading,
+sampling, filtering, scoring with a verifier, selecting and writing. Peak memory is that of the process. The output has
+to have all rows.
 """
 import argparse
 import asyncio
@@ -65,8 +66,10 @@ async def bare_client(port, n_requests, concurrency):
     async def connection():
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for number in left:
-            body = json.dumps({"model": "mock", "messages": [{"role": "user", "content": f"What follows {number}?"}]}).encode()
-            writer.write(f"POST /v1/chat/completions HTTP/1.1\r\nHost: mock\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+            messages = [{"role": "user", "content": f"What follows {number}?"}]
+            body = json.dumps({"model": "mock", "messages": messages}).encode()
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: mock\r\nContent-Length: {len(body)}\r\n\r\n"
+            writer.write(head.encode() + body)
             head = await reader.readuntil(b"\r\n\r\n")
             await reader.readexactly(int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]))
         writer.close()
@@ -95,7 +98,8 @@ def measure(arguments):
     assert (n_rows, server.n_requests) == (arguments.rows, arguments.rows), (n_rows, server.n_requests)
     rate, gives = arguments.rows / finished.seconds, (before + given()) / 2
     print(json.dumps({
-        "rows": n_rows, "accepted": n_accepted, "concurrency": arguments.concurrency, "most_at_once": server.most_at_once,
+        "rows": n_rows, "accepted": n_accepted,
+        "concurrency": arguments.concurrency, "most_at_once": server.most_at_once,
         "replies_per_second": round(rate, 1), "server_gives": round(gives, 1), "share": round(rate / gives, 4),
         "server_could_give": round(arguments.concurrency / arguments.seconds, 1),
         "share_of_that": round(rate * arguments.seconds / arguments.concurrency, 4),

@@ -3,15 +3,15 @@
 
     kill-test.py TRUING [--kills 200] [--stages respond,prefer,build] [--seed 1]
 
-Each stage first runs straight. Then it is started and ended by SIGKILL, again and again in the same folder, until a run ends by
-itself; then in a new folder, until there were so many kills. Looked for are:
+Each stage first runs without interruption: the reference run. Then it is started and killed by SIGKILL, repeatedly in
+the same folder, until a run finishes; then in a new folder, until the number of kills is reached. Checked are:
 
-- lost rows and other output: the straight run has a line for every row, and every file has to be that of the straight run,
-  byte by byte (paths of the folder aside);
-- repeated calls: no reply is requested again, but those that were sent within 0.5 s of a kill. These were on the way, and are
-  lost with the process, at most `max_concurrency` for each kill. They are counted and printed.
+- lost rows and other output: the reference run has a line for every row, and every file has to equal that of the
+  reference run, byte by byte (except the path of the folder);
+- repeated calls: no reply is requested again, except those that were sent within 0.5 s of a kill. These may not have
+  been saved, and are lost with the process, at most `max_concurrency` for each kill. They are counted and printed.
 
-Ends with status 1 where something differs; the folders of all runs are then kept.
+Exits with status 1 where something differs; the folders of all runs are then kept.
 """
 import argparse
 import hashlib
@@ -29,12 +29,13 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "benches
 import mock_chat  # noqa: E402
 
 CONCURRENCY = 4
-# A reply this old has been kept, on a busy machine too.
+# A reply that was sent so long ago has been saved, on a busy machine too.
 SETTLED_SECONDS = 0.5
 
 
 def server(port, name):
-    return f'server = {{ base_url = "http://127.0.0.1:{port}/v1", model = "{name}", max_concurrency = {CONCURRENCY} }}\n'
+    return (f'server = {{ base_url = "http://127.0.0.1:{port}/v1", model = "{name}", '
+            f'max_concurrency = {CONCURRENCY} }}\n')
 
 
 def respond(port):
@@ -51,8 +52,8 @@ def answer_respond(text, seed):
 
 
 def prefer(port):
-    rows = [{"prompt": f"Name the number {n}.", "responses": [f"It is {n}.", f"Perhaps {n + 1}?", f"No idea, {n} or so."]}
-            for n in range(20)]
+    rows = [{"prompt": f"Name the number {n}.",
+             "responses": [f"It is {n}.", f"Perhaps {n + 1}?", f"No idea, {n} or so."]} for n in range(20)]
     recipe = ('stage = "prefer"\noutput_dir = "out"\nmin_gap = 0.1\n[[data]]\npath = "rows.jsonl"\n'
               '[[judge]]\nname = "pairs"\nkind = "pairwise"\n[judge.model]\n' + server(port, "judge"))
     return recipe, rows
@@ -62,7 +63,8 @@ def answer_prefer(text, _seed):
     first = text.split("<response_a>\n")[1].split("\n")[0]
     second = text.split("<response_b>\n")[1].split("\n")[0]
     ranks = ["It is", "Perhaps", "No idea"]
-    rank = [next(rank for rank, begin in enumerate(ranks) if response.startswith(begin)) for response in (first, second)]
+    rank = [next(rank for rank, begin in enumerate(ranks) if response.startswith(begin))
+            for response in (first, second)]
     return f"The first is {ranks[rank[0]]}.\n[[{'A' if rank[0] < rank[1] else 'B'}]]"
 
 
@@ -71,8 +73,8 @@ def build(port):
     verbs = "crosses feeds divides joins guards shapes".split()
     def text(n):
         draw = lambda *parts: mock_chat.drawn(n, *parts)
-        sentences = (f"The {nouns[draw(i, 0) % 12]} {verbs[draw(i, 1) % 6]} the old {nouns[draw(i, 2) % 12]} {i + 2} times a "
-                     f"year, as the {nouns[draw(i, 3) % 12]} keepers say." for i in range(6))
+        sentences = (f"The {nouns[draw(i, 0) % 12]} {verbs[draw(i, 1) % 6]} the old {nouns[draw(i, 2) % 12]} {i + 2} "
+                     f"times a year, as the {nouns[draw(i, 3) % 12]} keepers say." for i in range(6))
         return " ".join(sentences)
     recipe = ('stage = "build"\nability = "reversal"\noutput_dir = "out"\n[reversal]\nmin_characters = 100\n'
               '[[data]]\npath = "rows.jsonl"\n[writer]\n' + server(port, "writer")
@@ -124,21 +126,22 @@ class Checked:
         return folder
 
     def forget(self):
-        """A new folder asks everything anew."""
+        """In a new folder everything is requested again."""
         with self.server.lock:
             self.server.sent.clear()
             self.server.repeated.clear()
 
     def start(self, folder):
         command = [self.truing, self.stage, str(folder / "recipe.toml")]
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                text=True)
 
     def finish(self, child):
         _, errors = child.communicate()
         if child.returncode not in (0, 1):
             sys.exit(f"{self.stage} ended with status {child.returncode}:\n{errors[-2000:]}")
 
-    def straight(self):
+    def reference(self):
         folder = self.folder()
         started = time.monotonic()
         self.finish(self.start(folder))
@@ -149,20 +152,22 @@ class Checked:
             self.problems.append(f"{self.rows_file} has {n_lines} lines for {len(self.rows)} rows")
 
     def look_at_repeats(self, kills):
-        """Requests whose reply had been sent before; `kills` are the times of all kills of the folder. The process that asked
-        ended at the first kill after its request; which process asks again does not matter."""
+        """Counts requests whose reply had been sent before. `kills` are the times of all kills in the folder. The
+        process that sent the first request ended at the first kill after it; which process repeats it does not
+        matter."""
         with self.server.lock:
             repeated, self.server.repeated = self.server.repeated, []
         for arrived, sent in repeated:
             kill = min((time_of_kill for time_of_kill in kills if time_of_kill >= arrived), default=math.inf)
             if kill - sent > SETTLED_SECONDS:
                 self.n_again += 1
-                self.problems.append(f"a reply sent {kill - sent:.2f} s before the end of its process is requested again")
+                self.problems.append(
+                    f"a reply sent {kill - sent:.2f} s before the end of its process is requested again")
             else:
                 self.n_lost += 1
 
     def kill_until_it_ends(self, generator, n_left):
-        """Kills runs in one folder at most so many times; returns how often."""
+        """Kills runs in one folder, at most `n_left` times; returns the number of kills."""
         folder, kills, n_lost_before = self.folder(), [], self.n_lost
         self.forget()
         while True:
@@ -183,7 +188,8 @@ class Checked:
                 self.problems.append(f"{n_lost} replies were lost by {len(kills)} kills")
             found = written(folder)
             if found != self.expected:
-                names = sorted(name for name in found.keys() | self.expected if found.get(name) != self.expected.get(name))
+                names = sorted(name for name in found.keys() | self.expected
+                               if found.get(name) != self.expected.get(name))
                 self.problems.append(f"after {len(kills)} kills {', '.join(names)} differ, see {folder}")
             return len(kills)
 
@@ -191,7 +197,7 @@ class Checked:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("truing")
-    parser.add_argument("--kills", type=int, default=200, help="of each stage")
+    parser.add_argument("--kills", type=int, default=200, help="kills of each stage")
     parser.add_argument("--stages", default="respond,prefer,build")
     parser.add_argument("--seconds", type=float, default=0.03, help="time of one reply")
     parser.add_argument("--seed", type=int, default=1)
@@ -203,7 +209,7 @@ def main():
     scratch = pathlib.Path(tempfile.mkdtemp(prefix="kill-test-"))
     for stage in stages:
         checked = Checked(str(pathlib.Path(arguments.truing).resolve()), stage, scratch, arguments.seconds)
-        checked.straight()
+        checked.reference()
         n_kills = 0
         while n_kills < arguments.kills:
             n_kills += checked.kill_until_it_ends(generator, arguments.kills - n_kills)

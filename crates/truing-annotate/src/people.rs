@@ -104,7 +104,7 @@ impl People {
     }
 
     /// Writes the digests of new tokens to the project's folder. Called once their links were shown: a link that nobody
-    /// has seen is made anew at the next start.
+    /// has seen is made again at the next start.
     ///
     /// # Errors
     /// When the file cannot be written.

@@ -110,7 +110,7 @@ impl From<AnnotateError> for Refusal {
 
 impl Project {
     /// Opens the project of a recipe, or begins it: reads items and journal and locks the folder. `renew` names people
-    /// whose links are made anew.
+    /// whose links are made again.
     ///
     /// # Errors
     /// When a setting, item or line of the journal is wrong, the folder is in use or of something else, or the disk
@@ -152,7 +152,7 @@ impl Project {
         Ok(OpenedProject { project, links, warnings })
     }
 
-    /// Keeps the links that were made at this start, once they were shown: those that were not are made anew.
+    /// Keeps the links that were made at this start, once they were shown: those that were not are made again.
     ///
     /// # Errors
     /// When their digests cannot be written.
@@ -322,7 +322,7 @@ impl Project {
         let before = state.records.by_item[idx].of(&person.name, kind == EntryKind::Adjudication).cloned();
         let version = before.as_ref().map_or(0, |stored| stored.entry.version);
         if version != submission.version {
-            return Err(Refusal::Stale(before.map(|stored| told(submission, &stored))));
+            return Err(Refusal::Stale(before.map(|stored| for_page(submission, &stored))));
         }
         let stored = self.read(person, submission, item, kind, version + 1)?;
         state.journal.append(&stored.entry)?;
@@ -382,7 +382,7 @@ impl Project {
         submission: &Submission,
         stored: &Stored,
     ) -> Value {
-        json!({"stored": told(submission, stored), "progress": self.progress(state, person)})
+        json!({"stored": for_page(submission, stored), "progress": self.progress(state, person)})
     }
 
     fn lease_time(&self) -> Duration {
@@ -433,7 +433,7 @@ impl Project {
 }
 
 /// An entry as it is sent to a page: the item has its public id.
-fn told(submission: &Submission, stored: &Stored) -> Value {
+fn for_page(submission: &Submission, stored: &Stored) -> Value {
     let mut entry = json!(stored.entry);
     entry["item"] = json!(submission.item);
     entry

@@ -56,7 +56,7 @@ pub struct ChatModelConfig {
     pub prompt_lookup_num_tokens: usize,
 }
 
-/// Settings that are off are not written down.
+/// Leaves out settings that are off.
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
 fn is_zero(n: &usize) -> bool {
     *n == 0

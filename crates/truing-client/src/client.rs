@@ -59,7 +59,7 @@ struct Standing {
     in_a_row: BTreeMap<String, u32>,
 }
 
-/// What is sent, and how much may come back.
+/// What is sent, and the most bytes of its answer.
 struct Sent<'a> {
     url: &'a str,
     body: &'a str,
@@ -248,7 +248,8 @@ impl Inner {
             let (mut pieces, _) = self.begin(sent, self.settings.timeout(), deadline)?;
             let bytes = pieces.rest()?;
             Ok(parse_prompt_log_probs(&bytes, prompt.len(), k)?)
-        })?;
+        });
+        let found = found.map_err(|error| error.at(&self.completions_url))?;
         self.counts.add(|counts| counts.prompt_tokens += n_tokens);
         Ok(found)
     }
@@ -257,7 +258,14 @@ impl Inner {
     fn post(&self, request: &EndpointRequest) -> Result<Value, ClientError> {
         let url = self.settings.endpoint_url(&request.path);
         let body = request.body.to_string();
-        let timeout = request.timeout_secs.map_or(self.settings.timeout(), Duration::from_secs_f64);
+        let timeout = match request.timeout_secs {
+            None => self.settings.timeout(),
+            Some(secs) => Duration::try_from_secs_f64(secs).map_err(|_| ClientError::BadSetting {
+                key: "timeout_secs",
+                found: secs.to_string(),
+                expected: "a number of seconds above 0",
+            })?,
+        };
         let replied = self.with_retries(&body, 0, &mut |deadline| {
             let max_bytes = self.settings.max_response_bytes;
             let sent = Sent { url: &url, body: &body, is_streamed: false, max_bytes };

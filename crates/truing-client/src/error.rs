@@ -84,7 +84,7 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// The same of a request to another address.
+    /// The same error with the address that the request was sent to.
     pub(crate) fn at(self, at: &str) -> Self {
         let url = at.to_owned();
         match self {

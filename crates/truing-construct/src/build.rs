@@ -24,6 +24,7 @@ mod coverage;
 mod inputs;
 mod mathematics;
 mod plan;
+mod prompt_writing;
 mod reasoning;
 mod responding;
 mod reversal;

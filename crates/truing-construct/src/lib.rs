@@ -1,6 +1,6 @@
-//! Stages that make training data with models (report 2.3, 3.1, 3.2, 3.3, 4): labels and quality scores of prompts, prompt
-//! augmentation, responses, preferences, data for abilities. Each is a [`Stage`] whose calls are planned before the first, and
-//! kept, so that none is paid twice.
+//! Stages that make training data (report 2.3, 3.1, 3.2, 3.3, 4): selected prompts, their labels and quality scores, prompt
+//! augmentation, responses, preferences, data for abilities. Each is a [`Stage`]; where models are asked, the calls are
+//! planned before the first, and kept, so that none is paid twice.
 
 pub mod build;
 pub mod label;
@@ -9,6 +9,7 @@ pub mod pas_evaluate;
 pub mod prefer;
 pub mod quality;
 pub mod respond;
+pub mod select;
 
 mod shuffle;
 

@@ -1,5 +1,5 @@
-//! The attention of a decoder's block over packs, forward and backward: spans, and copies of keys where sequences share a
-//! prefix. In a sequence group it runs on all rows and this rank's heads.
+//! The attention of a decoder's block over packs, forward and backward: spans, and copies of keys where sequences share
+//! a prefix. In a sequence group it runs on all rows and this rank's heads.
 
 use std::ops::Range;
 
@@ -149,8 +149,8 @@ impl Layer {
         })
     }
 
-    /// A run's part of what is `[n_pack, own heads]`, and of the row normalisers, which are `[n_heads, n_tokens]` run by
-    /// run.
+    /// A run's part of what is `[n_pack, own heads]`, and of the row normalisers, which are `[n_heads, n_tokens]` run
+    /// by run.
     fn parts_of(&self, run: &KeyRun) -> (Range<usize>, Range<usize>) {
         let (start, end) = (run.queries.start, run.queries.end);
         let (width, n_heads) = (self.own_q_width(), self.own_attention.n_heads);

@@ -24,7 +24,8 @@ pub struct DeviceBatch {
 
 /// Neighbouring sequences whose attention is computed together: their keys are copied, every prefix before each of its
 /// continuations, and the copies of a run live no longer than its attention. A run has no more keys than the batch has
-/// tokens, or a single sequence: so the memory of the copies does not grow with the number of continuations of a prefix.
+/// tokens, or a single sequence: so the memory of the copies does not grow with the number of continuations of a
+/// prefix.
 #[derive(Debug, Clone)]
 pub(crate) struct KeyRun {
     /// Tokens of the batch.

@@ -1,5 +1,5 @@
-//! A block's forward for running sequences: the keys and values of earlier tokens come from a cache, and nothing is kept
-//! for a backward.
+//! A block's forward for running sequences: the keys and values of earlier tokens come from a cache, and nothing is
+//! kept for a backward.
 
 use rayon::prelude::*;
 use truing_kernels::{

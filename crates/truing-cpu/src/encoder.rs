@@ -14,7 +14,7 @@ use crate::segment::{Blocks, SavedAttention, SavedBlock};
 use layer::{EncoderLayer, Norm};
 
 pub(crate) use layer::SavedLayer;
-pub(crate) use output::OutputLayer;
+use output::OutputLayer;
 
 /// Everything of an encoder but its parameters.
 #[derive(Debug)]

@@ -4,11 +4,10 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
-use rayon::prelude::*;
-use truing_model::engine::PutWeight;
 use truing_model::engine::checks::{
-    check_batch, check_excluded, check_gradient, check_language_model, check_tokens,
+    check_batch, check_excluded, check_extensions, check_gradient, check_language_model,
 };
+use truing_model::engine::{PutWeight, sample_rows};
 use truing_model::{
     Adapters, ComputeDtype, DecodingWeights, Engine, EngineError, EngineMemory, EngineOptions, Guarantees,
     HeadGradient, HeadOutput, HeadRequest, ModelSpec, OptimizerStep, ParameterSpec, ParameterStore,
@@ -409,19 +408,12 @@ impl Engine for CpuEngine {
         tokens: &[TokenId],
         weights: DecodingWeights,
     ) -> Result<Logits, EngineError> {
-        match tokens {
-            [] => return Err(EngineError::Unsupported("a sequence is extended by no token".into())),
-            [_] => return self.extend_each(&mut [cache], tokens, weights),
-            _ => {}
-        }
-        let needed = cache.n_cached + tokens.len();
-        if needed > cache.capacity {
-            return Err(EngineError::CacheFull { capacity: cache.capacity, needed });
+        if tokens.len() == 1 {
+            return self.extend_each(&mut [cache], tokens, weights);
         }
         let Inner { parameters, body, pool, .. } = &mut self.inner;
         let decoder = body.decoder_mut()?;
-        check_language_model(&decoder.spec)?;
-        check_tokens(tokens, decoder.spec.vocab_size)?;
+        check_extensions(&decoder.spec, [(cache.n_cached, cache.capacity)].into_iter(), &[tokens])?;
         parameters.adapters = Adapters::Enabled;
         parameters.gather_all()?;
         let values = self.threads.install(|| decoder.read_prompt(parameters, pool, cache, tokens));
@@ -434,23 +426,10 @@ impl Engine for CpuEngine {
         tokens: &[&[TokenId]],
         weights: DecodingWeights,
     ) -> Result<Logits, EngineError> {
-        if caches.len() != tokens.len() {
-            let reason = format!("tokens for {} sequences, but {} sequences", tokens.len(), caches.len());
-            return Err(EngineError::Unsupported(reason));
-        }
         let Inner { parameters, body, pool, .. } = &mut self.inner;
         let decoder = body.decoder_mut()?;
-        check_language_model(&decoder.spec)?;
-        for (cache, new) in caches.iter().zip(tokens) {
-            if new.is_empty() {
-                return Err(EngineError::Unsupported("a sequence is extended by no token".into()));
-            }
-            let needed = cache.n_cached + new.len();
-            if needed > cache.capacity {
-                return Err(EngineError::CacheFull { capacity: cache.capacity, needed });
-            }
-            check_tokens(new, decoder.spec.vocab_size)?;
-        }
+        let sizes = caches.iter().map(|cache| (cache.n_cached, cache.capacity));
+        check_extensions(&decoder.spec, sizes, tokens)?;
         parameters.adapters = Adapters::Enabled;
         parameters.gather_all()?;
         let values =
@@ -464,22 +443,7 @@ impl Engine for CpuEngine {
         excluded: &ExcludedTokens,
         steps: &mut [SampleStep<'_>],
     ) -> Result<Vec<Option<SampledToken>>, EngineError> {
-        let vocab_size = logits.vocab_size;
-        if let Some(step) = steps.iter().find(|step| (step.row + 1) * vocab_size > logits.values.len()) {
-            let n_rows = logits.values.len() / vocab_size.max(1);
-            let reason = format!("row {} of logits with {n_rows} rows", step.row);
-            return Err(EngineError::Unsupported(reason));
-        }
-        let sample = |step: &mut SampleStep<'_>| {
-            let row = &logits.values[step.row * vocab_size..(step.row + 1) * vocab_size];
-            if excluded.is_empty() {
-                return step.sampler.sample_after(row, step.history, step.allowed);
-            }
-            let mut row = row.to_vec();
-            excluded.mask(&mut row);
-            step.sampler.sample_after(&row, step.history, step.allowed)
-        };
-        Ok(self.threads.install(|| steps.par_iter_mut().map(sample).collect()))
+        self.threads.install(|| sample_rows(&logits.values, logits.vocab_size, excluded, steps))
     }
 
     fn read_logits(&mut self, logits: &Logits) -> Result<Vec<f32>, EngineError> {

@@ -5,7 +5,7 @@ use truing_kernels::{
     linear_log_probs_divergence_backward, linear_log_probs_divergence_forward, linear_log_probs_of,
     linear_top_log_probs, scatter_add_rows, spans_of,
 };
-use truing_model::engine::checks::{check_request, check_tokens};
+use truing_model::engine::checks::{check_request, check_top, on_host};
 use truing_model::{
     Divergence as ModelDivergence, EngineError, HeadGradient, HeadOutput, HeadRequest, HostTopLogProbs,
     Pooling, Reference, TokenLogProbs, TopLogProbs,
@@ -22,12 +22,15 @@ impl Inner {
     pub(crate) fn check_request(&self, request: &HeadRequest<'_>) -> Result<(), EngineError> {
         check_request(&self.spec, request)?;
         match request {
-            HeadRequest::LogProbs { reference: Some(reference), .. } => on_host(&reference.top).map(drop),
+            HeadRequest::LogProbs { reference: Some(Reference { top, .. }), targets, .. } => {
+                check_top(on_host(top)?, targets.rows.len(), self.spec.vocab_size())
+            }
             _ => Ok(()),
         }
     }
 
-    /// What is asked about rows `[n_tokens, hidden]`, which are those of `rows`; vectors are about all rows of the pack.
+    /// What is asked about rows `[n_tokens, hidden]`, which are those of `rows`; vectors are about all rows of the
+    /// pack.
     pub(crate) fn head(
         &mut self,
         hidden: &[f32],
@@ -114,8 +117,8 @@ impl Inner {
         Ok((output, d_hidden))
     }
 
-    /// Vectors before and after the normalisation: what is answered `[n_sequences, width]`, and the pooled hidden states
-    /// `[n_sequences, hidden]`. Sequences may cross ranks, so every rank pools the rows of all.
+    /// Vectors before and after the normalisation: what is answered `[n_sequences, width]`, and the pooled hidden
+    /// states `[n_sequences, hidden]`. Sequences may cross ranks, so every rank pools the rows of all.
     fn vectors(
         &mut self,
         hidden: &[f32],
@@ -143,7 +146,7 @@ impl Inner {
 
     /// What the output layer makes of pooled vectors; without a layer the same.
     fn outputs(&self, pooled: &[f32]) -> Vec<f32> {
-        match self.body.output_layer() {
+        match self.body.encoder().and_then(|encoder| encoder.output.as_ref()) {
             Some(output) => output.forward(&self.parameters, pooled, self.spec.hidden_size()),
             None => pooled.to_vec(),
         }
@@ -166,7 +169,7 @@ impl Inner {
             pooling::normalize_backward(&self.outputs(&pooled), self.vector_width(), &mut d_vectors);
         }
         let Self { parameters, pool, body, group, .. } = self;
-        let d_pooled = match body.output_layer() {
+        let d_pooled = match body.encoder().and_then(|encoder| encoder.output.as_ref()) {
             Some(output) => output.backward(parameters, &pooled, hidden_size, &d_vectors),
             None => d_vectors,
         };
@@ -215,24 +218,6 @@ impl Inner {
         Ok(HostTopLogProbs { k, tokens, log_probs }.into())
     }
 
-    /// Refuses tokens of other rows, or outside the vocabulary.
-    pub(crate) fn check_log_probs_of(
-        &self,
-        rows: &[u32],
-        tokens: &HostTopLogProbs,
-    ) -> Result<(), EngineError> {
-        let HostTopLogProbs { k, tokens, .. } = tokens;
-        check_tokens(tokens, self.body.decoder()?.spec.vocab_size)?;
-        if tokens.len() == rows.len() * k {
-            return Ok(());
-        }
-        Err(EngineError::ShapeMismatch {
-            name: "the tokens".into(),
-            expected: vec![rows.len(), *k],
-            found: vec![tokens.len()],
-        })
-    }
-
     pub(crate) fn log_probs_of(
         &mut self,
         hidden: &[f32],
@@ -240,9 +225,9 @@ impl Inner {
         temperature: f32,
         tokens: &TopLogProbs,
     ) -> Result<TopLogProbs, EngineError> {
-        let tokens = on_host(tokens)?;
-        self.check_log_probs_of(rows, tokens)?;
-        let HostTopLogProbs { k, tokens, .. } = tokens;
+        let top = on_host(tokens)?;
+        check_top(top, rows.len(), self.spec.vocab_size())?;
+        let HostTopLogProbs { k, tokens, .. } = top;
         let Self { parameters, pool, body, .. } = self;
         let decoder = body.decoder()?;
         let (chosen, mut normed) = decoder.normed_rows(parameters, pool, hidden, rows);
@@ -273,15 +258,6 @@ impl VectorRequest {
             HeadRequest::LogProbs { .. } | HeadRequest::Scores { .. } => None,
         }
     }
-}
-
-/// The values of log-probabilities, which have to be on the host.
-pub(crate) fn on_host(top: &TopLogProbs) -> Result<&HostTopLogProbs, EngineError> {
-    top.host().ok_or_else(|| {
-        EngineError::Unsupported(
-            "the reference's log-probabilities are in the memory of another device".into(),
-        )
-    })
 }
 
 /// The kernel's arguments for a reference; `kl` is made as long as its rows.

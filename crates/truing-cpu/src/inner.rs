@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use truing_model::{EngineError, ModelSpec};
+use truing_model::ModelSpec;
+use truing_model::engine;
 
 use crate::buffers::BufferPool;
 use crate::cache::FreeBlocks;
 use crate::decoder::Decoder;
-use crate::encoder::{Encoder, OutputLayer};
+use crate::encoder::Encoder;
 use crate::parameters::Parameters;
 use crate::ulysses::SequenceGroup;
 
@@ -23,35 +24,4 @@ pub(crate) struct Inner {
 }
 
 /// What a model consists of, besides its parameters.
-#[derive(Debug)]
-pub(crate) enum Body {
-    Decoder(Box<Decoder>),
-    Encoder(Box<Encoder>),
-}
-
-impl Body {
-    pub(crate) fn decoder(&self) -> Result<&Decoder, EngineError> {
-        match self {
-            Self::Decoder(decoder) => Ok(decoder),
-            Self::Encoder(_) => Err(no_tokens()),
-        }
-    }
-
-    pub(crate) fn decoder_mut(&mut self) -> Result<&mut Decoder, EngineError> {
-        match self {
-            Self::Decoder(decoder) => Ok(decoder),
-            Self::Encoder(_) => Err(no_tokens()),
-        }
-    }
-
-    pub(crate) fn output_layer(&self) -> Option<&OutputLayer> {
-        match self {
-            Self::Decoder(_) => None,
-            Self::Encoder(encoder) => encoder.output.as_ref(),
-        }
-    }
-}
-
-fn no_tokens() -> EngineError {
-    EngineError::WrongKind { found: "an encoder", needed: "predict or score tokens" }
-}
+pub(crate) type Body = engine::Body<Decoder, Encoder>;

@@ -9,8 +9,8 @@
 //! matrix products are saved. So a saved layer holds `x, q, k, v, attention, x_mid, gate, up` and the
 //! attention's row normalisers, and nothing else.
 //!
-//! In a sequence group every rank has some rows of the pack, and of `q, k, v`, attention and row normalisers it saves all
-//! rows of its heads instead (see `ulysses.rs`), and the attention's results by rows as well.
+//! In a sequence group every rank has some rows of the pack, and of `q, k, v`, attention and row normalisers it saves
+//! all rows of its heads instead (see `ulysses.rs`), and the attention's results by rows as well.
 
 use truing_kernels::{
     AttentionShape, Causality, RotaryTable, Write, rms_norm_backward, rms_norm_forward, rotary_backward,

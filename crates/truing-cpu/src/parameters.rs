@@ -1,7 +1,7 @@
 //! Every parameter with its gradient and moments, by index in a fixed order.
 //!
-//! With sharded states (ZeRO) a rank keeps the range that it owns of some tensors ([`Shards`]). Passes see whole values and
-//! gradients whatever is sharded: `passes.rs` gathers and reduces them unit by unit. `tensors.rs` reads and writes.
+//! With sharded states (ZeRO) a rank keeps the range that it owns of some tensors ([`Shards`]). Passes see whole values
+//! and gradients whatever is sharded: `passes.rs` gathers and reduces them unit by unit. `tensors.rs` reads and writes.
 
 mod passes;
 mod tensors;
@@ -26,16 +26,16 @@ pub(crate) struct Parameters {
     pub(crate) specs: Vec<ParameterSpec>,
     /// Whole values; with ZeRO-3 empty but while a pass uses them.
     pub(crate) values: Vec<Vec<f32>>,
-    /// Whole gradients. Empty where frozen, and everywhere until the first `zero_gradients`; with ZeRO-2 and 3 empty but
-    /// while a pass adds to them.
+    /// Whole gradients. Empty where frozen, and everywhere until the first `zero_gradients`; with ZeRO-2 and 3 empty
+    /// but while a pass adds to them.
     pub(crate) gradients: Vec<Vec<f32>>,
     /// What this rank owns of the values, with ZeRO-3.
     owned_values: Vec<Vec<f32>>,
     /// What this rank owns of the gradients, summed over the ranks, with ZeRO-2 and 3.
     owned_gradients: Vec<Vec<f32>>,
-    /// Moments of what this rank owns; of everything where nothing is sharded. Empty until the first step.
-    first_moments: Vec<Vec<f32>>,
-    second_moments: Vec<Vec<f32>>,
+    /// First and second moments of what this rank owns; of everything where nothing is sharded. Empty until the first
+    /// step.
+    moments: [Vec<Vec<f32>>; 2],
     pub(crate) trainable: TrainableSpec,
     is_trainable: Vec<bool>,
     is_given: Vec<bool>,
@@ -80,8 +80,7 @@ impl Parameters {
             gradients: empty(),
             owned_values: empty(),
             owned_gradients: empty(),
-            first_moments: empty(),
-            second_moments: empty(),
+            moments: [empty(), empty()],
             trainable,
             is_given: vec![false; n],
             has_gradients: false,
@@ -126,8 +125,8 @@ impl Parameters {
         self.shards.stage
     }
 
-    /// Chooses what [`row_weight`](Self::row_weight) hands out. The copy in 8 bits is made when first asked for, and what has
-    /// changed since is quantized again.
+    /// Chooses what [`row_weight`](Self::row_weight) hands out. The copy in 8 bits is made when first asked for, and
+    /// what has changed since is quantized again.
     pub(crate) fn choose_decoding_weights(&mut self, spec: &DecoderSpec, weights: DecodingWeights) {
         self.decoding_weights = weights;
         if weights == DecodingWeights::Int8 {
@@ -195,8 +194,8 @@ impl Parameters {
         Ok(())
     }
 
-    /// The sum of the squares of all gradients, or with sharded states of those that this rank owns. The ranks' sums add up in
-    /// rank order to the same bits either way.
+    /// The sum of the squares of all gradients, or with sharded states of those that this rank owns. The ranks' sums
+    /// add up in rank order to the same bits either way.
     pub(crate) fn sum_of_squares(&self) -> f64 {
         let of_range = |range_of: &dyn Fn(usize) -> Range<usize>| -> f64 {
             let gradients = self.gradients.iter().filter(|g| !g.is_empty());
@@ -228,7 +227,7 @@ impl Parameters {
         self.has_finite_gradients && self.gradients.iter().all(|gradient| all_finite(gradient))
     }
 
-    /// Steps what this rank owns. [`gather_stepped`](Self::gather_stepped) brings the rest.
+    /// Updates what this rank owns. [`gather_stepped`](Self::gather_stepped) gathers the rest.
     pub(crate) fn optimizer_step(&mut self, step: &OptimizerStep) {
         let OptimizerStep::AdamW(step) = step;
         if !self.has_gradients {
@@ -241,7 +240,7 @@ impl Parameters {
                 continue;
             }
             let held = self.held(idx);
-            for moments in [&mut self.first_moments, &mut self.second_moments] {
+            for moments in &mut self.moments {
                 if moments[idx].is_empty() {
                     moments[idx] = zeroed(held.len());
                 }
@@ -257,6 +256,7 @@ impl Parameters {
                 weight_decay: if is_decayed { step.weight_decay } else { 0.0 },
                 gradient_scale: step.gradient_scale,
             };
+            let [first_moments, second_moments] = &mut self.moments;
             adamw(
                 match stage {
                     ZeroStage::Parameters => &mut self.owned_values[idx],
@@ -266,14 +266,14 @@ impl Parameters {
                     ZeroStage::Gradients | ZeroStage::Parameters => &self.owned_gradients[idx],
                     _ => &self.gradients[idx][held],
                 },
-                &mut self.first_moments[idx],
-                &mut self.second_moments[idx],
+                &mut first_moments[idx],
+                &mut second_moments[idx],
                 &step,
             );
         }
     }
 
-    /// With ZeRO-1 and 2: brings the values that the other ranks have stepped.
+    /// With ZeRO-1 and 2: gathers the values that the other ranks have updated.
     pub(crate) fn gather_stepped(&mut self) -> Result<(), EngineError> {
         if !self.has_gradients || !matches!(self.zero_stage(), ZeroStage::Optimizer | ZeroStage::Gradients) {
             return Ok(());
@@ -302,7 +302,7 @@ impl Parameters {
         StateBytes {
             parameters: bytes([&self.values, &self.owned_values]),
             gradients: bytes([&self.gradients, &self.owned_gradients]),
-            optimizer: bytes([&self.first_moments, &self.second_moments]),
+            optimizer: bytes([&self.moments[0], &self.moments[1]]),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Segments of blocks, forward and backward, for decoders and encoders alike: what is saved, and what is computed again.
+//! Segments of blocks, forward and backward, for decoders and encoders alike: what is saved, and what is computed
+//! again.
 
 use std::ops::Range;
 

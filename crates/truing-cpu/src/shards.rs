@@ -1,7 +1,8 @@
-//! The part of the states that this rank holds, and the collectives that bring the parts together (ZeRO, arXiv 1910.02054).
+//! The part of the states that this rank holds, and the collectives that bring the parts together (ZeRO, arXiv
+//! 1910.02054).
 //!
-//! A parameter is cut into one range of elements for each rank of the world ([`owned_range`]). Long parameters are exchanged
-//! in pieces, so that the buffers of an exchange stay small.
+//! A parameter is cut into one range of elements for each rank of the world ([`owned_range`]). Long parameters are
+//! exchanged in pieces, so that the buffers of an exchange stay small.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ const EXCHANGED_ELEMENTS: usize = 1 << 20;
 /// The rank that reads whole tensors.
 const FIRST: Rank = Rank(0);
 
-/// What a rank wants all ranks to exchange. Units are those of a pass: the embeddings, each block, the head.
+/// An exchange that a rank requests of all ranks. Units are those of a pass: the embeddings, each block, the head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exchange {
     /// The values of a unit.
@@ -30,18 +31,28 @@ impl Exchange {
             Self::Gather(unit) => (0, unit),
             Self::Reduce(unit) => (1, unit),
         };
-        [&[kind][..], &(unit as u64).to_le_bytes()].concat()
+        message(kind, unit)
     }
 
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (&kind, unit) = bytes.split_first()?;
-        let unit = usize::try_from(u64::from_le_bytes(unit.try_into().ok()?)).ok()?;
-        match kind {
-            0 => Some(Self::Gather(unit)),
-            1 => Some(Self::Reduce(unit)),
+        match parse_message(bytes)? {
+            (0, unit) => Some(Self::Gather(unit)),
+            (1, unit) => Some(Self::Reduce(unit)),
             _ => None,
         }
     }
+}
+
+/// A message between ranks: a kind and a number.
+pub(crate) fn message(kind: u8, number: usize) -> Vec<u8> {
+    [&[kind][..], &(number as u64).to_le_bytes()].concat()
+}
+
+/// Kind and number of a [`message`]; `None` where the bytes are none.
+pub(crate) fn parse_message(bytes: &[u8]) -> Option<(u8, usize)> {
+    let (&kind, number) = bytes.split_first()?;
+    let number = u64::from_le_bytes(number.try_into().ok()?);
+    Some((kind, usize::try_from(number).ok()?))
 }
 
 /// What is sharded, and over which ranks.
@@ -91,7 +102,8 @@ impl Shards {
         Ok(sum[0])
     }
 
-    /// The exchange of the first rank that wants one; `None` where no rank does. Every rank calls it, and gets the same.
+    /// The exchange of the first rank that requests one; `None` where no rank does. Every rank calls it, and gets the
+    /// same.
     pub(crate) fn agree(&self, mine: Option<Exchange>) -> Result<Option<Exchange>, EngineError> {
         let wanted = self.world.all_gather_bytes(&mine.map(Exchange::to_bytes).unwrap_or_default())?;
         let Some((rank, bytes)) = wanted.iter().enumerate().find(|(_, bytes)| !bytes.is_empty()) else {
@@ -101,7 +113,8 @@ impl Shards {
         Ok(Some(Exchange::from_bytes(bytes).ok_or(malformed)?))
     }
 
-    /// Adds to `sum`, what this rank owns, the sum of `values` `[n_elements]` over the ranks. A rank without values adds 0.
+    /// Adds to `sum`, what this rank owns, the sum of `values` `[n_elements]` over the ranks. A rank without values
+    /// adds 0.
     pub(crate) fn reduce_scatter(
         &self,
         n_elements: usize,
@@ -124,8 +137,8 @@ impl Shards {
         Ok(())
     }
 
-    /// Writes into `values` `[n_elements]` what the ranks own of it; `own` is this rank's part. Without `values` it only
-    /// sends.
+    /// Writes into `values` `[n_elements]` what the ranks own of it; `own` is this rank's part. Without `values` it
+    /// only sends.
     pub(crate) fn all_gather(
         &self,
         n_elements: usize,
@@ -195,25 +208,16 @@ fn bytes_of(values: &[f32]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
-
-    use truing_parallel::thread_world;
+    use truing_parallel::run_thread_world;
 
     use super::*;
 
     /// What every rank of a world of some size finds.
     fn on_ranks<T: Send>(n_ranks: usize, work: impl Fn(&Shards, usize) -> T + Sync) -> Vec<T> {
-        thread::scope(|scope| {
-            let work = &work;
-            let start = |world| {
-                scope.spawn(move || {
-                    let groups = Groups::new(Arc::new(world), 1).unwrap();
-                    let rank = groups.world.rank().0;
-                    work(&Shards::new(&groups, ZeroStage::Parameters), rank)
-                })
-            };
-            let ranks: Vec<_> = thread_world(n_ranks).into_iter().map(start).collect();
-            ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+        run_thread_world(n_ranks, |world| {
+            let groups = Groups::new(Arc::new(world), 1).unwrap();
+            let rank = groups.world.rank().0;
+            work(&Shards::new(&groups, ZeroStage::Parameters), rank)
         })
     }
 
@@ -258,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn ranks_that_want_different_exchanges_take_turns() {
+    fn ranks_that_request_different_exchanges_take_turns() {
         let found = on_ranks(3, |shards, rank| {
             // Rank 0 wants nothing, rank 1 one exchange, rank 2 two.
             let wanted = [vec![], vec![Exchange::Reduce(4)], vec![Exchange::Gather(2), Exchange::Reduce(4)]];

@@ -1,8 +1,9 @@
-//! The head in a sequence group: each rank computes the rows of a request that it holds, and gets the results of all, in
-//! the request's order. Callers see what one rank would see. A rank that is alone copies nothing.
+//! The head in a sequence group: each rank computes the rows of a request that it holds, and gets the results of all,
+//! in the request's order. Callers see what one rank would see. A rank that is alone copies nothing.
 
 use std::borrow::Cow;
 
+use truing_model::engine::checks::{check_top, on_host};
 use truing_model::{
     EngineError, HeadGradient, HeadOutput, HeadRequest, HostTopLogProbs, Reference, TokenLogProbs,
     TopLogProbs,
@@ -10,7 +11,6 @@ use truing_model::{
 use truing_types::{CommunicationError, ExcludedTokens, TargetTokens};
 
 use crate::engine::Hidden;
-use crate::head::on_host;
 use crate::inner::Inner;
 use crate::ulysses::{PackRows, SequenceGroup};
 
@@ -169,7 +169,7 @@ impl Inner {
             return self.log_probs_of(&hidden.values, rows, temperature, tokens);
         }
         let all = on_host(tokens)?;
-        self.check_log_probs_of(rows, all)?;
+        check_top(all, rows.len(), self.spec.vocab_size())?;
         let shared = SharedRows::new(&self.group, &hidden.rows, rows);
         let own = HostTopLogProbs { k: all.k, tokens: shared.pick(&all.tokens), log_probs: Vec::new() };
         let own = self.log_probs_of(&hidden.values, &shared.local, temperature, &own.into())?;

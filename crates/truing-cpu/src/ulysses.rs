@@ -2,16 +2,16 @@
 //! the rows of a pack, and exchange them for heads around the attention.
 //!
 //! Rank r of P holds rows `n r/P .. n (r+1)/P` and query heads `h r/P .. h (r+1)/P`, and every key head that one of its
-//! query heads reads. With more ranks than key heads, key heads are copied, and the gradients of the copies are summed in
-//! rank order. Everything of a layer but the attention works on single rows and needs no other rank. The attention sees
-//! `[all rows, own heads]`: spans and prefixes stay those of the whole pack, and sequences may cross ranks.
+//! query heads reads. With more ranks than key heads, key heads are copied, and the gradients of the copies are summed
+//! in rank order. Everything of a layer but the attention works on single rows and needs no other rank. The attention
+//! sees `[all rows, own heads]`: spans and prefixes stay those of the whole pack, and sequences may cross ranks.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 use truing_kernels::AttentionShape;
-use truing_model::EngineError;
+use truing_model::{EngineError, owned_range};
 use truing_types::{CommunicationError, Communicator};
 
 use crate::buffers::BufferPool;
@@ -54,7 +54,7 @@ impl SequenceGroup {
 
     /// The rows of a pack of `n_pack` rows that a rank holds.
     pub(crate) fn rows_of(&self, rank: usize, n_pack: usize) -> Range<usize> {
-        n_pack * rank / self.size()..n_pack * (rank + 1) / self.size()
+        owned_range(n_pack, rank, self.size())
     }
 
     /// The rows that this rank holds.
@@ -140,8 +140,7 @@ impl HeadExchange {
 
     /// The heads that a rank computes.
     fn heads_of(&self, heads: Heads, rank: usize) -> Range<usize> {
-        let size = self.group.size();
-        let queries = self.n_heads * rank / size..self.n_heads * (rank + 1) / size;
+        let queries = owned_range(self.n_heads, rank, self.group.size());
         match heads {
             Heads::Queries => queries,
             Heads::Keys => {
@@ -171,9 +170,9 @@ impl HeadExchange {
         self.columns(heads, self.group.rank()).len()
     }
 
-    /// Buffers for what is sent and received, `[ranks, block]`, and the length of a block: the same for all pairs of ranks,
-    /// with room for the most rows and heads that a rank has. What a pair does not need at the end of its block is
-    /// not read.
+    /// Buffers for what is sent and received, `[ranks, block]`, and the length of a block: the same for all pairs of
+    /// ranks, with room for the most rows and heads that a rank has. What a pair does not need at the end of its block
+    /// is not read.
     fn blocks(&self, pool: &mut BufferPool, rows: &PackRows, kinds: &[Heads]) -> (usize, [Vec<f32>; 2]) {
         let most = |heads: &Heads| (0..self.group.size()).map(|rank| self.columns(*heads, rank).len()).max();
         let widest: usize = kinds.iter().filter_map(most).sum();
@@ -287,7 +286,8 @@ impl HeadExchange {
     }
 }
 
-/// Writes `from` `[n_rows, columns]` into columns of `to` `[n_rows, width]`; to the first `n_shared` of them it is added.
+/// Writes `from` `[n_rows, columns]` into columns of `to` `[n_rows, width]`; to the first `n_shared` of them it is
+/// added.
 fn put_columns(from: &[f32], to: &mut [f32], width: usize, columns: Range<usize>, n_shared: usize) {
     for (from, row) in from.chunks_exact(columns.len()).zip(to.chunks_exact_mut(width)) {
         let (shared, new) = row[columns.clone()].split_at_mut(n_shared);

@@ -1,14 +1,13 @@
 //! Sharded states (ZeRO): every stage is loaded, and the buffers of a rank have the bytes that the formulas say.
 
 use std::sync::Arc;
-use std::thread;
 
 use truing_cpu::{CpuEngine, StateBytes};
 use truing_model::{
     AdamWStep, Adapters, ComputeDtype, DecoderSpec, DecodingWeights, Engine, EngineOptions, HeadGradient,
     HeadRequest, OptimizerStep, ParameterStore, PutWeight, SaveActivations, TrainableSpec, ZeroStage,
 };
-use truing_parallel::thread_world;
+use truing_parallel::run_thread_world;
 use truing_types::{Groups, PackedBatch, RowOrigin};
 
 use crate::quantized;
@@ -30,7 +29,7 @@ fn load(groups: &Groups, stage: ZeroStage) -> CpuEngine {
 
 /// The states of every rank after an optimiser step.
 fn after_a_step(n_ranks: usize, stage: ZeroStage) -> Vec<StateBytes> {
-    let rank_of = |world| {
+    run_thread_world(n_ranks, |world| {
         let groups = Groups::new(Arc::new(world), 1).unwrap();
         let mut engine = load(&groups, stage);
         assert_eq!(engine.zero_stage(), if n_ranks == 1 { ZeroStage::Replicated } else { stage });
@@ -61,16 +60,11 @@ fn after_a_step(n_ranks: usize, stage: ZeroStage) -> Vec<StateBytes> {
         };
         engine.optimizer_step(&OptimizerStep::AdamW(step)).unwrap();
         engine.state_bytes()
-    };
-    thread::scope(|scope| {
-        let start = |world| scope.spawn(move || rank_of(world));
-        let ranks: Vec<_> = thread_world(n_ranks).into_iter().map(start).collect();
-        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
     })
 }
 
-/// docs/scale.md, "Memory of the states": 4 P bytes of values, 4 P of gradients, 8 P of moments, each divided by N from its
-/// stage on. A rank holds at most 10 % more.
+/// docs/scale.md, "Memory of the states": 4 P bytes of values, 4 P of gradients, 8 P of moments, each divided by N from
+/// its stage on. A rank holds at most 10 % more.
 #[test]
 fn the_states_of_a_rank_are_the_formulas_bytes() {
     let n_parameters: usize = spec().parameters().iter().map(|p| p.n_elements()).sum();
@@ -113,8 +107,8 @@ fn the_bytes_of_a_rank_are_those_of_the_documentation() {
     }
 }
 
-/// The planner's bytes are at least those of the buffers, with the layer or head that is whole for a while at most one unit
-/// more.
+/// The planner's bytes are at least those of the buffers, with the layer or head that is whole for a while at most one
+/// unit more.
 #[test]
 fn the_planned_states_are_those_of_a_rank() {
     let (spec, trainable) = (spec(), TrainableSpec::default());
@@ -144,21 +138,15 @@ fn the_planned_states_are_those_of_a_rank() {
 #[test]
 fn decoding_holds_all_values_beside_those_of_the_rank() {
     let n_parameters: usize = spec().parameters().iter().map(|p| p.n_elements()).sum();
-    let found: Vec<[usize; 3]> = thread::scope(|scope| {
-        let start = |world| {
-            scope.spawn(move || {
-                let groups = Groups::new(Arc::new(world), 1).unwrap();
-                let mut engine = load(&groups, ZeroStage::Parameters);
-                let owned = engine.state_bytes().parameters;
-                let mut cache = engine.new_cache(8).unwrap();
-                engine.extend(&mut cache, &[5, 6, 7], DecodingWeights::F32).unwrap();
-                let decoding = engine.state_bytes().parameters;
-                engine.join_others().unwrap();
-                [owned, decoding, engine.state_bytes().parameters]
-            })
-        };
-        let ranks: Vec<_> = thread_world(2).into_iter().map(start).collect();
-        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    let found = run_thread_world(2, |world| {
+        let groups = Groups::new(Arc::new(world), 1).unwrap();
+        let mut engine = load(&groups, ZeroStage::Parameters);
+        let owned = engine.state_bytes().parameters;
+        let mut cache = engine.new_cache(8).unwrap();
+        engine.extend(&mut cache, &[5, 6, 7], DecodingWeights::F32).unwrap();
+        let decoding = engine.state_bytes().parameters;
+        engine.join_others().unwrap();
+        [owned, decoding, engine.state_bytes().parameters]
     });
     for [owned, decoding, afterwards] in found {
         assert_eq!((decoding, afterwards), (4 * n_parameters + owned, owned));

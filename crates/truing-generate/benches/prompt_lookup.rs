@@ -37,7 +37,7 @@ struct Bench {
     requests: Vec<SampleRequest>,
 }
 
-/// What one run of all prompts came to.
+/// The result of one run of all prompts.
 struct Run {
     tokens_per_second: f64,
     completions: Vec<SampledCompletion>,

@@ -348,17 +348,17 @@ impl<E: Engine> DecodingLoop<E> {
         let n_rounds = fed.iter().map(|fed| fed.tokens.len()).max().unwrap_or(0);
         for n_accepted in 0..n_rounds {
             let mut first_row = 0;
-            let mut going_on = Vec::new();
+            let mut following = Vec::new();
             for (one, fed) in self.running.iter_mut().zip(fed) {
-                if fed.goes_on(&one.history, n_accepted) && !one.is_over(context_length) {
-                    going_on.push((first_row + n_accepted, one));
+                if fed.is_followed(&one.history, n_accepted) && !one.is_over(context_length) {
+                    following.push((first_row + n_accepted, one));
                 }
                 first_row += fed.tokens.len();
             }
-            if going_on.is_empty() {
+            if following.is_empty() {
                 break;
             }
-            sample_each(engine, logits, &self.ids, &mut going_on, on_token)?;
+            sample_each(engine, logits, &self.ids, &mut following, on_token)?;
         }
         for (one, fed) in self.running.iter_mut().zip(fed).filter(|(_, fed)| !fed.draft().is_empty()) {
             one.drafts.add(fed.counts(&one.history));

@@ -120,7 +120,7 @@ impl<E: Engine> Session<E> {
         Ok(logits)
     }
 
-    /// Takes down what an extension of the cache has come to.
+    /// Records the result of an extension of the cache.
     fn extended(
         &mut self,
         engine: &mut E,

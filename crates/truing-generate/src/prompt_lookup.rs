@@ -8,7 +8,8 @@ use truing_types::TokenId;
 
 use crate::running::Running;
 
-/// The last tokens are looked for, as many as this, then one fewer, down to two: one token alone says too little.
+/// The last tokens are looked for, as many as this, then one fewer, down to two: one token alone is no sign of a
+/// repetition.
 const NGRAM: std::ops::RangeInclusive<usize> = 2..=4;
 
 /// At most `n` tokens that followed where the last tokens occurred before: the longest run of last tokens first, and of
@@ -73,8 +74,8 @@ impl Fed {
         self.tokens.get(1..).unwrap_or_default()
     }
 
-    /// Whether the completion took in the first `n_accepted` drafted tokens and nothing else since.
-    pub(crate) fn goes_on(&self, history: &[TokenId], n_accepted: usize) -> bool {
+    /// Whether exactly the first `n_accepted` drafted tokens were sampled so far.
+    pub(crate) fn is_followed(&self, history: &[TokenId], n_accepted: usize) -> bool {
         self.draft().get(..n_accepted) == Some(&history[self.n_before..])
     }
 
@@ -101,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn more_of_the_last_tokens_say_more() {
+    fn the_longest_run_of_last_tokens_decides() {
         // After `1 2` came 4 last, but after `0 1 2` it was 3.
         assert_eq!(look_up(&[0, 1, 2, 3, 9, 1, 2, 4, 4, 0, 1, 2], 1), [3]);
         // One token alone is not looked for.

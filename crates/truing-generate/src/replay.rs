@@ -1,4 +1,5 @@
-//! Completions whose tokens were sampled elsewhere, on a server for instance: ended and turned into text as here.
+//! Completions whose tokens were sampled elsewhere, on a server for instance: their end and their text are those that
+//! this process would give them.
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use crate::GenerateError;
 use crate::batch::{Job, SampledCompletion, SampledIds};
 use crate::running::Running;
 
-/// A completion as it would have been here.
+/// A completion as this process would have given it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Replayed {
     /// Tokens after its end are left out: what was sampled after an end token or a stop text did not decide what came

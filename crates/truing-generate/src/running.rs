@@ -1,4 +1,4 @@
-//! A completion on its way: its tokens, its text, and why it ends.
+//! A running completion: its tokens, its text, and why it ends.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::grammar::GrammarState;
 use crate::prompt_lookup::look_up;
 use crate::{DraftCounts, GenerateError, StopTexts, mark_tokens};
 
-/// A completion on its way.
+/// A running completion.
 pub(crate) struct Running<C> {
     pub(crate) job_idx: usize,
     pub(crate) sample_idx: usize,

@@ -1,7 +1,7 @@
 //! How fast this machine multiplies and reads memory: what `truing doctor` and `truing bench` show, and the planner's
 //! time estimate starts from.
 //!
-//! The one room of the crate that reads the clock; a rate cannot be had without it.
+//! The only module of the crate that reads the clock; a rate cannot be measured without it.
 
 use crate::matmul::{MatrixRef, Write, matmul};
 use crate::simd::{SimdLevel, simd_fn};
@@ -70,7 +70,7 @@ pub fn measure_matmul_gflops() -> f64 {
 const READ_BYTES: usize = 512 << 20;
 
 /// Bytes a second that the threads of the current pool read from memory together: the sum of a buffer of 512 MiB, the
-/// best of three passes. Takes half a second.
+/// best of three passes.
 pub fn measure_read_bandwidth() -> f64 {
     let buffer = vec![1.0_f32; READ_BYTES / size_of::<f32>()];
     let share = buffer.len().div_ceil(rayon::current_num_threads());
@@ -85,7 +85,7 @@ pub fn measure_read_bandwidth() -> f64 {
     best
 }
 
-/// Enough independent sums that memory, not addition, is what is waited for.
+/// Sums in 32 independent lanes, so that reads from memory limit the rate, and not the latency of additions.
 fn lane_sums(values: &[f32]) -> [f32; 32] {
     let mut sums = [0.0; 32];
     for chunk in values.chunks_exact(32) {
@@ -102,7 +102,8 @@ mod tests {
 
     #[test]
     fn memory_is_read_and_every_value_is_summed() {
-        assert!(measure_read_bandwidth() > 1e6);
+        let bandwidth = measure_read_bandwidth();
+        assert!(bandwidth.is_finite() && bandwidth > 0.0);
         let values: Vec<f32> = (0..64).map(|i| i as f32).collect();
         let expected: Vec<f32> = (0..32).map(|i| (2 * i + 32) as f32).collect();
         assert_eq!(lane_sums(&values).to_vec(), expected);

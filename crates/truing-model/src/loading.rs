@@ -84,8 +84,8 @@ impl ModelFiles {
         TokenId::try_from(id).ok()
     }
 
-    /// Opens a model directory, a directory that holds nothing but one GGUF file, a GGUF file, or an adapter's directory
-    /// with the base model that it names.
+    /// Opens a model directory, a directory that holds nothing but one GGUF file, a GGUF file, or an adapter's
+    /// directory with the base model that it names.
     ///
     /// # Errors
     /// When a file is missing or broken, the architecture is unknown, a parameter is missing or of another shape than
@@ -269,8 +269,8 @@ impl ModelFiles {
         matches!(self.spec.head, HeadKind::Score { .. }) && !has_score
     }
 
-    /// What a user should know of the files before they are used: [`ModelFiles::contradictions`], and how many tensors are
-    /// not read.
+    /// What a user should know of the files before they are used: [`ModelFiles::contradictions`], and how many tensors
+    /// are not read.
     #[must_use]
     pub fn notices(&self) -> Vec<String> {
         let unused = notice_of_unused(&self.unused_tensors, self.base_path());
@@ -283,8 +283,8 @@ impl ModelFiles {
         self.adapter.as_ref().map_or(&self.path, |adapter| &adapter.base_path)
     }
 
-    /// The directory with the tokenizer's files: an adapter's own where it has some. `None` where the tokenizer is in the
-    /// GGUF file.
+    /// The directory with the tokenizer's files: an adapter's own where it has some. `None` where the tokenizer is in
+    /// the GGUF file.
     #[must_use]
     pub fn tokenizer_directory(&self) -> Option<&Path> {
         let of_adapter = self.adapter.as_ref().map(|adapter| &*adapter.path);
@@ -424,7 +424,8 @@ pub(crate) fn notice_of_unused(unused: &[String], path: &Path) -> Option<String>
     })
 }
 
-/// Files of a model's directory, beside its weights, that decide what it computes, reads and writes: those that are there.
+/// Files of a model's directory, beside its weights, that decide what it computes, reads and writes: those that are
+/// there.
 pub(crate) fn described_files(folder: &Path) -> Vec<PathBuf> {
     const NAMES: [&str; 13] = [
         "config.json",

@@ -23,9 +23,7 @@ impl ModelSpec {
     pub fn decoder(&self) -> Result<&DecoderSpec, EngineError> {
         match self {
             Self::Decoder(spec) => Ok(spec),
-            Self::Encoder(_) => {
-                Err(EngineError::WrongKind { found: "an encoder", needed: "predict or score tokens" })
-            }
+            Self::Encoder(_) => Err(EngineError::needs_decoder()),
         }
     }
 
@@ -137,11 +135,12 @@ impl From<EncoderSpec> for ModelSpec {
     }
 }
 
-/// The values that a parameter starts with where no file holds it, row-major; the same on every engine. `None` where it has
-/// to be in a file.
+/// The values that a parameter starts with where no file holds it, row-major; the same on every engine. `None` where it
+/// has to be in a file.
 ///
 /// - LoRA's down projection: uniform in `±1/sqrt(in)` (Kaiming with a = sqrt 5, as PEFT), the up projection 0.
-/// - A new reward model's, classifier's or scorer's head: normal with deviation 0.02, as transformers draws it; its bias 0.
+/// - A new reward model's, classifier's or scorer's head: normal with deviation 0.02, as transformers draws it; its
+///   bias 0.
 ///
 /// `parameter_idx` is its index among the model's parameters: each adapter draws its own numbers.
 #[must_use]

@@ -20,4 +20,4 @@ pub use control::{Cause, ControlChannel, ControlError, ControlListener, ControlO
 pub use over_mpi::{JobError, MpiError, MpiJob, MpiOptions, MpiWorld};
 pub use rendezvous::{Launcher, Rendezvous, RendezvousError};
 pub use solo::Solo;
-pub use threads::{ThreadRank, thread_world};
+pub use threads::{ThreadRank, run_thread_world, thread_world};

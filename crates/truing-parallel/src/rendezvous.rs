@@ -6,8 +6,8 @@
 //! 1. torchrun, or variables set by hand: `RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR`, `MASTER_PORT`.
 //! 2. OpenMPI's `mpirun`: `OMPI_COMM_WORLD_RANK`, `OMPI_COMM_WORLD_SIZE`, `OMPI_COMM_WORLD_LOCAL_RANK`.
 //! 3. MPICH's `mpiexec`, or `srun --mpi=pmi2`: `PMI_RANK`, `PMI_SIZE`, `MPI_LOCALRANKID`.
-//! 4. `srun`: `SLURM_PROCID`, `SLURM_STEP_NUM_TASKS`, `SLURM_LOCALID`. A batch script without `srun` has `SLURM_PROCID` and
-//!    `SLURM_NTASKS` as well, but is one process: only `SLURM_STEP_NUM_TASKS` says that `srun` started this one.
+//! 4. `srun`: `SLURM_PROCID`, `SLURM_STEP_NUM_TASKS`, `SLURM_LOCALID`. A batch script without `srun` has `SLURM_PROCID`
+//!    and `SLURM_NTASKS` as well, but is one process: only `SLURM_STEP_NUM_TASKS` says that `srun` started this one.
 //!
 //! Variables set by hand (1, without torchrun's `TORCHELASTIC_RUN_ID`) must agree with those of 2 and 3.
 
@@ -159,7 +159,8 @@ impl Rendezvous {
         "SLURM_LOCALID",
     ];
 
-    /// Reads what the launcher says; `None` where no launcher started this process. An empty variable counts as not set.
+    /// Reads what the launcher says; `None` where no launcher started this process. An empty variable counts as not
+    /// set.
     ///
     /// # Errors
     /// When variables are missing, are no numbers, or contradict each other.

@@ -53,6 +53,18 @@ pub fn thread_world(world_size: usize) -> Vec<ThreadRank> {
     (0..world_size).map(|rank| ThreadRank { rank, size: world_size, meeting: Arc::clone(&meeting) }).collect()
 }
 
+/// Runs `work` on every rank of a [`thread_world`], each in a thread of its own; the results in rank order. A rank's panic
+/// is the caller's.
+pub fn run_thread_world<T: Send>(world_size: usize, work: impl Fn(ThreadRank) -> T + Sync) -> Vec<T> {
+    std::thread::scope(|scope| {
+        let work = &work;
+        let start = |rank| scope.spawn(move || work(rank));
+        let threads: Vec<_> = thread_world(world_size).into_iter().map(start).collect();
+        let joined = threads.into_iter().map(|thread| thread.join());
+        joined.map(|found| found.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    })
+}
+
 impl Meeting {
     // A rank that panicked leaves the exchange as it was; its drop marks the meeting as broken.
     fn lock(&self) -> MutexGuard<'_, Exchange> {

@@ -1,11 +1,10 @@
-//! A plan is carried out: each stage that has no result is run, alone or beside others that do not need it, and
-//! recorded.
+//! Applies a plan: runs each stage that has no result, alone or in parallel with others that do not need it, and
+//! records the result.
 //!
 //! A result is made in place under its key with the run directory's own resume, and counts once `done.json` is there,
-//! which is written last. So a stage that is stopped, killed or fails goes on where it was.
+//! which is written last. So a stage that was stopped, killed or failed continues from what it has saved.
 
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::fs::{self, File};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -17,6 +16,7 @@ use std::time::Duration;
 use serde::Serialize;
 use toml::Value;
 use truing_store::{Digest, StoreError, atomic};
+use truing_types::with_causes;
 
 use crate::plan::PlannedWork;
 use crate::recipe::Kind;
@@ -29,15 +29,15 @@ use crate::{
 
 /// A result that another process makes is looked for this often.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// What stands for the folder of the results in a command.
+/// The placeholder for the folder of the results in a command.
 const OUTPUT: &str = "${output}";
 
-/// How a plan is carried out.
+/// How a plan is applied.
 #[derive(Debug, Clone, Copy)]
 pub struct ApplyOptions<'a> {
     /// Stages that run at the same time, at most.
     pub jobs: usize,
-    /// Set from outside: running stages stop, and no other begins.
+    /// Set from outside: running stages stop, and no other starts.
     pub stop: &'a AtomicBool,
 }
 
@@ -60,7 +60,7 @@ pub struct Applied {
     pub is_interrupted: bool,
 }
 
-/// What has become of a stage.
+/// The state of a stage while the plan is applied.
 #[derive(Debug, Clone, PartialEq)]
 enum Fate {
     Pending,
@@ -87,8 +87,8 @@ impl Fate {
     }
 }
 
-/// Carries out a plan, and nothing that is not in it. Where all is up to date no stage is started: the store learns of
-/// the lock file, and links that are missing are made.
+/// Applies a plan, and runs nothing that is not in it. Where all is up to date no stage is started: the lock file is
+/// registered in the store, and missing links are made.
 ///
 /// # Errors
 /// When the store or the lock file cannot be used. A stage that fails is no error here: the others that do not need it
@@ -113,10 +113,10 @@ pub fn apply(
     })?;
     let fates = running.all()?;
     digests.save()?;
-    Ok(told(plan, fates))
+    Ok(summary(plan, fates))
 }
 
-fn told(plan: &PipelinePlan, fates: Vec<Fate>) -> Applied {
+fn summary(plan: &PipelinePlan, fates: Vec<Fate>) -> Applied {
     let mut applied = Applied::default();
     for (stage, fate) in plan.stages.iter().zip(fates) {
         let name = stage.name.clone();
@@ -133,7 +133,7 @@ fn told(plan: &PipelinePlan, fates: Vec<Fate>) -> Applied {
     applied
 }
 
-/// A plan on its way.
+/// A plan that is being applied.
 struct Running<'a> {
     pipeline: &'a Pipeline,
     plan: &'a PipelinePlan,
@@ -144,7 +144,7 @@ struct Running<'a> {
 }
 
 impl Running<'_> {
-    /// What has become of a stage before anything runs.
+    /// The state of a stage before anything runs.
     fn first_fate(&self, stage: &PlannedStage) -> Result<Fate, PipelineError> {
         match (&stage.state, stage.key) {
             // A gate has no run.
@@ -224,7 +224,7 @@ impl Running<'_> {
     /// Makes or finds the result of a stage.
     fn stage(&self, idx: usize) -> Fate {
         let planned = &self.plan.stages[idx];
-        let fate = self.result_of(idx, planned).unwrap_or_else(|error| Fate::Failed(sentence(&error)));
+        let fate = self.result_of(idx, planned).unwrap_or_else(|error| Fate::Failed(with_causes(&error)));
         let stage = planned.name.as_str();
         match &fate {
             Fate::Ran => self.host.notice(&Notice::Finished { stage }),
@@ -312,7 +312,7 @@ impl Running<'_> {
                 Work::Recipe { kind: stage.uses.clone(), path }
             }
             PlannedWork::Command(arguments) => {
-                // Nothing is known of how it continues: it begins anew.
+                // Whether the program can resume is not known: it starts from an empty folder.
                 if continues {
                     fs::remove_dir_all(&folder).map_err(StoreError::io("remove", &folder))?;
                 }
@@ -334,10 +334,10 @@ impl Running<'_> {
             jobs: self.options.jobs,
             stop: self.options.stop,
         };
-        Ok(self.host.run(&job).unwrap_or_else(|error| JobEnd::Failed(sentence(&*error))))
+        Ok(self.host.run(&job).unwrap_or_else(|error| JobEnd::Failed(with_causes(&*error))))
     }
 
-    /// Records a run that has ended well, unless its data changed on the way.
+    /// Records a run that has succeeded, unless its data changed while it ran.
     fn finish(
         &self,
         idx: usize,
@@ -434,18 +434,4 @@ impl Running<'_> {
         with_real_paths(&mut value, &|key| self.plan.folder_of(key, self.store));
         value.as_str().unwrap_or(text).to_owned()
     }
-}
-
-/// An error with its causes, as one sentence.
-fn sentence(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }

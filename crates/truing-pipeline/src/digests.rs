@@ -15,7 +15,7 @@ use truing_store::{Digest, StoreError, atomic};
 /// of the file system's clock would not be seen.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// What of a file tells that it is unchanged.
+/// The metadata by which an unchanged file is recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     size: u64,
@@ -108,7 +108,7 @@ impl Digests {
         let mut files = Vec::new();
         files_below(path, &mut Vec::new(), &mut files)?;
         files.sort();
-        let (mut hasher, mut bytes) = (blake3::Hasher::new(), 0);
+        let mut sum = Sum::default();
         for file in files {
             let measured = match fs::read_link(&file) {
                 Ok(target) if !file.is_file() => {
@@ -116,11 +116,9 @@ impl Digests {
                 }
                 _ => self.of_file(&file, now)?,
             };
-            let name = file.strip_prefix(path).unwrap_or(&file).to_string_lossy().into_owned();
-            hasher.update(format!("{}\0{name}\n", measured.blake3).as_bytes());
-            bytes += measured.bytes;
+            sum.add(&file.strip_prefix(path).unwrap_or(&file).to_string_lossy(), measured);
         }
-        Ok(Measured { blake3: Digest::from(&hasher), bytes })
+        Ok(sum.measured())
     }
 
     /// The digest of what is read at a path. Of a model the files that decide what it computes, of a folder of data its
@@ -138,18 +136,34 @@ impl Digests {
             return self.of_tree(path, now);
         }
         let Some(files) = deciding_files(path) else { return self.of_tree(path, now) };
-        let (mut hasher, mut bytes) = (blake3::Hasher::new(), 0);
+        let mut sum = Sum::default();
         for file in files {
             let measured = self.of_file(&file, now)?;
-            let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            hasher.update(format!("{}\0{name}\n", measured.blake3).as_bytes());
-            bytes += measured.bytes;
+            sum.add(&file.file_name().unwrap_or_default().to_string_lossy(), measured);
         }
-        Ok(Measured { blake3: Digest::from(&hasher), bytes })
+        Ok(sum.measured())
     }
 }
 
-/// The files of a folder that a stage would read, where they can be told.
+/// One digest of several files with their names.
+#[derive(Default)]
+struct Sum {
+    hasher: blake3::Hasher,
+    bytes: u64,
+}
+
+impl Sum {
+    fn add(&mut self, name: &str, file: Measured) {
+        self.hasher.update(format!("{}\0{name}\n", file.blake3).as_bytes());
+        self.bytes += file.bytes;
+    }
+
+    fn measured(&self) -> Measured {
+        Measured { blake3: Digest::from(&self.hasher), bytes: self.bytes }
+    }
+}
+
+/// The files of a folder that a stage would read; `None` where they are not known.
 fn deciding_files(folder: &Path) -> Option<Vec<PathBuf>> {
     if EncoderFiles::is_encoder(folder) {
         return EncoderFiles::open(folder).ok().map(|model| model.deciding_files());

@@ -7,7 +7,7 @@ use truing_store::StoreError;
 
 use crate::Cause;
 
-/// A pipeline that cannot be planned or carried out.
+/// A pipeline that cannot be planned or applied.
 #[derive(Debug, thiserror::Error)]
 pub enum PipelineError {
     /// The recipe cannot be read.
@@ -32,7 +32,7 @@ pub enum PipelineError {
     /// Something of a stage that is not a setting of its kind.
     #[error("{place}: stage `{stage}`: {reason}")]
     Stage {
-        /// Where it stands.
+        /// Its place in the recipe.
         place: RecipePlace,
         /// The stage.
         stage: String,
@@ -42,9 +42,9 @@ pub enum PipelineError {
     /// Stages that need each other.
     #[error("{place}: stages need each other: {}", stages.join(" -> "))]
     Cycle {
-        /// Where the first of them stands.
+        /// The place of the first of them in the recipe.
         place: RecipePlace,
-        /// The way around, each stage with what it needs behind it; the last is the first.
+        /// The cycle: each stage needs the next; the last is the first.
         stages: Vec<String>,
     },
     /// A model or file that a stage reads.

@@ -15,7 +15,7 @@ use crate::{LockFile, PipelineError, Store};
 pub struct GarbageOptions {
     /// Only say what would be removed.
     pub is_dry_run: bool,
-    /// Also runs that were begun and not finished.
+    /// Also runs that were started and not finished.
     pub removes_unfinished: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What the program does for a pipeline: it knows the stages, finds models, tells the time, and runs a stage.
+//! What the program does for a pipeline: it lists the stages, finds models, reads the clock, and runs a stage.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -40,7 +40,7 @@ pub trait Host: Sync {
     /// When it could not be started.
     fn run(&self, job: &Job<'_>) -> Result<JobEnd, Cause>;
 
-    /// Told what happens, as it happens.
+    /// Called for each event, when it happens.
     fn notice(&self, notice: &Notice<'_>);
 }
 
@@ -104,10 +104,10 @@ pub struct JobReport {
     pub peak_bytes: Option<u64>,
 }
 
-/// What happens while a pipeline is carried out.
+/// What happens while a pipeline is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Notice<'a> {
-    /// A stage begins, or goes on where it was stopped.
+    /// A stage starts, or continues where it was stopped.
     Started {
         /// The stage.
         stage: &'a str,

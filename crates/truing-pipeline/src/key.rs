@@ -92,7 +92,7 @@ pub enum Change {
         /// Now.
         new: Option<KeyInput>,
     },
-    /// A stage that `needs` names has another key, or is named anew or no longer.
+    /// A stage that `needs` names has another key, or was added to `needs` or removed from it.
     Needs {
         /// The stage.
         stage: String,

@@ -1,10 +1,10 @@
 //! A pipeline: stages of one recipe, each with a key that says what its result is made of. A stage runs when the store
-//! has no result of its key; everything else is already there.
+//! has no result of its key; the results of the others are reused.
 //!
-//! The order of things: [`Pipeline::read`] (the recipe, its references, its graph), [`PipelinePlan::new`] (keys, and
+//! The steps: [`Pipeline::read`] (the recipe, its references, its graph), [`PipelinePlan::new`] (keys, and
 //! what would run and why), [`apply`] (runs that and nothing else), [`collect_garbage`] (what no lock file names).
 //!
-//! Stages are not known here. The program names them ([`StageKind`]), finds models, and runs one at a time ([`Host`]).
+//! This crate knows no stages. The program lists them ([`StageKind`]), finds models, and runs one at a time ([`Host`]).
 
 mod apply;
 mod digests;
@@ -31,5 +31,5 @@ pub use key::{Change, KeyInput, KeyParts};
 pub use lock_file::{LockFile, LockedStage};
 pub use plan::{PipelinePlan, PlannedStage, State};
 pub use recipe::{Pipeline, PipelineStage};
-pub use settings::{NamedOutput, Settings, SettleError, Settled, StageKind, settle};
+pub use settings::{NamedOutput, Settings, SettleError, Settled, StageKind, at_places, settle};
 pub use store::{Done, Store, StoredOutput};

@@ -30,7 +30,7 @@ pub enum State {
     InStore,
     /// It runs.
     ToRun,
-    /// It was begun with the same key, and goes on where it was stopped.
+    /// It was started with the same key, and continues where it was stopped.
     ToContinue,
     /// It waits for a file from people.
     Waiting {
@@ -65,7 +65,7 @@ pub struct PlannedStage {
     pub(crate) work: PlannedWork,
     /// Files that are read and no other stage makes.
     pub(crate) files: Vec<ReadFile>,
-    /// Outputs of other stages that are read, with their settings: paths that stand for them.
+    /// Outputs of other stages that are read, with the settings that name them: placeholder paths.
     pub(crate) made: Vec<(String, String)>,
 }
 
@@ -157,7 +157,7 @@ impl PipelinePlan {
     }
 }
 
-/// One stage on its way to a plan; those before it are planned.
+/// Plans one stage; those before it are planned.
 struct Planning<'a> {
     pipeline: &'a Pipeline,
     store: &'a Store,
@@ -230,7 +230,7 @@ impl Planning<'_> {
         Ok(planned)
     }
 
-    /// Finds out what is to be done.
+    /// Looks the key up in the store and the lock file, and sets what is to be done.
     fn look_up(
         &self,
         stage: &PipelineStage,
@@ -267,12 +267,11 @@ impl Planning<'_> {
     fn meant(&self, stage: &PipelineStage) -> Result<Meant, PipelineError> {
         let mut with = Value::Table(stage.with.clone());
         let mut resolve = |reference: Reference| {
-            let from = self.planned.values().find(|other| other.name == reference.stage);
-            let from = from.expect("stages are planned behind those that they need");
-            let outputs = self.pipeline.stages.iter().find(|other| other.name == reference.stage);
+            let from = self.planned.iter().find(|(_, other)| other.name == reference.stage);
+            let (idx, from) = from.expect("stages are planned after those that they need");
+            let mut outputs = self.pipeline.stages[*idx].outputs.iter();
             let path =
-                outputs.and_then(|other| other.outputs.iter().find(|(name, _)| *name == reference.output));
-            let path = path.map_or("", |(_, path)| path.as_str());
+                outputs.find(|(name, _)| *name == reference.output).map_or("", |(_, path)| path.as_str());
             // Where the key is not known the settings are checked all the same.
             Ok(key_path(from.key.unwrap_or_else(|| Digest::of_bytes(b"")), path))
         };
@@ -363,7 +362,7 @@ impl Planning<'_> {
         Meant { settings, inputs: inputs.collect(), work: PlannedWork::Command(command) }
     }
 
-    /// How the recipe writes an output, given the path that stands for it.
+    /// How the recipe writes an output, given its placeholder path.
     fn reference_of(&self, path: &Path) -> Option<String> {
         if !is_key_path(path) {
             return None;
@@ -400,7 +399,7 @@ impl Planning<'_> {
     }
 }
 
-/// What is to be said of a gate whose file is the one of before, while a stage that it answers is another.
+/// The remark on a gate whose file is unchanged although a stage that it needs has changed.
 fn same_file_again(changes: &[Change]) -> Option<String> {
     let others: Vec<&str> = changes
         .iter()
@@ -409,6 +408,5 @@ fn same_file_again(changes: &[Change]) -> Option<String> {
             _ => None,
         })
         .collect::<Option<_>>()?;
-    (!others.is_empty())
-        .then(|| format!("{} changed, and the file is the one of before", others.join(" and ")))
+    (!others.is_empty()).then(|| format!("{} changed, and the file is unchanged", others.join(" and ")))
 }

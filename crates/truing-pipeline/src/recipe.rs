@@ -125,7 +125,7 @@ pub struct Pipeline {
     pub name: String,
     /// The stages in the order of the recipe.
     pub stages: Vec<PipelineStage>,
-    /// Indices of the stages, each behind those that it needs.
+    /// Indices of the stages, each after those that it needs.
     pub order: Vec<usize>,
     /// The folder of finished runs.
     pub store: PathBuf,
@@ -345,7 +345,7 @@ impl Pipeline {
         Ok(())
     }
 
-    /// The references of a stage, each with the key below which it stands.
+    /// The references of a stage, each with the key that holds it.
     fn references_of<'a>(
         &self,
         stage: &'a PipelineStage,
@@ -380,7 +380,7 @@ impl Pipeline {
         })
     }
 
-    /// The stages, each behind those that it needs; otherwise in the order of the recipe.
+    /// The stages, each after those that it needs; otherwise in the order of the recipe.
     fn sorted(&self) -> Result<Vec<usize>, PipelineError> {
         let mut order: Vec<usize> = Vec::new();
         while order.len() < self.stages.len() {

@@ -11,7 +11,7 @@ use truing_store::Digest;
 
 const BEGIN: &str = "${stages.";
 const END: char = '}';
-/// What stands for the store in a key.
+/// The placeholder for the store in a key.
 const KEY_ROOT: &str = "/truing-pipeline/";
 
 /// A reference as it is written.
@@ -77,27 +77,27 @@ pub(crate) fn replace_in(
     Ok(())
 }
 
-/// The path that stands for an output in a key.
+/// The placeholder path of an output in a key.
 pub(crate) fn key_path(key: Digest, output: &str) -> String {
     format!("{KEY_ROOT}{key}/{output}")
 }
 
-/// What stands for a stage's own key in its settings: the key is made of them.
+/// The placeholder for a stage's own key in its settings: the key is made of them.
 pub(crate) fn own_key() -> Digest {
     "0".repeat(64).parse().expect("64 hexadecimal digits")
 }
 
-/// The path that stands for the folder of the stage itself. Settings may be derived from it, such as the path of a cache.
+/// The placeholder path of the stage's own folder. Settings may be derived from it, such as the path of a cache.
 pub(crate) fn own_folder() -> String {
     format!("{KEY_ROOT}{}", own_key())
 }
 
-/// Whether a path stands for an output.
+/// Whether a path is a placeholder for an output.
 pub(crate) fn is_key_path(path: &Path) -> bool {
     path.starts_with(KEY_ROOT)
 }
 
-/// Replaces the paths that stand for outputs, in every text of a value, by those below the folder that `folder_of`
+/// Replaces the placeholder paths of outputs, in every text of a value, by paths below the folder that `folder_of`
 /// gives.
 pub(crate) fn with_real_paths(value: &mut Value, folder_of: &dyn Fn(Digest) -> Option<String>) {
     match value {
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn references_are_replaced_wherever_they_stand() {
+    fn references_are_replaced_in_every_text() {
         let mut seen = Vec::new();
         let mut resolve = |reference: Reference| {
             seen.push(reference.to_string());

@@ -148,7 +148,7 @@ pub(crate) struct StageText<'a> {
 }
 
 impl StageText<'_> {
-    /// Where a key of the stage's table stands; where it does not, the table that would hold it.
+    /// The place of a key of the stage's table; where it is missing, that of the table that would hold it.
     pub(crate) fn place_of(&self, keys: &[String]) -> RecipePlace {
         let mut keys = [&["stages".to_owned(), self.stage.to_owned()], keys].concat();
         while !keys.is_empty() {
@@ -160,15 +160,16 @@ impl StageText<'_> {
         RecipePlace::File(self.path.to_path_buf())
     }
 
-    /// Where a setting stands, whose keys are joined by dots.
+    /// The place of a setting, whose keys are joined by dots.
     pub(crate) fn place_of_setting(&self, setting: &str) -> RecipePlace {
         let keys: Vec<String> = ["with"].into_iter().chain(setting.split('.')).map(str::to_owned).collect();
         self.place_of(&keys)
     }
 }
 
-/// An error of a recipe with other places.
-pub(crate) fn at_places(
+/// An error of a recipe with other places. `place_of` gets the place in the text that was read, and the key where the
+/// error is an unknown key.
+pub fn at_places(
     error: RecipeError,
     place_of: &dyn Fn(RecipePlace, Option<&str>) -> RecipePlace,
 ) -> RecipeError {

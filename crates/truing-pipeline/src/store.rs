@@ -71,7 +71,7 @@ pub struct StoredOutput {
 pub(crate) enum Found {
     /// A finished run whose files are what they were.
     Done(Done),
-    /// A run that was begun.
+    /// A run that was started and is not finished.
     Begun,
     /// A finished run with a file that is missing or not what it was.
     Damaged(String),

@@ -18,7 +18,7 @@ const N_SHOWN: usize = 4;
 /// One completion as a page shows it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RolloutExample {
-    /// The step it was drawn before.
+    /// The step it was sampled before.
     pub step: u64,
     /// The last user turn.
     pub prompt: String,

@@ -214,7 +214,7 @@ fn number_format(stage: &StageRecord) -> Option<HealthNote> {
         level: Level::Look,
         text: format!(
             "The model is saved in {format}: a weight that training moved by less than half the spacing of this format \
-             is saved as it was. After few steps, or with a low learning rate, that is most of what was learnt; \
+             is saved as it was. After few steps, or with a low learning rate, that can be most of what was learnt; \
              `save_dtype = \"f32\"` keeps it."
         ),
     })

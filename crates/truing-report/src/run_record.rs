@@ -1,4 +1,4 @@
-//! A run as its folder tells it. Only files are read; what a run does not have is absent, not an error.
+//! A run as its folder records it. Only files are read; what a run does not have is absent, not an error.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -19,7 +19,7 @@ ADDRESS = re.compile(r"0x[0-9a-fA-F]{6,}")
 
 
 class Printed(io.BufferedIOBase):
-    """What a cell prints, up to so many characters. All cells have the same, as a logger keeps what it was given."""
+    """What a cell prints, up to a number of characters. All cells share it, because a logger keeps its stream."""
 
     def __init__(self, limit):
         self.limit, self.kept, self.is_cut = limit, bytearray(), False
@@ -56,7 +56,7 @@ class Read(io.BytesIO):
 
 
 class Written(io.BytesIO):
-    """A file that can be written. Others see it as it was when it was opened, flushed or closed last."""
+    """A file that can be written. Other readers see its content at the last open, flush or close."""
 
     def __init__(self, files, name, mode):
         super().__init__(files[name] if "r" in mode or "a" in mode and name in files else b"")
@@ -128,7 +128,7 @@ def described(raised, name, code):
     except BaseException:
         message = ""
     text = place + ADDRESS.sub("0x...", f"{type(raised).__name__}: {message}")
-    # Half a pair of surrogates is no text.
+    # A lone surrogate cannot be encoded.
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -153,11 +153,11 @@ def run(number, code, namespace, printed, stream):
 
 def main():
     given = json.load(sys.stdin.buffer)
-    # What a cell writes past `sys.stdout` is no result.
+    # What a cell writes to the descriptor 1 is not part of the results.
     results = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     serve({name: text.encode() for name, text in given["files"].items()})
-    # What cells define is found by its module, as `pickle` does.
+    # `pickle` finds the classes of cells by this module.
     module = sys.modules["__main__"] = types.ModuleType("__main__")
     limit, cells = given["max_output_characters"], []
     printed = Printed(limit)

@@ -2,14 +2,14 @@
 //!
 //! One run is one process that executes all cells in order. Nothing is kept between runs: a notebook that grows is run
 //! again from its first cell, so n cells that are added one at a time are n (n + 1) / 2 executions. In return a run
-//! depends on its cells and files alone, and can be repeated at any time: the seeds of its hashes follow from the
-//! number of its cells. Only a limit of time may end it on a busy machine, and not on another one.
+//! depends on its cells and files alone, and can be repeated at any time: the hash seeds are derived from the number of
+//! its cells. The exception are the time limits, which may end a run on a busy machine alone.
 //!
 //! Files are in memory and seen by `open` alone, also through `pathlib` and what is built on them: `os.listdir` and
 //! `os.path.exists` do not know them. What a cell writes by `open` is there for later cells.
 //!
-//! Not covered: a cell can reach the code that runs the cells, as it is in the same process, and so say that it printed
-//! something else. This serves data that are made by a model one works with, not rewards of a policy that is trained.
+//! Not covered: cells run in the same process as the code that runs them, and can falsify their outputs. Use notebooks
+//! for data that are made with a model, not for rewards of a policy in training.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ use crate::sandbox::{Ending, Launcher, Limits};
 use crate::verifiers::code::find_python;
 
 const SCRIPT: &str = include_str!("notebook.py");
-/// Starts the interpreter anew with a seed for its hashes of strings; `-I` alone would not let it be set.
+/// Starts the interpreter again with a seed for its hashes of strings; `-I` alone would not let it be set.
 const START: &str = "import os, sys
 os.execve(sys.argv[2], sys.argv[2:], {**os.environ, 'PYTHONHASHSEED': sys.argv[1]})";
 
@@ -48,7 +48,7 @@ pub struct Notebook {
     pub files: BTreeMap<String, String>,
 }
 
-/// What a cell gave.
+/// The output of a cell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CellOutput {
     /// What it printed, the value of its last expression, and its error.
@@ -66,7 +66,7 @@ pub enum NotebookError {
     /// A cell ended the process, or a limit did.
     #[error("the cells did not come to their end ({0:?})")]
     Ended(Ending),
-    /// The same cells gave something else.
+    /// The same cells have other outputs.
     #[error("the output differs between two runs")]
     NotReproducible,
 }
@@ -97,7 +97,7 @@ impl NotebookRunner {
     pub fn run(&mut self, notebooks: &[Notebook]) -> Vec<Result<Vec<CellOutput>, NotebookError>> {
         const LONGEST_ESCAPE: usize = 12;
         let most_cells = notebooks.iter().map(|one| one.cells.len()).max().unwrap_or(0);
-        // Of each cell its prints and its error, as JSON writes them.
+        // For each cell its printed text and its error, escaped as JSON.
         let of_cell = self.max_output_characters.saturating_mul(2).saturating_add(100);
         let bytes = most_cells.saturating_mul(of_cell);
         self.launcher.limits.output_bytes = bytes.saturating_mul(LONGEST_ESCAPE);

@@ -7,7 +7,7 @@ use std::error::Error;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use truing_model::{EngineError, ParameterStore};
-use truing_types::{CommunicationError, Communicator, Rank, in_dealt_order};
+use truing_types::{CommunicationError, Communicator, Rank, in_dealt_order, with_causes};
 
 use crate::RunError;
 
@@ -50,7 +50,8 @@ pub fn on_first_rank<T: Serialize + DeserializeOwned, E: Error + From<RunError>>
     result
 }
 
-/// [`on_first_rank`] for work that reads tensors of `store`: the other ranks send their parts of what is sharded meanwhile.
+/// [`on_first_rank`] for work that reads tensors of `store`: meanwhile the other ranks send their parts of what is
+/// sharded.
 ///
 /// # Errors
 /// As [`on_first_rank`].
@@ -96,18 +97,6 @@ fn encode(value: &impl Serialize) -> Result<Vec<u8>, RunError> {
 fn decode<T: DeserializeOwned>(bytes: &[u8], rank: Rank) -> Result<T, RunError> {
     ciborium::from_reader(bytes)
         .map_err(|_| CommunicationError::Malformed { rank: rank.0, n_bytes: bytes.len() }.into())
-}
-
-/// An error with what caused it, in one line.
-fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -182,8 +182,8 @@ pub trait Recipe: Serialize + DeserializeOwned + JsonSchema + Default {
         table
     }
 
-    /// The settings that name files, folders and models whose content decides results. Paths of data are in `data_dir`; for the
-    /// others [`resolve_paths`](Self::resolve_paths) comes first.
+    /// The settings that name files, folders and models whose content decides results. Paths of data are in
+    /// `data_dir`; for the others [`resolve_paths`](Self::resolve_paths) comes first.
     fn input_settings(&self) -> Vec<InputSetting> {
         let (table, mut found) = (to_table(self), Vec::new());
         decisive::input_settings(&[&schema_of::<Self>()], &table, "", &mut found);

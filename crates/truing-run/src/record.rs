@@ -147,8 +147,8 @@ impl<'a> RunRecord<'a> {
         Ok(())
     }
 
-    /// Saves a checkpoint, unless there is one of this step, and removes those that are too many. The first rank alone calls
-    /// `write`, which may read whole tensors of `store`; every rank has to call this.
+    /// Saves a checkpoint, unless there is one of this step, and removes those that are too many. The first rank
+    /// alone calls `write`, which may read whole tensors of `store`; every rank has to call this.
     ///
     /// # Errors
     /// Those of `write`; when the disk fails or a peer is lost.
@@ -176,7 +176,7 @@ impl<'a> RunRecord<'a> {
         Ok(())
     }
 
-    /// Saves the model of a run that has come to its end, as [`save_checkpoint`](Self::save_checkpoint) does.
+    /// Saves the model of a run that has ended, as [`save_checkpoint`](Self::save_checkpoint) does.
     ///
     /// # Errors
     /// Those of `write`; when the disk fails or a peer is lost.

@@ -1,4 +1,4 @@
-//! What every run does to begin again where it stood.
+//! How every run resumes.
 
 use toml::Table;
 use truing_store::{CommittedDirectory, Digest, InputFile, RunDirectory, RunInputs, latest_valid};

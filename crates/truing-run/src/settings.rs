@@ -95,29 +95,30 @@ pub struct CheckpointSettings {
     pub save_dtype: SaveDtype,
 }
 
-/// What a run may use of the machine, and how its ranks share the work. Never changes a result, but for the order in which
-/// sums over ranks are rounded, and for the rounding of another device.
+/// What a run may use of the machine, and how its ranks share the work. Never changes a result, except for the order in
+/// which sums over ranks are rounded, and for the rounding of another device.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ResourceSettings {
     /// CPU threads. Default: one per available core.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-decides" = "nothing"))]
     pub threads: Option<usize>,
-    /// What the models compute on: `"cpu"`, or `"cuda:0"` for the first GPU (docs/gpu.md). `--device` goes before it.
+    /// What the models compute on: `"cpu"`, or `"cuda:0"` for the first GPU (docs/gpu.md). `--device` overrides it.
     /// Default: `"cpu"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-decides" = "nothing"))]
     pub device: Option<String>,
     /// Number format that a GPU computes in, `"f32"` or `"bf16"`; weights, gradients and the optimiser's state are
-    /// in f32. `--compute-dtype` goes before it. Default: `"f32"`.
+    /// in f32. `--compute-dtype` overrides it. Default: `"f32"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compute_dtype: Option<ComputeDtype>,
     /// Memory budget in GiB, on a GPU of its own memory. Default: 80 % of what is available.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-decides" = "nothing"))]
     pub memory_gib: Option<f64>,
-    /// States that several ranks divide between them (ZeRO, DeepSpeed's `zero_optimization.stage`): 1 the optimiser's states, 2
-    /// gradients as well, 3 parameters as well; 0 none. With 2 and 3 sums over packs are rounded in another order.
+    /// States that several ranks divide between them (ZeRO, DeepSpeed's `zero_optimization.stage`): 1 the optimiser's
+    /// states, 2 gradients as well, 3 parameters as well; 0 none. With 2 and 3 sums over packs are rounded in another
+    /// order.
     #[serde(default)]
     #[schemars(extend("x-decides" = "nothing"))]
     pub zero_stage: ZeroStage,
@@ -314,19 +315,20 @@ impl ResourceSettings {
         memory.on_rank(parameters, trainable, self.zero_stage, machine.n_ranks)
     }
 
-    /// The groups of a run's ranks: `sequence_parallel_size` consecutive ranks hold the rows of the same packs. Every rank
-    /// calls.
+    /// The groups of a run's ranks: `sequence_parallel_size` consecutive ranks hold the rows of the same packs. Every
+    /// rank calls.
     ///
     /// # Errors
-    /// When a rank was given another size or ZeRO stage than rank 0, or the size does not divide the number of ranks, on
-    /// every rank; when a peer is lost.
+    /// When a rank was given another size or ZeRO stage than rank 0, or the size does not divide the number of ranks,
+    /// on every rank; when a peer is lost.
     pub fn groups(&self, ranks: &Groups) -> Result<Groups, RunError> {
         self.check_same(&*ranks.world)?;
         self.check_ranks(ranks.world.world_size())?;
         Ok(ranks.with_sequence_size(self.sequence_parallel_size)?)
     }
 
-    /// Refuses ranks that would share the work in different ways. No digest tells it, since these settings decide no result.
+    /// Refuses ranks that would share the work in different ways. The digest of the recipe leaves these settings out,
+    /// since they decide no result.
     fn check_same(&self, world: &dyn Communicator) -> Result<(), RunError> {
         let mine = (u64::from(self.zero_stage.number()), self.sequence_parallel_size as u64);
         let all = gather_dealt(world, vec![mine])?;
@@ -360,7 +362,8 @@ impl ResourceSettings {
         )))
     }
 
-    /// [`check_ranks`](Self::check_ranks) of the machine that a plan is for. One rank may stand for any number.
+    /// [`check_ranks`](Self::check_ranks) of the machine that a plan is for. A plan for one rank is allowed with any
+    /// size: it need not know the number of ranks of the run.
     ///
     /// # Errors
     /// As [`check_ranks`](Self::check_ranks).

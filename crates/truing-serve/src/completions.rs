@@ -119,7 +119,7 @@ fn job_of(
         Some("messages") => ApiError { param: Some("prompt".into()), ..error },
         _ => error,
     };
-    if only_scores && prompt.len() == model.context_length {
+    if only_scores && prompt.len() == model.spec.max_position_embeddings {
         sampling.options.max_new_tokens = 1;
     } else {
         sampling.limit_tokens(asked, Some(DEFAULT_MAX_TOKENS), prompt.len(), model).map_err(at_prompt)?;
@@ -170,15 +170,15 @@ pub(crate) fn check_prompts(
         let message = format!("`{param}` holds {} prompts, expected at most {MAX_PROMPTS}", prompts.len());
         return Err(ApiError::field(param, message));
     }
-    if let Some(token) = prompts.iter().flatten().find(|&&token| token as usize >= model.vocab_size) {
-        let message = format!("`{param}` holds token {token}, expected ids below {}", model.vocab_size);
+    if let Some(token) = prompts.iter().flatten().find(|&&token| token as usize >= model.spec.vocab_size) {
+        let message = format!("`{param}` holds token {token}, expected ids below {}", model.spec.vocab_size);
         return Err(ApiError::field(param, message));
     }
-    if let Some(prompt) = prompts.iter().find(|prompt| prompt.len() > model.context_length) {
+    if let Some(prompt) = prompts.iter().find(|prompt| prompt.len() > model.spec.max_position_embeddings) {
         let message = format!(
             "the prompt has {} tokens, but the model's context holds {}",
             prompt.len(),
-            model.context_length
+            model.spec.max_position_embeddings
         );
         return Err(ApiError::field(param, message).with_code("context_length_exceeded"));
     }

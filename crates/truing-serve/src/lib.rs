@@ -112,7 +112,7 @@ pub struct ServeOptions {
     pub weights: DecodingWeights,
     /// Most tokens that are drafted for each completion in a step; 0 drafts none.
     pub prompt_lookup_num_tokens: usize,
-    /// Whether `/update_weights_from_disk` replaces the weights of a language model by those of a folder that a request names.
+    /// Whether `/update_weights_from_disk` is on: it replaces the weights of a language model by those of a folder.
     pub updates_weights: bool,
     /// Bytes of a request's body.
     pub max_body_bytes: usize,
@@ -364,8 +364,6 @@ fn host<E: Engine>(
             let text = TextModel {
                 marks: marks_of(renderer.tokenizer()),
                 renderer: *renderer,
-                context_length: spec.max_position_embeddings,
-                vocab_size: spec.vocab_size,
                 spec,
                 end: ids.end,
                 grammars: OnceLock::new(),

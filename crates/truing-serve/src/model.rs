@@ -15,8 +15,8 @@ pub(crate) struct ModelEntry {
     pub(crate) name: String,
     /// The worker's index.
     pub(crate) idx: usize,
-    weights: Arc<RwLock<Fingerprint>>,
-    /// The same name, for those who do not wait while the weights are replaced.
+    /// Read by requests until they are answered, written by who replaces the weights.
+    weights: Arc<RwLock<()>>,
     fingerprint: Mutex<Fingerprint>,
     pub(crate) kind: ModelKind,
 }
@@ -26,11 +26,14 @@ pub(crate) type Fingerprint = Arc<str>;
 
 /// The weights of a model, which are not replaced while this is held. A request holds them once, until it is answered.
 #[derive(Debug)]
-pub(crate) struct HeldWeights(OwnedRwLockReadGuard<Fingerprint>);
+pub(crate) struct HeldWeights {
+    fingerprint: Fingerprint,
+    _held: OwnedRwLockReadGuard<()>,
+}
 
 impl HeldWeights {
     pub(crate) fn fingerprint(&self) -> &str {
-        &self.0
+        &self.fingerprint
     }
 }
 
@@ -44,8 +47,6 @@ pub(crate) enum ModelKind {
 /// A language model's tokenizer, template and limits.
 pub(crate) struct TextModel {
     pub(crate) renderer: ChatRenderer,
-    pub(crate) context_length: usize,
-    pub(crate) vocab_size: usize,
     pub(crate) spec: DecoderSpec,
     /// Tokens that end a reply.
     pub(crate) end: Arc<[TokenId]>,
@@ -56,29 +57,27 @@ pub(crate) struct TextModel {
 
 impl ModelEntry {
     pub(crate) fn new(name: String, idx: usize, fingerprint: &str, kind: ModelKind) -> Self {
-        let fingerprint = Fingerprint::from(fingerprint);
-        let weights = Arc::new(RwLock::new(Arc::clone(&fingerprint)));
-        Self { name, idx, weights, fingerprint: Mutex::new(fingerprint), kind }
+        Self { name, idx, weights: Arc::default(), fingerprint: Mutex::new(fingerprint.into()), kind }
     }
 
-    /// What names the weights; while they are replaced, the former ones.
+    /// What names the weights; while they are replaced, the former ones. Never waits.
     pub(crate) fn fingerprint(&self) -> Fingerprint {
         Arc::clone(&self.fingerprint.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The weights as they are. Waits while they are being replaced.
     pub(crate) async fn hold_weights(&self) -> HeldWeights {
-        HeldWeights(Arc::clone(&self.weights).read_owned().await)
+        let held = Arc::clone(&self.weights).read_owned().await;
+        HeldWeights { fingerprint: self.fingerprint(), _held: held }
     }
 
     /// The right to replace the weights: waits until no request holds them, and lets later ones wait.
-    pub(crate) async fn own_weights(&self) -> OwnedRwLockWriteGuard<Fingerprint> {
+    pub(crate) async fn own_weights(&self) -> OwnedRwLockWriteGuard<()> {
         Arc::clone(&self.weights).write_owned().await
     }
 
-    /// Names the weights anew, with the right to replace them.
-    pub(crate) fn rename_weights(&self, owned: &mut OwnedRwLockWriteGuard<Fingerprint>, name: &str) {
-        **owned = name.into();
+    /// Sets what names the weights, with the right to replace them.
+    pub(crate) fn rename_weights(&self, _owned: &OwnedRwLockWriteGuard<()>, name: &str) {
         *self.fingerprint.lock().unwrap_or_else(PoisonError::into_inner) = name.into();
     }
 
@@ -110,7 +109,7 @@ impl TextModel {
     /// Compiles a grammar. `param` is the field that it comes from.
     pub(crate) fn grammar(&self, source: &GrammarSource, param: &str) -> Result<Arc<Grammar>, ApiError> {
         let grammars = self.grammars.get_or_init(|| {
-            Grammars::new(self.renderer.tokenizer(), self.vocab_size, &self.end)
+            Grammars::new(self.renderer.tokenizer(), self.spec.vocab_size, &self.end)
                 .map_err(|error| error.to_string())
         });
         let grammars = grammars.as_ref().map_err(|error| ApiError::field(param, error.clone()))?;
@@ -128,9 +127,9 @@ mod tests {
         let model = ModelEntry::new("m".into(), 0, "former", ModelKind::Embed);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let mut owned = model.own_weights().await;
+            let owned = model.own_weights().await;
             assert_eq!(&*model.fingerprint(), "former");
-            model.rename_weights(&mut owned, "new");
+            model.rename_weights(&owned, "new");
             drop(owned);
             assert_eq!(&*model.fingerprint(), "new");
             assert_eq!(model.hold_weights().await.fingerprint(), "new");

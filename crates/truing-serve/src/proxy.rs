@@ -30,6 +30,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 use truing_client::Clock;
+use truing_types::with_causes;
 
 pub use complements::Complement;
 
@@ -379,12 +380,7 @@ impl Proxy {
         }
         parts.version = axum::http::Version::HTTP_11;
         let answer = self.client.request(Request::from_parts(parts, body)).await.map_err(|error| {
-            let mut message = error.to_string();
-            let mut source = std::error::Error::source(&error);
-            while let Some(inner) = source {
-                message = format!("{message}: {inner}");
-                source = inner.source();
-            }
+            let message = with_causes(&error);
             ApiError::with_status(502, format!("the upstream server does not answer: {message}"))
         })?;
         let (mut parts, body) = answer.into_parts();

@@ -100,9 +100,9 @@ impl Sampling {
         if let Some(bias) = fields.object("logit_bias")? {
             for (token, value) in bias {
                 let path = fields.path(&format!("logit_bias.{token}"));
-                let id = token.parse().ok().filter(|&id: &TokenId| (id as usize) < model.vocab_size);
+                let id = token.parse().ok().filter(|&id: &TokenId| (id as usize) < model.spec.vocab_size);
                 let id = id.ok_or_else(|| {
-                    let expected = format!("`{path}`: expected a token id below {}", model.vocab_size);
+                    let expected = format!("`{path}`: expected a token id below {}", model.spec.vocab_size);
                     ApiError::field(path.clone(), expected)
                 })?;
                 let number = value.as_f64().filter(|number| (-100.0..=100.0).contains(number));
@@ -156,11 +156,11 @@ impl Sampling {
         n_prompt_tokens: usize,
         model: &TextModel,
     ) -> Result<(), ApiError> {
-        let room = model.context_length.saturating_sub(n_prompt_tokens);
+        let room = model.spec.max_position_embeddings.saturating_sub(n_prompt_tokens);
         let too_long = |param: &str, message: String| {
             ApiError::field(param, message).with_code("context_length_exceeded")
         };
-        let context = model.context_length;
+        let context = model.spec.max_position_embeddings;
         if room == 0 {
             return Err(too_long(
                 "messages",

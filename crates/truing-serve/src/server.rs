@@ -504,7 +504,7 @@ fn model_json(server: &Server, model: &ModelEntry) -> Value {
         "task": model.task(),
     });
     if let Ok(text) = model.text() {
-        entry["max_model_len"] = text.context_length.into();
+        entry["max_model_len"] = text.spec.max_position_embeddings.into();
     }
     entry
 }

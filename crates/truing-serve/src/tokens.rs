@@ -95,7 +95,8 @@ pub(crate) fn tokenize(server: &Server, body: &[u8]) -> Result<Value, ApiError> 
         _ => return Err(ApiError::field("prompt", "expected either `prompt` or `messages`")),
     };
     fields.finish(&[TOKENIZE_FIELDS])?;
-    let mut reply = json!({"count": tokens.len(), "max_model_len": text.context_length, "tokens": tokens});
+    let mut reply =
+        json!({"count": tokens.len(), "max_model_len": text.spec.max_position_embeddings, "tokens": tokens});
     if wants_texts {
         reply["token_strs"] = tokens.iter().map(|&token| tokenizer.token_text(token)).collect();
     }

@@ -1,9 +1,9 @@
-//! What a request came to.
+//! Tokens, drafts and times of a request.
 
 use serde_json::{Value, json};
 use truing_generate::DraftCounts;
 
-/// What a request came to, for the reply, the access log and the metrics.
+/// Tokens, drafts and times of a request, for the reply, the access log and the metrics.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Usage {
     pub(crate) prompt_tokens: usize,

@@ -201,7 +201,7 @@ pub(crate) async fn score(server: &Server, body: &[u8], logged: &mut Logged) -> 
         "object": "list",
         "created": server.unix_secs(),
         "model": model.name,
-        "system_fingerprint": model.hold_weights().await.fingerprint(),
+        "system_fingerprint": &*model.fingerprint(),
         "data": data,
     }))
 }
@@ -257,7 +257,7 @@ pub(crate) async fn rerank(server: &Server, body: &[u8], logged: &mut Logged) ->
     Ok(json!({
         "id": format!("rerank-{:016x}", server.next_request()),
         "model": model.name,
-        "system_fingerprint": model.hold_weights().await.fingerprint(),
+        "system_fingerprint": &*model.fingerprint(),
         "results": results,
     }))
 }

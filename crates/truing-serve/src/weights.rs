@@ -1,5 +1,5 @@
-//! `/update_weights_from_disk`: other weights for a language model while the server runs, in the shape that SGLang has
-//! it. A trainer writes a folder and names it here.
+//! `/update_weights_from_disk`: other weights for a language model while the server runs (SGLang's endpoint). A trainer
+//! writes a folder and sends its path.
 //!
 //! The folder is read beside the requests that run. They finish with the weights that they began with; later ones wait
 //! for the new weights. Prefixes of prompts that were cached are dropped, and `system_fingerprint` names the new
@@ -82,17 +82,17 @@ pub(crate) async fn update_weights(
 /// Replaces the weights once every request that holds them has been answered.
 async fn replace(server: Arc<Server>, model: Arc<ModelEntry>, read: ReadWeights) -> Result<Value, ApiError> {
     let limit = server.options.request_timeout;
-    let Ok(mut owned) = tokio::time::timeout(limit, model.own_weights()).await else {
+    let Ok(owned) = tokio::time::timeout(limit, model.own_weights()).await else {
         let seconds = limit.as_secs_f64();
         let message = format!("requests with the former weights were not finished within {seconds} seconds");
         return Err(ApiError::with_status(503, message));
     };
     if let Err(error) = server.replace_weights(model.idx, read.tensors).await {
         // Some parameters may have been written.
-        model.rename_weights(&mut owned, "truing-unknown");
+        model.rename_weights(&owned, "truing-unknown");
         return Err(error);
     }
-    model.rename_weights(&mut owned, &read.fingerprint);
+    model.rename_weights(&owned, &read.fingerprint);
     Ok(json!({
         "success": true,
         "message": format!("the weights of `{}` were replaced", model.name),

@@ -20,7 +20,7 @@ pub(crate) enum Command {
     Cancel { model: usize, id: u64 },
     /// How likely the tokens of a text are, each after those before it.
     PromptLogProbs { model: usize, tokens: Vec<TokenId>, n_top: usize, reply: Reply<Vec<PromptToken>> },
-    /// Other values of parameters. Nothing of the model may be on its way.
+    /// Other values of parameters. No request of the model may be running.
     UpdateWeights { model: usize, tensors: Vec<(String, Vec<f32>)>, reply: Reply<()> },
     /// Vectors of texts.
     Embed { model: usize, texts: Vec<String>, reply: Reply<Embedded> },

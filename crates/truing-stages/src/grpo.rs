@@ -1,4 +1,4 @@
-//! Group-relative policy optimisation (report 2.1): groups of completions of a prompt are drawn from the policy
+//! Group-relative policy optimisation (report 2.1): groups of completions of a prompt are sampled from the policy
 //! itself, scored, and credited against their group; the KL to the reference is exact over its top tokens.
 //!
 //! [`GrpoConfig`] is what was typed, [`GrpoInputs`] what it names on disk, [`GrpoPlan`] every decision that can be

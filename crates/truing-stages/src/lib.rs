@@ -9,7 +9,6 @@ pub mod grpo;
 pub mod responses;
 pub mod reward;
 pub mod rewards;
-pub mod select;
 pub mod sft;
 pub mod stage;
 pub mod training;

@@ -293,7 +293,7 @@ impl RunDirectory {
         fs::read_to_string(&path).map_err(StoreError::io("read", &path))
     }
 
-    /// Records the recipe anew.
+    /// Records the recipe again.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -301,7 +301,7 @@ impl RunDirectory {
         atomic::write(&self.recipe_path(), resolved_recipe.as_bytes())
     }
 
-    /// Records the inputs anew.
+    /// Records the inputs again.
     ///
     /// # Errors
     /// When they cannot be written.

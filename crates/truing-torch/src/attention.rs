@@ -2,8 +2,9 @@
 //!
 //! On a GPU one call computes all sequences, by their cumulative lengths: FlashAttention in bfloat16 (Dao 2023, arXiv
 //! 2307.08691), the memory-efficient kernels in single precision. On the processor libtorch has no such kernel; each
-//! sequence is a call of its own. Where a sequence has fewer queries than keys, its last query sees its last key: so
-//! on a GPU, while the processor's causal mask begins at the first, and takes a mask instead.
+//! sequence is a call of its own. Where a sequence has fewer queries than keys, its last query sees its last key. The
+//! causal masks of the GPU's kernels are aligned so; that of the processor's is aligned at the first key, so such
+//! sequences get a mask as a tensor there.
 
 mod cpu;
 mod cuda;

@@ -1,4 +1,4 @@
-//! [`DeviceBatch`]: tokens, positions and sequences of a pack as the layers want them.
+//! [`DeviceBatch`]: tokens, positions and sequences of a pack as the layers read them.
 
 use truing_types::PackedBatch;
 

@@ -7,7 +7,7 @@ use crate::ffi::{Dtype, Tensor, TorchLib};
 /// Rows that a cache begins with.
 const FIRST_ROOM: usize = 64;
 
-/// Per layer keys and values `[room, kv_width]`, of which the first `n_cached` are taken. The room doubles when it
+/// Per layer keys and values `[room, kv_width]`, of which the first `n_cached` are in use. The room doubles when it
 /// is full, up to the capacity.
 #[derive(Debug)]
 pub struct KvCache {
@@ -60,8 +60,7 @@ impl KvCache {
         Ok(Self { layers: self.copied(room)?, room, n_cached, capacity })
     }
 
-    /// Writes rows of one layer after the tokens so far; `n_cached` is the caller's to move once all layers have
-    /// theirs.
+    /// Writes rows of one layer after the tokens so far; the caller advances `n_cached` once all layers have theirs.
     pub(crate) fn append(&self, layer: usize, keys: &Tensor, values: &Tensor) -> Result<(), TorchError> {
         let rows = self.n_cached..self.n_cached + keys.size(0);
         for (room, new) in self.layers[layer].iter().zip([keys, values]) {

@@ -6,11 +6,10 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
 
-use rayon::prelude::*;
-use truing_model::engine::PutWeight;
 use truing_model::engine::checks::{
-    check_batch, check_excluded, check_gradient, check_language_model, check_tokens,
+    check_batch, check_excluded, check_extensions, check_gradient, check_language_model,
 };
+use truing_model::engine::{PutWeight, sample_rows};
 use truing_model::{
     Adapters, ComputeDtype, DecodingWeights, Engine, EngineError, EngineMemory, EngineOptions, Guarantees,
     HeadGradient, HeadOutput, HeadRequest, ModelSpec, OptimizerStep, ParameterSpec, ParameterStore,
@@ -201,7 +200,7 @@ impl<D: DeviceKind> Engine for TorchEngine<D> {
         Ok(Self { communicator: Arc::clone(&groups.data), inner, kind: PhantomData })
     }
 
-    /// libtorch chooses the order of sums by size and by the number of threads, so nothing is stated of bits.
+    /// libtorch chooses the order of sums by size and by the number of threads, so no bits are guaranteed.
     /// bfloat16 has 8 significant bits: logits of size 10 are right to some hundredths.
     fn guarantees(&self) -> Guarantees {
         let of = |decoding: f64, log_prob: f64, gradient: f64, vector: f64| Guarantees {
@@ -371,16 +370,11 @@ impl<D: DeviceKind> Engine for TorchEngine<D> {
         tokens: &[TokenId],
         weights: DecodingWeights,
     ) -> Result<Logits, EngineError> {
-        match tokens {
-            [] => return Err(EngineError::Unsupported("a sequence is extended by no token".into())),
-            [_] => return self.extend_each(&mut [cache], tokens, weights),
-            _ => {}
+        if tokens.len() == 1 {
+            return self.extend_each(&mut [cache], tokens, weights);
         }
-        let needed = cache.n_cached + tokens.len();
-        if needed > cache.capacity {
-            return Err(EngineError::CacheFull { capacity: cache.capacity, needed });
-        }
-        let Inner { parameters, body, .. } = self.inner.decoding(tokens, weights)?;
+        let caches = [(cache.n_cached, cache.capacity)].into_iter();
+        let Inner { parameters, body, .. } = self.inner.decoding(caches, &[tokens], weights)?;
         Ok(Logits(body.decoder_mut()?.read_prompt(parameters, cache, tokens)?))
     }
 
@@ -390,20 +384,8 @@ impl<D: DeviceKind> Engine for TorchEngine<D> {
         tokens: &[&[TokenId]],
         weights: DecodingWeights,
     ) -> Result<Logits, EngineError> {
-        if caches.len() != tokens.len() {
-            let reason = format!("tokens for {} sequences, but {} sequences", tokens.len(), caches.len());
-            return Err(EngineError::Unsupported(reason));
-        }
-        for (cache, new) in caches.iter().zip(tokens) {
-            if new.is_empty() {
-                return Err(EngineError::Unsupported("a sequence is extended by no token".into()));
-            }
-            let needed = cache.n_cached + new.len();
-            if needed > cache.capacity {
-                return Err(EngineError::CacheFull { capacity: cache.capacity, needed });
-            }
-        }
-        let Inner { parameters, body, .. } = self.inner.decoding(&tokens.concat(), weights)?;
+        let sizes = caches.iter().map(|cache| (cache.n_cached, cache.capacity));
+        let Inner { parameters, body, .. } = self.inner.decoding(sizes, tokens, weights)?;
         Ok(Logits(body.decoder_mut()?.extend(parameters, caches, tokens, LogitRows::All)?))
     }
 
@@ -414,21 +396,7 @@ impl<D: DeviceKind> Engine for TorchEngine<D> {
         excluded: &ExcludedTokens,
         steps: &mut [SampleStep<'_>],
     ) -> Result<Vec<Option<SampledToken>>, EngineError> {
-        let (n_rows, vocab_size) = (logits.0.size(0), logits.0.size(1));
-        if let Some(step) = steps.iter().find(|step| step.row >= n_rows) {
-            return Err(EngineError::Unsupported(format!("row {} of logits with {n_rows} rows", step.row)));
-        }
-        let values = logits.0.to_f32()?;
-        let sample = |step: &mut SampleStep<'_>| {
-            let row = &values[step.row * vocab_size..(step.row + 1) * vocab_size];
-            if excluded.is_empty() {
-                return step.sampler.sample_after(row, step.history, step.allowed);
-            }
-            let mut row = row.to_vec();
-            excluded.mask(&mut row);
-            step.sampler.sample_after(&row, step.history, step.allowed)
-        };
-        Ok(steps.par_iter_mut().map(sample).collect())
+        sample_rows(&logits.0.to_f32()?, logits.0.size(1), excluded, steps)
     }
 
     fn read_logits(&mut self, logits: &Logits) -> Result<Vec<f32>, EngineError> {
@@ -451,11 +419,14 @@ fn refuse_divided_work(options: &EngineOptions, groups: &Groups) -> Result<(), E
 }
 
 impl Inner {
-    /// Checks of decoding; afterwards adapters take part.
-    fn decoding(&mut self, tokens: &[TokenId], weights: DecodingWeights) -> Result<&mut Self, EngineError> {
-        let spec = self.spec.decoder()?;
-        check_language_model(spec)?;
-        check_tokens(tokens, spec.vocab_size)?;
+    /// Checks of decoding, with the length and the capacity of each cache; afterwards adapters take part.
+    fn decoding(
+        &mut self,
+        caches: impl ExactSizeIterator<Item = (usize, usize)>,
+        tokens: &[&[TokenId]],
+        weights: DecodingWeights,
+    ) -> Result<&mut Self, EngineError> {
+        check_extensions(self.spec.decoder()?, caches, tokens)?;
         if weights == DecodingWeights::Int8 {
             return Err(EngineError::Unsupported(
                 "libtorch's engine makes no copy of the weights in 8 bits".into(),

@@ -23,8 +23,8 @@ pub enum TorchError {
     Failed {
         /// The operator, or the function of the C interface.
         operator: &'static str,
-        /// libtorch's own words, where it hands them over (2.13 and later; 2.11 and 2.12 print them to the standard
-        /// error stream).
+        /// libtorch's message, where it provides one (2.13 and later; 2.11 and 2.12 print it to the standard error
+        /// stream).
         message: String,
     },
     /// A device that this libtorch does not have.
@@ -40,7 +40,7 @@ pub enum TorchError {
 /// A place where libtorch was looked for, and why it was not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejected {
-    /// Who named the place, for instance `TORCH_LIB`.
+    /// Where the place was given, for instance `TORCH_LIB`.
     pub origin: String,
     /// The place; empty where none was named.
     pub path: PathBuf,

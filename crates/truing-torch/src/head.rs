@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use truing_model::engine::checks::{check_request, check_tokens};
+use truing_model::engine::checks::{check_request, check_top, on_host};
 use truing_model::{
     EngineError, HeadGradient, HeadOutput, HeadRequest, HostTopLogProbs, Reference, TokenLogProbs,
     TopLogProbs,
@@ -360,26 +360,4 @@ impl Inner {
         }
         Ok(HostTopLogProbs { k, tokens: asked.tokens.clone(), log_probs }.into())
     }
-}
-
-/// The values of log-probabilities, which have to be on the host.
-fn on_host(top: &TopLogProbs) -> Result<&HostTopLogProbs, EngineError> {
-    top.host().ok_or_else(|| {
-        EngineError::Unsupported(
-            "the reference's log-probabilities are in the memory of another engine".into(),
-        )
-    })
-}
-
-/// Refuses tokens outside the vocabulary, and another number of rows.
-fn check_top(top: &HostTopLogProbs, n_rows: usize, vocab_size: usize) -> Result<(), EngineError> {
-    check_tokens(&top.tokens, vocab_size)?;
-    if top.tokens.len() != n_rows * top.k {
-        return Err(EngineError::ShapeMismatch {
-            name: "the tokens".into(),
-            expected: vec![n_rows, top.k],
-            found: vec![top.tokens.len()],
-        });
-    }
-    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use truing_model::engine::ADAMW_STATE_NAMES;
+use truing_model::engine::adamw_state_idx;
 use truing_model::{
     Adapters, DecoderSpec, EngineError, HeadKind, ModelSpec, OptimizerStep, ParameterRole, ParameterSpec,
     ParameterTensor, TrainableSpec,
@@ -260,7 +260,7 @@ impl Parameters {
         let found = match tensor {
             ParameterTensor::Value => Some(&self.values[idx]),
             ParameterTensor::Gradient => self.gradients[idx].as_ref(),
-            ParameterTensor::OptimizerState(name) => self.moments[moment(name)?][idx].as_ref(),
+            ParameterTensor::OptimizerState(name) => self.moments[adamw_state_idx(name)?][idx].as_ref(),
         };
         match found {
             Some(found) => Ok(found.to_f32()?),
@@ -286,14 +286,8 @@ impl Parameters {
                 self.renew_copy(idx)?;
             }
             ParameterTensor::Gradient => self.gradients[idx] = Some(new),
-            ParameterTensor::OptimizerState(name) => self.moments[moment(name)?][idx] = Some(new),
+            ParameterTensor::OptimizerState(name) => self.moments[adamw_state_idx(name)?][idx] = Some(new),
         }
         Ok(())
     }
-}
-
-/// Which of AdamW's moments.
-fn moment(name: &'static str) -> Result<usize, EngineError> {
-    let found = ADAMW_STATE_NAMES.iter().position(|known| *known == name);
-    found.ok_or(EngineError::UnknownOptimizerState { name })
 }

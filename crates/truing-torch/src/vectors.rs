@@ -5,6 +5,7 @@ use truing_model::{EngineError, HeadOutput, HeadRequest, Pooling};
 use crate::error::TorchError;
 use crate::ffi::{Dtype, Tensor};
 use crate::inner::{Body, Inner};
+use crate::linear::Linear;
 use crate::parameters::Parameters;
 
 /// Vectors shorter than this are divided by it instead of by their norm, as in PyTorch.
@@ -31,6 +32,11 @@ pub(crate) struct Vectors {
 }
 
 impl Inner {
+    /// The layer behind the pooling, which some encoders have.
+    fn output_layer(&self) -> Option<&Linear> {
+        self.body.encoder().and_then(|encoder| encoder.output.as_ref())
+    }
+
     pub(crate) fn vector_request(
         &self,
         request: &HeadRequest<'_>,
@@ -68,7 +74,7 @@ impl Inner {
             Body::Decoder(decoder) => decoder.final_norm.forward(&self.parameters, hidden)?,
         };
         let pooled = request.pool(&normed.to(Dtype::F32)?)?;
-        let outputs = match self.body.output_layer() {
+        let outputs = match self.output_layer() {
             Some(output) => output.forward(&self.parameters, &pooled)?,
             None => pooled.alias()?,
         };
@@ -94,7 +100,7 @@ impl Inner {
         let Parameters { torch, device, .. } = self.parameters;
         let d = Tensor::from_f32(torch, d_vectors, &vectors.answer.shape(), device)?;
         let d = vectors.normalize_backward(d)?;
-        let d_pooled = match self.body.output_layer() {
+        let d_pooled = match self.output_layer() {
             Some(output) => {
                 output.backward_parameters(&self.parameters, &vectors.pooled, &d)?;
                 output.backward_input(&self.parameters, &d)?

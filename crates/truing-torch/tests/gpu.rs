@@ -1,7 +1,7 @@
 //! The conformance suite on a GPU in single precision, where there is one.
 
 use truing_model::{ComputeDtype, EngineError};
-use truing_torch::{Device, DeviceKind, TorchEngine};
+use truing_torch::{Device, DeviceKind, OnCuda, TorchEngine};
 
 /// The first GPU, in single precision alone.
 #[derive(Debug)]
@@ -13,9 +13,7 @@ impl DeviceKind for GpuInF32 {
 
     /// Numbers of other GPUs are refused by libtorch.
     fn device(idx: usize) -> Result<Device, EngineError> {
-        u16::try_from(idx)
-            .map(Device::Cuda)
-            .map_err(|_| EngineError::Device(format!("there is no GPU {idx}")))
+        OnCuda::device(idx)
     }
 }
 

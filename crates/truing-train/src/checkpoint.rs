@@ -11,8 +11,9 @@
 //! They are written into a [`StagedDirectory`], so a checkpoint is whole or not there. Random numbers and the
 //! order of the data are functions of seed and step: there is nothing else to save.
 //!
-//! Files do not depend on the number of ranks or on what of the states is sharded ([`ZeroStage`](truing_model::ZeroStage)):
-//! the first rank reads whole tensors, one at a time, and every rank takes its part of what is in the files.
+//! Files do not depend on the number of ranks or on what of the states is sharded
+//! ([`ZeroStage`](truing_model::ZeroStage)): the first rank reads whole tensors, one at a time, and every rank takes
+//! its part of what is in the files.
 
 use std::borrow::Cow;
 use std::cell::RefCell;

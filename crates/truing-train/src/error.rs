@@ -32,8 +32,8 @@ pub enum TrainError {
         step: u64,
         /// What is not finite.
         quantity: Quantity,
-        /// The first pack to blame, among its rank's. `None` where ranks divide packs between them, where the loss couples
-        /// packs, or where packs that are finite add up to what is not.
+        /// The first pack to blame, among its rank's. `None` where ranks divide packs between them, where the loss
+        /// couples packs, or where packs that are finite add up to what is not.
         pack_idx: Option<usize>,
         /// The rows in it that are to blame.
         rows: Vec<RowOrigin>,

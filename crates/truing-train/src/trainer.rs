@@ -125,10 +125,10 @@ impl<E: Engine> Trainer<E> {
         self.steps_taken = steps_taken;
     }
 
-    /// Takes one optimiser step on this rank's packs. `communicator` joins the ranks with other packs; the ranks that hold
-    /// other rows of the same packs call with the same ones. Where the objective couples the packs of a step
-    /// ([`Objective::couples_packs`]), on those of all ranks, which are then the same on every rank. `on_pack` is called
-    /// after each pack that this rank computes, and may stop the step.
+    /// Takes one optimiser step on this rank's packs. `communicator` joins the ranks with other packs; the ranks that
+    /// hold other rows of the same packs call with the same ones. Where the objective couples the packs of a step
+    /// ([`Objective::couples_packs`]), on those of all ranks, which are then the same on every rank. `on_pack` is
+    /// called after each pack that this rank computes, and may stop the step.
     ///
     /// # Errors
     /// When a loss or the gradient's norm is not finite (naming pack and rows), the engine fails, a peer is

@@ -25,7 +25,8 @@ pub struct SamplingOptions {
     /// Logits of tokens that have occurred are divided by this where positive, multiplied where negative; 1 does
     /// nothing (Keskar et al. 2019, arXiv 1909.05858).
     pub repetition_penalty: f32,
-    /// Subtracted from the logit of each token that the reply already has; 0 does nothing (OpenAI's `presence_penalty`).
+    /// Subtracted from the logit of each token that the reply already has; 0 does nothing (OpenAI's
+    /// `presence_penalty`).
     #[serde(skip_serializing_if = "is_zero")]
     pub presence_penalty: f32,
     /// Subtracted from a token's logit once for each time that the reply already has it; 0 does nothing (OpenAI's
@@ -119,8 +120,8 @@ pub struct ChatReply {
 /// A model that could not answer. A judge that fails is `Unscored`, never 0, so this is a value to be kept.
 #[derive(Debug, thiserror::Error)]
 pub enum ChatError {
-    /// The request itself cannot be served, for instance because a message has [parts](crate::Message::parts) that the model does
-    /// not read.
+    /// The request itself cannot be served, for instance because a message has [parts](crate::Message::parts) that the
+    /// model does not read.
     #[error("the request cannot be served: {0}")]
     BadRequest(String),
     /// The request was cancelled before the model was called.
@@ -212,7 +213,8 @@ pub trait ChatModel: Send + Sync {
         requests.iter().enumerate().map(ask).collect()
     }
 
-    /// The most likely tokens at each place of some texts, as a teacher gives them for distillation; one result for each text.
+    /// The most likely tokens at each place of some texts, as a teacher gives them for distillation; one result for
+    /// each text.
     ///
     /// # Errors
     /// [`ChatError::BadRequest`] where the model cannot give them.
@@ -229,8 +231,8 @@ pub trait ChatModel: Send + Sync {
         texts.iter().map(cannot).collect()
     }
 
-    /// Posts JSON to endpoints of the model's server beside its chat completions, several side by side, for instance to sample
-    /// token ids or to have weights loaded again; the reply to each, in their order. `on_result` is as in
+    /// Posts JSON to endpoints of the model's server beside its chat completions, several side by side, for instance to
+    /// sample token ids or to have weights loaded again; the reply to each, in their order. `on_result` is as in
     /// [`chat_all`](Self::chat_all).
     ///
     /// # Errors
@@ -248,7 +250,8 @@ pub trait ChatModel: Send + Sync {
 /// A request to an endpoint of a model's server.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EndpointRequest {
-    /// The path below the server's address (`base_url` without a `/v1` at its end), for instance `/inference/v1/generate`.
+    /// The path below the server's address (`base_url` without a `/v1` at its end), for instance
+    /// `/inference/v1/generate`.
     pub path: String,
     /// The body.
     pub body: Value,

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// A named part of the work begins: loading, tokenizing, packing, training, evaluating, saving. A part of the same
-    /// name that has not finished goes on, with the units that are left.
+    /// A named part of the work begins: loading, tokenizing, packing, training, evaluating, saving. Where a part of the
+    /// same name has not finished, that part continues with the units that are left.
     PhaseStarted {
         /// What is being done, as a person would say it.
         phase: String,

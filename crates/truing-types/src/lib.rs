@@ -1,4 +1,4 @@
-//! The words every room of the house shares: conversations, packed batches, chat requests, events, seeds, and
+//! The types that all crates share: conversations, packed batches, chat requests, events, seeds, and
 //! the two traits that have more than one implementer far apart ([`Communicator`], [`ChatModel`]).
 //!
 //! Plain data only. Nothing here opens a file, owns a tensor, prints, or reads the environment or the clock.
@@ -40,4 +40,4 @@ pub use reward::{Unscored, UnscoredReason};
 pub use rollout::Rollout;
 pub use seed::Seed;
 pub use stage::{STAGES, StageInfo, StageName};
-pub use wording::{alternatives, counted, nearest_name};
+pub use wording::{alternatives, counted, nearest_name, with_causes};

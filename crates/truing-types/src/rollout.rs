@@ -10,7 +10,7 @@ use crate::{FinishReason, Message, RowOrigin, TokenId};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rollout {
-    /// The optimiser step that it was drawn before, counted from 1.
+    /// The optimiser step that it was sampled for, counted from 1.
     pub step: u64,
     /// Place of the prompt in the step, and of the completion in its group.
     pub prompt_idx: usize,
@@ -22,18 +22,19 @@ pub struct Rollout {
     pub prompt: Vec<Message>,
     /// The prompt as the model saw it.
     pub prompt_tokens: Vec<TokenId>,
-    /// The completion as drawn, an end token included.
+    /// The completion as sampled, an end token included.
     pub tokens: Vec<TokenId>,
     /// The completion as text, without the end token.
     pub text: String,
     /// Why it ended.
     pub finish_reason: FinishReason,
-    /// Log-probability of each token under the model at temperature 1 `[n_tokens]`; empty where a server did not give it.
+    /// Log-probability of each token under the model at temperature 1 `[n_tokens]`; empty where a server did not give
+    /// it.
     pub log_probs: Vec<f32>,
-    /// Log-probability of each token under the distribution it was drawn from (temperature and cuts)
+    /// Log-probability of each token under the distribution it was sampled from (temperature and cuts)
     /// `[n_tokens]`; empty where a server did not give it.
     pub sampling_log_probs: Vec<f32>,
-    /// Optimiser steps that the weights had taken which sampled it, where a server did.
+    /// Where a server sampled it: the number of optimiser steps behind the weights that it used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights_version: Option<u64>,
     /// Each part of the reward that could be computed.

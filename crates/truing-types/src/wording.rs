@@ -1,4 +1,6 @@
-//! Numbers in sentences.
+//! Numbers, names and errors in sentences.
+
+use std::error::Error;
 
 /// A number with the words after it: `one` for 1, else `many`.
 #[must_use]
@@ -17,6 +19,22 @@ pub fn alternatives(numbers: &[usize]) -> String {
     }
 }
 
+/// An error with its causes, joined by colons. A cause that the text before it quotes already is left out.
+#[must_use]
+pub fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        source = cause.source();
+    }
+    text
+}
+
 /// Similarity (Jaro-Winkler) above which a name is suggested for another.
 const NEAR: f64 = 0.7;
 
@@ -32,7 +50,33 @@ pub fn nearest_name<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -
 
 #[cfg(test)]
 mod tests {
-    use super::{alternatives, counted, nearest_name};
+    use std::error::Error;
+    use std::fmt;
+
+    use super::{alternatives, counted, nearest_name, with_causes};
+
+    #[derive(Debug)]
+    struct Failed(&'static str, Option<Box<Failed>>);
+
+    impl fmt::Display for Failed {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl Error for Failed {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            self.1.as_deref().map(|cause| cause as &(dyn Error + 'static))
+        }
+    }
+
+    #[test]
+    fn causes_are_joined_and_none_is_repeated() {
+        let disk = Failed("disk full", None);
+        let saving = Failed("cannot save `a`: disk full", Some(Box::new(disk)));
+        let step = Failed("step 3", Some(Box::new(saving)));
+        assert_eq!(with_causes(&step), "step 3: cannot save `a`: disk full");
+    }
 
     #[test]
     fn one_is_no_plural() {

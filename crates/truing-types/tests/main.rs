@@ -1,6 +1,7 @@
 //! The plan of the house, held against `cargo metadata`: dependencies point down only.
 //!
-//! It lives in the lowest crate because it belongs to no other: it reads manifests, and of the code what must stand in no library.
+//! It lives in the lowest crate because it belongs to no other: it reads manifests, and of the code what must stand in
+//! no library.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
 use std::collections::BTreeMap;

@@ -32,7 +32,7 @@ pub(crate) const VARIABLES: &[(&str, &str)] = &[
     ("PATH", "where python, pip and mpirun are looked for"),
     ("NO_COLOR", "any value: no colours"),
     #[cfg(feature = "torch")]
-    ("TORCH_LIB", "folder of libtorch_cpu.so, for models on a GPU; --torch-lib goes before it"),
+    ("TORCH_LIB", "folder of libtorch_cpu.so, for models on a GPU; --torch-lib takes precedence"),
     #[cfg(feature = "torch")]
     ("VIRTUAL_ENV", "Python environment whose torch is taken where neither of the two is given"),
 ];

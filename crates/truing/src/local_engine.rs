@@ -28,7 +28,7 @@ fn check_own_dtype(compute_dtype: Option<ComputeDtype>) -> anyhow::Result<()> {
     match compute_dtype {
         None | Some(ComputeDtype::F32) => Ok(()),
         Some(ComputeDtype::Bf16) => {
-            anyhow::bail!("compute_dtype `bf16`: device `{OWN_DEVICE}` computes in `f32`; a GPU in both")
+            anyhow::bail!("compute_dtype `bf16`: device `{OWN_DEVICE}` computes in `f32` only, a GPU in both")
         }
     }
 }
@@ -39,7 +39,7 @@ pub(crate) fn with_memory_of_device(machine: Machine) -> Machine {
     machine
 }
 
-/// What the user said about the device.
+/// The settings of the device that the user gave.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct DeviceChoice {
     /// `--device`, or the recipe's `device`.

@@ -41,7 +41,7 @@ pub(crate) struct Context {
     pub(crate) environment: Environment,
     /// Threads of the pool that computes.
     pub(crate) n_threads: usize,
-    /// What the command line says about the device.
+    /// Settings of the device on the command line.
     pub(crate) device: DeviceChoice,
     /// The place of this process among those that a launcher started.
     pub(crate) place: Option<Rendezvous>,
@@ -92,7 +92,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(mut refusal) => {
             commands::suggest_setting(&mut refusal);
-            // Printing fails only where nobody reads; the status still tells.
+            // Printing fails only where nobody reads; the exit status is still right.
             let _ = refusal.print();
             return ExitCode::from(if refusal.use_stderr() { outcome::ERROR } else { outcome::FINE });
         }
@@ -164,7 +164,7 @@ fn start(
     rayon::ThreadPoolBuilder::new().num_threads(n_threads).build_global()?;
     anyhow::ensure!(
         cli.compute_dtype.is_none() || cli.device.is_some(),
-        "`--compute-dtype` needs `--device`; of a recipe's device it is `--set compute_dtype=...`"
+        "`--compute-dtype` needs `--device`; for a recipe's device give `--set compute_dtype=...`"
     );
     let device = DeviceChoice {
         device: cli.device.clone(),

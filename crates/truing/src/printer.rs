@@ -6,6 +6,7 @@ use std::panic::PanicHookInfo;
 use std::path::{Component, Path, PathBuf};
 
 use serde::Serialize;
+use truing_types::with_causes;
 
 use crate::outcome::Hinted;
 
@@ -160,17 +161,7 @@ pub(crate) fn clean_path(path: &Path) -> String {
 
 /// The chain of causes joined by colons; a cause whose text its parent already quotes is left out.
 pub(crate) fn one_sentence(error: &anyhow::Error) -> String {
-    let mut sentence = String::new();
-    for cause in error.chain() {
-        let text = cause.to_string();
-        if sentence.is_empty() {
-            sentence = text;
-        } else if !sentence.contains(&text) {
-            sentence.push_str(": ");
-            sentence.push_str(&text);
-        }
-    }
-    sentence
+    with_causes(&**error)
 }
 
 /// A broken invariant is our fault, not the user's, and is said so.

@@ -16,7 +16,7 @@ use crate::units;
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 /// The same inside a step, which has a line of its own at its end.
 const INSIDE_STEP_INTERVAL: Duration = Duration::from_secs(60);
-/// How often a bar's time is drawn anew while nothing happens.
+/// How often a bar's time is redrawn while nothing happens.
 const TICK: Duration = Duration::from_millis(500);
 
 /// The sink that fits this process's stderr.
@@ -268,7 +268,7 @@ impl PlainPhase {
     }
 }
 
-/// Whether it is time for another line; if so, the clock starts anew.
+/// Whether it is time for another line; if so, the interval starts again.
 fn is_due(last_line: &mut Option<Instant>, interval: Duration) -> bool {
     let is_due = last_line.is_none_or(|last| last.elapsed() >= interval);
     if is_due {

@@ -40,7 +40,7 @@ struct Step {
     what: &'static str,
     /// What the report calls it.
     stage: StageName,
-    /// Reads its recipe with the overrides, before anything is begun.
+    /// Reads its recipe with the overrides, before anything is started.
     check: fn(&Quickstart<'_>, &Step) -> Result<(), QuickstartError>,
     /// Whether that model is the next policy; otherwise the policy stays.
     makes_policy: bool,
@@ -97,7 +97,7 @@ pub(crate) struct Quickstart<'a> {
     pub(crate) data: &'a [(&'a str, &'a [u8])],
     /// How conversations are rendered.
     pub(crate) render: RenderOptions,
-    /// Go on with what the folder holds.
+    /// Continue with what the folder holds.
     pub(crate) resume: bool,
     /// How long all of it takes, where that is known.
     pub(crate) duration: Option<&'a str>,

@@ -10,9 +10,9 @@ const RUN_MEMORY_SECONDS: f64 = 3600.0;
 /// Less than this much watching is no basis for a figure.
 const MIN_WATCHED_SECONDS: f64 = 2.0;
 /// What was done up to the first report takes longer than the rest: memory is touched for the first time, and of work
-/// that is done side by side (completions of a batch, requests to a server) all has begun when the first has ended. The
-/// pace is that since then. While the pace from the beginning differs by more than this factor, either may be wrong,
-/// and no figure is said.
+/// that is done in parallel (completions of a batch, requests to a server) all has started when the first has ended.
+/// The pace is that since then. While the pace from the start differs by more than this factor, either may be wrong,
+/// and no figure is shown.
 const MOST_DIFFERENCE: f64 = 2.0;
 
 /// What can be said.
@@ -32,7 +32,7 @@ pub(crate) struct Estimator {
     memory_seconds: f64,
     total: u64,
     done: u64,
-    /// Units that were done before the count began anew.
+    /// Units that were done before the count was restarted.
     done_before: u64,
     updated_at: f64,
     is_moving: bool,

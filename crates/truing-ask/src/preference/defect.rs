@@ -21,7 +21,7 @@ impl Defect {
     /// All defects.
     pub const ALL: [Self; 4] = [Self::WrongFact, Self::WrongStep, Self::DropsCondition, Self::Omits];
 
-    /// What the model is told to do.
+    /// The instruction for the model.
     pub(super) fn description(self, language: Language) -> &'static str {
         let texts = match self {
             Self::WrongFact => [

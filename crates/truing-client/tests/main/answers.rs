@@ -54,6 +54,10 @@ fn other_endpoints_lie_below_the_address_without_its_version_and_are_asked_again
         let error = setup.client.post_all(&[request("/reload")], go_on).remove(0).unwrap_err().reason();
         assert!(error.contains(words) && error.contains("/reload: "), "{error}");
     }
+    let setup = self::setup(Vec::new(), |_| {});
+    let endless = EndpointRequest { timeout_secs: Some(f64::INFINITY), ..request("/reload") };
+    let error = setup.client.post_all(&[endless], go_on).remove(0).unwrap_err().reason();
+    assert!(error.contains("`timeout_secs` is inf"), "{error}");
 }
 
 /// vLLM's form: the token that stands there is one more entry where it is not among the most likely.
@@ -75,8 +79,9 @@ fn log_probs_of_a_prompt_are_read_and_are_those_of_every_token() {
     for answer in [r#"{"choices": [{"text": "x"}]}"#, r#"{"choices": [{"prompt_logprobs": [null, {}]}]}"#] {
         let setup = self::setup(vec![json(200, answer); 8], |settings| settings.max_retries = 1);
         let error = setup.client.prompt_log_probs_all(std::slice::from_ref(&text), 2).remove(0).unwrap_err();
-        let told = error.reason();
-        assert!(told.contains("no `prompt_logprobs` for each of the 3 tokens of the prompt"), "{told}");
+        let reason = error.reason();
+        assert!(reason.contains("/v1/completions: "), "{reason}");
+        assert!(reason.contains("no `prompt_logprobs` for each of the 3 tokens of the prompt"), "{reason}");
     }
 }
 

@@ -2,14 +2,12 @@
 //! them answers. The text, cleaned, is the response. After instruction back-translation (Humpback, arXiv 2308.06259).
 //!
 //! 1. The checker scores the text as a response; poor texts are dropped.
-//! 2. The writer removes what does not belong into a response. A program compares: nearly every word of the rest has to
+//! 2. The writer removes what does not belong in a response. A program compares: nearly every word of the rest has to
 //!    be a word of the text, in its order, so that nothing is rewritten.
-//! 3. The writer writes the instruction, the checker judges the pair and lists what is wrong, and a program looks whether
-//!    the instruction quotes the text. It is written again, at most `max_rounds` times.
+//! 3. The writer writes the instruction, the checker judges the pair and lists what is wrong, and a program checks
+//!    whether the instruction quotes the text. It is written again, at most `max_rounds` times.
 //!
 //! `reversal` differs: it keeps the text letter by letter, and demands measured properties of it.
-
-use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,15 +15,15 @@ use serde_json::{Map, Value, json};
 use truing_ask::pas::Language;
 use truing_prompts::rouge::{RougeScore, RougeTokenizer, RougeVocabulary, rouge_l};
 use truing_run::RunError;
-use truing_run::checks::{require, require_counts, require_share};
+use truing_run::checks::{require_counts, require_share};
 use truing_stages::StageError;
 
 use super::asking::{Asking, Question};
 use super::builder::{BuilderInfo, Built, BuiltRow, Dropped, Fates, Job, PlannedCalls, Unit};
-use super::config::{BuildConfig, require_bounded};
-use super::inputs::{SEED, SeedRow};
-use super::reversal::{INSPECTION, PROMPT, SCORE, quotes};
-use super::texts::{PromptText, between, prompt_text, score, tagged};
+use super::config::{BuildConfig, require_bounded, require_scores};
+use super::inputs::SeedRow;
+use super::prompt_writing::{Draft, PromptWriting, quotes, unit_of_text};
+use super::texts::{PromptText, prompt_text, tagged};
 
 /// How the builder is listed.
 pub(super) const INFO: BuilderInfo = BuilderInfo {
@@ -37,7 +35,6 @@ pub(super) const INFO: BuilderInfo = BuilderInfo {
     prepare,
 };
 
-const QUALITY: PromptText = prompt_text!("text_quality");
 const CLEAN: PromptText = prompt_text!("clean_text");
 const TRANSLATE: PromptText = prompt_text!("back_translate");
 const JUDGE: PromptText = prompt_text!("judge_pair");
@@ -47,9 +44,9 @@ const CLEANED: (&str, &str) = (
     "Your reply does not have the cleaned text between <response> and </response>. Write only that, with the tags.",
 );
 
-const QUALITY_STEP: &str = "quality";
-const CLEANING: &str = "cleaning";
-const TRANSLATION: &str = "back-translation";
+/// The step that cleans texts, and its calls.
+const CLEANING_STEP: &str = "cleaning";
+const CLEANING: &str = "cleaning texts";
 
 /// Minimum share of the words of a cleaned text that are words of the text, in its order. A program splits and counts
 /// words, so that a few differ where a line break or a mark is removed. Numbers are all the text's.
@@ -63,7 +60,7 @@ pub struct BackTranslationConfig {
     pub min_characters: usize,
     /// Minimum score of a text as a response, from 1 to 10. 1 asks for no score.
     pub min_quality: f64,
-    /// Whether the writer removes from the text what does not belong into a response.
+    /// Whether the writer removes from the text what does not belong in a response.
     pub clean: bool,
     /// Minimum share of the text's words that are left after cleaning.
     pub min_kept_share: f64,
@@ -96,13 +93,10 @@ impl BackTranslationConfig {
         require_counts(rounds)?;
         require_bounded(rounds)?;
         require_share("back_translation.min_kept_share", self.min_kept_share)?;
-        for (key, value) in [
+        require_scores([
             ("back_translation.min_quality", self.min_quality),
             ("back_translation.min_score", self.min_score),
-        ] {
-            require((1.0..=10.0).contains(&value), || (key, value.to_string(), "a score from 1 to 10"))?;
-        }
-        Ok(())
+        ])
     }
 }
 
@@ -113,36 +107,11 @@ struct BackTranslationJob {
     units: Vec<Unit>,
 }
 
-/// The pair of a unit while it is made.
-#[derive(Debug, Clone, Default)]
-struct Draft {
-    quality: Option<f64>,
-    /// The cleaned text.
-    response: String,
-    prompt: String,
-    /// What is wrong with the pair; `None` before the first verdict.
-    problems: Option<Vec<String>>,
-    score: f64,
-    n_rounds: usize,
-}
-
-impl Draft {
-    fn is_done(&self) -> bool {
-        self.problems.as_ref().is_some_and(Vec::is_empty)
-    }
-}
-
 fn prepare(config: &BuildConfig, seeds: &[SeedRow]) -> Result<Box<dyn Job>, StageError> {
     let settings = config.back_translation.clone().unwrap_or_default();
     settings.check()?;
-    let unit = |seed: &SeedRow| {
-        let mut unit = seed.unit(Vec::new());
-        if seed.text.chars().count() < settings.min_characters {
-            let reason = "shorter than `back_translation.min_characters`";
-            unit.dropped.get_or_insert(Dropped::new(SEED, reason));
-        }
-        unit
-    };
+    let reason = "shorter than `back_translation.min_characters`";
+    let unit = |seed: &SeedRow| unit_of_text(seed, settings.min_characters, reason);
     let units = seeds.iter().map(unit).collect();
     Ok(Box::new(BackTranslationJob { settings, units }))
 }
@@ -198,98 +167,63 @@ impl BackTranslationJob {
         text.fill(unit.language, &values)
     }
 
-    /// Drops texts that would be poor responses.
-    fn score_texts(
-        &self,
-        drafts: &mut [Draft],
-        asking: &mut Asking<'_>,
-        fates: &mut Fates,
-    ) -> Result<(), StageError> {
-        if self.settings.min_quality <= 1.0 {
-            return Ok(());
-        }
-        let places = fates.open();
-        let texts = places.iter().map(|&idx| self.text(&QUALITY, idx, &drafts[idx])).collect();
-        let answers = asking.check("scoring texts", texts, SCORE, |_, reply| score(reply))?;
-        fates.take(QUALITY_STEP, &places, answers, |idx, quality| {
-            drafts[idx].quality = Some(quality);
-            if quality >= self.settings.min_quality {
-                return Ok(());
-            }
-            let reason = "the text's score is below `back_translation.min_quality`";
-            Err(Dropped::new(QUALITY_STEP, reason).with_detail(quality.to_string()))
-        });
-        Ok(())
-    }
-
-    /// The response of each unit: the text, or what the writer leaves of it.
+    /// Replaces each response by what the writer leaves of the text.
     fn clean(
         &self,
         drafts: &mut [Draft],
         asking: &mut Asking<'_>,
         fates: &mut Fates,
     ) -> Result<(), StageError> {
-        let places = fates.open();
         if !self.settings.clean {
-            places.into_iter().for_each(|idx| drafts[idx].response.clone_from(&self.units[idx].text));
             return Ok(());
         }
+        let places = fates.open();
         let question = |&idx: &usize| Question::new(self.text(&CLEAN, idx, &drafts[idx]), 0);
         let questions = places.iter().map(question).collect();
         let read = |_: usize, reply: &str| tagged(reply, "response").map(str::to_owned);
-        let answers = asking.write("cleaning texts", questions, CLEANED, read)?;
-        fates.take(CLEANING, &places, answers, |idx, cleaned| {
+        let answers = asking.write(CLEANING, questions, CLEANED, read)?;
+        fates.take(CLEANING_STEP, &places, answers, |idx, cleaned| {
             check_cleaned(&cleaned, &self.units[idx].text, self.settings.min_kept_share)
-                .map_err(|(reason, detail)| Dropped::new(CLEANING, reason).with_detail(detail))?;
+                .map_err(|(reason, detail)| Dropped::new(CLEANING_STEP, reason).with_detail(detail))?;
             drafts[idx].response = cleaned;
             Ok(())
         });
         Ok(())
     }
 
-    /// Writes the instructions that are not done, and has the pairs judged.
-    fn write_and_judge(
-        &self,
-        round: u64,
-        drafts: &mut [Draft],
-        asking: &mut Asking<'_>,
-        fates: &mut Fates,
-    ) -> Result<(), StageError> {
-        let is_open = |idx: &usize| !drafts[*idx].is_done();
-        let places: Vec<usize> = fates.open().into_iter().filter(is_open).collect();
-        let question = |&idx: &usize| Question::new(self.text(&TRANSLATE, idx, &drafts[idx]), round);
-        let questions = places.iter().map(question).collect();
-        let read = |_: usize, reply: &str| tagged(reply, "prompt").map(str::to_owned);
-        let answers = asking.write("writing instructions", questions, PROMPT, read)?;
-        fates.take(TRANSLATION, &places, answers, |idx, prompt| {
-            drafts[idx].prompt = prompt;
-            drafts[idx].n_rounds += 1;
-            Ok(())
-        });
-        if asking.is_stopped() {
-            return Ok(());
+    fn row(&self, idx: usize, draft: &Draft) -> BuiltRow {
+        let unit = &self.units[idx];
+        let mut columns = Map::from_iter([
+            ("score".to_owned(), json!(draft.score)),
+            ("n_rounds".to_owned(), json!(draft.n_rounds)),
+        ]);
+        columns.extend(draft.quality.map(|quality| ("quality".to_owned(), json!(quality))));
+        if draft.response != unit.text {
+            columns.insert("original_text".into(), json!(unit.text));
         }
-        let is_open = |idx: &usize| !drafts[*idx].is_done();
-        let places: Vec<usize> = fates.open().into_iter().filter(is_open).collect();
-        let texts = places.iter().map(|&idx| self.text(&JUDGE, idx, &drafts[idx])).collect();
-        let read = |_: usize, reply: &str| Some((between(reply, "missing")?.to_owned(), score(reply)?));
-        let answers = asking.check("judging pairs", texts, INSPECTION, read)?;
-        fates.take(TRANSLATION, &places, answers, |idx, (listed, score)| {
-            let draft = &mut drafts[idx];
-            draft.score = score;
-            draft.problems = Some(self.problems(idx, draft, &listed));
-            Ok(())
-        });
-        Ok(())
+        let (prompt, response) = (draft.prompt.clone(), Some(draft.response.clone()));
+        BuiltRow { prompt, response, columns, ..BuiltRow::default() }
+    }
+}
+
+impl PromptWriting for BackTranslationJob {
+    const STEP: &'static str = "back-translation";
+    const PHASES: [&'static str; 2] = ["writing instructions", "judging pairs"];
+
+    fn prompt_question(&self, idx: usize, draft: &Draft) -> String {
+        self.text(&TRANSLATE, idx, draft)
     }
 
-    /// What is wrong with a pair, in its language: a low score with what the judge lists, and an instruction that quotes.
-    fn problems(&self, idx: usize, draft: &Draft, listed: &str) -> Vec<String> {
+    fn inspection_question(&self, idx: usize, draft: &Draft) -> String {
+        self.text(&JUDGE, idx, draft)
+    }
+
+    /// What is wrong with a pair, in its language: a low score with what the judge lists, and a prompt that quotes.
+    fn problems(&self, idx: usize, draft: &Draft, listed: &[String]) -> Vec<String> {
         let is_chinese = self.units[idx].language == Language::Zh;
         let mut problems = Vec::new();
         if draft.score < self.settings.min_score {
-            let lines = listed.lines().map(str::trim).filter(|line| !line.is_empty());
-            problems.extend(lines.map(str::to_owned));
+            problems.extend_from_slice(listed);
             let score = draft.score;
             problems.push(match is_chinese {
                 true => format!("这一对只得到{score}分，满分10分。"),
@@ -303,25 +237,6 @@ impl BackTranslationJob {
         }
         problems
     }
-
-    fn row(&self, idx: usize, draft: &Draft) -> Built {
-        let unit = &self.units[idx];
-        if !draft.is_done() {
-            let reason = "the pair is not good enough after `back_translation.max_rounds`";
-            let detail = draft.problems.clone().unwrap_or_default().join("; ");
-            return Err(Dropped::new(TRANSLATION, reason).with_detail(detail));
-        }
-        let mut columns = Map::from_iter([
-            ("score".to_owned(), json!(draft.score)),
-            ("n_rounds".to_owned(), json!(draft.n_rounds)),
-        ]);
-        columns.extend(draft.quality.map(|quality| ("quality".to_owned(), json!(quality))));
-        if draft.response != unit.text {
-            columns.insert("original_text".into(), json!(unit.text));
-        }
-        let (prompt, response) = (draft.prompt.clone(), Some(draft.response.clone()));
-        Ok(BuiltRow { prompt, response, columns, ..BuiltRow::default() })
-    }
 }
 
 impl Job for BackTranslationJob {
@@ -329,53 +244,35 @@ impl Job for BackTranslationJob {
         &self.units
     }
 
-    /// Texts are what they are.
-    fn targets(&self) -> BTreeMap<String, usize> {
-        BTreeMap::new()
-    }
-
     fn calls(&self) -> Vec<PlannedCalls> {
+        let BackTranslationConfig { min_quality, max_rounds, .. } = self.settings;
         let open: Vec<usize> = Fates::of(&self.units).open();
-        let (n, rounds) = (open.len() as u64, self.settings.max_rounds as u64);
         // The response has at most the text's length; instructions are not known.
-        let bytes = |text: &PromptText| -> u64 {
-            let of = |idx: &usize| {
-                let draft = Draft { response: self.units[*idx].text.clone(), ..Draft::default() };
-                self.text(text, *idx, &draft).len() as u64
-            };
-            open.iter().map(of).sum()
-        };
-        let planned = |step, rounds: u64, text: &PromptText| PlannedCalls {
-            step,
-            n_calls: n,
-            max_calls: n.saturating_mul(rounds),
-            prompt_bytes: bytes(text).saturating_mul(rounds),
-        };
-        let quality = (self.settings.min_quality > 1.0).then(|| planned("scoring texts", 1, &QUALITY));
-        let cleaning = self.settings.clean.then(|| planned("cleaning texts", 1, &CLEAN));
-        let pairs =
-            [planned("writing instructions", rounds, &TRANSLATE), planned("judging pairs", rounds, &JUDGE)];
-        quality.into_iter().chain(cleaning).chain(pairs).collect()
+        let draft = |idx: usize| Draft { response: self.units[idx].text.clone(), ..Draft::default() };
+        let bytes = |&idx: &usize| self.text(&CLEAN, idx, &Draft::default()).len() as u64;
+        let cleaning = self
+            .settings
+            .clean
+            .then(|| PlannedCalls::in_rounds(CLEANING, open.len(), 1, open.iter().map(bytes).sum()));
+        let before = self.scoring_calls(min_quality, &open).into_iter().chain(cleaning);
+        before.chain(self.prompt_calls(max_rounds, &open, draft)).collect()
     }
 
     fn build(&self, asking: &mut Asking<'_>) -> Result<Option<Vec<Built>>, StageError> {
+        let BackTranslationConfig { min_quality, max_rounds, .. } = self.settings;
         let mut fates = Fates::of(&self.units);
-        let mut drafts = vec![Draft::default(); self.units.len()];
-        self.score_texts(&mut drafts, asking, &mut fates)?;
+        let reason = "the text's score is below `back_translation.min_quality`";
+        let mut drafts = self.begin(min_quality, reason, asking, &mut fates)?;
         if asking.is_stopped() {
             return Ok(None);
         }
         self.clean(&mut drafts, asking, &mut fates)?;
-        for round in 0..self.settings.max_rounds as u64 {
-            if asking.is_stopped() {
-                return Ok(None);
-            }
-            self.write_and_judge(round, &mut drafts, asking, &mut fates)?;
-        }
+        self.write_prompts(max_rounds, &mut drafts, asking, &mut fates)?;
         if asking.is_stopped() {
             return Ok(None);
         }
-        Ok(Some(fates.finish(|idx| self.row(idx, &drafts[idx]))))
+        let reason = "the pair is not good enough after `back_translation.max_rounds`";
+        Ok(Some(fates.finish(|idx| Ok(self.row(idx, Self::finished(&drafts[idx], reason)?)))))
     }
 
     /// The response is the text or what is left of it, and the instruction does not quote it.

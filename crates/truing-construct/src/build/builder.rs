@@ -151,13 +151,29 @@ pub struct PlannedCalls {
     pub prompt_bytes: u64,
 }
 
+impl PlannedCalls {
+    /// A step that asks once for each of `n` units, in at most `rounds` rounds; `prompt_bytes` are those of one round.
+    pub(super) fn in_rounds(step: &'static str, n: usize, rounds: usize, prompt_bytes: u64) -> Self {
+        let (n_calls, rounds) = (n as u64, rounds as u64);
+        Self {
+            step,
+            n_calls,
+            max_calls: n_calls.saturating_mul(rounds),
+            prompt_bytes: prompt_bytes.saturating_mul(rounds),
+        }
+    }
+}
+
 /// What one builder does with its seed rows.
 pub trait Job: std::fmt::Debug + Send + Sync {
     /// The rows that are to be made.
     fn units(&self) -> &[Unit];
 
-    /// How many units each kind is to have; empty where there is no target.
-    fn targets(&self) -> BTreeMap<String, usize>;
+    /// How many units each kind is to have; empty where there is no target, as for builders whose rows have the kinds
+    /// of their seeds.
+    fn targets(&self) -> BTreeMap<String, usize> {
+        BTreeMap::new()
+    }
 
     /// The calls, step by step.
     fn calls(&self) -> Vec<PlannedCalls>;

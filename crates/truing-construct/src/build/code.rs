@@ -98,10 +98,7 @@ struct CodeJob {
 fn prepare(config: &BuildConfig, seeds: &[SeedRow]) -> Result<Box<dyn Job>, StageError> {
     let settings = config.code.clone().unwrap_or_default();
     settings.check()?;
-    if config.temperature == 0.0 {
-        let expected = "above 0: without sampling, tasks of one topic are alike".to_owned();
-        return Err(RunError::BadSetting { key: "temperature", found: "0".into(), expected }.into());
-    }
+    config.require_sampling("above 0: without sampling, tasks of one topic are alike")?;
     let seed = Seed(config.seed);
     let drawn = seed.generator("code topics", &[]).next_u64();
     let first_topic = (drawn % TOPICS.len() as u64) as usize;

@@ -1,18 +1,18 @@
 //! Code interpreter (report 4.5): conversations in which an assistant works in a Python notebook, with a simulated
-//! user, a solver, a verifier, and a depth-first search that goes back where a branch ends.
+//! user, a solver, a verifier, and a depth-first search that backtracks where a branch ends.
 //!
 //! 1. A CSV file is made from the seed, for the kinds of tasks that have one. The writer asks a question with one
 //!    answer. With `[[data]]` the rows are questions with reference answers.
 //! 2. The verifier: the checker writes a program of its own that answers the question. The last line that it prints in
 //!    the sandbox is the reference.
 //! 3. The solver: the writer writes a cell or the answer. Cells run in the sandbox; an error is shown to the writer,
-//!    who corrects it. A branch that ends without the reference is taken back (`search.rs`).
+//!    who corrects it. A branch that ends without the reference is removed (`search.rs`).
 //! 4. The writer plays the user and asks a further question, up to `max_user_turns`. If that one is not solved, the
 //!    conversation ends before it.
 //! 5. The checker reviews the conversation.
 //!
-//! No process outlives a call of a model: a notebook is run again from its first cell with each new one, twice, so that
-//! its outputs follow from its cells alone (`truing_reward::notebook`). `max_cells` and `max_steps` bound the cost.
+//! No process waits for a model: with each new cell a notebook is run again from its first cell, twice, so that its
+//! outputs depend on its cells alone (`truing_reward::notebook`). `max_cells` and `max_steps` bound the cost.
 
 mod config;
 mod conversation;
@@ -28,7 +28,6 @@ use std::sync::Mutex;
 use serde_json::{Map, Value, json};
 use truing_reward::checklist::read_verdicts;
 use truing_reward::notebook::{Notebook, NotebookRunner};
-use truing_run::RunError;
 use truing_stages::StageError;
 use truing_types::Seed;
 
@@ -88,17 +87,14 @@ struct InterpreterJob {
     settings: CodeInterpreterConfig,
     units: Vec<Unit>,
     beginnings: Vec<Beginning>,
-    /// What ran the cells, kept for the check of the rows.
+    /// The runner of the cells, kept for the check of the rows.
     runner: Mutex<Option<NotebookRunner>>,
 }
 
 fn prepare(config: &BuildConfig, seeds: &[SeedRow]) -> Result<Box<dyn Job>, StageError> {
     let settings = config.code_interpreter.clone().unwrap_or_default();
     settings.check()?;
-    if config.temperature == 0.0 {
-        let expected = "above 0: without sampling, a second branch is the first one again".to_owned();
-        return Err(RunError::BadSetting { key: "temperature", found: "0".into(), expected }.into());
-    }
+    config.require_sampling("above 0: without sampling, a second branch is the first one again")?;
     let (units, beginnings) = match config.data.is_empty() {
         true => new_tasks(&settings, config.n_rows.unwrap_or(0), Seed(config.seed)),
         false => given_tasks(&settings, seeds),
@@ -178,7 +174,7 @@ impl InterpreterJob {
         Ok(conversations)
     }
 
-    /// A further question of every conversation that goes on.
+    /// A further question of every conversation that continues.
     fn ask_further(
         &self,
         conversations: &mut [Conversation],
@@ -297,7 +293,7 @@ impl InterpreterJob {
         }
     }
 
-    /// Takes over answers, and runs cells.
+    /// Adds answers to the conversations, and runs cells.
     fn take_steps(
         &self,
         places: &[usize],
@@ -474,13 +470,13 @@ impl Job for InterpreterJob {
         messages.push(turn("assistant", "response"));
         let files = record.get("files").and_then(Value::as_object).ok_or("there is no list of files")?;
         let answers = record.get("answers").and_then(Value::as_array).ok_or("there are no answers")?;
-        let mut runner = self.runner.lock().map_err(|_| "what runs the cells is broken")?;
-        let runner = runner.as_mut().ok_or("nothing runs cells here")?;
+        let mut runner = self.runner.lock().map_err(|_| "the runner of the cells has failed")?;
+        let runner = runner.as_mut().ok_or("there is no runner for the cells")?;
         check_messages(&messages, files, answers, runner)
     }
 
-    /// The first turn of the user tells about the file. Screening sees the question alone: what all rows say about
-    /// their files is no task template.
+    /// Appends the description of the file to the first turn of the user. Screening sees the question alone, because
+    /// the descriptions of all rows are alike.
     fn layout(
         &self,
         mut turns: Vec<Value>,

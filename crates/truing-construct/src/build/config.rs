@@ -20,16 +20,23 @@ use super::{
     ToolsConfig,
 };
 
-/// The most rounds, answers or calls that a builder's own table may ask for.
+/// Maximum number of rounds, answers or calls that a builder's own table may ask for.
 const MAX_COUNT: usize = 1000;
-/// The most rows of a run.
+/// Maximum number of rows of a run.
 const MAX_ROWS: usize = 10_000_000;
 
-/// Counts of a builder's own table that are not beyond all reason.
+/// Checks that counts of a builder's own table are at most [`MAX_COUNT`].
 pub(super) fn require_bounded<const N: usize>(counts: [(&'static str, usize); N]) -> Result<(), RunError> {
     counts
         .into_iter()
         .try_for_each(|(key, count)| require(count <= MAX_COUNT, || (key, count.to_string(), "at most 1000")))
+}
+
+/// Scores that a checker gives.
+pub(super) fn require_scores<const N: usize>(scores: [(&'static str, f64); N]) -> Result<(), RunError> {
+    scores.into_iter().try_for_each(|(key, score)| {
+        require((1.0..=10.0).contains(&score), || (key, score.to_string(), "a score from 1 to 10"))
+    })
 }
 
 /// One flat table, then the builder's own table (`[constraints]`, `[reasoning]`, ...), `[[data]]`,
@@ -218,6 +225,11 @@ impl BuildConfig {
             let (found, expected) = (format!("`{}`", self.ability), format!("one of {}", names().join(", ")));
             RunError::BadSetting { key: "ability", found, expected }.into()
         })
+    }
+
+    /// Refuses a temperature of 0. `expected` says why sampling is needed.
+    pub(super) fn require_sampling(&self, expected: &'static str) -> Result<(), RunError> {
+        require(self.temperature != 0.0, || ("temperature", "0".to_owned(), expected))
     }
 
     /// Checks everything that can be checked without the seed rows.

@@ -149,10 +149,10 @@ struct ConstraintsJob {
 fn prepare(config: &BuildConfig, seeds: &[SeedRow]) -> Result<Box<dyn Job>, StageError> {
     let settings = config.constraints.clone().unwrap_or_default();
     settings.check()?;
-    if settings.responses > 1 && config.temperature == 0.0 {
-        let expected =
-            "above 0, or `constraints.responses` of 1: without sampling, every response is the same".into();
-        return Err(RunError::BadSetting { key: "temperature", found: "0".into(), expected }.into());
+    if settings.responses > 1 {
+        config.require_sampling(
+            "above 0, or `constraints.responses` of 1: without sampling, every response is the same",
+        )?;
     }
     let mut counts: BTreeMap<&'static str, usize> = BTreeMap::new();
     let (mut units, mut constraints) = (Vec::new(), Vec::new());

@@ -47,6 +47,15 @@ impl SeedRow {
             dropped: self.dropped.clone(),
         }
     }
+
+    /// The text of a column (`a.b` reaches inside), trimmed, or its number; `None` where it is missing or empty.
+    pub(super) fn text_at(&self, column: &str) -> Option<String> {
+        match value_at(&self.columns, column)? {
+            Value::String(text) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
+            Value::Number(number) => Some(number.to_string()),
+            _ => None,
+        }
+    }
 }
 
 /// Everything a plan looks at.

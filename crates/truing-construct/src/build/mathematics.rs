@@ -165,10 +165,7 @@ fn new_problems(
     let bad = |key, found: String, expected: &str| -> Result<MathematicsJob, StageError> {
         Err(RunError::BadSetting { key, found, expected: expected.to_owned() }.into())
     };
-    if config.temperature == 0.0 {
-        let expected = "above 0: without sampling, problems of one knowledge point are alike";
-        return bad("temperature", "0".into(), expected);
-    }
+    config.require_sampling("above 0: without sampling, problems of one knowledge point are alike")?;
     let mut of_levels: Vec<Vec<KnowledgePoint>> = Vec::new();
     for &level in &settings.levels {
         let of_level: Vec<KnowledgePoint> =
@@ -216,11 +213,8 @@ fn given_problems(
         let point = seed.columns.get(&settings.point_column).and_then(Value::as_str);
         let point = point.filter(|id| points.iter().any(|point| point.id == *id));
         let mut unit = seed.unit(point.map(str::to_owned).into_iter().collect());
-        let answer = match seed.columns.get(&settings.answer_column) {
-            Some(Value::String(text)) => reference_of(text),
-            Some(Value::Number(number)) => number.to_string(),
-            _ => String::new(),
-        };
+        let answer =
+            seed.text_at(&settings.answer_column).map(|text| reference_of(&text)).unwrap_or_default();
         if !is_readable(&answer) {
             let reason = "no readable answer in `mathematics.answer_column`";
             unit.dropped.get_or_insert(Dropped::new(SEED, reason));

@@ -22,7 +22,6 @@ use std::collections::BTreeMap;
 use rand_chacha::rand_core::Rng;
 use serde_json::{Map, Value, json};
 use truing_reward::checklist::read_verdicts;
-use truing_run::RunError;
 use truing_stages::StageError;
 use truing_types::Seed;
 
@@ -96,11 +95,10 @@ fn prepare(config: &BuildConfig, seeds: &[SeedRow]) -> Result<Box<dyn Job>, Stag
     let settings = config.reasoning.clone().unwrap_or_default();
     settings.check()?;
     let is_sampled = config.data.is_empty() || settings.n_answers > 1 || settings.max_reflections > 1;
-    if is_sampled && config.temperature == 0.0 {
-        let expected =
-            "above 0: without sampling, questions of one kind and answers to one question are alike";
-        let (found, expected) = ("0".to_owned(), expected.to_owned());
-        return Err(RunError::BadSetting { key: "temperature", found, expected }.into());
+    if is_sampled {
+        config.require_sampling(
+            "above 0: without sampling, questions of one kind and answers to one question are alike",
+        )?;
     }
     let job = match config.data.is_empty() {
         true => new_questions(settings, config.n_rows.unwrap_or(0), Seed(config.seed)),
@@ -144,11 +142,7 @@ fn given_questions(settings: ReasoningConfig, seeds: &[SeedRow]) -> ReasoningJob
         let kind = seed.columns.get(&settings.kind_column).and_then(Value::as_str);
         let kind = kind.and_then(ReasoningKind::find);
         let mut unit = seed.unit(kind.map(|kind| kind.code().to_owned()).into_iter().collect());
-        let answer = match seed.columns.get(&settings.answer_column) {
-            Some(Value::String(text)) => final_answer(text).unwrap_or_else(|| text.trim().to_owned()),
-            Some(Value::Number(number)) => number.to_string(),
-            _ => String::new(),
-        };
+        let answer = given_answer(seed, &settings.answer_column);
         if !is_comparable(&answer) {
             let reason = "no short answer in `reasoning.answer_column`";
             unit.dropped.get_or_insert(Dropped::new(SEED, reason));
@@ -157,6 +151,11 @@ fn given_questions(settings: ReasoningConfig, seeds: &[SeedRow]) -> ReasoningJob
         origins.push(Origin::Row { answer });
     }
     ReasoningJob { settings, units, origins }
+}
+
+/// The reference answer in a column: the labelled one, or the whole text; empty where there is none.
+pub(super) fn given_answer(seed: &SeedRow, column: &str) -> String {
+    seed.text_at(column).map(|text| final_answer(&text).unwrap_or(text)).unwrap_or_default()
 }
 
 /// Whether an answer is short, and equal to itself at least.

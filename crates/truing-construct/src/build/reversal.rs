@@ -16,20 +16,20 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use truing_ask::pas::Language;
-use truing_prompts::decontamination::{DecontaminationOptions, EvaluationIndex};
 use truing_reward::checklist::numbered;
 use truing_reward::constraints::{Constraint, ConstraintType, columns, draw_types};
 use truing_run::RunError;
-use truing_run::checks::{require, require_counts};
+use truing_run::checks::require_counts;
 use truing_stages::StageError;
 use truing_types::Seed;
 
-use super::asking::{Asking, Question};
-use super::builder::{BuilderInfo, Built, BuiltRow, Dropped, Fates, Job, PlannedCalls, Unit};
-use super::config::{BuildConfig, require_bounded};
+use super::asking::Asking;
+use super::builder::{BuilderInfo, Built, BuiltRow, Fates, Job, PlannedCalls, Unit};
+use super::config::{BuildConfig, require_bounded, require_scores};
 use super::constraints::{locale_of, missing_values, recheck_constraints};
-use super::inputs::{SEED, SeedRow};
-use super::texts::{PromptText, between, prompt_text, score, tagged};
+use super::inputs::SeedRow;
+use super::prompt_writing::{Draft, PromptWriting, quotes, unit_of_text};
+use super::texts::{PromptText, prompt_text};
 
 /// How the builder is listed.
 pub(super) const INFO: BuilderInfo = BuilderInfo {
@@ -41,26 +41,9 @@ pub(super) const INFO: BuilderInfo = BuilderInfo {
     prepare,
 };
 
-const QUALITY: PromptText = prompt_text!("text_quality");
 const REVERSE: PromptText = prompt_text!("reverse");
 const REVERSE_AGAIN: PromptText = prompt_text!("reverse_again");
 const INSPECT: PromptText = prompt_text!("inspect");
-
-pub(super) const SCORE: (&str, &str) = (
-    "a score",
-    "Your reply does not end with a score from 1 to 10 in double brackets. Write only that, such as [[5]].",
-);
-pub(super) const PROMPT: (&str, &str) = (
-    "a prompt",
-    "Your reply does not have the prompt between <prompt> and </prompt>. Write only that, with the tags.",
-);
-pub(super) const INSPECTION: (&str, &str) = (
-    "an inspection",
-    "Your reply lacks <missing> and </missing>, or a score from 1 to 10 in double brackets after them. Write only \
-     these.",
-);
-/// The step that writes and inspects.
-const STEP: &str = "reversal";
 
 /// The table `[reversal]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -95,12 +78,7 @@ impl ReversalConfig {
             ("reversal.max_rounds", self.max_rounds),
             ("reversal.max_constraints", self.max_constraints),
         ])?;
-        for (key, value) in
-            [("reversal.min_quality", self.min_quality), ("reversal.min_score", self.min_score)]
-        {
-            require((1.0..=10.0).contains(&value), || (key, value.to_string(), "a score from 1 to 10"))?;
-        }
-        Ok(())
+        require_scores([("reversal.min_quality", self.min_quality), ("reversal.min_score", self.min_score)])
     }
 }
 
@@ -112,32 +90,13 @@ struct ReversalJob {
     constraints: Vec<Vec<Constraint>>,
 }
 
-/// The prompt of a unit while it is written.
-#[derive(Debug, Clone, Default)]
-struct Draft {
-    quality: Option<f64>,
-    prompt: String,
-    /// What is missing or wrong; `None` before the first inspection.
-    problems: Option<Vec<String>>,
-    score: f64,
-    n_rounds: usize,
-}
-
-impl Draft {
-    fn is_done(&self) -> bool {
-        self.problems.as_ref().is_some_and(Vec::is_empty)
-    }
-}
-
 fn prepare(config: &BuildConfig, seeds: &[SeedRow]) -> Result<Box<dyn Job>, StageError> {
     let settings = config.reversal.clone().unwrap_or_default();
     settings.check()?;
     let (mut units, mut constraints) = (Vec::new(), Vec::new());
     for (place, seed) in seeds.iter().enumerate() {
-        let mut unit = seed.unit(Vec::new());
-        if unit.dropped.is_none() && seed.text.chars().count() < settings.min_characters {
-            unit.dropped = Some(Dropped::new(SEED, "shorter than `reversal.min_characters`"));
-        }
+        let reason = "shorter than `reversal.min_characters`";
+        let mut unit = unit_of_text(seed, settings.min_characters, reason);
         let measured = match unit.dropped {
             Some(_) => Vec::new(),
             None => measure(seed, settings.max_constraints, Seed(config.seed), place),
@@ -149,7 +108,7 @@ fn prepare(config: &BuildConfig, seeds: &[SeedRow]) -> Result<Box<dyn Job>, Stag
     Ok(Box::new(ReversalJob { settings, units, constraints }))
 }
 
-/// Draws up to `n` compatible constraints that a text fulfils.
+/// Samples up to `n` compatible constraints that a text fulfils.
 fn measure(seed: &SeedRow, n: usize, run: Seed, place: usize) -> Vec<Constraint> {
     let locale = locale_of(seed.language);
     let mut generator = run.generator("reversal", &[place as u64]);
@@ -163,23 +122,30 @@ fn measure(seed: &SeedRow, n: usize, run: Seed, place: usize) -> Vec<Constraint>
     measured.into_iter().filter(|(of_type, _)| is_drawn(of_type)).map(|(_, constraint)| constraint).collect()
 }
 
-/// Whether a prompt repeats thirteen words of a text in a row.
-pub(super) fn quotes(prompt: &str, text: &str) -> bool {
-    let index = EvaluationIndex::new(DecontaminationOptions::default()).and_then(|mut index| {
-        index.add("text", [text])?;
-        Ok(index)
-    });
-    index.is_ok_and(|index| index.find(prompt).is_some())
-}
-
 impl ReversalJob {
     fn properties(&self, idx: usize) -> String {
         numbered(self.constraints[idx].iter().map(|constraint| constraint.text.as_str()))
     }
 
-    fn quality_question(&self, idx: usize) -> String {
-        QUALITY.fill(self.units[idx].language, &[("{text}", &self.units[idx].text)])
+    fn row(&self, idx: usize, draft: &Draft) -> BuiltRow {
+        let unit = &self.units[idx];
+        let mut columns = columns(&self.constraints[idx]);
+        columns.insert("language".into(), json!(unit.language));
+        columns.extend(draft.quality.map(|quality| ("quality".to_owned(), json!(quality))));
+        columns.insert("prompt_score".into(), json!(draft.score));
+        columns.insert("n_rounds".into(), json!(draft.n_rounds));
+        BuiltRow {
+            prompt: draft.prompt.clone(),
+            response: Some(draft.response.clone()),
+            columns,
+            ..BuiltRow::default()
+        }
     }
+}
+
+impl PromptWriting for ReversalJob {
+    const STEP: &'static str = "reversal";
+    const PHASES: [&'static str; 2] = ["writing prompts", "inspecting prompts"];
 
     fn prompt_question(&self, idx: usize, draft: &Draft) -> String {
         let unit = &self.units[idx];
@@ -194,78 +160,20 @@ impl ReversalJob {
         text.fill(unit.language, &values)
     }
 
-    fn inspection_question(&self, idx: usize, prompt: &str) -> String {
+    fn inspection_question(&self, idx: usize, draft: &Draft) -> String {
         let unit = &self.units[idx];
-        let values =
-            [("{text}", unit.text.as_str()), ("{constraints}", &self.properties(idx)), ("{prompt}", prompt)];
+        let values = [
+            ("{text}", unit.text.as_str()),
+            ("{constraints}", &self.properties(idx)),
+            ("{prompt}", &draft.prompt),
+        ];
         INSPECT.fill(unit.language, &values)
     }
 
-    /// Drops texts that would be poor responses.
-    fn score_texts(
-        &self,
-        drafts: &mut [Draft],
-        asking: &mut Asking<'_>,
-        fates: &mut Fates,
-    ) -> Result<(), StageError> {
-        if self.settings.min_quality <= 1.0 {
-            return Ok(());
-        }
-        let places = fates.open();
-        let texts = places.iter().map(|&idx| self.quality_question(idx)).collect();
-        let answers = asking.check("scoring texts", texts, SCORE, |_, reply| score(reply))?;
-        fates.take("quality", &places, answers, |idx, quality| {
-            drafts[idx].quality = Some(quality);
-            match quality >= self.settings.min_quality {
-                true => Ok(()),
-                false => Err(Dropped::new("quality", "the text's score is below `reversal.min_quality`")
-                    .with_detail(quality.to_string())),
-            }
-        });
-        Ok(())
-    }
-
-    /// Writes the prompts that are not done, and inspects them.
-    fn write_and_inspect(
-        &self,
-        round: u64,
-        drafts: &mut [Draft],
-        asking: &mut Asking<'_>,
-        fates: &mut Fates,
-    ) -> Result<(), StageError> {
-        let is_open = |idx: &usize| !drafts[*idx].is_done();
-        let places: Vec<usize> = fates.open().into_iter().filter(is_open).collect();
-        let question = |&idx: &usize| Question::new(self.prompt_question(idx, &drafts[idx]), round);
-        let questions = places.iter().map(question).collect();
-        let read = |_: usize, reply: &str| tagged(reply, "prompt").map(str::to_owned);
-        let answers = asking.write("writing prompts", questions, PROMPT, read)?;
-        fates.take(STEP, &places, answers, |idx, prompt| {
-            drafts[idx].prompt = prompt;
-            drafts[idx].n_rounds += 1;
-            Ok(())
-        });
-        if asking.is_stopped() {
-            return Ok(());
-        }
-        let is_written = |idx: &usize| !drafts[*idx].is_done();
-        let places: Vec<usize> = fates.open().into_iter().filter(is_written).collect();
-        let texts = places.iter().map(|&idx| self.inspection_question(idx, &drafts[idx].prompt)).collect();
-        let read = |_: usize, reply: &str| Some((between(reply, "missing")?.to_owned(), score(reply)?));
-        let answers = asking.check("inspecting prompts", texts, INSPECTION, read)?;
-        fates.take(STEP, &places, answers, |idx, (missing, score)| {
-            let draft = &mut drafts[idx];
-            draft.score = score;
-            draft.problems = Some(self.problems(idx, &draft.prompt, &missing, score));
-            Ok(())
-        });
-        Ok(())
-    }
-
     /// What the inspector lists, and what a program finds, in the language of the prompt.
-    fn problems(&self, idx: usize, prompt: &str, missing: &str, score: f64) -> Vec<String> {
-        let unit = &self.units[idx];
-        let listed = missing.lines().map(str::trim).filter(|line| !line.is_empty());
-        let mut problems: Vec<String> = listed.map(str::to_owned).collect();
+    fn problems(&self, idx: usize, draft: &Draft, listed: &[String]) -> Vec<String> {
+        let (unit, prompt, score) = (&self.units[idx], &draft.prompt, draft.score);
+        let mut problems = listed.to_vec();
         let unnamed = missing_values(&self.constraints[idx], prompt, unit.language);
         let is_chinese = unit.language == Language::Zh;
         if !unnamed.is_empty() {
@@ -287,21 +195,6 @@ impl ReversalJob {
         }
         problems
     }
-
-    fn row(&self, idx: usize, draft: &Draft) -> BuiltRow {
-        let unit = &self.units[idx];
-        let mut columns = columns(&self.constraints[idx]);
-        columns.insert("language".into(), json!(unit.language));
-        columns.extend(draft.quality.map(|quality| ("quality".to_owned(), json!(quality))));
-        columns.insert("prompt_score".into(), json!(draft.score));
-        columns.insert("n_rounds".into(), json!(draft.n_rounds));
-        BuiltRow {
-            prompt: draft.prompt.clone(),
-            response: Some(unit.text.clone()),
-            columns,
-            ..BuiltRow::default()
-        }
-    }
 }
 
 impl Job for ReversalJob {
@@ -309,52 +202,26 @@ impl Job for ReversalJob {
         &self.units
     }
 
-    /// Texts have the properties that they have.
-    fn targets(&self) -> BTreeMap<String, usize> {
-        BTreeMap::new()
-    }
-
     fn calls(&self) -> Vec<PlannedCalls> {
+        let ReversalConfig { min_quality, max_rounds, .. } = self.settings;
         let open: Vec<usize> = Fates::of(&self.units).open();
-        let (n, rounds) = (open.len() as u64, self.settings.max_rounds as u64);
-        let sum = |of: &dyn Fn(usize) -> usize| open.iter().map(|&idx| of(idx) as u64).sum::<u64>();
-        let draft = Draft { problems: Some(Vec::new()), ..Draft::default() };
-        let mut calls = Vec::new();
-        if self.settings.min_quality > 1.0 {
-            let prompt_bytes = sum(&|idx| self.quality_question(idx).len());
-            calls.push(PlannedCalls { step: "scoring texts", n_calls: n, max_calls: n, prompt_bytes });
-        }
         // The prompts themselves are not known; their tokens are those of the completions.
-        let written = sum(&|idx| self.prompt_question(idx, &draft).len());
-        let inspected = sum(&|idx| self.inspection_question(idx, "").len());
-        for (step, bytes) in [("writing prompts", written), ("inspecting prompts", inspected)] {
-            let (max_calls, prompt_bytes) = (n.saturating_mul(rounds), bytes.saturating_mul(rounds));
-            calls.push(PlannedCalls { step, n_calls: n, max_calls, prompt_bytes });
-        }
-        calls
+        let draft = |_| Draft { problems: Some(Vec::new()), ..Draft::default() };
+        let scoring = self.scoring_calls(min_quality, &open).into_iter();
+        scoring.chain(self.prompt_calls(max_rounds, &open, draft)).collect()
     }
 
     fn build(&self, asking: &mut Asking<'_>) -> Result<Option<Vec<Built>>, StageError> {
+        let ReversalConfig { min_quality, max_rounds, .. } = self.settings;
         let mut fates = Fates::of(&self.units);
-        let mut drafts = vec![Draft::default(); self.units.len()];
-        self.score_texts(&mut drafts, asking, &mut fates)?;
-        for round in 0..self.settings.max_rounds as u64 {
-            if asking.is_stopped() {
-                return Ok(None);
-            }
-            self.write_and_inspect(round, &mut drafts, asking, &mut fates)?;
-        }
+        let reason = "the text's score is below `reversal.min_quality`";
+        let mut drafts = self.begin(min_quality, reason, asking, &mut fates)?;
+        self.write_prompts(max_rounds, &mut drafts, asking, &mut fates)?;
         if asking.is_stopped() {
             return Ok(None);
         }
-        Ok(Some(fates.finish(|idx| match &drafts[idx] {
-            draft if draft.is_done() => Ok(self.row(idx, draft)),
-            draft => {
-                let dropped =
-                    Dropped::new(STEP, "the prompt is still incomplete after `reversal.max_rounds`");
-                Err(dropped.with_detail(draft.problems.clone().unwrap_or_default().join("; ")))
-            }
-        })))
+        let reason = "the prompt is still incomplete after `reversal.max_rounds`";
+        Ok(Some(fates.finish(|idx| Ok(self.row(idx, Self::finished(&drafts[idx], reason)?)))))
     }
 
     fn recheck(&self, record: &Map<String, Value>) -> Result<(), String> {
@@ -399,22 +266,14 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_that_quotes_the_text_is_found() {
-        let quoting =
-            "On this: A bee that has found many flowers flies home and dances. The dance shows more.";
-        assert!(quotes(quoting, TEXT));
-        assert!(!quotes("Explain how bees tell each other where flowers are.", TEXT));
-    }
-
-    #[test]
-    fn problems_are_told_in_the_language_of_the_prompt() {
+    fn problems_are_in_the_language_of_the_prompt() {
         let problems = |text: &str, prompt: &str, score: f64| {
             let constraint = ConstraintType::find("format.bullets").unwrap();
             let seed = seed(text);
             let constraint = constraint.sample(locale_of(seed.language), &mut |_| 0);
             let (units, constraints) = (vec![seed.unit(Vec::new())], vec![vec![constraint]]);
             let job = ReversalJob { settings: ReversalConfig::default(), units, constraints };
-            job.problems(0, prompt, "", score)
+            job.problems(0, &Draft { prompt: prompt.into(), score, ..Draft::default() }, &[])
         };
         let chinese = "蜜蜂靠颜色和气味找到花。";
         assert_eq!(problems(chinese, "请介绍蜜蜂。", 9.0), ["提示词没有写明：2"]);

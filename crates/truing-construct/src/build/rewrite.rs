@@ -1,14 +1,12 @@
 //! Critique and rewrite of similar faults (report 3.2): evaluators list the faults of some responses; a model looks for
 //! the same ones in others, criticises and rewrites them.
 //!
-//! 1. Rows are prompts with a response. A person's fault stands in `fault_column`; in other rows the checker looks for
-//!    the `faults` of the recipe. It writes the critique. A response without any of them is dropped.
+//! 1. Rows are prompts with a response. A fault that a person found is in `fault_column`; in other rows the checker
+//!    looks for the `faults` of the recipe. It writes the critique. A response without any of them is dropped.
 //! 2. The writer rewrites the response by the critique.
 //! 3. Accepted is what is better: where the row has a reference answer, the new response has to have it, and where the
 //!    original had it too, or there is none, the checker's score has to rise by `min_margin`. Both are graded apart, by
 //!    the same question. What is not better is rewritten again, at most `max_rewrites` times.
-
-use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -25,8 +23,8 @@ use super::builder::{BuilderInfo, Built, BuiltRow, Dropped, Fates, Job, PlannedC
 use super::config::{BuildConfig, require_bounded};
 use super::inputs::{SEED, SeedRow};
 use super::mathematics::reference_of;
+use super::prompt_writing::SCORE;
 use super::reasoning::{final_answer, is_comparable, is_same, mentions_attempt};
-use super::reversal::SCORE;
 use super::texts::{PromptText, between, prompt_text, score, tagged};
 
 /// How the builder is listed.
@@ -118,7 +116,7 @@ impl RewriteConfig {
     }
 }
 
-/// What a row says of its response.
+/// What a row has about its response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Original {
     response: String,
@@ -155,11 +153,10 @@ struct Draft {
 fn prepare(config: &BuildConfig, seeds: &[SeedRow]) -> Result<Box<dyn Job>, StageError> {
     let settings = config.rewrite.clone().unwrap_or_default();
     settings.check()?;
-    if settings.max_rewrites > 1 && config.temperature == 0.0 {
-        let expected =
-            "above 0, or `rewrite.max_rewrites` of 1: without sampling, every new response is the same";
-        let (found, expected) = ("0".to_owned(), expected.to_owned());
-        return Err(RunError::BadSetting { key: "temperature", found, expected }.into());
+    if settings.max_rewrites > 1 {
+        config.require_sampling(
+            "above 0, or `rewrite.max_rewrites` of 1: without sampling, every new response is the same",
+        )?;
     }
     let of = |seed: &SeedRow| {
         let original = original_of(&settings, seed);
@@ -181,23 +178,19 @@ fn prepare(config: &BuildConfig, seeds: &[SeedRow]) -> Result<Box<dyn Job>, Stag
 }
 
 fn original_of(settings: &RewriteConfig, seed: &SeedRow) -> Original {
-    let text = |column: &str| match value_at(&seed.columns, column) {
-        Some(Value::String(text)) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
-        Some(Value::Number(number)) => Some(number.to_string()),
-        _ => None,
-    };
     let known: Vec<String> = match value_at(&seed.columns, &settings.fault_column) {
         Some(Value::Array(faults)) => {
             let faults = faults.iter().filter_map(Value::as_str).map(str::trim);
             faults.filter(|fault| !fault.is_empty()).map(str::to_owned).collect()
         }
-        _ => text(&settings.fault_column).into_iter().collect(),
+        _ => seed.text_at(&settings.fault_column).into_iter().collect(),
     };
     Original {
-        response: text(&settings.response_column).unwrap_or_default(),
+        response: seed.text_at(&settings.response_column).unwrap_or_default(),
         is_known: !known.is_empty(),
         faults: if known.is_empty() { settings.faults.clone() } else { known },
-        reference: text(&settings.answer_column)
+        reference: seed
+            .text_at(&settings.answer_column)
             .map(|answer| final_answer(&answer).unwrap_or_else(|| reference_of(&answer))),
     }
 }
@@ -255,7 +248,7 @@ impl RewriteJob {
         let answers = asking.check("looking for faults", texts, FAULTS_FORM, read)?;
         fates.take(FINDING, &places, answers, |idx, (critique, verdicts)| {
             let Original { faults, is_known, .. } = &self.originals[idx];
-            // What a person has found is there, whatever the checker says.
+            // A fault that a person found is kept, whatever the checker says.
             let found = faults.iter().zip(verdicts).filter(|(_, is_found)| *is_known || *is_found);
             drafts[idx].faults = found.map(|(fault, _)| fault.clone()).collect();
             drafts[idx].critique = critique;
@@ -380,26 +373,17 @@ impl Job for RewriteJob {
         &self.units
     }
 
-    /// Responses have the faults that they have.
-    fn targets(&self) -> BTreeMap<String, usize> {
-        BTreeMap::new()
-    }
-
     fn calls(&self) -> Vec<PlannedCalls> {
         let open: Vec<usize> = Fates::of(&self.units).open();
-        let (n, rounds) = (open.len() as u64, self.settings.max_rewrites as u64);
-        // Critiques and new responses are not known; the originals stand for the latter.
+        // Critiques and new responses are not known; the originals are used for the latter.
         let bytes = |text: &PromptText| -> u64 {
             let of =
                 |idx: &usize| self.text(text, *idx, &self.originals[*idx].response, &Draft::default()).len();
             open.iter().map(|idx| of(idx) as u64).sum()
         };
-        let planned = |step, rounds: u64, text: &PromptText| PlannedCalls {
-            step,
-            n_calls: n,
-            max_calls: n.saturating_mul(rounds),
-            prompt_bytes: bytes(text).saturating_mul(rounds),
-        };
+        let planned =
+            |step, rounds, text: &PromptText| PlannedCalls::in_rounds(step, open.len(), rounds, bytes(text));
+        let rounds = self.settings.max_rewrites;
         vec![
             planned("looking for faults", 1, &FIND),
             planned("grading the originals", 1, &GRADE),

@@ -188,11 +188,10 @@ struct SystemMessagesJob {
 fn prepare(config: &BuildConfig, seeds: &[SeedRow]) -> Result<Box<dyn Job>, StageError> {
     let settings = config.system_messages.clone().unwrap_or_default();
     settings.check()?;
-    if settings.responses > 1 && config.temperature == 0.0 {
-        let expected =
-            "above 0, or `system_messages.responses` of 1: without sampling, every response is the same";
-        let (found, expected) = ("0".into(), expected.into());
-        return Err(RunError::BadSetting { key: "temperature", found, expected }.into());
+    if settings.responses > 1 {
+        config.require_sampling(
+            "above 0, or `system_messages.responses` of 1: without sampling, every response is the same",
+        )?;
     }
     let (of_constraints, seed) = (settings.of_constraints(), Seed(config.seed));
     let (mut counts, mut n_begun) = (BTreeMap::new(), 0);

@@ -122,10 +122,10 @@ struct Chapter {
 fn prepare(config: &BuildConfig, seeds: &[SeedRow]) -> Result<Box<dyn Job>, StageError> {
     let settings = config.textbook.clone().unwrap_or_default();
     settings.check()?;
-    if settings.max_rounds > 1 && config.temperature == 0.0 {
-        let expected =
-            "above 0, or `textbook.max_rounds` of 1: without sampling, every round is the same".to_owned();
-        return Err(RunError::BadSetting { key: "temperature", found: "0".into(), expected }.into());
+    if settings.max_rounds > 1 {
+        config.require_sampling(
+            "above 0, or `textbook.max_rounds` of 1: without sampling, every round is the same",
+        )?;
     }
     let (mut units, mut aspects, mut n_used) = (Vec::new(), Vec::new(), 0);
     for seed in seeds {
@@ -327,15 +327,13 @@ impl Job for TextbookJob {
 
     fn calls(&self) -> Vec<PlannedCalls> {
         let open: Vec<usize> = Fates::of(&self.units).open();
-        let (n, rounds) = (open.len() as u64, self.settings.max_rounds as u64);
         // Lessons and exercises are not known; their tokens are those of the completions.
         let empty = Chapter::default();
         let steps =
             [("writing lessons", &LESSON), ("writing exercises", &EXERCISE), ("verifying lessons", &VERIFY)];
         let planned = |(step, text): (&'static str, &PromptText)| {
             let bytes: u64 = open.iter().map(|&idx| self.question(text, idx, &empty).len() as u64).sum();
-            let (max_calls, prompt_bytes) = (n.saturating_mul(rounds), bytes.saturating_mul(rounds));
-            PlannedCalls { step, n_calls: n, max_calls, prompt_bytes }
+            PlannedCalls::in_rounds(step, open.len(), self.settings.max_rounds, bytes)
         };
         steps.into_iter().map(planned).collect()
     }

@@ -82,6 +82,8 @@ pub(super) fn score(reply: &str) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use truing_types::{ReasoningMarks, TextStart, split_reasoning};
 
     use super::*;
@@ -129,21 +131,39 @@ mod tests {
         assert!(n_tags > 50, "{n_tags}");
     }
 
-    /// docs/build-prompts.md shows each text as the models get it.
+    /// The variables of a text, in the order of their first use.
+    fn variables(text: &str) -> Vec<&str> {
+        let mut variables = Vec::new();
+        for (name, _) in text.split("{{").skip(1).filter_map(|rest| rest.split_once("}}")) {
+            if !variables.contains(&name) {
+                variables.push(name);
+            }
+        }
+        variables
+    }
+
+    /// docs/build-prompts.md has a row for each prompt, with the variables in its last column.
     #[test]
-    fn the_documentation_repeats_the_texts() {
+    fn the_documentation_names_every_prompt_with_its_variables() {
         let root = env!("CARGO_MANIFEST_DIR");
         let page = std::fs::read_to_string(format!("{root}/../../docs/build-prompts.md")).unwrap();
-        let mut n_files = 0;
-        for entry in std::fs::read_dir(format!("{root}/src/build/prompts")).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            let text = std::fs::read_to_string(&path).unwrap();
-            let block = format!("`{name}`:\n\n````text\n{text}````\n");
-            assert!(page.contains(&block), "docs/build-prompts.md does not repeat {name}");
-            n_files += 1;
+        let folder = format!("{root}/src/build/prompts");
+        let files = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name());
+        let names: BTreeSet<String> =
+            files.map(|file| file.to_string_lossy().split('.').next().unwrap().to_owned()).collect();
+        for name in &names {
+            let text = |language| std::fs::read_to_string(format!("{folder}/{name}.{language}.txt")).unwrap();
+            let (english, chinese) = (text("en"), text("zh"));
+            let of_english = variables(&english);
+            let sorted = |names: &[&str]| names.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+            assert_eq!(sorted(&of_english), sorted(&variables(&chinese)), "{name}");
+            let row = page.lines().find(|line| line.starts_with(&format!("| `{name}` |")));
+            let row = row.unwrap_or_else(|| panic!("docs/build-prompts.md does not name {name}"));
+            let listed: Vec<String> = of_english.iter().map(|variable| format!("`{variable}`")).collect();
+            assert!(row.ends_with(&format!(" | {} |", listed.join(", "))), "{row}: expected {listed:?}");
         }
-        assert_eq!(n_files, 80);
+        let n_rows = page.lines().filter(|line| line.starts_with("| `")).count();
+        assert_eq!((names.len(), n_rows), (40, 40));
     }
 
     #[test]

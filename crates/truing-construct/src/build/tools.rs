@@ -19,7 +19,6 @@ use std::collections::BTreeMap;
 use rand_chacha::rand_core::Rng;
 use serde_json::{Map, Value, json};
 use truing_reward::checklist::read_verdicts;
-use truing_run::RunError;
 use truing_stages::StageError;
 use truing_types::Seed;
 
@@ -102,10 +101,7 @@ enum Step {
 fn prepare(config: &BuildConfig, seeds: &[SeedRow]) -> Result<Box<dyn Job>, StageError> {
     let settings = config.tools.clone().unwrap_or_default();
     settings.check()?;
-    if config.temperature == 0.0 {
-        let expected = "above 0: without sampling, tasks of one scenario are alike".to_owned();
-        return Err(RunError::BadSetting { key: "temperature", found: "0".into(), expected }.into());
-    }
+    config.require_sampling("above 0: without sampling, tasks of one scenario are alike")?;
     let n_patterns = settings.patterns.len();
     let (mut units, mut patterns, mut n_used) = (Vec::new(), Vec::new(), 0);
     for seed in seeds {

@@ -104,3 +104,8 @@ pub(crate) fn last<'a>(text: &'a str, tag: &str) -> &'a str {
 pub(crate) fn all_yes(n: usize) -> String {
     format!("Each of them is met.\n[[{}]]", vec!["YES"; n].join(", "))
 }
+
+/// Whether a text begins as the English or the Chinese prompt does.
+pub(crate) fn starts_with_one_of(text: &str, beginnings: [&str; 2]) -> bool {
+    beginnings.iter().any(|beginning| text.starts_with(beginning))
+}

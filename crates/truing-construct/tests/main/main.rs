@@ -16,6 +16,7 @@ mod scorers;
 #[path = "../../../truing-stages/tests/main/scripted.rs"]
 #[allow(dead_code, reason = "shared with the tests of truing-stages")]
 mod scripted;
+mod selections;
 mod settings;
 #[path = "../../../truing-stages/tests/main/setup.rs"]
 #[allow(dead_code, reason = "shared with the tests of truing-stages")]

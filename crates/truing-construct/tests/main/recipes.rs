@@ -11,6 +11,7 @@ use truing_construct::pas_evaluate::{PasEvaluateConfig, PasEvaluateInputs, PasEv
 use truing_construct::prefer::PreferConfig;
 use truing_construct::quality::QualityConfig;
 use truing_construct::respond::RespondConfig;
+use truing_construct::select::SelectConfig;
 use truing_evaluate::evaluate::EvaluateConfig;
 use truing_evaluate::merge_search::MergeSearchConfig;
 use truing_model::merge::MergeRecipe;
@@ -21,7 +22,6 @@ use truing_stages::embed::train::EmbedTrainConfig;
 use truing_stages::grpo::GrpoConfig;
 use truing_stages::recipe::{read_toml, reference_of, stage_of};
 use truing_stages::reward::RewardModelStage;
-use truing_stages::select::SelectConfig;
 use truing_stages::training::{TrainingConfig, TrainingPlan};
 use truing_stages::{Recipe, Stage, StageError};
 use truing_train::cluster::ClusterConfig;

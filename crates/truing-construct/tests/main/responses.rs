@@ -355,7 +355,7 @@ fn a_judge_scores_and_one_that_refuses_ends_the_run() {
 }
 
 #[test]
-fn the_plan_tells_calls_tokens_and_the_cost_before_the_first_call() {
+fn the_plan_has_calls_tokens_and_the_cost_before_the_first_call() {
     let folder = folder();
     let recipe = format!("{RECIPE}{TWO}{JUDGE}");
     let (plan, _) = plan(folder.path(), &recipe, &["max_candidates=13"]).unwrap();

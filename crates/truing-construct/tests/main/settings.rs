@@ -6,11 +6,11 @@ use truing_construct::label::{LabelConfig, LabelStage};
 use truing_construct::pas::{PasConfig, PasStage};
 use truing_construct::pas_evaluate::{PasEvaluateConfig, PasEvaluateStage};
 use truing_construct::quality::{QualityConfig, QualityStage};
+use truing_construct::select::SelectConfig;
 use truing_run::recipe::Scope;
 use truing_stages::Recipe;
 use truing_stages::embed::train::EmbedTrainConfig;
 use truing_stages::grpo::GrpoConfig;
-use truing_stages::select::SelectConfig;
 use truing_stages::training::TrainingConfig;
 
 use crate::setup::{self, check_before_data, refused};

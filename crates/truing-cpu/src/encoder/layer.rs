@@ -1,5 +1,5 @@
-//! One block of the encoder, forward and backward. BERT's norms come after its sums; a block here begins with the norm of
-//! what comes before it, and ends before its own:
+//! One block of the encoder, forward and backward. BERT's norms come after its sums; a block here begins with the norm
+//! of what comes before it, and ends before its own:
 //!
 //! ```text
 //! n     = norm_before x
@@ -138,8 +138,8 @@ impl EncoderLayer {
         })
     }
 
-    /// `x` `[n_tokens, hidden]`, not normed yet, to the block's sum, and what `save` asks for. Attention that is `given` is
-    /// not computed again.
+    /// `x` `[n_tokens, hidden]`, not normed yet, to the block's sum, and what `save` asks for. Attention that is
+    /// `given` is not computed again.
     pub(crate) fn forward(
         &self,
         parameters: &Parameters,

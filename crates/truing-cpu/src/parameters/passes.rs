@@ -1,10 +1,10 @@
 //! What passes see of sharded states. A pass goes from unit to unit: the embeddings, each block, the head. Around each
-//! unit whole values are gathered (ZeRO-3), and gradients are summed over the ranks, after which a rank keeps what it owns
-//! (ZeRO-2 and 3).
+//! unit whole values are gathered (ZeRO-3), and gradients are summed over the ranks, after which a rank keeps what it
+//! owns (ZeRO-2 and 3).
 //!
-//! Ranks may be in different places: one has more packs than another, or samples longer texts. So before each exchange the
-//! ranks agree on one ([`Shards::agree`](crate::shards::Shards::agree)), and those that need another one take part in it
-//! first. Ranks that have no pass left do the same in [`Parameters::join_others`].
+//! Ranks may be in different places: one has more packs than another, or samples longer texts. So before each exchange
+//! the ranks agree on one ([`Shards::agree`](crate::shards::Shards::agree)), and those that need another one take part
+//! in it first. Ranks that have no pass left do the same in [`Parameters::join_others`].
 
 use truing_kernels::{all_finite, zeroed};
 use truing_model::{EngineError, ZeroStage};
@@ -114,8 +114,9 @@ impl Parameters {
         Ok(())
     }
 
-    /// Takes part in the exchanges of other ranks until all ranks have called this. What decoding has gathered is freed: in
-    /// the passes that follow every rank of a sequence group has to make the same exchanges, whoever has decoded.
+    /// Takes part in the exchanges of other ranks until all ranks have called this. What decoding has gathered is
+    /// freed: in the passes that follow every rank of a sequence group has to make the same exchanges, whoever has
+    /// decoded.
     pub(crate) fn join_others(&mut self) -> Result<(), EngineError> {
         if self.zero_stage() < ZeroStage::Gradients {
             return Ok(());

@@ -1,13 +1,14 @@
-//! Reading and writing tensors, for checkpoints and checks. A sharded tensor is read by the first rank: it asks the others
-//! for their parts, one tensor at a time, so that no rank ever holds all states.
+//! Reading and writing tensors, for checkpoints and checks. A sharded tensor is read by the first rank: it asks the
+//! others for their parts, one tensor at a time, so that no rank ever holds all states.
 
 use std::borrow::Cow;
 
-use truing_model::engine::ADAMW_STATE_NAMES;
+use truing_model::engine::{ADAMW_STATE_NAMES, adamw_state_idx};
 use truing_model::{EngineError, ParameterTensor, ZeroStage};
 use truing_types::CommunicationError;
 
 use super::Parameters;
+use crate::shards::{message, parse_message};
 
 impl Parameters {
     /// A whole tensor. Gradients and moments start at zero and are made when first needed.
@@ -81,10 +82,7 @@ impl Parameters {
             ParameterTensor::Value => &mut self.values[idx],
             ParameterTensor::Gradient if stage >= ZeroStage::Gradients => &mut self.owned_gradients[idx],
             ParameterTensor::Gradient => &mut self.gradients[idx],
-            ParameterTensor::OptimizerState(name) => match moment(name)? {
-                Moment::First => &mut self.first_moments[idx],
-                Moment::Second => &mut self.second_moments[idx],
-            },
+            ParameterTensor::OptimizerState(name) => &mut self.moments[adamw_state_idx(name)?][idx],
         };
         *slot = values;
         Ok(())
@@ -105,7 +103,7 @@ impl Parameters {
             return Err(EngineError::Frozen { name: self.specs[idx].name.clone(), tensor });
         }
         match tensor {
-            ParameterTensor::OptimizerState(name) => moment(name).map(drop),
+            ParameterTensor::OptimizerState(name) => adamw_state_idx(name).map(drop),
             ParameterTensor::Value | ParameterTensor::Gradient => Ok(()),
         }
     }
@@ -124,26 +122,10 @@ impl Parameters {
                 whole if stage == ZeroStage::Optimizer => &whole[self.shards.owned(n_elements)],
                 whole => whole,
             },
-            ParameterTensor::OptimizerState(name) => match moment(name)? {
-                Moment::First => &self.first_moments[idx],
-                Moment::Second => &self.second_moments[idx],
-            },
+            ParameterTensor::OptimizerState(name) => &self.moments[adamw_state_idx(name)?][idx],
         };
         let n_held = if self.is_sharded(tensor) { self.shards.owned(n_elements).len() } else { n_elements };
         Ok(if values.is_empty() { Cow::Owned(vec![0.0; n_held]) } else { Cow::Borrowed(values) })
-    }
-}
-
-enum Moment {
-    First,
-    Second,
-}
-
-fn moment(name: &'static str) -> Result<Moment, EngineError> {
-    match ADAMW_STATE_NAMES.iter().position(|known| *known == name) {
-        Some(0) => Ok(Moment::First),
-        Some(1) => Ok(Moment::Second),
-        _ => Err(EngineError::UnknownOptimizerState { name }),
     }
 }
 
@@ -159,11 +141,10 @@ const TENSORS: [ParameterTensor; 4] = [
 fn request_bytes(idx: usize, tensor: ParameterTensor) -> Result<Vec<u8>, EngineError> {
     let number = TENSORS.iter().position(|known| *known == tensor);
     let number = number.ok_or_else(|| EngineError::Unsupported(format!("{tensor:?} is not sharded")))?;
-    Ok([&[number as u8][..], &(idx as u64).to_le_bytes()].concat())
+    Ok(message(number as u8, idx))
 }
 
 fn requested(bytes: &[u8], n_parameters: usize) -> Option<(usize, ParameterTensor)> {
-    let (&number, idx) = bytes.split_first()?;
-    let idx = usize::try_from(u64::from_le_bytes(idx.try_into().ok()?)).ok()?;
+    let (number, idx) = parse_message(bytes)?;
     Some((idx, *TENSORS.get(usize::from(number))?)).filter(|_| idx < n_parameters)
 }

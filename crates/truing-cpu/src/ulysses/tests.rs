@@ -5,7 +5,7 @@ use truing_model::{
     Adapters, DecoderSpec, Engine, EngineOptions, HeadKind, ParameterStore, PutWeight, SaveActivations,
     TrainableSpec,
 };
-use truing_parallel::{Solo, thread_world};
+use truing_parallel::{Solo, run_thread_world};
 use truing_types::{Groups, PackedBatch, RowOrigin, Seed, TokenId};
 
 use super::*;
@@ -27,12 +27,7 @@ fn exchange(group: &SequenceGroup, n_heads: usize, n_kv_heads: usize) -> HeadExc
 
 /// What every rank of a sequence group finds.
 fn on_ranks<T: Send>(size: usize, work: impl Fn(SequenceGroup) -> T + Sync) -> Vec<T> {
-    std::thread::scope(|scope| {
-        let work = &work;
-        let start = |rank| scope.spawn(move || work(SequenceGroup::new(Arc::new(rank))));
-        let threads: Vec<_> = thread_world(size).into_iter().map(start).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-    })
+    run_thread_world(size, |rank| work(SequenceGroup::new(Arc::new(rank))))
 }
 
 /// A number for each row and column, of a tensor with a name.
@@ -202,13 +197,8 @@ fn no_bit_of_a_row_depends_on_the_number_of_ranks() {
         {
             let (log_probs, d_input) = pass(&Solo::groups(), &batch, save);
             for size in [2, 4] {
-                let found = std::thread::scope(|scope| {
-                    let batch = &batch;
-                    let start = |rank| {
-                        scope.spawn(move || pass(&Groups::new(Arc::new(rank), size).unwrap(), batch, save))
-                    };
-                    let threads: Vec<_> = thread_world(size).into_iter().map(start).collect();
-                    threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+                let found = run_thread_world(size, |rank| {
+                    pass(&Groups::new(Arc::new(rank), size).unwrap(), &batch, save)
                 });
                 let what = format!("{size} ranks, {save:?}, prefixes {prefixes:?}");
                 assert!(found.iter().all(|(of_rank, _)| *of_rank == log_probs), "{what}: log-probabilities");

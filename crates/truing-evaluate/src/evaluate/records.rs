@@ -36,7 +36,7 @@ pub struct EvaluateOutcome {
 pub(super) struct Facts {
     model: String,
     seconds: Option<f64>,
-    /// When it was begun, in seconds since 1970.
+    /// When it was started, in seconds since 1970.
     date: Option<f64>,
 }
 

@@ -1,4 +1,4 @@
-//! The merges that are tried: drawn at first, then beside the best.
+//! The merges that are tried: sampled at first, then near the best.
 
 use serde_json::{Map, Value, json};
 use truing_model::SaveDtype;
@@ -216,7 +216,7 @@ impl Candidate {
 /// settings has one.
 pub(super) fn first_candidates(methods: &[String], n_models: usize, n: usize, seed: Seed) -> Vec<Candidate> {
     let mut found: Vec<Candidate> = Vec::new();
-    // A method without settings, or draws that repeat, must not go on for ever.
+    // A method without settings, or repeated samples, must not make an endless loop.
     for turn in 0..4 * n {
         for (idx, method) in methods.iter().enumerate() {
             let Some(known) = searchable(method) else { continue };

@@ -49,7 +49,7 @@ pub struct MergeSearchConfig {
     pub methods: Vec<String>,
     /// Candidates of the first round, distributed round-robin over the methods.
     pub n_candidates: usize,
-    /// Rounds of successive halving: after each but the last, the better half goes on, on twice as many items.
+    /// Rounds of successive halving: after each but the last, the better half stays, with twice as many items.
     pub n_rounds: usize,
     /// Further candidates near the best one, with settings a step up or down, and smaller steps where nothing is better.
     pub n_refined: usize,

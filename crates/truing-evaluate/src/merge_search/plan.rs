@@ -73,7 +73,7 @@ impl MergeSearchInputs {
 }
 
 impl Split {
-    /// Clusters of items are dealt as a whole, in an order drawn with the seed.
+    /// Clusters of items are assigned as a whole, in an order shuffled with the seed.
     fn of(tasks: &[PlannedTask], share: f64, seed: Seed) -> Self {
         let (mut search, mut confirm) = (Vec::new(), Vec::new());
         for (number, task) in tasks.iter().enumerate() {
@@ -126,7 +126,7 @@ impl MergeSearchPlan {
         let n_known = n_models + usize::from(!config.base_model.is_empty());
         let total = |indices: &[Vec<usize>]| indices.iter().map(Vec::len).sum::<usize>();
         let (n_search, n_confirm) = (total(&inputs.split.search), total(&inputs.split.confirm));
-        // A candidate that goes on is asked only for the items that it has not seen.
+        // A candidate of the next round is asked only for the items that it has not seen.
         let (mut n_items, mut n_left, mut seen) = (0, candidates, 0);
         for round in 0..config.n_rounds {
             let share = 0.5_f64.powi((config.n_rounds - 1 - round) as i32);

@@ -215,7 +215,7 @@ impl Search<'_> {
         });
     }
 
-    /// The expected optimism of the choice among the finalists. Items of all tasks are drawn together.
+    /// The expected optimism of the choice among the finalists. Items of all tasks are resampled together.
     fn optimism(&self, finalists: &[Evaluated], reference: &[f64]) -> Option<f64> {
         let metrics = self.evaluator.metrics();
         // [finalist][item] over all tasks, all on the same items.

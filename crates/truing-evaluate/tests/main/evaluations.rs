@@ -523,7 +523,7 @@ fn a_judge_that_does_not_answer_is_found_before_all_answers_are_paid_for() {
     assert!(error.contains("the same command continues"), "{error}");
     // Two turns of each of the first three questions, of sixteen in all.
     assert_eq!(model.asked().len(), 6);
-    // With a judge the run goes on, and names it.
+    // With a judge the run continues, and names it.
     let outcome =
         run(folder.path(), &recipe, &[], vec![model.open(), Scripted::says("[[7]]").open()]).unwrap();
     assert_eq!((model.asked().len(), outcome.tasks[0].judge()), (16, Some("j")));

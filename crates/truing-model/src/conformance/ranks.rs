@@ -1,14 +1,11 @@
 //! Ranks with different data, as threads of one process.
 
-use std::sync::Arc;
-
-use truing_parallel::thread_world;
 use truing_types::{Groups, TokenId};
 
 use super::support::{
     Pass, adamw, all_options, assert_same_bits, assert_same_gradients, backward_pass, bert, decoders,
-    distance, gradients, hidden, llama, load, loss_gradient, packed, put_all, qwen3, read, run_blocks,
-    sequences, some_gradient, untied_with_biases,
+    distance, gradients, hidden, llama, load, loss_gradient, on_ranks, packed, put_all, qwen3, read,
+    run_blocks, sequences, some_gradient, untied_with_biases,
 };
 use crate::{
     AdamWStep, Adapters, DecodingWeights, EncoderSpec, Engine, EngineError, EngineOptions, HeadGradient,
@@ -32,10 +29,9 @@ pub fn ranks_sum_their_gradients<E: Engine>() {
         let mut whole: E = case.load();
         add_gradients(&mut whole, None);
         let guarantees = whole.guarantees();
-        let of_rank = |(rank, world): (usize, truing_parallel::ThreadRank)| {
-            let groups = Groups::new(Arc::new(world), 1).unwrap();
-            let mut engine: E = load(case.spec.clone(), &TrainableSpec::default(), &case.options, &groups);
-            add_gradients(&mut engine, Some(rank));
+        let ranks = on_ranks(2, 1, |groups| {
+            let mut engine: E = load(case.spec.clone(), &TrainableSpec::default(), &case.options, groups);
+            add_gradients(&mut engine, Some(groups.world.rank().0));
             let norm = engine.gradient_norm().unwrap();
             let gradients = gradients(&engine);
             engine.optimizer_step(&adamw(1, 1e-2)).unwrap();
@@ -43,11 +39,6 @@ pub fn ranks_sum_their_gradients<E: Engine>() {
                 .flat_map(|idx| read(&engine, idx, ParameterTensor::Value))
                 .collect();
             (gradients, norm, weights)
-        };
-        let ranks = std::thread::scope(|scope| {
-            let start = |rank| scope.spawn(|| of_rank(rank));
-            let threads: Vec<_> = thread_world(2).into_iter().enumerate().map(start).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
         });
         let tolerance = 2.0 * guarantees.gradient_tolerance;
         let norm = whole.gradient_norm().unwrap();
@@ -59,16 +50,6 @@ pub fn ranks_sum_their_gradients<E: Engine>() {
         assert_same_gradients(&ranks[0].0, &ranks[1].0, true, 0.0, &case.name);
         assert_same_bits(&ranks[0].2, &ranks[1].2, &case.name);
     }
-}
-
-/// What each rank of a world of `n_ranks` finds.
-fn on_ranks<T: Send>(n_ranks: usize, work: impl Fn(&Groups) -> T + Sync) -> Vec<T> {
-    std::thread::scope(|scope| {
-        let work = &work;
-        let start = |rank| scope.spawn(move || work(&Groups::new(Arc::new(rank), 1).unwrap()));
-        let threads: Vec<_> = thread_world(n_ranks).into_iter().map(start).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-    })
 }
 
 /// The engine of one rank, or `None` where it refuses the ZeRO stage.
@@ -100,7 +81,29 @@ fn read_states<E: Engine>(engine: &E, groups: &Groups) -> Option<States> {
     Some(found)
 }
 
-type States = Vec<(usize, ParameterTensor, Vec<f32>)>;
+/// One tensor of a parameter.
+type State = (usize, ParameterTensor, Vec<f32>);
+type States = Vec<State>;
+
+/// What the first rank found, with the states that it has read; `None` where the engine refused to load.
+fn of_first_rank(found: Vec<Option<(bool, Option<States>)>>) -> Option<(bool, States)> {
+    let (is_deterministic, states) = found.into_iter().next().flatten()?;
+    Some((is_deterministic, states.unwrap()))
+}
+
+/// Asserts that states are the same: in every bit where `is_exact`.
+fn assert_same_states(found: &[State], expected: &[State], is_exact: bool, what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for ((idx, tensor, expected), (_, _, found)) in expected.iter().zip(found) {
+        let what = format!("{what}: {idx}, {tensor:?}");
+        if is_exact {
+            assert_same_bits(found, expected, what);
+        } else {
+            let off = distance(found, expected);
+            assert!(off <= 1e-4, "{what}: {off} off");
+        }
+    }
+}
 
 /// Parameters with the tensors that a checkpoint has of them.
 fn states_of<E: Engine>(engine: &E) -> impl Iterator<Item = (usize, ParameterTensor)> + '_ {
@@ -113,8 +116,8 @@ fn states_of<E: Engine>(engine: &E) -> impl Iterator<Item = (usize, ParameterTen
     })
 }
 
-/// Takes optimiser steps in which each rank has `n_packs(rank, step)` packs, and gives the states at their end. The norm of
-/// the gradient goes into the step, as clipping does.
+/// Takes optimiser steps in which each rank has `n_packs(rank, step)` packs, and gives the states at their end. The
+/// norm of the gradient goes into the step, as clipping does.
 fn train<E: Engine>(
     engine: &mut E,
     groups: &Groups,
@@ -147,8 +150,9 @@ fn train<E: Engine>(
     read_states(engine, groups)
 }
 
-/// Whatever is sharded, ten steps on several ranks give the weights and the states of replicated states: with ZeRO-1 in every
-/// bit, with ZeRO-2 and 3 too where each rank adds to a gradient once a step. Ranks may have no pack, or more than others.
+/// Whatever is sharded, ten steps on several ranks give the weights and the states of replicated states: with ZeRO-1 in
+/// every bit, with ZeRO-2 and 3 too where each rank adds to a gradient once a step. Ranks may have no pack, or more
+/// than others.
 pub fn sharded_states_are_those_of_replicated_ones<E: Engine>() {
     let lora = LoraSpec { rank: 2, alpha: 4.0, targets: vec!["q_proj".into(), "down_proj".into()] };
     let lora = TrainableSpec { lora: Some(lora), frozen: Vec::new() };
@@ -164,28 +168,19 @@ pub fn sharded_states_are_those_of_replicated_ones<E: Engine>() {
         for options in all_options::<E>() {
             for n_ranks in [2, 3, 4] {
                 let run = |stage| {
-                    let states = on_ranks(n_ranks, |groups| {
+                    let states = on_ranks(n_ranks, 1, |groups| {
                         let mut engine: E = load_sharded(&spec, &trainable, &options, stage, groups)?;
                         let states = train(&mut engine, groups, 10, n_packs);
                         Some((engine.guarantees().is_deterministic, states))
                     });
-                    states.into_iter().next().flatten()
+                    of_first_rank(states)
                 };
                 let (is_deterministic, expected) = run(ZeroStage::Replicated).unwrap();
                 for stage in &ZeroStage::ALL[1..] {
                     let Some((_, found)) = run(*stage) else { continue };
                     let is_exact = is_deterministic && (is_once || *stage == ZeroStage::Optimizer);
-                    for ((idx, tensor, expected), (_, _, found)) in
-                        expected.iter().flatten().zip(found.iter().flatten())
-                    {
-                        let what = format!("{name}, {stage:?}, {n_ranks} ranks: {idx}, {tensor:?}");
-                        if is_exact {
-                            assert_same_bits(found, expected, what);
-                        } else {
-                            let off = distance(found, expected);
-                            assert!(off <= 1e-4, "{what}: {off} off");
-                        }
-                    }
+                    let what = format!("{name}, {stage:?}, {n_ranks} ranks");
+                    assert_same_states(&found, &expected, is_exact, &what);
                 }
             }
         }
@@ -205,7 +200,7 @@ pub fn states_move_to_other_numbers_of_ranks<E: Engine>() {
             (2, ZeroStage::Replicated),
         ] {
             let given = states.clone();
-            let found = on_ranks(n_ranks, |groups| {
+            let found = on_ranks(n_ranks, 1, |groups| {
                 let mut engine: E = load_sharded(&spec, &TrainableSpec::default(), &options, stage, groups)?;
                 for (idx, tensor, values) in given.iter().flatten() {
                     engine.write(*idx, *tensor, values).unwrap();
@@ -214,11 +209,11 @@ pub fn states_move_to_other_numbers_of_ranks<E: Engine>() {
                 Some((before, train(&mut engine, groups, 1, |_, _| 1)))
             });
             let Some((before, after)) = found.into_iter().next().flatten() else { continue };
-            for ((_, _, given), (idx, tensor, before)) in given.iter().flatten().zip(before.iter().flatten())
-            {
-                assert_same_bits(before, given, format!("{n_ranks} ranks, {stage:?}: {idx}, {tensor:?}"));
+            let (before, after) = (before.unwrap(), after.unwrap());
+            if let Some(given) = &given {
+                assert_same_states(&before, given, true, &format!("{n_ranks} ranks, {stage:?}"));
             }
-            states = after;
+            states = Some(after);
         }
         assert!(states.is_some_and(|states| !states.is_empty()));
     }
@@ -229,7 +224,7 @@ pub fn ranks_with_different_passes_do_not_wait_for_ever<E: Engine>() {
     let spec = ModelSpec::from(llama());
     for options in all_options::<E>() {
         let run = |n_ranks: usize, stage| {
-            on_ranks(n_ranks, |groups| {
+            on_ranks(n_ranks, 1, |groups| {
                 let trainable = TrainableSpec::default();
                 let mut engine: E = load_sharded(&spec, &trainable, &options, stage, groups)?;
                 let rank = groups.world.rank().0;
@@ -272,7 +267,7 @@ pub fn sharded_states_of_an_encoder_are_those_of_replicated_ones<E: Engine>() {
     let spec = ModelSpec::from(EncoderSpec { n_outputs: Some(3), is_normalized: false, ..bert() });
     for options in all_options::<E>() {
         let run = |stage| {
-            let found = on_ranks(3, |groups| {
+            let found = on_ranks(3, 1, |groups| {
                 let mut engine: E = load_sharded(&spec, &TrainableSpec::default(), &options, stage, groups)?;
                 let rank = groups.world.rank().0;
                 for step in 1..=4 {
@@ -292,19 +287,12 @@ pub fn sharded_states_of_an_encoder_are_those_of_replicated_ones<E: Engine>() {
                 }
                 Some((engine.guarantees().is_deterministic, read_states(&engine, groups)))
             });
-            found.into_iter().next().flatten()
+            of_first_rank(found)
         };
         let (is_deterministic, expected) = run(ZeroStage::Replicated).unwrap();
         for stage in &ZeroStage::ALL[1..] {
             let Some((_, found)) = run(*stage) else { continue };
-            for ((idx, tensor, expected), (_, _, found)) in
-                expected.iter().flatten().zip(found.iter().flatten())
-            {
-                if is_deterministic {
-                    assert_same_bits(found, expected, format!("{stage:?}: {idx}, {tensor:?}"));
-                }
-                assert_eq!(found.len(), expected.len(), "{stage:?}");
-            }
+            assert_same_states(&found, &expected, is_deterministic, &format!("{stage:?}"));
         }
     }
 }

@@ -168,6 +168,8 @@ pub fn requests_that_the_model_cannot_answer_are_refused<E: Engine>() {
         );
         let foreign = with(none.clone(), Some(elsewhere));
         assert_refused!(engine.head(&hidden_states, &foreign), EngineError::Unsupported(_));
+        let of_fewer_rows = with(none.clone(), Some(of(vec![1])));
+        assert_refused!(engine.head(&hidden_states, &of_fewer_rows), EngineError::ShapeMismatch { .. });
         let not_there = with(ExcludedTokens::of([30]), None);
         assert_refused!(
             engine.head(&hidden_states, &not_there),

@@ -1,33 +1,21 @@
-//! Ranks that divide the rows of each pack between them (Ulysses sequence parallelism), as threads of one process. Engines
-//! that refuse to divide packs pass.
+//! Ranks that divide the rows of each pack between them (Ulysses sequence parallelism), as threads of one process.
+//! Engines that refuse to divide packs pass.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
-use truing_parallel::thread_world;
 use truing_types::{ExcludedTokens, Groups, PackedBatch};
 
 use super::heads::backward;
 use super::ranks::load_sharded;
 use super::support::{
     Case, SAVING, assert_refused, assert_same_bits, assert_same_gradients, bert, cases, decoders, distance,
-    doubles, gradients, hidden, largest_difference, llama, load, norm, origin, packed, put_all, qwen3,
-    reward_model, run_blocks, sequences, some_gradient,
+    doubles, gradients, hidden, largest_difference, llama, load, norm, on_ranks, origin, packed, put_all,
+    qwen3, reward_model, run_blocks, sequences, some_gradient,
 };
 use crate::{
     Adapters, DecoderSpec, DecodingWeights, Engine, EngineError, HeadGradient, HeadRequest, ModelSpec,
     Pooling, PutWeight, Reference, SaveActivations, TopLogProbs, TrainableSpec, ZeroStage,
 };
-
-/// What each rank of a sequence group finds.
-fn on_ranks<T: Send>(size: usize, work: impl Fn(&Groups) -> T + Sync) -> Vec<T> {
-    std::thread::scope(|scope| {
-        let work = &work;
-        let start = |rank| scope.spawn(move || work(&Groups::new(Arc::new(rank), size).unwrap()));
-        let threads: Vec<_> = thread_world(size).into_iter().map(start).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-    })
-}
 
 /// The error of loading a model in a sequence group, if any.
 fn refusal_in_group<E: Engine, S: Clone + Into<ModelSpec> + Sync>(
@@ -40,7 +28,7 @@ fn refusal_in_group<E: Engine, S: Clone + Into<ModelSpec> + Sync>(
         let mut weights = |put: &mut PutWeight<'_>| put_all(&parameters, put);
         E::load(spec, TrainableSpec::default(), &case.options, groups, &mut weights).err()
     };
-    on_ranks(size, load).pop().flatten()
+    on_ranks(size, size, load).pop().flatten()
 }
 
 /// Whether the engine divides packs at all.
@@ -84,8 +72,8 @@ fn pass<E: Engine>(
     (found.log_probs, gradients(engine))
 }
 
-/// Every rank of a sequence group has the log-probabilities of the whole pack, and their gradients add up to those of one
-/// rank, whatever segments save.
+/// Every rank of a sequence group has the log-probabilities of the whole pack, and their gradients add up to those of
+/// one rank, whatever segments save.
 pub fn a_sequence_group_computes_what_one_rank_does<E: Engine>() {
     if !divides_packs::<E>() {
         return;
@@ -99,7 +87,7 @@ pub fn a_sequence_group_computes_what_one_rank_does<E: Engine>() {
             let (log_probs, expected) = pass(&mut alone, &batch, SaveActivations::Everything);
             for (size, save) in sizes(&case.spec).flat_map(|size| SAVING.map(|save| (size, save))) {
                 let what = format!("{} on {size} ranks, {save:?}", case.name);
-                let found = on_ranks(size, |groups| {
+                let found = on_ranks(size, size, |groups| {
                     let trainable = TrainableSpec::default();
                     let mut engine: E = load(case.spec.clone(), &trainable, &case.options, groups);
                     pass(&mut engine, &batch, save)
@@ -130,7 +118,7 @@ pub fn ranks_of_a_sequence_group_may_decode_other_texts<E: Engine>() {
         let tolerance = 2.0 * alone.guarantees().log_prob_tolerance;
         let spec = ModelSpec::from(case.spec.clone());
         for stage in ZeroStage::ALL {
-            let found = on_ranks(2, |groups| {
+            let found = on_ranks(2, 2, |groups| {
                 let trainable = TrainableSpec::default();
                 let mut engine: E = load_sharded(&spec, &trainable, &case.options, stage, groups)?;
                 if groups.sequence.rank().0 == 0 {
@@ -243,7 +231,7 @@ pub fn heads_of_a_sequence_group_answer_the_whole_request<E: Engine>() {
             let (numbers, expected) = ask(&mut alone, &batch, &case.name);
             for size in sizes(&case.spec) {
                 let what = format!("{} on {size} ranks", case.name);
-                let found = on_ranks(size, |groups| {
+                let found = on_ranks(size, size, |groups| {
                     let trainable = TrainableSpec::default();
                     let mut engine: E = load(case.spec.clone(), &trainable, &case.options, groups);
                     ask(&mut engine, &batch, &case.name)
@@ -260,7 +248,8 @@ pub fn heads_of_a_sequence_group_answer_the_whole_request<E: Engine>() {
     }
 }
 
-/// A size has to divide the query heads, and to divide the key heads or be a multiple of them; encoders are not divided.
+/// A size has to divide the query heads, and to divide the key heads or be a multiple of them; encoders are not
+/// divided.
 pub fn sizes_that_the_heads_do_not_allow_are_refused<E: Engine>() {
     if !divides_packs::<E>() {
         return;

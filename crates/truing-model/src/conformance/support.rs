@@ -2,8 +2,9 @@
 
 use std::fmt::Display;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use truing_parallel::Solo;
+use truing_parallel::{Solo, run_thread_world};
 use truing_types::{Groups, PackedBatch, RowOrigin, Seed, TargetTokens, TokenId};
 
 use crate::{
@@ -103,6 +104,15 @@ impl<S: Clone + Into<ModelSpec>> Case<S> {
     pub(super) fn load_with<E: Engine>(&self, trainable: &TrainableSpec) -> E {
         load(self.spec.clone(), trainable, &self.options, &Solo::groups())
     }
+}
+
+/// What each rank of a world finds, in sequence groups of `sequence_size` ranks.
+pub(super) fn on_ranks<T: Send>(
+    n_ranks: usize,
+    sequence_size: usize,
+    work: impl Fn(&Groups) -> T + Sync,
+) -> Vec<T> {
+    run_thread_world(n_ranks, |rank| work(&Groups::new(Arc::new(rank), sequence_size).unwrap()))
 }
 
 /// Options for each number format that the engine loads.

@@ -2,7 +2,7 @@
 
 use truing_types::{ExcludedTokens, PackedBatch, TokenId};
 
-use super::{EngineError, HeadGradient, HeadRequest};
+use super::{EngineError, HeadGradient, HeadRequest, HostTopLogProbs, TopLogProbs};
 use crate::{DecoderSpec, HeadKind, ModelSpec};
 
 /// Refuses tokens outside the vocabulary.
@@ -41,6 +41,60 @@ pub fn check_language_model(spec: &DecoderSpec) -> Result<(), EngineError> {
         HeadKind::LanguageModel => Ok(()),
         head @ HeadKind::Score { .. } => Err(EngineError::WrongHead { head }),
     }
+}
+
+/// Refuses extensions of running sequences, before any of their caches changes. `caches` has the length and the
+/// capacity of each cache, `tokens` what is appended to it.
+///
+/// # Errors
+/// When the model is no language model, there are not as many lists of tokens as caches, a list is empty, a cache has
+/// no room for its list, or a token lies outside the vocabulary.
+pub fn check_extensions(
+    spec: &DecoderSpec,
+    caches: impl ExactSizeIterator<Item = (usize, usize)>,
+    tokens: &[&[TokenId]],
+) -> Result<(), EngineError> {
+    check_language_model(spec)?;
+    if caches.len() != tokens.len() {
+        let reason = format!("tokens for {} sequences, but {} sequences", tokens.len(), caches.len());
+        return Err(EngineError::Unsupported(reason));
+    }
+    for ((n_cached, capacity), new) in caches.zip(tokens) {
+        if new.is_empty() {
+            return Err(EngineError::Unsupported("a sequence is extended by no token".into()));
+        }
+        let needed = n_cached + new.len();
+        if needed > capacity {
+            return Err(EngineError::CacheFull { capacity, needed });
+        }
+        check_tokens(new, spec.vocab_size)?;
+    }
+    Ok(())
+}
+
+/// The values of log-probabilities, for engines that read them on the host.
+///
+/// # Errors
+/// When another engine has left them in the memory of its device.
+pub fn on_host(top: &TopLogProbs) -> Result<&HostTopLogProbs, EngineError> {
+    let reason = "the reference's log-probabilities are in the memory of another device";
+    top.host().ok_or_else(|| EngineError::Unsupported(reason.into()))
+}
+
+/// Refuses top tokens of other rows, or outside the vocabulary.
+///
+/// # Errors
+/// In either case.
+pub fn check_top(top: &HostTopLogProbs, n_rows: usize, vocab_size: usize) -> Result<(), EngineError> {
+    check_tokens(&top.tokens, vocab_size)?;
+    if top.tokens.len() == n_rows * top.k {
+        return Ok(());
+    }
+    Err(EngineError::ShapeMismatch {
+        name: "the tokens".into(),
+        expected: vec![n_rows, top.k],
+        found: vec![top.tokens.len()],
+    })
 }
 
 /// Refuses packs that the model cannot read.

@@ -83,7 +83,7 @@ pub enum EngineError {
         needed: &'static str,
     },
     /// A number format that the engine does not compute in.
-    #[error("the engine does not compute in {dtype:?}")]
+    #[error("the engine does not compute in {dtype}")]
     UnsupportedDtype {
         /// The format asked for.
         dtype: ComputeDtype,
@@ -121,6 +121,13 @@ pub enum EngineError {
     /// A collective failed.
     #[error(transparent)]
     Communication(#[from] CommunicationError),
+}
+
+impl EngineError {
+    /// Of an encoder, which has no language-model or score head.
+    pub(crate) fn needs_decoder() -> Self {
+        Self::WrongKind { found: "an encoder", needed: "predict or score tokens" }
+    }
 }
 
 impl From<ModelError> for EngineError {

@@ -1,10 +1,12 @@
-//! The narrow door between methods and devices. Above it nothing knows a device; below it nothing knows a
+//! The interface between methods and devices. Above it nothing knows a device; below it nothing knows a
 //! method. Hidden states, saved activations, caches and logits are handles that stay where the engine put them.
 
+mod body;
 pub mod checks;
 mod error;
 mod options;
 mod request;
+mod sample;
 mod zero;
 
 use std::borrow::Cow;
@@ -15,15 +17,17 @@ use truing_types::{AllowedTokens, ExcludedTokens, Groups, PackedBatch, TargetTok
 use crate::sampling::{SampledToken, Sampler};
 use crate::{ModelSpec, ParameterSpec, TrainableSpec};
 
+pub use body::Body;
 pub use error::EngineError;
 pub use options::{
     ADAMW_STATE_NAMES, AdamWStep, Adapters, ComputeDtype, DecodingWeights, EngineMemory, EngineOptions,
-    Guarantees, OptimizerStep, ParameterTensor,
+    Guarantees, OptimizerStep, ParameterTensor, adamw_state_idx,
 };
 pub use request::{
     DeviceTopLogProbs, Divergence, HeadGradient, HeadOutput, HeadRequest, HostTopLogProbs, Reference,
     TokenLogProbs, TopLogProbs,
 };
+pub use sample::sample_rows;
 pub use zero::{ZeroStage, owned_range};
 
 /// What a segment's forward pass saves for its backward pass.
@@ -62,8 +66,8 @@ where
     }
 }
 
-/// Named parameters with their gradients and optimiser state, in the memory of the engine: what an optimiser and a checkpoint
-/// need to know of a model, independent of what it computes.
+/// Named parameters with their gradients and optimiser state, in the memory of the engine: what an optimiser and a
+/// checkpoint need to know of a model, independent of what it computes.
 pub trait ParameterStore {
     /// What learns.
     fn trainable(&self) -> &TrainableSpec;
@@ -85,14 +89,14 @@ pub trait ParameterStore {
     /// # Errors
     /// When the collective fails.
     fn reduce_gradients(&mut self) -> Result<(), EngineError>;
-    /// Euclidean norm of all gradients, accumulated in double precision in a fixed order: that of the ranks, each with the
-    /// elements that it owns ([`owned_range`]), whether states are sharded or not. A collective where they are.
+    /// Euclidean norm of all gradients, accumulated in double precision in a fixed order: that of the ranks, each with
+    /// the elements that it owns ([`owned_range`]), whether states are sharded or not. A collective where they are.
     ///
     /// # Errors
     /// When the device or the collective fails.
     fn gradient_norm(&mut self) -> Result<f64, EngineError>;
-    /// Whether the gradients that this rank has computed since [`zero_gradients`](Self::zero_gradients) are finite. Not a
-    /// collective.
+    /// Whether the gradients that this rank has computed since [`zero_gradients`](Self::zero_gradients) are finite. Not
+    /// a collective.
     ///
     /// # Errors
     /// When the device fails.
@@ -113,15 +117,15 @@ pub trait ParameterStore {
     /// When the device has no room for the optimiser's state, or fails, or the collective fails.
     fn optimizer_step(&mut self, step: &OptimizerStep) -> Result<(), EngineError>;
 
-    /// What of the states is sharded over the ranks that the engine was loaded with ([`EngineOptions::zero_stage`]). A world
-    /// of one shards nothing.
+    /// What of the states is sharded over the ranks that the engine was loaded with ([`EngineOptions::zero_stage`]). A
+    /// world of one shards nothing.
     fn zero_stage(&self) -> ZeroStage {
         ZeroStage::Replicated
     }
-    /// Takes part in what other ranks still gather and reduce for passes of their own, until all ranks have called this. Where
-    /// gradients or parameters are sharded, every rank calls it after passes whose number may differ between ranks, before any
-    /// other collective; else it does nothing. What decoding has gathered on some ranks is freed, so that the ranks of a
-    /// sequence group make the same exchanges in the passes that follow.
+    /// Takes part in what other ranks still gather and reduce for passes of their own, until all ranks have called
+    /// this. Where gradients or parameters are sharded, every rank calls it after passes whose number may differ
+    /// between ranks, before any other collective; else it does nothing. What decoding has gathered on some ranks is
+    /// freed, so that the ranks of a sequence group make the same exchanges in the passes that follow.
     ///
     /// # Errors
     /// When the collective fails.
@@ -137,7 +141,8 @@ pub trait ParameterStore {
     fn serve_reads(&self) -> Result<(), EngineError> {
         Ok(())
     }
-    /// Called by the first rank of all (rank 0 of the world) after its last [`read`](Self::read): the others go on.
+    /// Called by the first rank (rank 0 of the world) after its last [`read`](Self::read): the others return from
+    /// [`serve_reads`](Self::serve_reads).
     ///
     /// # Errors
     /// When the collective fails.
@@ -147,13 +152,15 @@ pub trait ParameterStore {
 
     /// Reads one tensor of the parameter at `parameter_idx`. Weights are the master weights, gradients those that
     /// [`reduce_gradients`](Self::reduce_gradients) has left. A tensor that is sharded can be read by the first rank
-    /// alone, while all others are in [`serve_reads`](Self::serve_reads); their parts are gathered for this tensor only.
+    /// alone, while all others are in [`serve_reads`](Self::serve_reads); their parts are gathered for this tensor
+    /// only.
     ///
     /// # Errors
     /// When a frozen parameter has no such tensor, the optimiser has no such state, another rank than the first reads a
     /// sharded tensor, or the collective fails.
     fn read(&self, parameter_idx: usize, tensor: ParameterTensor) -> Result<Cow<'_, [f32]>, EngineError>;
-    /// Overwrites one tensor of the parameter at `parameter_idx`, given in whole. Of a sharded one a rank takes what it owns.
+    /// Overwrites one tensor of the parameter at `parameter_idx`, given in whole. Of a sharded one a rank takes what it
+    /// owns.
     ///
     /// # Errors
     /// When a frozen parameter has no such tensor, or the length differs.
@@ -184,12 +191,12 @@ pub struct SampleStep<'a> {
 /// `segment_forward` for each segment, `head_backward`, `segment_backward` for each segment in reverse,
 /// `embed_backward`; then `reduce_gradients`, `gradient_norm`, `optimizer_step`. Gradients accumulate.
 ///
-/// An engine may queue its work; it synchronises where a value is handed to the host. It can be moved to another thread, as a
-/// server does.
+/// An engine may queue its work; it synchronises where a value is handed to the host. It can be moved to another
+/// thread, as a server does.
 pub trait Engine: ParameterStore + Send + Sized {
     /// Device and number format, as content keys name them. Another name means that equal results are not promised.
     const NAME: &'static str;
-    /// The same where the device is chosen while the program runs, by an engine that stands for one of several.
+    /// The same for an engine that wraps several and chooses one at run time: the name of the one that was chosen.
     #[must_use]
     fn name() -> &'static str {
         Self::NAME
@@ -211,8 +218,8 @@ pub trait Engine: ParameterStore + Send + Sized {
     /// Loads a model. What no file holds starts as [`initial_values`](crate::initial_values) says.
     ///
     /// # Errors
-    /// When the device, the number format or the ZeRO stage is not available, a parameter is missing or has another shape, a
-    /// LoRA target is not a projection of the model, or the weights cannot be read.
+    /// When the device, the number format or the ZeRO stage is not available, a parameter is missing or has another
+    /// shape, a LoRA target is not a projection of the model, or the weights cannot be read.
     fn load(
         spec: ModelSpec,
         trainable: TrainableSpec,
@@ -228,8 +235,8 @@ pub trait Engine: ParameterStore + Send + Sized {
     /// Hands a batch to the engine.
     ///
     /// # Errors
-    /// When a token lies outside the vocabulary; of an encoder also when a text is longer than its positions, or a sequence
-    /// continues another one.
+    /// When a token lies outside the vocabulary; of an encoder also when a text is longer than its positions, or a
+    /// sequence continues another one.
     fn upload(&mut self, batch: &PackedBatch) -> Result<Self::Batch, EngineError>;
     /// Rows of the embedding, `[total, hidden]`.
     ///
@@ -248,8 +255,8 @@ pub trait Engine: ParameterStore + Send + Sized {
         save: SaveActivations,
         adapters: Adapters,
     ) -> Result<(Self::Hidden, Self::Saved), EngineError>;
-    /// Adds the gradients of a segment's parameters and returns the gradient at its input. Adapters take part as they did in the
-    /// segment's forward pass; without, they get no gradient.
+    /// Adds the gradients of a segment's parameters and returns the gradient at its input. Adapters take part as they
+    /// did in the segment's forward pass; without, they get no gradient.
     ///
     /// # Errors
     /// When nothing was saved, or the device fails.
@@ -293,12 +300,12 @@ pub trait Engine: ParameterStore + Send + Sized {
         excluded: &ExcludedTokens,
         k: usize,
     ) -> Result<TopLogProbs, EngineError>;
-    /// The log-probabilities of the same tokens at the same rows under this model, renormalised over the tokens of each row, in
-    /// the order of `tokens`.
+    /// The log-probabilities of the same tokens at the same rows under this model, renormalised over the tokens of each
+    /// row, in the order of `tokens`.
     ///
     /// # Errors
-    /// When the model has no language-model head, a token lies outside the vocabulary, there are other rows than `tokens` has,
-    /// `tokens` is on another device, or the device fails.
+    /// When the model has no language-model head, a token lies outside the vocabulary, there are other rows than
+    /// `tokens` has, `tokens` is on another device, or the device fails.
     fn log_probs_of(
         &mut self,
         hidden: &Self::Hidden,
@@ -337,8 +344,8 @@ pub trait Engine: ParameterStore + Send + Sized {
     /// When the model has no language-model head, or the device fails.
     fn logits(&mut self, hidden: &Self::Hidden, rows: &[u32]) -> Result<Vec<f32>, EngineError>;
 
-    /// Gives back what is kept from batch to batch, or from one sequence's cache for the next, only to save time: before
-    /// a phase that needs the memory otherwise.
+    /// Gives back what is kept from batch to batch, or from one sequence's cache for the next, only to save time:
+    /// before a phase that needs the memory otherwise.
     fn release_working_memory(&mut self) {}
 
     /// Room for a sequence of at most `capacity` tokens.
@@ -363,8 +370,8 @@ pub trait Engine: ParameterStore + Send + Sized {
     /// multiplied with `weights`; several at once (a prompt) are always read with the weights themselves.
     ///
     /// # Errors
-    /// When there is no token, the cache is full, a token lies outside the vocabulary, or the engine has no such weights; the
-    /// cache is not changed then.
+    /// When there is no token, the cache is full, a token lies outside the vocabulary, or the engine has no such
+    /// weights; the cache is not changed then.
     fn extend(
         &mut self,
         cache: &mut Self::Cache,
@@ -372,13 +379,13 @@ pub trait Engine: ParameterStore + Send + Sized {
         weights: DecodingWeights,
     ) -> Result<Self::Logits, EngineError>;
     /// Appends one token to each of several running sequences and returns the logits after each
-    /// `[n_sequences, vocab]`. Where the engine guarantees it, a sequence's logits do not depend, in any bit, on which others
-    /// run beside it. A copy of the weights in 8 bits is made when first asked for, and follows every change of the
-    /// weights.
+    /// `[n_sequences, vocab]`. Where the engine guarantees it, a sequence's logits do not depend, in any bit, on which
+    /// others run beside it. A copy of the weights in 8 bits is made when first asked for, and follows every change of
+    /// the weights.
     ///
     /// # Errors
-    /// When there are more or fewer tokens than caches, a cache is full, a token lies outside the vocabulary, or the engine has
-    /// no such weights; no cache is changed then.
+    /// When there are more or fewer tokens than caches, a cache is full, a token lies outside the vocabulary, or the
+    /// engine has no such weights; no cache is changed then.
     fn extend_each(
         &mut self,
         caches: &mut [&mut Self::Cache],
@@ -391,7 +398,7 @@ pub trait Engine: ParameterStore + Send + Sized {
     /// Appends some tokens to each of several running sequences and returns the logits after every one of them,
     /// sequence by sequence `[n_tokens, vocab]`. They are what [`extend_each`](Self::extend_each) returns for one token
     /// after the other: the same bits where the engine guarantees that no bit depends on what runs beside. So drafted
-    /// tokens are checked at once (speculative decoding).
+    /// tokens are verified in one pass (speculative decoding).
     ///
     /// # Errors
     /// As [`extend_each`](Self::extend_each), and when there is no token for a sequence.
@@ -401,8 +408,8 @@ pub trait Engine: ParameterStore + Send + Sized {
         tokens: &[&[TokenId]],
         weights: DecodingWeights,
     ) -> Result<Self::Logits, EngineError>;
-    /// Samples one token for each of some sequences, of those that are not excluded. A token depends on its row, history and
-    /// sampler alone. `None` where the logits are not a distribution.
+    /// Samples one token for each of some sequences, of those that are not excluded. A token depends on its row,
+    /// history and sampler alone. `None` where the logits are not a distribution.
     ///
     /// # Errors
     /// When there is no such row, or the device fails.

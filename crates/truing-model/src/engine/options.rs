@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_types::Seed;
 
-use super::ZeroStage;
+use super::{EngineError, ZeroStage};
 use crate::DecoderSpec;
 
 /// The number format that an engine computes in.
@@ -53,19 +53,19 @@ impl EngineOptions {
     }
 }
 
-/// What an engine states of its own results, in the number format that it was loaded with. Tests and `truing verify` ask it
-/// instead of assuming what the CPU does. The conformance suite (feature `conformance`) checks each statement.
+/// What an engine states of its own results, in the number format that it was loaded with. Tests and `truing verify`
+/// ask it instead of assuming what the CPU does. The conformance suite (feature `conformance`) checks each statement.
 ///
 /// Tolerances hold for models like those of the suite, whose weights have deviations of 0.15 to 0.7.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Guarantees {
-    /// The same computation gives the same bits: a resumed run is bit-equal to one that was never stopped. Neither the number
-    /// of threads, nor the division of the blocks into segments, nor what these save, changes a bit; and a head gives
-    /// the same results with and without its backward pass.
+    /// The same computation gives the same bits: a resumed run is bit-equal to one that was never stopped. Neither the
+    /// number of threads, nor the division of the blocks into segments, nor what these save, changes a bit; and a head
+    /// gives the same results with and without its backward pass.
     pub is_deterministic: bool,
-    /// No bit of a sequence's results depends on the tokens of the other sequences in its pack, nor, while decoding, on which
-    /// others run beside it. In a pack with other lengths, or alone, its results are the same to the tolerances below:
-    /// products of other sizes may be summed in another order.
+    /// No bit of a sequence's results depends on the tokens of the other sequences in its pack, nor, while decoding, on
+    /// which others run beside it. In a pack with other lengths, or alone, its results are the same to the tolerances
+    /// below: products of other sizes may be summed in another order.
     pub is_batch_invariant: bool,
     /// The most by which a log-probability while decoding differs from that of a forward pass over the same tokens.
     pub decoding_log_prob_tolerance: f64,
@@ -112,12 +112,22 @@ pub enum ParameterTensor {
     Value,
     /// The accumulated gradient.
     Gradient,
-    /// A tensor of the optimiser, by its name ([`optimizer_state_names`](super::ParameterStore::optimizer_state_names)).
+    /// A tensor of the optimiser, by its name
+    /// ([`optimizer_state_names`](super::ParameterStore::optimizer_state_names)).
     OptimizerState(&'static str),
 }
 
 /// AdamW's state in checkpoints: the first and the second moment.
 pub const ADAMW_STATE_NAMES: [&str; 2] = ["first_moment", "second_moment"];
+
+/// The place of a state among [`ADAMW_STATE_NAMES`].
+///
+/// # Errors
+/// When AdamW has no such state.
+pub fn adamw_state_idx(name: &'static str) -> Result<usize, EngineError> {
+    let found = ADAMW_STATE_NAMES.iter().position(|known| *known == name);
+    found.ok_or(EngineError::UnknownOptimizerState { name })
+}
 
 /// The weights that decoding multiplies with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -169,14 +179,14 @@ pub struct EngineMemory {
     pub head_fixed_bytes: u64,
     /// Keys and values of one token of a running sequence, over all layers.
     pub cache_bytes_per_token: u64,
-    /// The 8-bit copy of the weights, where decoding uses one; not part of any other line. 0 where the engine makes none:
-    /// it then refuses [`DecodingWeights::Int8`].
+    /// The 8-bit copy of the weights, where decoding uses one; not part of any other line. 0 where the engine makes
+    /// none: it then refuses [`DecodingWeights::Int8`].
     pub quantized_bytes: u64,
     /// What else the engine holds, such as packing buffers of its threads.
     pub fixed_bytes: u64,
 }
 
-/// Bytes of an activation, which engines of this kind keep in single precision.
+/// Bytes of an activation: engines that divide packs keep them in single precision.
 const ACTIVATION_BYTES: u64 = 4;
 
 impl EngineMemory {
@@ -187,10 +197,10 @@ impl EngineMemory {
         if size <= 1 {
             return self;
         }
-        let own_key_heads = (spec.n_kv_heads / size).max(1);
+        let n_key_heads = ((spec.n_kv_heads / size).max(1) * size).max(spec.n_kv_heads);
         let queries = spec.q_width() as u64;
         let keys = spec.kv_width() as u64;
-        let keys_with_copies = (own_key_heads * size * spec.head_dim) as u64;
+        let keys_with_copies = (n_key_heads * spec.head_dim) as u64;
         let of_copies = 2 * (keys_with_copies - keys);
         // What is sent and what is received.
         let exchanged = 2 * (queries + 2 * keys_with_copies);

@@ -66,8 +66,9 @@ impl JsonSchema for ZeroStage {
     }
 }
 
-/// The elements that rank `rank` of `n_ranks` owns of a parameter of `n_elements`. Ranges of all ranks follow each other,
-/// and differ in length by at most one element. So states that were saved by any number of ranks can be read by any other.
+/// The elements that rank `rank` of `n_ranks` owns of a parameter of `n_elements`. Ranges of all ranks follow each
+/// other, and differ in length by at most one element. So states that were saved by any number of ranks can be read by
+/// any other.
 #[must_use]
 pub fn owned_range(n_elements: usize, rank: usize, n_ranks: usize) -> Range<usize> {
     // In wide integers: a head has 10^9 elements, a job may have 10^3 ranks.
@@ -76,8 +77,8 @@ pub fn owned_range(n_elements: usize, rank: usize, n_ranks: usize) -> Range<usiz
 }
 
 impl EngineMemory {
-    /// The bytes of one of `n_ranks` ranks that divide the states of `parameters`: the most that a rank holds. Layers and
-    /// heads that are whole for a while are counted with the gradients (ZeRO-2 and 3) and the parameters (ZeRO-3).
+    /// The bytes of one of `n_ranks` ranks that divide the states of `parameters`: the most that a rank holds. Layers
+    /// and heads that are whole for a while are counted with the gradients (ZeRO-2 and 3) and the parameters (ZeRO-3).
     #[must_use]
     pub fn on_rank(
         self,

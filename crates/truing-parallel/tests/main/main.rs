@@ -8,16 +8,12 @@ mod joining;
 use std::sync::Arc;
 use std::thread;
 
-use truing_parallel::{Solo, conformance, thread_world};
+use truing_parallel::{Solo, conformance, run_thread_world, thread_world};
 use truing_types::{CommunicationError, Communicator};
 
 /// Runs `body` on every rank of a world of threads, and returns the results in rank order.
 fn on_every_rank<T: Send>(world_size: usize, body: impl Fn(Arc<dyn Communicator>) -> T + Sync) -> Vec<T> {
-    thread::scope(|scope| {
-        let start = |rank| scope.spawn(|| body(Arc::new(rank)));
-        let ranks: Vec<_> = thread_world(world_size).into_iter().map(start).collect();
-        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
-    })
+    run_thread_world(world_size, |rank| body(Arc::new(rank)))
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Random edits of random pipelines, against an oracle that follows every stage to its beginnings.
+//! Random edits of random pipelines, against an oracle that computes every stage from its sources.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -108,7 +108,8 @@ impl Model {
         pieces(&stage.value.to_string(), &inputs).concat()
     }
 
-    /// A stage with all that it is made of. Unlike the content, it tells a file from a stage that wrote the same.
+    /// A stage with all that it is made of. Unlike the content, it differs between a file and a stage that wrote the
+    /// same.
     fn history(&self, idx: usize) -> String {
         let stage = &self.stages[idx];
         let from = stage.from.iter().map(|from| match from {
@@ -159,7 +160,7 @@ fn an_edit_runs_exactly_the_stages_that_it_affects() {
 }
 
 #[test]
-fn a_pipeline_that_fails_anywhere_and_goes_on_ends_like_one_that_does_not() {
+fn a_pipeline_that_fails_at_any_piece_and_continues_ends_like_one_that_does_not() {
     let mut random = Random(7);
     let model = Model::random(&mut random);
     let undisturbed = Workshop::new("");

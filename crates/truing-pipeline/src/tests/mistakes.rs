@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use truing_types::with_causes;
+
 use super::Workshop;
 
 #[track_caller]
@@ -9,16 +11,10 @@ fn check(recipe: &str, expected: &str) {
     let workshop = Workshop::new(recipe);
     let error = match workshop.plan() {
         Ok(_) => panic!("expected: {expected}"),
-        Err(error) => whole_text(&error),
+        Err(error) => with_causes(&error),
     };
     assert!(error.contains(expected), "found: {error}\nexpected: {expected}");
     assert!(!workshop.path(".truing").exists());
-}
-
-/// An error with its causes.
-fn whole_text(error: &dyn std::error::Error) -> String {
-    let source = error.source().map(|source| format!(": {}", whole_text(source)));
-    format!("{error}{}", source.unwrap_or_default())
 }
 
 #[test]
@@ -101,7 +97,7 @@ fn a_lock_file_of_a_newer_version_is_refused_and_a_damaged_one_names_its_line() 
 
 #[test]
 #[cfg(unix)]
-fn a_file_in_the_way_of_a_link_is_told_before_a_stage_runs() {
+fn a_file_in_the_place_of_a_link_is_an_error_before_a_stage_runs() {
     let workshop = Workshop::new("[stages.a]\nuses = \"mix\"\nwith = { value = 1 }\n");
     fs::create_dir_all(workshop.path("pipeline-out/pipe/a")).unwrap();
     let (pipeline, plan, store, digests) = workshop.plan().unwrap();

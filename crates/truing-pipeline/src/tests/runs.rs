@@ -1,4 +1,4 @@
-//! Pipelines that are carried out: what waits, what fails, what changes on the way, what is shared and what is removed.
+//! Pipelines that are applied: what waits, fails, changes during the run, is shared, and is removed.
 
 use std::fs;
 use std::sync::atomic::Ordering;
@@ -36,7 +36,7 @@ fn the_plan_says_what_runs_and_the_one_thing_that_changed() {
     assert_eq!(workshop.states(), ["a up_to_date", "b to_run value: 2 -> 5", "c up_to_date"]);
     let before = fs::read_to_string(workshop.path("truing.lock")).unwrap();
     assert_eq!(workshop.apply(1).1, ["b"]);
-    // Back to the recipe of before: the result is in the store, and the lock file is what it was.
+    // With the earlier recipe the result is in the store, and the lock file is as it was then.
     workshop.write("pipe.toml", CHAIN);
     assert_eq!(workshop.states()[1], "b in_store value: 5 -> 2");
     let (applied, ran) = workshop.apply(1);
@@ -70,7 +70,7 @@ fn a_stage_that_fails_leaves_the_others_to_finish() {
 }
 
 #[test]
-fn a_stop_from_outside_begins_nothing_more_and_is_gone_on_with() {
+fn a_stop_from_outside_starts_nothing_more_and_the_next_apply_continues() {
     let workshop = chain();
     workshop.stop.store(true, Ordering::SeqCst);
     let (applied, ran) = workshop.apply(2);
@@ -100,7 +100,7 @@ fn data_that_changes_while_a_stage_runs_makes_no_result() {
 
 #[test]
 #[cfg(unix)]
-fn a_gate_waits_for_its_file_and_goes_on_when_it_is_there() {
+fn a_gate_waits_for_its_file_and_continues_when_it_is_there() {
     let recipe = "[stages.a]\nuses = \"mix\"\nwith = { value = 1 }\n\
                   [stages.review]\nuses = \"gate\"\nneeds = [\"a\"]\n\
                   with = { file = \"answers/review.txt\", message = \"read it\" }\n\
@@ -117,12 +117,12 @@ fn a_gate_waits_for_its_file_and_goes_on_when_it_is_there() {
     assert_eq!(workshop.output("b"), super::pieces("", &["good".to_owned()]).concat());
     workshop.write("pipe.toml", &recipe.replace("value = 1", "value = 2"));
     let (_, plan, _, _) = workshop.plan().unwrap();
-    assert_eq!(plan.stages[1].remark.as_deref(), Some("a changed, and the file is the one of before"));
+    assert_eq!(plan.stages[1].remark.as_deref(), Some("a changed, and the file is unchanged"));
 }
 
 #[test]
 #[cfg(unix)]
-fn a_command_has_inputs_and_outputs_and_begins_anew() {
+fn a_command_has_inputs_and_outputs_and_runs_again_when_an_input_changes() {
     let recipe = "[stages.a]\nuses = \"mix\"\nwith = { value = 1 }\n[stages.copy]\nuses = \"command\"\n\
                   with = { command = [\"copy\", \"${stages.a.out}\", \"${output}/rows.txt\"], inputs = [\"tool.py\"], \
                   outputs = { rows = \"rows.txt\" } }\n\
@@ -144,7 +144,7 @@ fn a_command_has_inputs_and_outputs_and_begins_anew() {
 
 #[test]
 #[cfg(unix)]
-fn gates_with_files_of_equal_content_are_told_apart_by_their_names() {
+fn gates_with_files_of_equal_content_have_keys_of_their_own() {
     let gate =
         |name: &str| format!("[stages.{name}]\nuses = \"gate\"\nwith = {{ file = \"{name}/{name}.txt\" }}\n");
     let copy = "[stages.copy]\nuses = \"command\"\nwith = { command = [\"copy\", \"${stages.two.file}\", \

@@ -1,4 +1,4 @@
-//! A selection as its folder tells it.
+//! A selection as its folder records it.
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -27,7 +27,7 @@ fn run(notebooks: &[&[&str]]) -> Option<Vec<Result<Vec<CellOutput>, NotebookErro
 }
 
 #[test]
-fn cells_share_variables_and_files_and_go_on_after_an_error() {
+fn cells_share_variables_and_files_and_continue_after_an_error() {
     let cells: &[&str] = &[
         "import csv\nrows = list(csv.DictReader(open('a.csv')))",
         "total = sum(int(row['m']) for row in rows)\nprint('total:', total)\ntotal + 1",
@@ -107,7 +107,7 @@ fn what_one_cell_keeps_of_the_output_and_defines_is_there_in_later_cells() {
 }
 
 #[test]
-fn long_output_is_cut_once_and_half_a_surrogate_is_no_end() {
+fn long_output_is_cut_once_and_a_lone_surrogate_is_escaped() {
     let cells: &[&str] = &[
         "for i in range(100_000):\n    print('é' * 30)",
         "print('x' * 60 + '\\n\\n')",
@@ -121,7 +121,7 @@ fn long_output_is_cut_once_and_half_a_surrogate_is_no_end() {
     assert_eq!(outputs[2].text, "line 1: raise ValueError('\\udc00')\nValueError: \\udc00");
 }
 
-/// The order of a set follows from the cells, so that a build that is continued sees what it saw before.
+/// The order of a set depends on the cells alone, so that a build that is continued has the same outputs again.
 #[test]
 fn runs_of_the_same_cells_see_the_same_hashes() {
     let cells: &[&str] = &["hash('a') == hash('a')", "len({'a', 'b', 'c', 'd', 'e'})"];

@@ -247,7 +247,7 @@ impl<'a, E: Engine> OnPolicyDistillation<'a, E> {
     }
 }
 
-/// A server that fails one rank ends the run on all: they save the steps so far together.
+/// Ends the run on all ranks where the server failed for one, so that they save the steps so far together.
 fn end_where_any_failed(failure: Option<ChatError>, world: &dyn Communicator) -> Result<(), StageError> {
     let reasons = gather_dealt(world, vec![failure.as_ref().map(ChatError::reason)])?;
     if let Some(failure) = failure {
@@ -355,7 +355,7 @@ impl<E: Engine> Workload<E> for OnPolicyDistillation<'_, E> {
             let batch = one_pack(data, samples, completions, |prompt| &prompt.prompt.tokens)?;
             let teacher = match &self.server {
                 Some(server) => match self.ask_server(&**server, data, samples, completions) {
-                    // The other ranks are told below. A request that a stop has cancelled is no failure.
+                    // All ranks exchange failures below. A request that a stop has cancelled is no failure.
                     Err(StageError::Teacher(error)) => {
                         failure = Some(error).filter(|_| !coming.stop.load(Ordering::Relaxed));
                         break;

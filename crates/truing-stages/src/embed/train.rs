@@ -24,8 +24,7 @@ use crate::training::{
 use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
 use plan::TokenizedTriplets;
 
-pub(crate) use plan::check;
-pub use plan::{EmbedTrainInputs, EmbedTrainPlan};
+pub use plan::{EmbedTrainInputs, EmbedTrainPlan, check};
 
 /// The loss, under the names of sentence-transformers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]

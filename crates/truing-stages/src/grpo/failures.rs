@@ -82,7 +82,7 @@ impl<E: Engine> Running<'_, E> {
             return Err(StageError::Unscored { problem, saved: String::new() });
         }
         for (key, warning) in found.warnings() {
-            if self.watch.told.insert(format!("{} {key}", looked.kind())) {
+            if self.watch.warned.insert(format!("{} {key}", looked.kind())) {
                 self.events.emit(Event::Warning(format!("{what}: {warning}")));
             }
         }
@@ -92,7 +92,7 @@ impl<E: Engine> Running<'_, E> {
         Ok(found)
     }
 
-    /// Takes down how a step went. `before` is where the run stood before it.
+    /// Records how a step ended. `before` is the state of the run before it.
     ///
     /// # Errors
     /// [`StageError::Unscored`] after too many steps of which nothing could be scored; the run is then saved.

@@ -264,9 +264,9 @@ impl<E: Engine> Running<'_, E> {
         }
     }
 
-    /// Truncated importance weights of what a server or the int8 copy has sampled: how much likelier the policy itself makes
-    /// each token, or the whole completion, at most `importance_sampling_cap` (Ionides 2008; for samplers of another
-    /// precision, Yao et al. 2025).
+    /// Truncated importance weights of what a server or the int8 copy has sampled: how much likelier the policy
+    /// itself makes each token, or the whole completion, at most `importance_sampling_cap` (Ionides 2008; for
+    /// samplers of another precision, Yao et al. 2025).
     fn weigh(&self, groups: &[&Group], columns: &mut Columns) {
         let config = &self.plan.config;
         let mode = config.importance_sampling_mode();
@@ -421,8 +421,8 @@ impl<E: Engine> Running<'_, E> {
     }
 }
 
-/// The importance weight of each token of a completion: the ratio of its probabilities, or the product of those of all tokens,
-/// at most `cap`.
+/// The importance weight of each token of a completion: the ratio of its probabilities, or the product of those of
+/// all tokens, at most `cap`.
 fn importance_weights(mode: ImportanceSamplingMode, trained: &[f32], sampled: &[f32], cap: f64) -> Vec<f32> {
     let log_ratio = |(&trained, &sampled): (&f32, &f32)| f64::from(trained) - f64::from(sampled);
     let log_ratios = trained.iter().zip(sampled).map(log_ratio);

@@ -98,7 +98,7 @@ fn frozen_bytes<E: Engine>(spec: DecoderSpec) -> u64 {
 }
 
 /// Top tokens that the reference gives in a step. Updates share those of the completions; those of fine-tuning data are
-/// asked for anew for each.
+/// computed for each update.
 fn n_top_tokens(config: &GrpoConfig, inputs: &GrpoInputs) -> usize {
     let n_targets = match config.kl() {
         KlKind::ExactTopK => config.prompts_per_step * config.num_generations * config.max_completion_length,

@@ -316,7 +316,7 @@ pub(super) fn check(config: &GrpoConfig, has_eval: bool) -> Result<(), StageErro
     check_dependencies(config)
 }
 
-/// Checks settings that need others, and numbers whose limits have a reason to be told.
+/// Checks settings that need others, and numbers whose limits the error explains.
 fn check_dependencies(config: &GrpoConfig) -> Result<(), StageError> {
     let bad = |key, found: String, expected: &str| {
         Err(RunError::BadSetting { key, found, expected: expected.to_owned() }.into())

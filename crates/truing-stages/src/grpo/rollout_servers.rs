@@ -1,5 +1,5 @@
-//! Rollouts from servers: completions are sampled elsewhere, token ids in and out, by weights that this run writes and
-//! has loaded there.
+//! Rollouts from servers: completions are sampled by inference servers, token ids in and out. The run writes its
+//! weights, and the servers load them.
 //!
 //! Every completion is a request of its own with a seed of its own. One that fails is sampled on another server; one
 //! that fails everywhere has no reward, and leaves its group's baseline. Where no server answers, the run ends and is
@@ -33,7 +33,7 @@ use crate::StageError;
 struct Loaded {
     /// Optimiser steps that they had taken.
     version: u64,
-    /// What names them in replies, where the server said it.
+    /// Their name in replies, where the server gives one.
     name: Option<String>,
 }
 
@@ -49,7 +49,7 @@ struct RolloutServer {
     versions: BTreeMap<String, u64>,
 }
 
-/// The servers of a run. All ranks know the same of them; the first one has weights loaded.
+/// The servers of a run. All ranks hold the same state of them; the first rank sends the requests that load weights.
 pub(super) struct RolloutServers {
     config: RolloutsConfig,
     servers: Vec<RolloutServer>,
@@ -62,7 +62,7 @@ pub(super) struct RolloutServers {
 enum NoCompletion {
     /// The server failed, or what it gave cannot be trained on.
     Failed(String),
-    /// It is of weights that are too old, or that this run did not have loaded.
+    /// It is of weights that are too old, or that this run did not load.
     Stale(String),
 }
 
@@ -150,7 +150,7 @@ impl RolloutServers {
                 scope.spawn(move || {
                     model.post_all(&asked, &mut |_, result| {
                         if result.is_ok() {
-                            // Nobody listens once the caller has gone.
+                            // An error means that the receiver has panicked.
                             let _ = sender.send(());
                         }
                         ControlFlow::Continue(())
@@ -173,7 +173,7 @@ impl RolloutServers {
             (Some((version, name)), Some(found)) if name == found => Ok(version),
             (Some((_, name)), Some(found)) => versions.get(found).copied().ok_or_else(|| {
                 NoCompletion::Stale(format!(
-                    "{address}: the reply is of the weights `{found}`, which this run did not load; expected `{name}`"
+                    "{address}: its weights are `{found}`, which this run did not load; expected `{name}`"
                 ))
             }),
             _ => Ok(loaded.as_ref().map_or(0, |loaded| loaded.version)),
@@ -234,7 +234,7 @@ impl<E: Engine> Running<'_, E> {
         }
         let is_stale = |one: &Sampled| matches!(one, Err(NoCompletion::Stale(_)));
         if self.sum_of_ranks(sampled.iter().filter(|one| is_stale(one)).count())? > 0 {
-            // A server was started again, or another run had its weights loaded.
+            // A server was restarted, or another run loaded its weights.
             self.sync_rollout_servers(true)?;
             let stale: Vec<usize> = (0..sampled.len()).filter(|&idx| is_stale(&sampled[idx])).collect();
             let again: Vec<_> = stale.iter().map(|&idx| wanted(&places[idx])).collect();
@@ -313,9 +313,7 @@ impl<E: Engine> Running<'_, E> {
         let version = servers.version(server, &found)?;
         let staleness = reading.n_steps_taken.saturating_sub(version);
         if staleness > servers.config.max_staleness() {
-            let problem = format!(
-                "{address}: the reply is of weights that are {staleness} steps old (`max_staleness`)"
-            );
+            let problem = format!("{address}: its weights are {staleness} steps old (`max_staleness`)");
             return Err(NoCompletion::Stale(problem));
         }
         let spec = &self.inputs.model.spec;
@@ -323,7 +321,7 @@ impl<E: Engine> Running<'_, E> {
             |&&token: &&u32| token as usize >= spec.vocab_size || reading.ids.excluded.contains(token);
         if let Some(token) = found.tokens.iter().find(is_unknown) {
             return Err(failed(format!(
-                "token {token} is none that the policy samples; is it another model?"
+                "the policy cannot sample token {token}; does the server run another model?"
             )));
         }
         let values = found.tokens.iter().zip(&found.log_probs);
@@ -358,7 +356,7 @@ impl<E: Engine> Running<'_, E> {
             return Ok(());
         }
         let reason = sampled.iter().find_map(|one| one.as_ref().err());
-        let reason = reason.map_or_else(|| "the other ranks say why".to_owned(), |one| one.clone().text());
+        let reason = reason.map_or_else(|| "see the other ranks".to_owned(), |one| one.clone().text());
         let problem = format!("step {step}: no rollout server gave a completion: {reason}");
         Err(StageError::Unscored { problem, saved: String::new() })
     }

@@ -119,7 +119,7 @@ fn load_models<E: Engine>(
             model::announce_and_load::<E>(&inputs.model, trainable, options, groups, phase, events)
         };
     let policy = load(&plan.trainable, &sharded, "loading the model", events)?;
-    // Exchanges of one engine at a time can be told apart: the reference is whole on every rank.
+    // The exchanges of two sharded engines would mix: the reference is whole on every rank.
     let reference = match loads_reference(&plan.config, inputs) {
         true => Some(load(&TrainableSpec::frozen(), &options, "loading the reference", events)?),
         false => None,
@@ -127,7 +127,7 @@ fn load_models<E: Engine>(
     Ok((policy, reference))
 }
 
-/// Where a run begins: at the start, or where `checkpoint` stands, whose weights are then the trainer's.
+/// The state that a run begins with: the initial one, or that of `checkpoint`, whose weights are then the trainer's.
 fn begin<E: Engine>(
     plan: &GrpoPlan,
     trainer: &mut Trainer<E>,

@@ -35,7 +35,7 @@ pub(super) struct Running<'a, E: Engine> {
     /// Where completions are sampled while learning, if not in this process.
     pub(super) rollout_servers: Option<RolloutServers>,
     pub(super) rewards: Rewards,
-    /// What the judge was asked, and as it stood when last written down.
+    /// Counts of the judge's calls, and their values at the end of the last step.
     pub(super) judge_counts: Option<(Arc<Counts>, CountsSnapshot)>,
     pub(super) end_tokens: Vec<TokenId>,
     /// What completions are sampled from while learning.

@@ -13,10 +13,10 @@ pub(super) struct Watch {
     pub(super) n_flat_in_a_row: usize,
     /// Why the last completions had no reward.
     pub(super) last_problem: Option<String>,
-    /// Where the run stood before the steps of which nothing could be scored. The weights are still the same.
+    /// The state of the run before the steps of which nothing could be scored. The weights are still the same.
     pub(super) settled: Option<(TrainerState, PromptState)>,
     /// What was warned of; of each once.
-    pub(super) told: BTreeSet<String>,
+    pub(super) warned: BTreeSet<String>,
     /// Whether the step being taken has a group with different rewards.
     pub(super) has_signal: bool,
 }

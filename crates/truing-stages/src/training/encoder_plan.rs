@@ -177,7 +177,6 @@ impl RunPlan for EncoderPlan {
             decisive_of: settings.decisive_of,
             model_name: &settings.model_name,
             seed: settings.seed,
-            zero_stage: settings.resources.zero_stage,
             evaluation: &settings.evaluation,
             checkpoint: &settings.checkpoint,
             resources: &settings.resources,

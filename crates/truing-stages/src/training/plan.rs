@@ -108,7 +108,6 @@ impl TrainingPlan {
             let whole = E::memory(&model, &trainable, ComputeDtype::default());
             beside.sampling_bytes += ranks::gathered_bytes(&config.resources, machine, whole.parameter_bytes);
         }
-        let beside = beside;
         let n_dividing = config.resources.sequence_parallel_size;
         let memory_of = |trainable: &TrainableSpec| {
             let memory = E::memory(&model, trainable, ComputeDtype::default());
@@ -191,7 +190,6 @@ impl RunPlan for TrainingPlan {
             decisive_of: recipe::decisive_of::<TrainingConfig>,
             model_name: &config.model_name_or_path,
             seed: config.seed,
-            zero_stage: config.resources.zero_stage,
             evaluation: &config.evaluation,
             checkpoint: &config.checkpoint,
             resources: &config.resources,

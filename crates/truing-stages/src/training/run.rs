@@ -75,7 +75,7 @@ pub(crate) fn run<E: Engine, P: RunPlan, W: Workload<E>>(
         OpenedRun::Open { folder, checkpoint } => (folder, checkpoint),
     };
     let options = EngineOptions {
-        zero_stage: settings.zero_stage,
+        zero_stage: settings.resources.zero_stage,
         ..EngineOptions::with_threads(plan.n_threads(), Seed(settings.seed))
     };
     let mut engine: E = inputs.model().load(plan.trainable(), &options, groups, events)?;
@@ -133,7 +133,7 @@ impl<E: Engine, P: RunPlan, W: Workload<E>> Running<'_, E, P, W> {
             }
         }
         if self.state.step > 0 {
-            // The phase that goes on below with what is left: the progress of a resumed run is that of the whole run.
+            // Progress of a resumed run is relative to the whole run. The same phase starts again below with the rest.
             self.start_training_phase(1);
         }
         self.start_training_phase(self.state.step + 1);
@@ -185,7 +185,7 @@ impl<E: Engine, P: RunPlan, W: Workload<E>> Running<'_, E, P, W> {
         result
     }
 
-    /// Begins to train, or goes on, with the tokens from a step (counted from 1) to the end of the run ahead.
+    /// Starts the phase of training from a step (counted from 1) to the end of the run.
     fn start_training_phase(&mut self, step: u64) {
         let total = self.plan.tokens_from(step, &self.lengths);
         self.events.emit(Event::PhaseStarted { phase: "training".into(), total: Some(total) });

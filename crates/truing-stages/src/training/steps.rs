@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use truing_model::{TrainableSpec, ZeroStage};
+use truing_model::TrainableSpec;
 use truing_run::folder::DecisiveOf;
 use truing_store::Digest;
 use truing_train::{Amount, OptimizerConfig, PlanRow, Schedule, SegmentPlan};
@@ -71,8 +71,6 @@ pub struct RunSettings<'a> {
     pub model_name: &'a str,
     /// The run's seed.
     pub seed: u64,
-    /// What of the states is sharded over the ranks.
-    pub zero_stage: ZeroStage,
     /// What is evaluated, and when.
     pub evaluation: &'a EvaluationSettings,
     /// What is saved, and when.

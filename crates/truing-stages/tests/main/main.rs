@@ -16,7 +16,6 @@ mod rollout_servers;
 mod rows;
 mod runs;
 mod scripted;
-mod selections;
 mod sequence_groups;
 mod setup;
 #[path = "../../../truing/tests/main/tiny_model.rs"]

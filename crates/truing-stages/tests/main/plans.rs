@@ -5,13 +5,12 @@ use truing_stages::dpo::DpoStage;
 use truing_stages::embed::train::EmbedStage;
 use truing_stages::grpo::GrpoStage;
 use truing_stages::reward::RewardModelStage;
-use truing_stages::select::SelectStage;
 use truing_stages::sft::SftStage;
 use truing_stages::training::RunPlan as _;
 use truing_stages::{StageError, StagePlan as _};
 use truing_train::PlanError;
 
-use crate::setup::{check_before_data, refused};
+use crate::setup::check_before_data;
 use crate::{embeddings, setup};
 
 fn error_of(overrides: &[&str]) -> String {
@@ -219,26 +218,4 @@ fn settings_out_of_range_are_refused_before_the_data_is_read() {
     check_before_data::<EmbedStage>(embed, encoder, &[&common[..], &own].concat());
     let own = ["max_length=1", "packs_per_step=0", "classifier.min_confidence=2"];
     check_before_data::<ClassifierStage>(&recipe("classifier"), encoder, &[&common[..], &own].concat());
-
-    let select = "stage = \"select\"\noutput_dir = \"run\"\n[embedding]\nmodel_name_or_path = \"model\"\n\
-                  [task_embedding]\nbatch_size = 4\n[[data]]\npath = \"missing.jsonl\"\n";
-    let own = [
-        "threads=0",
-        "task_embedding.batch_size=0",
-        "task_embedding.learning_rate=-1",
-        "task_embedding.num_train_epochs=0",
-        "task_embedding.max_steps=0",
-        "task_embedding.eval_fraction=2",
-        "clusters.n_coarse=0",
-    ];
-    // The files of a selection are looked for together with its settings.
-    for change in own {
-        let text = select.replace("missing.jsonl", "rows.jsonl");
-        fs::write(encoder.join("rows.jsonl"), "{\"prompt\": \"a\"}\n").unwrap();
-        let found = refused::<SelectStage>(&text, encoder, change);
-        assert!(
-            found.starts_with(&format!("`{}` is ", change.split('=').next().unwrap())),
-            "{change}: {found}"
-        );
-    }
 }

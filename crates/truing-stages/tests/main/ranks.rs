@@ -394,7 +394,8 @@ fn states_may_be_sharded_in_every_stage() {
     }
 }
 
-/// A run that two ranks with sharded gradients have begun ends on three with sharded parameters, on one, or on two with none.
+/// A run that two ranks with sharded gradients have begun ends on three with sharded parameters, on one, or on two
+/// with none.
 #[test]
 fn a_run_resumes_with_other_ranks_and_another_zero_stage() {
     let stop_second: StopWhen = |rank| match rank {

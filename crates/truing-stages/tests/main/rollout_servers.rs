@@ -1,4 +1,4 @@
-//! GRPO with rollouts from servers: truing's own on this machine, and one that misbehaves.
+//! GRPO with rollouts from servers: truing's own on this machine, and a faulty one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -277,13 +277,13 @@ fn weights_may_lag_behind_and_a_resume_takes_those_that_an_unbroken_run_takes() 
     assert!(weights(straight.path()) == weights(folder.path()));
 }
 
-/// Another run has its weights loaded between two steps: they are loaded again, and what was sampled is sampled again.
+/// Another run loads its weights between two steps: this run loads its own again, and samples again.
 #[test]
 fn weights_of_others_are_noticed_and_replaced() {
     let (here, there) = (policies::folder(), policies::folder());
     let server = OwnServer::start(there.path());
     let (address, model) = (server.address.clone(), there.path().join("model"));
-    let meddle = move |event: &Event| {
+    let load_others = move |event: &Event| {
         if matches!(event, Event::PhaseStarted { phase, .. } if phase == "step 3 of 4: sampling rollouts on servers")
         {
             let body = json!({"model_path": model}).to_string();
@@ -298,21 +298,21 @@ fn weights_of_others_are_noticed_and_replaced() {
         false
     };
     let overrides = [r#"rollouts.importance_sampling_mode="none""#];
-    let (ended, _) = run_on(&[&server.address], there.path(), &overrides, Start::Fresh, meddle);
+    let (ended, _) = run_on(&[&server.address], there.path(), &overrides, Start::Fresh, load_others);
     assert!(matches!(ended, Ok(Ended::Finished(_))), "{ended:?}");
     finished(here.path(), &[]);
     check_same_rollouts(&sampled(here.path()), &sampled(there.path()));
     assert!(weights(here.path()) == weights(there.path()));
 }
 
-/// An address at which nobody listens.
+/// An address without a server.
 fn nobody() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     format!("http://{}", listener.local_addr().unwrap())
 }
 
 #[test]
-fn a_dead_server_is_made_up_for_by_others_and_ends_the_run_where_there_are_none() {
+fn other_servers_replace_a_dead_one_and_without_others_the_run_ends() {
     let (here, there) = (policies::folder(), policies::folder());
     let (server, dead) = (OwnServer::start(there.path()), nobody());
     let overrides = ["rollouts.max_retries=1", r#"rollouts.importance_sampling_mode="none""#];
@@ -440,17 +440,17 @@ fn reply(body: &Value, fault: Fault) -> (u16, String) {
 }
 
 #[test]
-fn a_completion_that_a_server_spoils_has_no_reward_and_leaves_its_group() {
+fn a_faulty_completion_of_a_server_has_no_reward_and_leaves_its_group() {
     for (fault, words) in [
         (Fault::NoLogProbs, "no log-probabilities"),
         (Fault::TooFewLogProbs, "2 tokens, but 1 log-probabilities"),
         (Fault::NotANumber, "not valid JSON"),
-        (Fault::UnknownToken, "token 70000 is none that the policy samples"),
+        (Fault::UnknownToken, "the policy cannot sample token 70000"),
         (Fault::EndedWithoutEnd, "ends after 1 tokens without an end token"),
         (Fault::CutJson, "cut off"),
         (Fault::Error500, "status 500"),
         (Fault::Hang, "timed out"),
-        (Fault::OtherWeights, "the weights `other`, which this run did not load; expected `w`"),
+        (Fault::OtherWeights, "its weights are `other`, which this run did not load; expected `w`"),
     ] {
         let folder = policies::folder();
         let (address, asked) = misbehaving(fault);
@@ -476,7 +476,6 @@ fn a_completion_that_a_server_spoils_has_no_reward_and_leaves_its_group() {
     }
 }
 
-/// Of four ranks one has no prompt in a step of three. The weights that the first one writes are in parts on all.
 #[test]
 fn a_completion_that_fails_on_one_server_is_sampled_on_another() {
     let folder = policies::folder();
@@ -491,7 +490,7 @@ fn a_completion_that_fails_on_one_server_is_sampled_on_another() {
     assert_eq!(asked.lock().unwrap().len(), 6 + 3 + 1);
 }
 
-/// After a load that failed nobody knows which weights such a server has, however old they may be.
+/// After a load that failed the weights of such a server are unknown, however old they may be.
 #[test]
 fn a_server_that_does_not_name_its_weights_is_not_used_after_a_load_that_failed() {
     let folder = policies::folder();
@@ -508,7 +507,7 @@ fn a_server_that_does_not_name_its_weights_is_not_used_after_a_load_that_failed(
 fn a_round_that_fails_leaves_the_groups_of_the_round_before_it() {
     let folder = policies::folder();
     let (address, _) = misbehaving(Fault::OneRound);
-    // All nine prompts: the groups of five are equal, and are drawn again.
+    // All nine prompts: the groups of five are equal, and are sampled again.
     let overrides = ["max_steps=1", "prompts_per_step=9", "dynamic_sampling=true", "rollouts.max_retries=0"];
     finished_on(&[&address], folder.path(), &overrides);
     let record = &metrics(folder.path())[0];
@@ -516,6 +515,7 @@ fn a_round_that_fails_leaves_the_groups_of_the_round_before_it() {
     assert!(record["grad_norm"] > 0.0, "{record:?}");
 }
 
+/// Of four ranks one has no prompt in a step of three. The weights that the first one writes are sharded over all.
 #[test]
 fn ranks_ask_for_completions_of_their_own_prompts_and_the_first_one_writes_the_weights() {
     let alone = policies::folder();

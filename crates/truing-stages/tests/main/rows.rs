@@ -5,11 +5,10 @@ use crate::classifiers::{self, Model};
 use crate::preferences::{self, Stage};
 use crate::setup::{self, is_metrics_of, never};
 use crate::setup::{append_bad_rows, check_list, skipped};
-use crate::{embeddings, policies, selections};
+use crate::{embeddings, policies};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
-use truing_run::selection::{Decision, SelectionLayer};
 use truing_stages::embed::train::EmbedTrainConfig;
 use truing_stages::{Recipe, RunError, SkippedRow, StageError, Start};
 use truing_types::Event;
@@ -175,20 +174,6 @@ fn an_encoder_s_run_lists_rows_that_cannot_be_read_and_reads_folders() {
     embeddings::run(config(&["memory_gib=1"]), Start::Resume, never).unwrap();
 }
 
-#[test]
-fn a_selection_lists_every_row_that_it_leaves_out() {
-    let folder = tempfile::tempdir().unwrap();
-    let n = selections::write_pool(folder.path());
-    append_bad_rows(&folder.path().join("pool.jsonl"));
-    fs::write(folder.path().join("evaluation.jsonl"), "{\"question\": \"What?\"}\nnot json\n").unwrap();
-    let report = selections::run_in(folder.path(), &[SKIP], Start::Fresh).unwrap();
-    assert_eq!(report.summary.n_rows, n as u64 + 1_101);
-    let mut rows = skipped(&folder.path().join("run"));
-    let evaluation = rows.pop().unwrap();
-    assert_eq!((evaluation.role.as_str(), evaluation.line), ("evaluation", 2));
-    assert_eq!((rows.len(), rows[0].line), (1_101, n as u64 + 1));
-}
-
 /// A file that only gains bad rows is another file, although the same is learnt from it.
 #[test]
 fn a_file_that_gains_bad_rows_alone_is_refused_by_a_resume() {
@@ -254,50 +239,6 @@ fn files_of_a_folder_that_are_not_read_are_named() {
     assert_eq!(inputs.matches("rows.").count(), 1, "{inputs}");
 }
 
-/// What `truing quality` writes has null for a prompt that no judge compared with another.
-#[test]
-fn rows_without_a_quality_come_last_and_are_counted() {
-    let folder = tempfile::tempdir().unwrap();
-    selections::write_pool(folder.path());
-    let pool = folder.path().join("pool.jsonl");
-    let text = fs::read_to_string(&pool).unwrap();
-    // Rows 33 and 34 are near duplicates, of which 34 has the higher quality; rows 0 and 32 are equal texts.
-    let change = |(i, line): (usize, &str)| {
-        let mut row: Value = serde_json::from_str(line).unwrap();
-        match i {
-            0 => row["quality"] = json!(-3.0),
-            32 => row["quality"] = json!(0.5),
-            33 => row["quality"] = json!(-2.0),
-            34 => row["quality"] = Value::Null,
-            7 => drop(row.as_object_mut().unwrap().remove("task")),
-            _ => {}
-        }
-        format!("{row}\n")
-    };
-    fs::write(&pool, text.lines().enumerate().map(change).collect::<String>()).unwrap();
-    let report = selections::run_in(folder.path(), &["selection.target_size=6"], Start::Fresh).unwrap();
-    let decisions = selections::decisions(folder.path());
-    let near = decisions[34].decision.dropped().expect("a row without quality gives way to one with any");
-    assert_eq!((&near.layer, near.representative), (&SelectionLayer::NearDuplicate, Some(33)));
-    let equal = decisions[0].decision.dropped().expect("of equal texts the better stays, not the first");
-    assert_eq!((&equal.layer, equal.representative), (&SelectionLayer::ExactDuplicate, Some(32)));
-    assert_ne!(decisions[32].decision.dropped().map(|d| &d.layer), Some(&SelectionLayer::ExactDuplicate));
-    assert!(decisions.iter().filter(|row| row.decision == Decision::Kept).count() == 6);
-    for text in ["`quality` has no value in 1 of 36 rows", "`task` has no value in 1 of 36 rows"] {
-        let notes = &report.summary.notes;
-        assert!(notes.iter().any(|note| note.contains(text)), "no `{text}` in {notes:?}");
-    }
-    let output = format!("output_dir={:?}", folder.path().join("none"));
-    let misspelt = ["quality_column=qualities", &output];
-    let error = selections::run_in(folder.path(), &misspelt, Start::Fresh).unwrap_err().to_string();
-    assert!(error.contains("`qualities`, which has a value in no row"), "{error}");
-    assert!(!folder.path().join("none").exists(), "a selection that cannot run leaves no folder");
-    fs::write(&pool, text.replacen("\"quality\":0.0", "\"quality\":\"good\"", 1)).unwrap();
-    let output = format!("output_dir={:?}", folder.path().join("other"));
-    let error = selections::run_in(folder.path(), &[&output], Start::Fresh).unwrap_err().to_string();
-    assert!(error.contains("`quality` is \"good\"; expected a number or null"), "{error}");
-}
-
 #[test]
 fn a_changed_file_of_a_folder_is_other_data_for_a_policy() {
     let folder = policies::folder();
@@ -347,30 +288,6 @@ fn a_changed_file_of_a_folder_is_other_data_for_a_policy() {
 
 fn is_metrics_of_step(step: u64) -> impl Fn(&Event) -> bool + 'static {
     move |event| matches!(event, Event::Metrics { step: found, .. } if *found == step)
-}
-
-#[test]
-fn a_changed_file_of_a_folder_is_other_data_for_a_selection() {
-    let folder = tempfile::tempdir().unwrap();
-    selections::write_pool(folder.path());
-    for (name, file) in [("pool", "pool.jsonl"), ("evaluation", "evaluation.jsonl")] {
-        fs::create_dir(folder.path().join(name)).unwrap();
-        fs::rename(folder.path().join(file), folder.path().join(name).join(file)).unwrap();
-    }
-    let overrides = ["data.0.path=pool", "evaluation_data.0.path=evaluation"];
-    selections::run_in(folder.path(), &overrides, Start::Fresh).unwrap();
-    selections::run_in(folder.path(), &overrides, Start::Resume).unwrap();
-    for path in ["pool/pool.jsonl", "evaluation/evaluation.jsonl"] {
-        let path = folder.path().join(path);
-        let text = fs::read_to_string(&path).unwrap();
-        fs::write(&path, format!("{text}{{\"prompt\": \"one more\"}}\n")).unwrap();
-        let error = selections::run_in(folder.path(), &overrides, Start::Resume).unwrap_err();
-        assert!(
-            matches!(&error, StageError::Run(RunError::FileChanged { path: found, .. }) if *found == path),
-            "{error}"
-        );
-        fs::write(&path, text).unwrap();
-    }
 }
 
 /// A tool's name, and a word of the reasoning, stand in the question: a search for them finds them.

@@ -103,8 +103,8 @@ fn a_run_is_resumed_in_groups_of_another_size() {
     }
 }
 
-/// States are sharded over all ranks while sequence groups divide the packs of each step. Groups without a pack and ranks
-/// without a prompt take part in what the others gather and reduce.
+/// States are sharded over all ranks while sequence groups divide the packs of each step. Groups without a pack and
+/// ranks without a prompt take part in what the others gather and reduce.
 #[test]
 fn states_may_be_sharded_in_sequence_groups() {
     let kto = ["preference.loss=kto", "data.0.path=verdicts.jsonl"];
@@ -123,8 +123,8 @@ fn states_may_be_sharded_in_sequence_groups() {
     check_in_groups(2, 2, Stage::Sft, setup::folder, &[STEADY, "zero_stage=1", "max_steps=4"]);
 }
 
-/// Three prompts a step for four ranks: one decodes nothing while the others gather whole parameters. The reference is a
-/// model of its own, or the policy without its adapters.
+/// Three prompts a step for four ranks: one decodes nothing while the others gather whole parameters. The reference
+/// is a model of its own, or the policy without its adapters.
 #[test]
 fn a_policy_with_sharded_states_in_sequence_groups_is_that_of_one_rank() {
     let evaluated = ["eval_fraction=0.4", "eval_steps=2", "eval_on_start=true"];

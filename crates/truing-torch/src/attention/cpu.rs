@@ -10,7 +10,7 @@ use crate::operators::{CPU_ATTENTION, CPU_ATTENTION_BACKWARD, exactly};
 use Argument::{Bool, Float, None as Nothing, Tensor as Of};
 
 impl AttentionShape {
-    /// A sequence's rows of `[n, heads, head_dim]` as the processor's kernel wants them:
+    /// A sequence's rows of `[n, heads, head_dim]` as the processor's kernel takes them:
     /// `[1, heads, n_rows, head_dim]`.
     fn sequence(&self, x: &Tensor, rows: &Range<usize>) -> Result<Tensor, TorchError> {
         let rows = x.rows(rows.clone())?;

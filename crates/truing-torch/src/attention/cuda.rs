@@ -1,5 +1,5 @@
-//! Attention on a GPU: all sequences in one call. No GPU was at hand when this was written; what is checked of it is
-//! that libtorch takes the arguments.
+//! Attention on a GPU: all sequences in one call. It has not run on a GPU yet (docs/gpu.md); without one, tests check
+//! that libtorch accepts the arguments.
 
 use super::{Attended, AttentionShape, Spans};
 use crate::error::TorchError;

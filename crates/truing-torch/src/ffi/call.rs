@@ -2,8 +2,8 @@
 //!
 //! The dispatcher takes a stack of 64-bit words, one for each argument of the operator's schema, and puts the
 //! results in their place. Tensors and lists are handles that the call consumes; an optional is a pointer to a word
-//! that libtorch frees, or 0. libtorch reads the words as its schema says and not as they were meant, so each
-//! operator here carries its schema, and every call is held against it.
+//! that libtorch frees, or 0. libtorch interprets the words by its own schema, without a check of types. So
+//! each operator here carries its schema, and every call is checked against it.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::OnceLock;
@@ -17,7 +17,7 @@ use crate::error::TorchError;
 /// which is `None`, false or 0.
 const STACK: usize = 32;
 
-/// An operator by its name, with its schema in PyTorch's words.
+/// An operator by its name, with its schema as PyTorch writes it.
 #[derive(Debug)]
 pub(crate) struct Operator {
     name: &'static CStr,

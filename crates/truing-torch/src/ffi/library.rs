@@ -51,11 +51,11 @@ impl fmt::Debug for TorchLib {
 /// package `torch`), a `site-packages` folder, or a virtual environment.
 #[derive(Debug, Clone, Default)]
 pub struct TorchPlaces {
-    /// What was asked for, with the name of the option or setting.
+    /// The place that the user gave, with the name of the option or setting.
     pub explicit: Option<(&'static str, PathBuf)>,
     /// The value of the environment variable `TORCH_LIB`.
     pub variable: Option<PathBuf>,
-    /// An installed wheel: a virtual environment or a `site-packages` folder, with who named it.
+    /// An installed wheel: a virtual environment or a `site-packages` folder, with where it was given.
     pub wheels: Vec<(&'static str, PathBuf)>,
 }
 
@@ -66,7 +66,7 @@ impl TorchPlaces {
         Self { variable: value.filter(|value| !value.is_empty()).map(PathBuf::from), ..Self::default() }
     }
 
-    /// Every place with who named it. One that was asked for, or named by the variable, is the only one.
+    /// Every place with where it was given. An explicit one, or that of the variable, is the only one.
     fn in_order(&self) -> Vec<(&'static str, &Path)> {
         if let Some((origin, path)) = &self.explicit {
             return vec![(origin, path)];
@@ -79,8 +79,8 @@ impl TorchPlaces {
 }
 
 impl TorchLib {
-    /// Loads the first usable libtorch. A process has one: a later call with other places gets the same, unless a
-    /// place that was asked for is another one.
+    /// Loads the first usable libtorch. A process has one: a later call gets the same, and fails where its places
+    /// name only others.
     ///
     /// # Errors
     /// When no place has one that can be loaded; the error names each with its reason.
@@ -171,7 +171,7 @@ impl TorchLib {
         self.optional.what.is_some()
     }
 
-    /// Why this libtorch has no CUDA half; `None` where it has one, which does not say that there is a GPU.
+    /// Why this libtorch has no CUDA half; `None` where it has one, which does not mean that there is a GPU.
     #[must_use]
     pub fn why_no_cuda(&self) -> Option<&str> {
         self.cuda.as_ref().err().map(String::as_str)
@@ -193,7 +193,7 @@ impl TorchLib {
         }
     }
 
-    /// Bytes that are free on a GPU; `None` for the processor, and where CUDA does not say.
+    /// Bytes that are free on a GPU; `None` for the processor, and where CUDA does not report it.
     #[must_use]
     pub fn free_bytes(&self, device: Device) -> Option<u64> {
         match device {
@@ -217,12 +217,7 @@ fn folder_of(place: &Path) -> Result<PathBuf, String> {
     if !place.exists() {
         return Err("there is no such folder".into());
     }
-    let mut folders = vec![
-        place.to_owned(),
-        place.join("lib"),
-        place.join("torch/lib"),
-        place.join("Lib/site-packages/torch/lib"),
-    ];
+    let mut folders = vec![place.to_owned(), place.join("lib"), place.join("torch/lib")];
     // A virtual environment: `lib/python3.12/site-packages/torch/lib`.
     if let Ok(entries) = place.join("lib").read_dir() {
         let mut pythons: Vec<PathBuf> = entries
@@ -287,7 +282,7 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
-        // The one that was asked for is the only one.
+        // An explicit place is the only one.
         let explicit = TorchPlaces { explicit: Some(("--torch-lib", here)), ..places };
         let message = TorchLib::find(&explicit).unwrap_err().to_string();
         assert!(message.contains("--torch-lib") && !message.contains("python3"), "{message}");

@@ -137,7 +137,7 @@ impl Optional {
     }
 }
 
-/// Functions of CUDA's runtime, which `libtorch_cuda.so` brings along.
+/// Functions of CUDA's runtime, which `libtorch_cuda.so` depends on.
 pub(super) struct CudaRuntime {
     set_device: unsafe extern "C" fn(i32) -> i32,
     mem_get_info: unsafe extern "C" fn(*mut usize, *mut usize) -> i32,

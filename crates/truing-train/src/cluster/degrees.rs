@@ -26,12 +26,6 @@ impl Degrees {
     }
 }
 
-/// The degrees of Ulysses that a model allows, ascending.
-#[must_use]
-pub fn sequence_degrees(spec: &DecoderSpec) -> Vec<usize> {
-    spec.sequence_parallel_sizes()
-}
-
 /// Key heads that a device holds, copies included.
 #[must_use]
 pub fn key_heads_per_device(spec: &DecoderSpec, sequence_degree: usize) -> usize {
@@ -43,7 +37,7 @@ pub fn key_heads_per_device(spec: &DecoderSpec, sequence_degree: usize) -> usize
 /// # Errors
 /// With the degrees that work.
 pub fn check_sequence_degree(spec: &DecoderSpec, degree: usize) -> Result<(), ClusterError> {
-    let working = sequence_degrees(spec);
+    let working = spec.sequence_parallel_sizes();
     if working.contains(&degree) {
         return Ok(());
     }

@@ -11,7 +11,6 @@ use super::plan::{check, fit, legal_degrees};
 use super::time::Model;
 use super::{
     Assumptions, ClusterConfig, ClusterError, Degrees, DeviceMemory, LayerActivations, ModelSizes, ZeroStage,
-    sequence_degrees,
 };
 use crate::{SegmentChoice, SegmentPlan};
 
@@ -113,7 +112,8 @@ pub fn least_devices_table(
     let sizes = ModelSizes::of(spec, trainable);
     let ks = COLUMNS.into_iter().filter(|&k| k < spec.n_layers);
     let columns: Vec<Option<usize>> = std::iter::once(None).chain(ks.map(Some)).collect();
-    let degrees = sequence_degrees(spec).into_iter().filter(|&degree| degree <= config.devices_per_host);
+    let degrees =
+        spec.sequence_parallel_sizes().into_iter().filter(|&degree| degree <= config.devices_per_host);
     let degrees: Vec<usize> = degrees.collect();
     let mut rows = Vec::new();
     for layer_activations in [LayerActivations::Products, LayerActivations::Megatron] {

@@ -16,7 +16,7 @@ pub use config::{
     Assumptions, ClusterConfig, DeviceConfig, FixedDegrees, LayerActivations, LinkConfig, RolloutShape,
     TrainingShape,
 };
-pub use degrees::{Degrees, check_sequence_degree, key_heads_per_device, sequence_degrees};
+pub use degrees::{Degrees, check_sequence_degree, key_heads_per_device};
 pub use error::ClusterError;
 pub use least_devices::{
     LeastDevices, LeastDevicesRow, LeastDevicesTable, REPORT_DEVICES, least_devices, least_devices_table,

@@ -7,7 +7,7 @@ use super::least_devices::{LeastDevices, search};
 use super::time::{Model, n_rounds, pack_shape};
 use super::{
     ClusterConfig, ClusterError, Degrees, DeviceBytes, DeviceMemory, ModelSizes, StepTime, ZeroStage,
-    check_sequence_degree, sequence_degrees,
+    check_sequence_degree,
 };
 use crate::{LayersPerSegment, MemoryPlan, PlanError, SegmentChoice, SegmentPlan, StepFlops, plan_segments};
 
@@ -192,7 +192,9 @@ pub(super) fn legal_degrees(config: &ClusterConfig, spec: &DecoderSpec, n_device
         None => ZeroStage::ALL.into_iter().filter(|&stage| is_useful(stage)).collect(),
     };
     let mut all = Vec::new();
-    for sequence in sequence_degrees(spec).into_iter().filter(|&degree| n_devices.is_multiple_of(degree)) {
+    for sequence in
+        spec.sequence_parallel_sizes().into_iter().filter(|&degree| n_devices.is_multiple_of(degree))
+    {
         let data = n_devices / sequence;
         if fixed.sequence.is_some_and(|degree| degree != sequence)
             || fixed.data.is_some_and(|degree| degree != data)
@@ -257,7 +259,7 @@ fn choices(config: &ClusterConfig, model: Model<'_>) -> Result<Vec<ClusterChoice
                 working: config
                     .degrees
                     .sequence
-                    .map_or_else(|| sequence_degrees(model.spec), |degree| vec![degree]),
+                    .map_or_else(|| model.spec.sequence_parallel_sizes(), |degree| vec![degree]),
                 micro_batch: config.smallest_micro_batch(),
                 sequences_per_step: config.training.sequences_per_step,
             },

@@ -128,8 +128,8 @@ fn errors_of_two_ranks(packs: &[PackedBatch], sequence_size: usize, stage: ZeroS
     })
 }
 
-/// Each rank looks for the cause among its own packs, and all name it, whatever is sharded. Where ranks divide a pack, none
-/// knows its whole gradient.
+/// Each rank looks for the cause among its own packs, and all name it, whatever is sharded. Where ranks divide a
+/// pack, none knows its whole gradient.
 #[test]
 fn every_rank_names_the_rows_that_one_has_found_whatever_is_sharded() {
     let packs = packs(&[&[1, 2, 3], &[4, 5], &[8, SICK, 9], &[6, 7]]);

@@ -7,7 +7,7 @@ use truing_train::cluster::{
     Assumptions, ClusterConfig, ClusterError, ClusterPlan, Degrees, DeviceBytes, DeviceConfig, DeviceMemory,
     FixedDegrees, LayerActivations, LinkConfig, ModelSizes, PeakMoment, REPORT_DEVICES, RolloutShape,
     TrainingShape, ZeroStage, check_sequence_degree, key_heads_per_device, least_devices,
-    least_devices_table, sequence_degrees,
+    least_devices_table,
 };
 use truing_train::{SegmentChoice, SegmentPlan};
 
@@ -265,7 +265,8 @@ fn collectives_follow_the_stage_and_the_links() {
 
 #[test]
 fn heads_decide_the_sequence_degrees_and_key_heads_are_copied() {
-    let heads = |n_heads, n_kv_heads| sequence_degrees(&DecoderSpec { n_heads, n_kv_heads, ..small() });
+    let heads =
+        |n_heads, n_kv_heads| DecoderSpec { n_heads, n_kv_heads, ..small() }.sequence_parallel_sizes();
     assert_eq!(heads(64, 8), [1, 2, 4, 8, 16, 32, 64]);
     assert_eq!(heads(9, 3), [1, 3, 9]);
     assert_eq!(heads(12, 8), [1, 2, 4]);

@@ -1,4 +1,5 @@
-//! Sharded states (ZeRO) in the trainer: the weights of replicated states, and checkpoints that any number of ranks reads.
+//! Sharded states (ZeRO) in the trainer: the weights of replicated states, and checkpoints that any number of ranks
+//! reads.
 
 use std::ops::ControlFlow;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What stands around a mark, and decides whether it is one: quotes, code, a sentence that runs on.
+//! The text around a mark, which decides whether it is one: quotes, code, a sentence that continues after it.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ pub(super) fn is_unseen(c: char) -> bool {
     c.is_whitespace() || c.is_control() || INVISIBLE.contains(&c)
 }
 
-/// Whether a sentence runs on over a mark: a space before it, a space and a small letter after it.
+/// Whether a sentence continues after a mark: a space before it, a space and a small letter after it.
 pub(super) fn is_in_sentence(text: &str, range: &Range<usize>) -> bool {
     let mut after = text[range.end..].chars();
     text[..range.start].trim_end_matches(' ').len() < range.start
@@ -32,8 +32,8 @@ pub(super) fn count_unquoted(lower: &str, mark: &str) -> usize {
     lower.match_indices(mark).filter(|(at, _)| !is_quoted(lower, &(*at..at + mark.len()))).count()
 }
 
-/// Whether quotes stand directly around it. A quote that opens and closes alike is no opening one right after a word or the end
-/// of a sentence: `"yes"</think>"yes"` are two quotations, one before the mark and one after it.
+/// Whether quotes stand directly around it. A quote that opens and closes alike is no opening one right after a word or
+/// the end of a sentence: `"yes"</think>"yes"` are two quotations, one before the mark and one after it.
 pub(super) fn is_quoted(text: &str, range: &Range<usize>) -> bool {
     const QUOTES: [(char, char); 8] =
         [('`', '`'), ('"', '"'), ('\'', '\''), ('“', '”'), ('‘', '’'), ('«', '»'), ('„', '“'), ('「', '」')];

@@ -1,4 +1,4 @@
-//! The marks between which a thought stands: those of known models, of recipes, of chat templates, and of a text itself.
+//! The marks that enclose a thought: those of known models, of recipes, of chat templates, and of a text itself.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -77,7 +77,8 @@ impl Default for ReasoningMarks {
 }
 
 impl ReasoningMarks {
-    /// These marks and further ones, for instance of a recipe. A mark without text, or that closes as it opens, is left out.
+    /// These marks and further ones, for instance of a recipe. A mark without text, or that closes as it opens, is left
+    /// out.
     #[must_use]
     pub fn with<'a>(mut self, further: impl IntoIterator<Item = &'a ReasoningMark>) -> Self {
         for mark in further {
@@ -93,8 +94,8 @@ impl ReasoningMarks {
         self
     }
 
-    /// These marks and those that a chat template declares: a pair of tags in its source, `<name>` and `</name>` or `[NAME]`
-    /// and `[/NAME]`, whose name speaks of thinking.
+    /// These marks and those that a chat template declares: a pair of tags in its source, `<name>` and `</name>` or
+    /// `[NAME]` and `[/NAME]`, whose name speaks of thinking.
     #[must_use]
     pub fn declared_by(self, template: &str) -> Self {
         let template = template.to_ascii_lowercase();
@@ -112,7 +113,8 @@ impl ReasoningMarks {
         self.with(&found)
     }
 
-    /// These marks and the one that is the first thing in a text, where its name speaks of thinking and it is not known.
+    /// These marks and the one that is the first thing in a text, where its name speaks of thinking and it is not
+    /// known.
     pub(super) fn named_in(&self, lower: &str) -> Option<Self> {
         let start = lower.trim_start_matches(is_unseen);
         let without_role = ROLES.iter().find_map(|role| start.strip_prefix(role));
@@ -147,8 +149,8 @@ impl ReasoningMarks {
 
     /// The mark of a thought that the beginning of an assistant's turn opens and leaves open, as where a chat template
     /// also writes the first words of the thought. `turn` is the end of the prompt, from the last special token on that
-    /// is not a mark of a thought; where a template has no special tokens, all of the prompt. The role may stand before the
-    /// mark; a mark further on, for instance in a question, opens nothing.
+    /// is not a mark of a thought; where a template has no special tokens, all of the prompt. The role may stand before
+    /// the mark; a mark further on, for instance in a question, opens nothing.
     #[must_use]
     pub fn opened_in_turn(&self, turn: &str) -> Option<ReasoningMark> {
         let turn = turn.to_ascii_lowercase();

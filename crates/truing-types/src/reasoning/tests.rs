@@ -205,7 +205,7 @@ fn closing_marks_at_the_end_of_a_growing_text() {
 }
 
 #[test]
-fn thought_and_answer_are_told_apart() {
+fn thought_and_answer_are_separated() {
     let n_with_thought = REPLIES.iter().filter(|(_, thought, _)| thought.is_some()).count();
     assert!(n_with_thought >= 40, "{n_with_thought}");
     for &(text, thought, answer) in REPLIES {

@@ -38,6 +38,9 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
+/// More tokens of a step do not fit into the memory of a machine.
+const MOST_TOKENS: usize = 1 << 24;
+
 /// How much is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Extent {
@@ -71,6 +74,7 @@ impl Extent {
         };
         let n_tokens = arguments.tokens.unwrap_or(extent.n_tokens);
         ensure!(n_tokens >= 16, "`--tokens` is {n_tokens}, expected at least 16");
+        ensure!(n_tokens <= MOST_TOKENS, "`--tokens` is {n_tokens}, expected at most {MOST_TOKENS}");
         Ok(Self { n_tokens, ..extent })
     }
 }
@@ -89,7 +93,7 @@ enum Peak {
 #[derive(Debug, Serialize)]
 struct Row {
     name: String,
-    /// What a second of work comes to.
+    /// What a rate counts per second.
     unit: &'static str,
     /// Units a second.
     rate: Spread,
@@ -108,7 +112,7 @@ struct Report {
     kernels: String,
     physical_cores: Option<usize>,
     threads: usize,
-    /// Programs that wanted a core before the measurements began, on average over a minute.
+    /// Load average of the minute before the measurements.
     load_before: Option<f64>,
     model: String,
     n_parameters: u64,

@@ -13,7 +13,7 @@ use truing_eval::comparison::{Finding, MetricComparison, RunPair};
 use truing_eval::contamination::{ContaminationOptions, TaskContamination, contamination};
 use truing_eval::results::{ItemRecord, RESULTS, TaskRecord, items_file, read_items, read_results};
 use truing_evaluate::evaluate::{EvaluateOutcome, EvaluatePlan, EvaluateStage, rescore};
-use truing_stages::{StageError, StagePlan as _};
+use truing_stages::StageError;
 use truing_statistics::Interval;
 
 use quick::Quick;
@@ -141,10 +141,7 @@ impl StageCommand for EvaluateStage {
     const TRAINS: bool = false;
 
     fn announce(plan: &EvaluatePlan, context: &Context) {
-        context.printer.note(plan.summary());
-        for row in plan.table().iter().filter(|row| row.name.contains("smallest difference")) {
-            context.printer.note(format_args!("{}: {}", row.name, super::plan::amount_text(row.amount)));
-        }
+        super::plan::announce_differences(plan, context);
     }
 
     fn print_plan(plan: &EvaluatePlan, context: &Context) -> anyhow::Result<()> {

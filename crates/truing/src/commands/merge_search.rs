@@ -8,7 +8,7 @@ use truing_eval::comparison::{Finding, cannot_be_resolved};
 use truing_evaluate::merge_search::{
     Confirmation, MERGE_RECIPE, MODEL, MergeSearchOutcome, MergeSearchStage, RECORD, SearchRecord, SearchRow,
 };
-use truing_stages::{StageError, StagePlan as _};
+use truing_stages::StageError;
 use truing_statistics::Interval;
 use truing_types::counted;
 
@@ -30,10 +30,7 @@ impl StageCommand for MergeSearchStage {
     const TRAINS: bool = false;
 
     fn announce(plan: &Self::Plan, context: &Context) {
-        context.printer.note(plan.summary());
-        for row in plan.table().iter().filter(|row| row.name.contains("smallest difference")) {
-            context.printer.note(format_args!("{}: {}", row.name, super::plan::amount_text(row.amount)));
-        }
+        super::plan::announce_differences(plan, context);
     }
 
     fn advice(error: &StageError, folder: &Path) -> Option<String> {

@@ -46,10 +46,10 @@ mod verify;
 use clap::Subcommand;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use truing_construct::respond::RespondStage;
+use truing_construct::select::SelectStage;
 use truing_stages::distill::DistillStage;
 use truing_stages::dpo::DpoStage;
 use truing_stages::grpo::GrpoStage;
-use truing_stages::select::SelectStage;
 use truing_stages::sft::SftStage;
 
 use crate::Context;

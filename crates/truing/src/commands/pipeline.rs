@@ -23,10 +23,10 @@ use host::ProgramHost;
 /// What is done with a pipeline.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Print which stages would run and why, and what they would need. Nothing is written.
+    /// Print which stages would run and why, and what they would need. Nothing is run.
     #[command(after_help = "Example: truing pipeline plan recipes/pipeline_tiny.toml")]
     Plan(Arguments),
-    /// Run the stages that have no result yet. A stage that was stopped goes on where it was.
+    /// Run the stages that have no result yet. A stage that was stopped continues where it was.
     #[command(
         after_help = "Examples:\n  truing pipeline apply recipes/pipeline_tiny.toml\n  truing pipeline apply recipes/pipeline_tiny.toml --jobs 2\n\nExit status: 75 if a stage waits for a file from people."
     )]
@@ -82,7 +82,7 @@ pub(crate) struct GcArguments {
     /// Only print what would be removed.
     #[arg(long)]
     dry_run: bool,
-    /// Also remove runs that were begun and not finished.
+    /// Also remove runs that were started and not finished.
     #[arg(long)]
     unfinished: bool,
 }
@@ -157,15 +157,18 @@ fn run_apply(arguments: &ApplyArguments, context: &Context) -> anyhow::Result<Ou
     ending(&applied)
 }
 
-/// The exit status of a pipeline. A failure comes first, then an interruption, then a file that is waited for.
+/// The exit status of a pipeline: a failure before an interruption, and that before a file that is waited for.
 fn ending(applied: &Applied) -> anyhow::Result<Outcome> {
     let failed: Vec<String> =
         applied.failed.iter().map(|(stage, reason)| format!("stage `{stage}` failed: {reason}")).collect();
     if !failed.is_empty() {
         let not_run: Vec<&str> = applied.not_run.keys().map(String::as_str).collect();
         return Err(anyhow::anyhow!("{}", failed.join("\n"))).hint(|| match not_run.is_empty() {
-            true => "the same command goes on from there".into(),
-            false => format!("not run for that: {}; the same command goes on from there", not_run.join(", ")),
+            true => "the same command continues from there".into(),
+            false => format!(
+                "not run because of it: {}; the same command continues from there",
+                not_run.join(", ")
+            ),
         });
     }
     Ok(match applied {
@@ -239,7 +242,7 @@ mod tests {
         let pipeline = read(&path, &ProgramHost::new(&context, None)).unwrap();
         let in_order: Vec<&str> =
             pipeline.order.iter().map(|&idx| pipeline.stages[idx].name.as_str()).collect();
-        assert_eq!(in_order, ["sft", "merge", "before", "after"]);
-        assert_eq!(pipeline.stages[3].upstream, [1]);
+        assert_eq!(in_order, ["sft", "sft_seed_2", "merge", "before", "after"]);
+        assert_eq!((&*pipeline.stages[2].upstream, &*pipeline.stages[4].upstream), (&[0, 1][..], &[2][..]));
     }
 }

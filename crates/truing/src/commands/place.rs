@@ -69,19 +69,19 @@ mod tests {
             name_decides: true,
         };
         let inputs = [input("chat_template", "data/none.jinja"), input("data.0.path", "data/org/chat:dev")];
-        let told = |error: anyhow::Error| at_its_place(error, &inputs, &recipe).to_string();
+        let placed = |error: anyhow::Error| at_its_place(error, &inputs, &recipe).to_string();
         let missing = |path: &str| {
             let source = Error::from(ErrorKind::NotFound);
             anyhow::Error::from(StageError::from(RunError::Read { path: path.into(), source }))
         };
-        let found = told(missing("none.jinja"));
+        let found = placed(missing("none.jinja"));
         let start = format!("{}:2: `chat_template`: none.jinja: cannot be read", path.display());
         assert!(found.starts_with(&start), "{found}");
         let reference = DatasetReference::parse("org/chat:dev").unwrap().to_string();
-        let found = told(ModelError::DatasetNotFound { reference, looked_at: Vec::new() }.into());
+        let found = placed(ModelError::DatasetNotFound { reference, looked_at: Vec::new() }.into());
         let start =
             format!("{}:5: `data.0.path`: data set `org/chat:dev@main` was not found", path.display());
         assert!(found.starts_with(&start), "{found}");
-        assert_eq!(told(missing("other.jinja")), "other.jinja: cannot be read");
+        assert_eq!(placed(missing("other.jinja")), "other.jinja: cannot be read");
     }
 }

@@ -156,6 +156,14 @@ pub(super) fn to_json(plan: &TrainingPlan) -> Value {
     })
 }
 
+/// Announces an evaluation: its plan in one sentence, and the smallest differences that its items can show.
+pub(super) fn announce_differences(plan: &impl StagePlan, context: &Context) {
+    context.printer.note(plan.summary());
+    for row in plan.table().iter().filter(|row| row.name.contains("smallest difference")) {
+        context.printer.note(format_args!("{}: {}", row.name, amount_text(row.amount)));
+    }
+}
+
 /// An amount as a person reads it.
 pub(super) fn amount_text(amount: Amount) -> String {
     match amount {
@@ -165,9 +173,7 @@ pub(super) fn amount_text(amount: Amount) -> String {
         Amount::Flops(flops) => format!("{:.1} GFLOP", flops / 1e9),
         Amount::Seconds(seconds) => units::duration(seconds),
         Amount::Share(share) => format!("{:.1} %", 100.0 * share),
-        Amount::NotResolvedWith(n_items) => {
-            format!("none, too few items ({n_items})")
-        }
+        Amount::NotResolvedWith(n_items) => format!("none, too few items ({n_items})"),
         Amount::Unknown(why) => format!("unknown: {why}"),
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use truing_stages::select::{SelectPlan, SelectReport, SelectStage};
+use truing_construct::select::{SelectPlan, SelectReport, SelectStage};
 
 use super::stage::StageCommand;
 use crate::Context;

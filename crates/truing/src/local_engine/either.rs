@@ -1,4 +1,5 @@
-//! [`EitherEngine`]: the program's own engine, or libtorch's, as the process was told. Everything above sees one type.
+//! [`EitherEngine`]: the program's own engine, or libtorch's, by the choice of the process. Everything above sees one
+//! type.
 
 use std::borrow::Cow;
 use std::ops::Range;

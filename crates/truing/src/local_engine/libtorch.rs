@@ -102,7 +102,7 @@ impl DeviceKind for Chosen {
     }
 }
 
-/// What `truing doctor` says of libtorch's devices.
+/// What `truing doctor` shows of libtorch's devices.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     /// Devices that models can run on, with a note.

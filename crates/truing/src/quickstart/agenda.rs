@@ -1,8 +1,9 @@
-//! What the quickstart does, in order, and what of it a resume finds done: said before it begins. And the name of the
-//! stage in what is shown of its work.
+//! The steps of the quickstart, in order, and which of them a resume finds done: printed before it starts. And the name
+//! of the stage in its progress.
 
 use std::path::Path;
 
+use truing_store::RunDirectory;
 use truing_types::{Event, EventSink};
 
 use super::{Step, evaluation_file};
@@ -28,7 +29,7 @@ impl Agenda {
         let mut items = vec![measure(0, "before", "the model before training")];
         let mut n_evaluations = 1;
         for step in steps {
-            let is_done = folder.join(step.kind).join("outcome.json").is_file();
+            let is_done = RunDirectory::outcome_path(&folder.join(step.kind)).is_file();
             items.push(Item { text: format!("{}: {}", step.name, step.what), is_done });
             if step.makes_policy {
                 items.push(measure(n_evaluations, step.kind, &format!("after {}", step.name)));
@@ -39,7 +40,7 @@ impl Agenda {
         Self { items, n_begun: 0 }
     }
 
-    /// The list, and how long it takes or where it goes on.
+    /// The list, and how long it takes or where it continues.
     pub(super) fn lines(&self, duration: Option<&str>) -> Vec<String> {
         let mut lines = vec!["The quickstart will:".to_owned()];
         for (idx, item) in self.items.iter().enumerate() {
@@ -48,13 +49,13 @@ impl Agenda {
         }
         let is_resume = self.items.iter().any(|item| item.is_done);
         match self.items.iter().position(|item| !item.is_done).filter(|_| is_resume) {
-            Some(idx) => lines.push(format!("It goes on with {}: {}.", idx + 1, self.items[idx].text)),
+            Some(idx) => lines.push(format!("It continues with {}: {}.", idx + 1, self.items[idx].text)),
             None => lines.extend(duration.map(|duration| format!("All of it takes {duration}."))),
         }
         lines
     }
 
-    /// Comes to the next item: its line, where it is not done yet.
+    /// Starts the next item: its line, where it is not done yet.
     pub(super) fn begin_next(&mut self) -> Option<String> {
         let item = self.items.get(self.n_begun)?;
         self.n_begun += 1;
@@ -63,8 +64,8 @@ impl Agenda {
     }
 }
 
-/// Events of a stage, whose phases carry its name. Those of numbered steps stay as they are, since the time of a run is
-/// told by their numbers.
+/// Events of a stage, whose phases carry its name. Those of numbered steps stay as they are, since the remaining
+/// time of a run is estimated from their numbers.
 pub(super) struct OfStage<'a> {
     pub(super) name: &'a str,
     pub(super) events: &'a mut dyn EventSink,
@@ -90,7 +91,7 @@ mod tests {
     use crate::quickstart::steps;
 
     #[test]
-    fn the_list_has_every_step_and_a_resume_says_where_it_goes_on() {
+    fn the_list_has_every_step_and_a_resume_says_where_it_continues() {
         let folder = tempfile::tempdir().unwrap();
         let steps = steps::<LocalEngine>();
         let mut agenda = Agenda::of(folder.path(), &steps);
@@ -111,7 +112,7 @@ mod tests {
         let mut agenda = Agenda::of(folder.path(), &steps);
         let lines = agenda.lines(Some("an hour"));
         assert_eq!(lines[1], "  1. measure the model before training (done)");
-        assert!(lines[8].starts_with("It goes on with 2: SFT: "), "{}", lines[8]);
+        assert!(lines[8].starts_with("It continues with 2: SFT: "), "{}", lines[8]);
         assert_eq!(agenda.begin_next(), None, "it is done");
         assert!(agenda.begin_next().is_some_and(|line| line.starts_with("2 of 7: SFT: ")));
     }

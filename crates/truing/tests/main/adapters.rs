@@ -62,7 +62,7 @@ fn an_adapter_is_called_one_and_generates_scores_and_is_inspected() {
 
     let (adapter, base) = (path(folder.path(), "run/model"), path(folder.path(), "model"));
     let shown = run(folder.path(), ["inspect", "model", &adapter]).expect_status(0).stdout;
-    // A long cell goes on in the next line.
+    // A long cell continues in the next line.
     let shown = shown.split_whitespace().collect::<Vec<_>>().join(" ");
     for text in
         ["(adapter)", "LoRA of rank 4", "all of score.weight", &base, "LlamaForSequenceClassification"]

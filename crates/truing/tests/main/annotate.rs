@@ -120,7 +120,7 @@ fn an_acknowledged_answer_survives_a_kill_and_becomes_training_data() {
         (&json!("good"), &json!("bad"))
     );
 
-    // An answer whose item is gone is told wherever it is missing.
+    // An answer whose item is gone is reported by every command that leaves it out.
     let other = json!({"id": "two", "prompt": "Say good.", "responses": ["good", "bad"]});
     fs::write(home.path().join("items.jsonl"), format!("{other}\n")).unwrap();
     for command in ["status", "export"] {

@@ -54,5 +54,8 @@ fn what_cannot_be_measured_is_refused_first() {
     run(home.path(), ["bench", "--tokens", "8"])
         .expect_status(2)
         .expect_stderr(&["`--tokens` is 8, expected at least 16"]);
+    run(home.path(), ["bench", "--tokens", "18446744073709551615"])
+        .expect_status(2)
+        .expect_stderr(&["`--tokens` is 18446744073709551615, expected at most 16777216"]);
     run(home.path(), ["bench", "--model", "no/such/model"]).expect_status(2);
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 #[test]
-fn killed_runs_end_with_the_files_of_a_straight_run_and_pay_for_nothing_twice() {
+fn killed_runs_end_with_the_files_of_an_uninterrupted_run_and_pay_for_nothing_twice() {
     if !Command::new("python3").arg("--version").output().is_ok_and(|output| output.status.success()) {
         eprintln!("skipped: there is no python3");
         return;

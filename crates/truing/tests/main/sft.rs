@@ -114,7 +114,7 @@ fn a_folder_that_cannot_be_used_is_told_with_what_to_do() {
             .expect_stderr(&["is a file; expected the path of a folder", elsewhere]);
     }
     fs::remove_file(workshop.path("run")).unwrap();
-    // What is left of a run: a new one would overwrite it, and a resume has nothing to go on with.
+    // What is left of a run: a new one would overwrite it, and a resume has nothing to continue.
     for (left, told) in [
         ("metrics.jsonl", "already holds `metrics.jsonl`, which a run would overwrite"),
         ("recipe.resolved.toml", "is not a complete run: `inputs.json` is missing"),

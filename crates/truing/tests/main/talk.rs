@@ -165,7 +165,7 @@ fn the_quickstart_runs_to_its_report_and_resumes() {
 }
 
 #[test]
-fn a_quickstart_with_adapters_goes_on_with_the_merged_model() {
+fn a_quickstart_with_adapters_continues_with_the_merged_model() {
     let (folder, model) = workshop();
     let output = folder.path().join("quickstart");
     let output = output.to_str().unwrap();

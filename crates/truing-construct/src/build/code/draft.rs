@@ -19,7 +19,7 @@ pub(super) struct Spec {
 
 impl Spec {
     /// What the task of a row is to be. The categories change fastest, then the languages. In as many rows as there are
-    /// triples, each triple of category, language and difficulty comes up once.
+    /// triples, each triple of category, language and difficulty is used once.
     pub(super) fn of(settings: &CodeConfig, row: usize, n_topics: usize) -> Self {
         let place = Place::of(settings, row);
         Self {
@@ -85,12 +85,12 @@ impl Spec {
 pub(super) fn prompt_language(settings: &CodeConfig, row: usize) -> Language {
     let (place, n_languages) = (Place::of(settings, row), settings.prompt_languages.len());
     let n_difficulties = settings.difficulties.len();
-    // Where both would change together, the languages move on by one after each turn of the difficulties.
+    // Where both would change together, the languages are shifted by one after each pass over the difficulties.
     let moved = if n_difficulties.is_multiple_of(n_languages) { place.cycle / n_difficulties } else { 0 };
     settings.prompt_languages[(place.sum() + moved) % n_languages]
 }
 
-/// Where a row stands: its category, its language, and how often all pairs of both came before.
+/// The place of a row: its category, its language, and the number of complete passes over all pairs of both before it.
 struct Place {
     category: usize,
     language: usize,
@@ -104,7 +104,7 @@ impl Place {
         Self { category: row % n_categories, language: turn % n_languages, cycle: turn / n_languages }
     }
 
-    /// Differs between neighbours, and goes through all numbers for each pair of category and language.
+    /// Differs between consecutive rows, and takes every value for each pair of category and language.
     fn sum(&self) -> usize {
         self.category + self.language + self.cycle
     }

@@ -10,7 +10,7 @@ use super::search::{Cell, Search};
 use super::tables::DataFile;
 use crate::build::reasoning::{final_answer, is_same};
 
-/// What stands for the output of a cell that prints nothing.
+/// The output of a cell that prints nothing.
 const NO_OUTPUT: &str = "(no output)";
 
 /// What happens next in a conversation.
@@ -85,15 +85,15 @@ impl Conversation {
         Notebook { cells: cells.collect(), files: self.files() }
     }
 
-    /// What the new cell of [`notebook_with`](Self::notebook_with) gave; the ones before it have to give again what
-    /// they gave before.
+    /// The output of the new cell of [`notebook_with`](Self::notebook_with). The outputs of the cells before it have to
+    /// be those of the earlier runs.
     pub(super) fn output_of_new(&self, mut outputs: Vec<CellOutput>) -> Result<CellOutput, NotebookError> {
         let new = outputs.pop().ok_or(NotebookError::NotReproducible)?;
         let is_again = self.cells().map(|cell| cell.output.clone()).eq(outputs.iter().map(shown));
         if is_again { Ok(new) } else { Err(NotebookError::NotReproducible) }
     }
 
-    /// What models are told about the file.
+    /// The description of the file in prompts.
     pub(super) fn file_note(&self, language: Language) -> String {
         match (&self.file, language) {
             (Some(file), _) => file.note(language),
@@ -121,7 +121,7 @@ impl Conversation {
     }
 
     /// The turns of a row. Cells are calls of the tool `python`, numbered throughout. A turn whose cell raised an error
-    /// is there to be corrected, not to be learnt: its weight is 0.
+    /// is not trained on: its weight is 0.
     pub(super) fn messages(&self) -> Vec<Value> {
         let (mut messages, mut n_calls) = (Vec::new(), 0);
         for Exchange { question, search, .. } in &self.exchanges {
@@ -163,7 +163,7 @@ pub(super) fn python_tool() -> Value {
     }})
 }
 
-/// Runs the cells of a row anew: every output has to be the one that is written, only cells with an error have weight
+/// Runs the cells of a row again: every output has to be the one that is written, only cells with an error have weight
 /// 0, and each answer has to be its reference.
 ///
 /// # Errors
@@ -186,15 +186,15 @@ pub(super) fn check_messages(
                 weights.push(message["weight"].as_f64());
             }
             ("tool", None) => outputs.push(text("content")),
-            (role, _) => return Err(format!("a turn of `{role}` does not belong here")),
+            (role, _) => return Err(format!("unexpected turn of `{role}`")),
         }
     }
     let references: Vec<&str> = answers.iter().map(|answer| answer.as_str().unwrap_or_default()).collect();
     if found.len() != references.len() || outputs.len() != cells.len() {
-        return Err("cells and outputs, or answers and references, are not of one number".into());
+        return Err("cells and outputs, or answers and references, differ in number".into());
     }
     if cells.is_empty() {
-        return Err("nothing is run".into());
+        return Err("there is no cell".into());
     }
     if let Some((found, expected)) =
         found.iter().zip(references).find(|(found, expected)| !is_same(found, expected))
@@ -223,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn turns_have_calls_outputs_and_answers_and_errors_are_not_learnt() {
+    fn turns_have_calls_outputs_and_answers_and_errors_have_weight_0() {
         let settings = CodeInterpreterConfig::default();
         let mut conversation = Conversation::default();
         conversation.ask("How many?".into(), Some("3".into()));

@@ -10,11 +10,11 @@ use super::InterpreterJob;
 use super::config::CodeInterpreterConfig;
 use crate::build::asking::Asking;
 
-/// What a notebook gave.
+/// The outputs of a notebook.
 pub(super) type Ran = Result<Vec<CellOutput>, NotebookError>;
 
 impl InterpreterJob {
-    /// What runs cells, after one that is tried.
+    /// A runner, after a test run of one cell.
     ///
     /// # Errors
     /// When none can be run here.
@@ -46,7 +46,7 @@ impl InterpreterJob {
         notebooks: &[Notebook],
         asking: &Asking<'_>,
     ) -> Result<Option<Vec<Ran>>, StageError> {
-        // Between these it is seen that the run is to end.
+        // A stop is noticed between batches.
         const N_AT_ONCE: usize = 16;
         let mut ran: Vec<Ran> = Vec::with_capacity(notebooks.len());
         for notebooks in notebooks.chunks(N_AT_ONCE) {

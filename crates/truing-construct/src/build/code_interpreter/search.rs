@@ -1,14 +1,14 @@
 //! The search for an answer to one turn of the user: depth first, going back where a branch ends.
 //!
-//! A place of the conversation is the cells before it. At each place at most `max_branches` next steps are tried, each
-//! with a seed of its own. A branch ends where a cell cannot be kept, where too many cells in a row raise an error,
-//! where there are too many cells, or where an answer is not the reference. The search then tries another step at the
-//! same place, or takes back the last cell and goes on from the place before it. The number of replies is bounded, so
-//! the search ends; what was taken back is not part of the conversation.
+//! A node is the list of the cells so far. At each node at most `max_branches` next steps are tried, each with its own
+//! seed. A branch ends where a cell cannot be kept, where too many cells in a row raise an error, where there are too
+//! many cells, or where an answer is not the reference. The search then tries another step at the same node, or removes
+//! the last cell and continues at the parent node. The number of replies is bounded, so the search ends. Removed cells
+//! are not part of the conversation.
 
 use super::config::CodeInterpreterConfig;
 
-/// A cell with what it gave.
+/// A cell with its output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Cell {
     /// What the assistant says before it.
@@ -18,7 +18,7 @@ pub(super) struct Cell {
     pub(super) is_error: bool,
 }
 
-/// The cells of a conversation as far as they go.
+/// The cells for one question so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Search {
     cells: Vec<Cell>,
@@ -53,15 +53,15 @@ impl Search {
         self.answer.as_deref()
     }
 
-    /// Cells that were taken back, and answers that were not the reference.
+    /// Cells that were removed, and replies that were rejected.
     pub(super) fn n_abandoned(&self) -> usize {
         self.n_abandoned
     }
 
-    /// Begins a step at the present place. Returns the number of steps that were tried there before.
+    /// Begins a step at the current node. Returns the number of steps that were tried there before.
     pub(super) fn begin(&mut self) -> usize {
         self.n_asked += 1;
-        let n_tried = self.n_tried.last_mut().expect("there is a place before the first cell");
+        let n_tried = self.n_tried.last_mut().expect("there is a node before the first cell");
         *n_tried += 1;
         *n_tried - 1
     }
@@ -81,7 +81,7 @@ impl Search {
         self.n_tried.push(0);
     }
 
-    /// Ends the branch at the present place.
+    /// Ends the branch at the current node.
     pub(super) fn abandon(&mut self, problem: impl Into<String>) {
         self.problem = problem.into();
         self.n_abandoned += 1;
@@ -91,10 +91,10 @@ impl Search {
         self.answer = Some(answer);
     }
 
-    /// Goes to the place where the next step is tried.
+    /// Moves to the node where the next step is tried.
     ///
     /// # Errors
-    /// Why the last branch ended, where there is no such place or no reply is left.
+    /// Why the last branch ended, where there is no such node or no reply is left.
     pub(super) fn settle(&mut self, settings: &CodeInterpreterConfig) -> Result<(), String> {
         if self.answer.is_some() {
             return Ok(());
@@ -134,7 +134,7 @@ mod tests {
             search.add(cell(code, false), &settings);
             search.settle(&settings).unwrap();
         }
-        // Two wrong answers after `b`: it is taken back, and another cell is tried after `a`.
+        // Two wrong answers after `b`: it is removed, and another cell is tried after `a`.
         for _ in 0..2 {
             search.begin();
             search.abandon("a wrong answer");

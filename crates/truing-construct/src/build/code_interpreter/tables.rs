@@ -1,5 +1,7 @@
 //! CSV files that tasks are about, made from a seed.
 
+use jiff::SignedDuration;
+use jiff::civil::date;
 use rand_chacha::rand_core::Rng;
 use truing_ask::pas::Language;
 use truing_types::Seed;
@@ -20,7 +22,7 @@ impl DataFile {
         self.text.lines().take(N_LINES).collect::<Vec<_>>().join("\n")
     }
 
-    /// What models and users are told about it.
+    /// Its description in prompts and in the first turn of the user.
     pub(super) fn note(&self, language: Language) -> String {
         let (name, head, n_rows) = (&self.name, self.head(), self.text.lines().count().saturating_sub(1));
         match language {
@@ -39,7 +41,7 @@ enum Column {
     /// 1, 2, 3, ...
     Number,
     /// One day after the other from 1 January of a year on.
-    Day(u32),
+    Day(i16),
     /// One of some names.
     Name(&'static [&'static str]),
     /// A whole number from the first to the last, both included.
@@ -170,22 +172,12 @@ fn row_of(table: &Table, row: usize, below: &mut impl FnMut(u64) -> u64) -> Vec<
         .collect()
 }
 
-/// The day that so many days after 1 January of a year are.
-fn day(year: u32, n_after: usize) -> String {
-    let is_leap = |year: u32| year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400);
-    let (mut year, mut month, mut left) = (year, 0, n_after);
-    loop {
-        let february = if is_leap(year) { 29 } else { 28 };
-        let length = [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31][month];
-        if left < length {
-            return format!("{year}-{:02}-{:02}", month + 1, left + 1);
-        }
-        left -= length;
-        (year, month) = if month == 11 { (year + 1, 0) } else { (year, month + 1) };
-    }
+/// The day `n_after` days after 1 January of a year.
+fn day(year: i16, n_after: usize) -> String {
+    date(year, 1, 1).saturating_add(SignedDuration::from_hours(24 * n_after as i64)).to_string()
 }
 
-/// Empties about one number in 12, writes about one name in 8 in capitals or with a space behind it, and repeats about
+/// Empties about one number in 12, writes about one name in 8 in capitals or with a trailing space, and repeats about
 /// one row in 15.
 fn spoil(table: &Table, rows: &mut Vec<Vec<String>>, below: &mut impl FnMut(u64) -> u64) {
     for cells in rows.iter_mut() {

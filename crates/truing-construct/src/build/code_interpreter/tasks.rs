@@ -1,14 +1,13 @@
 //! What conversations begin with: new tasks over kinds, tables and topics, or the rows of data.
 
 use rand_chacha::rand_core::Rng;
-use serde_json::{Map, Value};
-use truing_run::rows::value_at;
+use serde_json::Map;
 use truing_types::Seed;
 
 use super::config::{CodeInterpreterConfig, InterpreterKind, TOPICS};
 use super::tables::{DataFile, data_file};
 use crate::build::inputs::{SEED, SeedRow};
-use crate::build::reasoning::{final_answer, is_comparable};
+use crate::build::reasoning::{given_answer, is_comparable};
 use crate::build::{Dropped, Unit};
 
 /// What a conversation begins with.
@@ -54,11 +53,7 @@ pub(super) fn given_tasks(
     seeds: &[SeedRow],
 ) -> (Vec<Unit>, Vec<Beginning>) {
     let given = |seed: &SeedRow| {
-        let reference = match value_at(&seed.columns, &settings.answer_column) {
-            Some(Value::String(text)) => final_answer(text).unwrap_or_else(|| text.trim().to_owned()),
-            Some(Value::Number(number)) => number.to_string(),
-            _ => String::new(),
-        };
+        let reference = given_answer(seed, &settings.answer_column);
         let mut unit = seed.unit(Vec::new());
         if !is_comparable(&reference) {
             let reason = "no short answer in `code_interpreter.answer_column`";

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::reversal::replies;
-use super::{MODELS, last};
+use super::{MODELS, last, starts_with_one_of};
 use crate::scripted::Scripted;
 
 pub(crate) const RECIPE: &str = r#"
@@ -19,15 +19,15 @@ min_characters = 100
 path = "texts.jsonl"
 "#;
 
-/// What stands around the texts where they were published.
+/// What surrounds the texts where they were published.
 const AROUND: [&str; 2] = ["Home | News | Contact\nBy A. Writer, 3 May\n\n", "\n\nPlease like and share."];
 
 fn is_cleaning(text: &str) -> bool {
-    text.starts_with("Clean a text") || text.starts_with("请清理一段")
+    starts_with_one_of(text, ["Clean a text", "请清理一段"])
 }
 
 fn is_pair(text: &str) -> bool {
-    text.starts_with("Judge a pair") || text.starts_with("请评判一对")
+    starts_with_one_of(text, ["Judge a pair", "请评判一对"])
 }
 
 pub(crate) fn folder() -> TempDir {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::code::has_python;
-use super::{MODELS, all_yes, last, lines};
+use super::{MODELS, all_yes, last, lines, starts_with_one_of};
 use crate::scripted::Scripted;
 
 pub(crate) const RECIPE: &str = r#"
@@ -27,10 +27,6 @@ pub(crate) fn folder() -> TempDir {
 
 fn recipe() -> String {
     format!("{RECIPE}{MODELS}")
-}
-
-fn starts_with_one_of(text: &str, beginnings: [&str; 2]) -> bool {
-    beginnings.iter().any(|beginning| text.starts_with(beginning))
 }
 
 fn is_step(text: &str) -> bool {

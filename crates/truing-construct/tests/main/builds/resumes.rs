@@ -90,17 +90,17 @@ fn turns(rows: &[Value]) -> Vec<&Value> {
 }
 
 #[test]
-fn a_run_that_is_stopped_goes_on_and_asks_nothing_twice() {
+fn a_run_that_is_stopped_continues_and_asks_nothing_twice() {
     for builder in BUILDERS {
-        stop_and_go_on(&builder);
+        stop_and_continue(&builder);
     }
 }
 
 /// The cells are run again, and give the same questions.
 #[test]
-fn a_run_with_notebooks_that_is_stopped_goes_on_and_asks_nothing_twice() {
+fn a_run_with_notebooks_that_is_stopped_continues_and_asks_nothing_twice() {
     if code::has_python() {
-        stop_and_go_on(&Builder {
+        stop_and_continue(&Builder {
             recipe: code_interpreter::RECIPE,
             folder: code_interpreter::folder,
             writer: code_interpreter::writer,
@@ -109,7 +109,7 @@ fn a_run_with_notebooks_that_is_stopped_goes_on_and_asks_nothing_twice() {
     }
 }
 
-fn stop_and_go_on(Builder { recipe, folder, writer, checker }: &Builder) {
+fn stop_and_continue(Builder { recipe, folder, writer, checker }: &Builder) {
     let recipe = format!("{recipe}{MODELS}");
     let (straight, whole, whole_judge) = (folder(), writer(), checker());
     let cache = straight.path().join("c.sqlite");

@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{MODELS, last};
+use super::{MODELS, last, starts_with_one_of};
 use crate::scripted::Scripted;
 
 pub(crate) const RECIPE: &str = r#"
@@ -57,10 +57,6 @@ pub(crate) fn folder() -> TempDir {
 
 fn recipe() -> String {
     format!("{RECIPE}{MODELS}")
-}
-
-fn starts_with_one_of(text: &str, beginnings: [&str; 2]) -> bool {
-    beginnings.iter().any(|beginning| text.starts_with(beginning))
 }
 
 fn is_search(text: &str) -> bool {
@@ -179,7 +175,7 @@ fn rows_without_a_response_or_a_fault_to_look_for_are_dropped_before_anything_is
     let unusable = r#"{"prompt": "Why?"}"#;
     let plain = r#"{"prompt": "How?", "response": "So."}"#;
     write(&[unusable, plain]);
-    let none = recipe().replace("faults = [\"It apologises without a reason.\", \"It states a number without saying where it is from.\"]\n", "");
+    let none: String = recipe().split_inclusive('\n').filter(|line| !line.starts_with("faults = ")).collect();
     let error = super::plan(folder.path(), &none, &[]).unwrap_err().to_string();
     assert!(
         error.contains("`data` is 2 rows, none of which can be used, the first: no response in"),

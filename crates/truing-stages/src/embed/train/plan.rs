@@ -286,7 +286,10 @@ impl EmbedTrainPlan {
 }
 
 /// Checks the settings without model and data.
-pub(crate) fn check(config: &EmbedTrainConfig) -> Result<(), StageError> {
+///
+/// # Errors
+/// When a setting is invalid.
+pub fn check(config: &EmbedTrainConfig) -> Result<(), StageError> {
     let has_eval = config.eval_data.is_some() || config.evaluation.eval_fraction > 0.0;
     settings::check(
         &config.schedule,

@@ -78,11 +78,11 @@ pub struct RolloutsConfig {
 pub struct SyncCall {
     /// Path below the server's address, which is posted to.
     pub path: String,
-    /// The body. In its texts `{path}` stands for the folder of the weights, and `{version}` for the step.
+    /// The body. In its texts `{path}` is replaced by the folder of the weights, and `{version}` by the step.
     pub body: Map<String, Value>,
 }
 
-/// How importance weights of tokens that a server sampled are made.
+/// How importance weights of tokens that a server sampled are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ImportanceSamplingMode {
@@ -128,7 +128,7 @@ impl Default for RolloutsConfig {
 }
 
 impl SyncCall {
-    /// Whether its body has the folder or the step in one of its texts.
+    /// Whether a text of its body has the folder or the step.
     fn says_what_to_load(&self) -> bool {
         let body = Value::Object(self.body.clone()).to_string();
         body.contains("{path}") || body.contains("{version}")
@@ -215,9 +215,11 @@ impl RolloutsConfig {
             }
             .into()),
             r if r.sync_steps == 0 => bad("rollouts.sync_steps", "0".into(), "at least 1"),
-            r if !(r.sync_timeout_secs > 0.0 && r.sync_timeout_secs <= 3.2e8) => {
-                bad("rollouts.sync_timeout_secs", r.sync_timeout_secs.to_string(), "seconds above 0")
-            }
+            r if !(r.sync_timeout_secs > 0.0 && r.sync_timeout_secs <= 3.2e8) => bad(
+                "rollouts.sync_timeout_secs",
+                r.sync_timeout_secs.to_string(),
+                "a number of seconds above 0 and at most 3.2e8",
+            ),
             r if r.max_staleness.is_some_and(|most| most < least) => bad(
                 "rollouts.max_staleness",
                 r.max_staleness().to_string(),

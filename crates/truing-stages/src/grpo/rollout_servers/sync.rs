@@ -1,4 +1,5 @@
-//! The policy's weights for the servers: written into the run's folder, then loaded by the requests of the recipe.
+//! Weight synchronisation: the policy is written into the run's folder, then the servers load it by the requests of the
+//! recipe.
 
 use std::path::{Path, PathBuf};
 
@@ -25,8 +26,8 @@ fn folder_of(run: &Path, version: u64) -> PathBuf {
     run.join(FOLDER).join(format!("{PREFIX}{version:06}"))
 }
 
-/// Which version servers have to have loaded after so many steps. A run that was resumed between two syncs takes the
-/// weights of the last one, where they are still there.
+/// The version that servers have to have loaded after a number of steps. A run that was resumed between two syncs takes
+/// the weights of the last one, if they still exist.
 fn due_version(
     n_steps_taken: u64,
     sync_steps: u64,
@@ -42,16 +43,16 @@ fn due_version(
 }
 
 impl<E: Engine> Running<'_, E> {
-    /// Has recent weights loaded into every server that has others; with `anew` into all. The first rank writes and
-    /// asks; all ranks know what came of it.
-    pub(in crate::grpo) fn sync_rollout_servers(&mut self, anew: bool) -> Result<(), StageError> {
+    /// Loads recent weights into every server that has others, with `reloads_all` into all. The first rank writes them
+    /// and sends the requests; all ranks get the results.
+    pub(in crate::grpo) fn sync_rollout_servers(&mut self, reloads_all: bool) -> Result<(), StageError> {
         let Some(mut servers) = self.rollout_servers.take() else { return Ok(()) };
-        let synced = self.sync(&mut servers, anew);
+        let synced = self.sync(&mut servers, reloads_all);
         self.rollout_servers = Some(servers);
         synced
     }
 
-    fn sync(&mut self, servers: &mut RolloutServers, anew: bool) -> Result<(), StageError> {
+    fn sync(&mut self, servers: &mut RolloutServers, reloads_all: bool) -> Result<(), StageError> {
         let run = self.record.path().to_path_buf();
         let n_steps_taken = self.state.step;
         let sync_steps = servers.config.sync_steps;
@@ -66,7 +67,7 @@ impl<E: Engine> Running<'_, E> {
         })?;
         servers.written = Some(version);
         let is_due = |server: &RolloutServer| {
-            anew || server.loaded.as_ref().is_none_or(|loaded| loaded.version != version)
+            reloads_all || server.loaded.as_ref().is_none_or(|loaded| loaded.version != version)
         };
         let due: Vec<usize> =
             (0..servers.servers.len()).filter(|&idx| is_due(&servers.servers[idx])).collect();
@@ -94,7 +95,7 @@ impl<E: Engine> Running<'_, E> {
                         self.events.emit(Event::Warning(format!("{}: {text}", server.address)));
                     }
                     server.problem = Some(text);
-                    // What it holds now is unknown, unless its replies say it.
+                    // Its weights are unknown now, unless its replies name them.
                     server.loaded = server.loaded.take().filter(|loaded| loaded.name.is_some());
                 }
             }
@@ -129,7 +130,7 @@ impl<E: Engine> Running<'_, E> {
 }
 
 impl RolloutServers {
-    /// Has a folder loaded by some servers, side by side.
+    /// Loads a folder into some servers, in parallel.
     fn load(&self, due: &[usize], path: &Path, version: u64) -> Vec<Result<Loaded, String>> {
         let calls = self.config.sync_calls();
         let request = |call: &SyncCall| EndpointRequest {

@@ -1,4 +1,4 @@
-//! Seconds of repeated work, and the rates that they come to.
+//! Seconds of repeated work, and the rates computed from them.
 
 use std::time::Instant;
 

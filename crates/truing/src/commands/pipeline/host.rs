@@ -215,11 +215,11 @@ fn figures(stdout: &[u8]) -> BTreeMap<String, f64> {
     metrics.chain(&said).filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect()
 }
 
-/// Why a stage failed. Its errors are shown already, or in a log; what a command printed is in the file `said`.
+/// Why a stage failed. Its errors were printed, or are in a log; what a command printed is in the file `said`.
 fn failure(status: ExitStatus, log: Option<&Path>, said: Option<&Path>) -> String {
     let said = said.map(|said| format!(" (what it printed: {})", said.display())).unwrap_or_default();
     match log.map(|log| (log, String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned())) {
-        // Nobody tells why a signal ended a process; where memory is short it is the system.
+        // The reason for a signal is not known here; where memory is short the system sends it.
         None if status.code().is_none() => status.to_string(),
         None => format!("{status}{said}; it says why above"),
         Some((log, text)) => {
@@ -260,7 +260,7 @@ impl Host for ProgramHost<'_> {
         match notice {
             Notice::Started { stage, continues: false } => printer.note(format_args!("{stage}: running")),
             Notice::Started { stage, continues: true } => {
-                printer.note(format_args!("{stage}: going on with what an earlier attempt left"));
+                printer.note(format_args!("{stage}: continuing what an earlier attempt left"));
             }
             Notice::Finished { stage } => printer.note(format_args!("{stage}: finished")),
             Notice::Reused { stage } => printer.note(format_args!("{stage}: the result is there already")),

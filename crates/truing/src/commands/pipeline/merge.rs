@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
-use truing_model::merge::MergeRecipe;
-use truing_pipeline::{Host, Settings, SettleError, Settled, StageKind};
+use truing_model::merge::{MergeError, MergeRecipe};
+use truing_model::{ModelFiles, ModelKind};
+use truing_pipeline::{Cause, Host, Settings, SettleError, Settled, StageKind, at_places};
 use truing_run::recipe::{InputSetting, read_toml};
 use truing_run::{RecipeError, RecipePlace};
 
@@ -32,7 +33,7 @@ fn settle(settings: &Settings<'_>, host: &dyn Host) -> Result<Settled, SettleErr
     recipe
         .find_models(&mut |name| match is_of_stage(name) {
             true => Ok(PathBuf::from(name)),
-            false => host.find_model(name),
+            false => mergeable(host.find_model(name)?),
         })
         .map_err(SettleError::Input)?;
     let recipe = Table::try_from(&recipe).map_err(|error| SettleError::Input(error.into()))?;
@@ -40,6 +41,13 @@ fn settle(settings: &Settings<'_>, host: &dyn Host) -> Result<Settled, SettleErr
     decisive.remove("output_dir");
     take_inputs(&mut decisive, "", &mut inputs);
     Ok(Settled { decisive, inputs, recipe })
+}
+
+/// Refuses quantised weights before anything runs.
+fn mergeable(model: PathBuf) -> Result<PathBuf, Cause> {
+    let is_gguf = model.extension().is_some_and(|extension| extension == "gguf")
+        || ModelFiles::open(&model).is_ok_and(|files| files.kind == ModelKind::Gguf);
+    if is_gguf { Err(MergeError::Gguf { path: model }.into()) } else { Ok(model) }
 }
 
 /// The recipe's file, with its own paths resolved; empty where all settings are in the pipeline.
@@ -56,20 +64,11 @@ fn base(settings: &Settings<'_>) -> Result<Table, SettleError> {
 /// An error of the settings with those on top: what the file says was checked before. It gets the place of the override
 /// that has the key, for the lines of the text that was read are those of no file.
 fn at_override(error: RecipeError, settings: &Settings<'_>) -> RecipeError {
-    let file = || RecipePlace::File(settings.path.to_path_buf());
-    match error {
-        RecipeError::UnknownKey { key, nearest, counterpart, .. } => {
-            let typed = settings.overrides.iter().find(|typed| typed.contains(&key));
-            let place = typed.map_or_else(file, |typed| RecipePlace::Override(typed.clone()));
-            RecipeError::UnknownKey { place, key, nearest, counterpart }
-        }
-        RecipeError::UnknownKeys { errors } => {
-            let errors = errors.into_iter().map(|error| at_override(error, settings)).collect();
-            RecipeError::UnknownKeys { errors }
-        }
-        RecipeError::Invalid { reason, .. } => RecipeError::Invalid { place: file(), reason },
-        other => other,
-    }
+    at_places(error, &|_, key| {
+        let typed = key.and_then(|key| settings.overrides.iter().find(|typed| typed.contains(key)));
+        let file = || RecipePlace::File(settings.path.to_path_buf());
+        typed.map_or_else(file, |typed| RecipePlace::Override(typed.clone()))
+    })
 }
 
 /// Sets what `over` sets; other settings of its tables stay.
@@ -111,6 +110,13 @@ fn take_inputs(table: &mut Table, place: &str, inputs: &mut Vec<InputSetting>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn quantised_weights_are_refused_before_anything_runs() {
+        let refused = mergeable("/models/a.gguf".into()).unwrap_err().to_string();
+        assert!(refused.starts_with("/models/a.gguf: a GGUF file cannot be merged"), "{refused}");
+        assert_eq!(mergeable("/models/not-there".into()).unwrap(), Path::new("/models/not-there"));
+    }
 
     #[test]
     fn an_unknown_setting_has_the_place_of_its_override() {

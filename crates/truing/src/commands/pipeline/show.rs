@@ -87,17 +87,15 @@ fn is_to_run(state: &State) -> bool {
 }
 
 pub(super) fn plan_json(pipeline: &Pipeline, plan: &PipelinePlan) -> Value {
-    let stages: Vec<Value> =
-        in_order(pipeline, plan).map(|stage| stage_json(pipeline, plan, stage)).collect();
+    let stages: Vec<Value> = pipeline.order.iter().map(|&idx| stage_json(pipeline, plan, idx)).collect();
     json!({ "pipeline": pipeline.name, "store": pipeline.store, "stages": stages })
 }
 
-fn stage_json(pipeline: &Pipeline, plan: &PipelinePlan, stage: &PlannedStage) -> Value {
-    let own = pipeline.stages.iter().find(|own| own.name == stage.name);
-    let needs: Vec<&str> =
-        own.iter().flat_map(|own| &own.upstream).map(|&idx| plan.stages[idx].name.as_str()).collect();
+fn stage_json(pipeline: &Pipeline, plan: &PipelinePlan, idx: usize) -> Value {
+    let (own, stage) = (&pipeline.stages[idx], &plan.stages[idx]);
+    let needs: Vec<&str> = own.upstream.iter().map(|&idx| plan.stages[idx].name.as_str()).collect();
     let mut fields = json!({
-        "stage": stage.name, "uses": own.map(|own| &own.uses), "needs": needs, "key": stage.key,
+        "stage": stage.name, "uses": own.uses, "needs": needs, "key": stage.key,
         "why": reason(stage), "changes": stage.changes, "result": stage.done,
     });
     if let (Some(fields), Ok(Value::Object(state))) =
@@ -164,7 +162,7 @@ pub(super) fn why(
 pub(super) fn why_json(pipeline: &Pipeline, plan: &PipelinePlan, idx: usize) -> Value {
     let follow: Vec<&str> =
         pipeline.downstream(idx).into_iter().map(|idx| plan.stages[idx].name.as_str()).collect();
-    let mut fields = stage_json(pipeline, plan, &plan.stages[idx]);
+    let mut fields = stage_json(pipeline, plan, idx);
     fields["dependents"] = json!(follow);
     fields
 }

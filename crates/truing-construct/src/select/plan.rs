@@ -13,12 +13,13 @@ use truing_prompts::tokens::TokenPool;
 use truing_prompts::triplets::{TripletOptions, mine_triplets};
 use truing_run::recipe::Scope;
 use truing_run::{Machine, Recipe, RunError, inputs, recipe, resume};
+use truing_stages::embed;
 use truing_store::{Digest, RunDirectory, RunInputs};
 use truing_train::PlanRow;
 use truing_types::PromptRow;
 
 use super::SelectConfig;
-use crate::{StageError, StagePlan, embed};
+use crate::{StageError, StagePlan};
 
 /// Settings of the encoder's training that a recipe can have out of range.
 const TASK_EMBEDDING: [&str; 5] = [

@@ -1,7 +1,6 @@
 //! Prompt selection on a small pool whose templates, duplicates and vectors are known.
 
-use crate::setup::NoProbe;
-use crate::setup::{Cpu, SOLO};
+use crate::setup::{Cpu, NoProbe, SOLO, append_bad_rows, refused, skipped};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -9,8 +8,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use truing_ask::labels::{AssignedLabel, LabelledPrompt};
+use truing_construct::select::{SelectConfig, SelectPlan, SelectReport, SelectStage};
 use truing_run::selection::{Decision, PromptDecision, SelectionLayer};
-use truing_stages::select::{SelectConfig, SelectPlan, SelectReport, SelectStage};
 use truing_stages::{Ended, Machine, PromptSource, Recipe, RunContext, RunError, Stage, StageError, Start};
 use truing_types::Silent;
 
@@ -368,4 +367,112 @@ fn settings_that_cannot_be_meant_are_refused_before_any_work() {
     assert!(refused(&["task_embedding={}"]).contains("task_embedding"));
     assert!(refused(&["selection.treshold=[0.5]"]).contains("threshold"));
     assert!(refused(&["embedding.vectors="]).contains("embedding"));
+}
+
+#[test]
+fn a_selection_lists_every_row_that_it_leaves_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let n = write_pool(folder.path());
+    append_bad_rows(&folder.path().join("pool.jsonl"));
+    fs::write(folder.path().join("evaluation.jsonl"), "{\"question\": \"What?\"}\nnot json\n").unwrap();
+    let report = run_in(folder.path(), &["on_bad_row=skip"], Start::Fresh).unwrap();
+    assert_eq!(report.summary.n_rows, n as u64 + 1_101);
+    let mut rows = skipped(&folder.path().join("run"));
+    let evaluation = rows.pop().unwrap();
+    assert_eq!((evaluation.role.as_str(), evaluation.line), ("evaluation", 2));
+    assert_eq!((rows.len(), rows[0].line), (1_101, n as u64 + 1));
+}
+
+/// What `truing quality` writes has null for a prompt that no judge compared with another.
+#[test]
+fn rows_without_a_quality_come_last_and_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    write_pool(folder.path());
+    let pool = folder.path().join("pool.jsonl");
+    let text = fs::read_to_string(&pool).unwrap();
+    // Rows 33 and 34 are near duplicates, of which 34 has the higher quality; rows 0 and 32 are equal texts.
+    let change = |(i, line): (usize, &str)| {
+        let mut row: Value = serde_json::from_str(line).unwrap();
+        match i {
+            0 => row["quality"] = json!(-3.0),
+            32 => row["quality"] = json!(0.5),
+            33 => row["quality"] = json!(-2.0),
+            34 => row["quality"] = Value::Null,
+            7 => drop(row.as_object_mut().unwrap().remove("task")),
+            _ => {}
+        }
+        format!("{row}\n")
+    };
+    fs::write(&pool, text.lines().enumerate().map(change).collect::<String>()).unwrap();
+    let report = run_in(folder.path(), &["selection.target_size=6"], Start::Fresh).unwrap();
+    let decisions = decisions(folder.path());
+    let near = decisions[34].decision.dropped().expect("a row without quality gives way to one with any");
+    assert_eq!((&near.layer, near.representative), (&SelectionLayer::NearDuplicate, Some(33)));
+    let equal = decisions[0].decision.dropped().expect("of equal texts the better stays, not the first");
+    assert_eq!((&equal.layer, equal.representative), (&SelectionLayer::ExactDuplicate, Some(32)));
+    assert_ne!(decisions[32].decision.dropped().map(|d| &d.layer), Some(&SelectionLayer::ExactDuplicate));
+    assert!(decisions.iter().filter(|row| row.decision == Decision::Kept).count() == 6);
+    for text in ["`quality` has no value in 1 of 36 rows", "`task` has no value in 1 of 36 rows"] {
+        let notes = &report.summary.notes;
+        assert!(notes.iter().any(|note| note.contains(text)), "no `{text}` in {notes:?}");
+    }
+    let output = format!("output_dir={:?}", folder.path().join("none"));
+    let misspelt = ["quality_column=qualities", &output];
+    let error = run_in(folder.path(), &misspelt, Start::Fresh).unwrap_err().to_string();
+    assert!(error.contains("`qualities`, which has a value in no row"), "{error}");
+    assert!(!folder.path().join("none").exists(), "a selection that cannot run leaves no folder");
+    fs::write(&pool, text.replacen("\"quality\":0.0", "\"quality\":\"good\"", 1)).unwrap();
+    let output = format!("output_dir={:?}", folder.path().join("other"));
+    let error = run_in(folder.path(), &[&output], Start::Fresh).unwrap_err().to_string();
+    assert!(error.contains("`quality` is \"good\"; expected a number or null"), "{error}");
+}
+
+#[test]
+fn a_changed_file_of_a_folder_is_other_data_for_a_selection() {
+    let folder = tempfile::tempdir().unwrap();
+    write_pool(folder.path());
+    for (name, file) in [("pool", "pool.jsonl"), ("evaluation", "evaluation.jsonl")] {
+        fs::create_dir(folder.path().join(name)).unwrap();
+        fs::rename(folder.path().join(file), folder.path().join(name).join(file)).unwrap();
+    }
+    let overrides = ["data.0.path=pool", "evaluation_data.0.path=evaluation"];
+    run_in(folder.path(), &overrides, Start::Fresh).unwrap();
+    run_in(folder.path(), &overrides, Start::Resume).unwrap();
+    for path in ["pool/pool.jsonl", "evaluation/evaluation.jsonl"] {
+        let path = folder.path().join(path);
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, format!("{text}{{\"prompt\": \"one more\"}}\n")).unwrap();
+        let error = run_in(folder.path(), &overrides, Start::Resume).unwrap_err();
+        assert!(
+            matches!(&error, StageError::Run(RunError::FileChanged { path: found, .. }) if *found == path),
+            "{error}"
+        );
+        fs::write(&path, text).unwrap();
+    }
+}
+
+#[test]
+fn settings_that_cannot_work_are_refused_before_the_model_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let select = "stage = \"select\"\noutput_dir = \"run\"\n[embedding]\nmodel_name_or_path = \"model\"\n\
+                  [task_embedding]\nbatch_size = 4\n[[data]]\npath = \"missing.jsonl\"\n";
+    let own = [
+        "threads=0",
+        "task_embedding.batch_size=0",
+        "task_embedding.learning_rate=-1",
+        "task_embedding.num_train_epochs=0",
+        "task_embedding.max_steps=0",
+        "task_embedding.eval_fraction=2",
+        "clusters.n_coarse=0",
+    ];
+    // The files of a selection are looked for together with its settings.
+    for change in own {
+        let text = select.replace("missing.jsonl", "rows.jsonl");
+        fs::write(folder.path().join("rows.jsonl"), "{\"prompt\": \"a\"}\n").unwrap();
+        let found = refused::<SelectStage>(&text, folder.path(), change);
+        assert!(
+            found.starts_with(&format!("`{}` is ", change.split('=').next().unwrap())),
+            "{change}: {found}"
+        );
+    }
 }

@@ -10,14 +10,14 @@ use truing_parallel::Solo;
 use truing_predict::{EmbedOptions, Embedder};
 use truing_prompts::clustering::Vectors;
 use truing_run::{Ended, Probe, RunError, Start};
+use truing_stages::embed::train::{EmbedStage, EmbedTrainConfig, EmbedTrainInputs, EmbedTrainPlan};
+use truing_stages::training::{EvaluationSettings, ResourceSettings, ScheduleSettings};
 use truing_store::{Digest, RunDirectory, atomic};
 use truing_types::{Event, EventSink};
 
 use super::mining::{self, Mined};
 use super::pool::Pool;
 use super::{SelectConfig, SelectPlan, TaskEmbeddingConfig};
-use crate::embed::train::{EmbedStage, EmbedTrainConfig, EmbedTrainInputs, EmbedTrainPlan};
-use crate::training::{EvaluationSettings, ResourceSettings, ScheduleSettings};
 use crate::{RunContext, Stage, StageError};
 
 /// Vectors of the encoder as it is.

@@ -13,9 +13,8 @@ use truing_prompts::selection::SelectionOptions;
 use truing_prompts::templates::TemplateOptions;
 use truing_prompts::triplets::TripletOptions;
 use truing_run::{Recipe, recipe};
+use truing_stages::embed::train::EmbeddingLossKind;
 use truing_types::StageName;
-
-use crate::embed::train::EmbeddingLossKind;
 
 /// Settings of the run, then one table per step, in the order in which the steps run.
 ///
