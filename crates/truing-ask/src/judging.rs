@@ -27,7 +27,8 @@ pub struct RetryPolicy {
     pub max_failures_in_a_row: usize,
 }
 
-/// One judge at work. Where it keeps failing, or cannot be read, it is given up; where it refuses everything, the run ends.
+/// One judge at work. Where it keeps failing, or cannot be read, it is given up; where it refuses everything, the run
+/// ends.
 pub struct JudgeSession<'a> {
     retries: RetryPolicy,
     /// In its words, why every further request would fail.
@@ -123,8 +124,8 @@ pub fn ask_each<T>(
     Ok(Some(found))
 }
 
-/// A model that is asked in several phases, whose failures are counted anew in each. A model that keeps failing is asked no
-/// more in that phase.
+/// A model that is asked in several phases, whose failures are counted anew in each. A model that keeps failing is
+/// asked no more in that phase.
 #[derive(Debug)]
 pub struct Asker<'a> {
     name: &'a str,

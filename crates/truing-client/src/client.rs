@@ -52,8 +52,8 @@ struct Inner {
 struct Standing {
     /// Why no more requests are sent.
     refusal: Option<String>,
-    /// Refusals of a request's form since the last answer, by their words, without numbers and ids that differ from one to
-    /// the next.
+    /// Refusals of a request's form since the last answer, by their words, without numbers and ids that differ from one
+    /// to the next.
     in_a_row: BTreeMap<String, u32>,
 }
 
@@ -189,11 +189,12 @@ impl OpenAiClient {
     /// Asks one request, until it is answered or given up. With `on_text` the answer is shown as it comes, where the
     /// settings allow streams.
     ///
-    /// Once the server refuses everything (the key, the account, the model, or so many requests in a row), nothing more is
-    /// sent, and every later request is [`ClientError::NotAsked`].
+    /// Once the server refuses everything (the key, the account, the model, or so many requests in a row), nothing more
+    /// is sent, and every later request is [`ClientError::NotAsked`].
     ///
     /// Once the clock says that the process stops ([`Clock::is_stopped`](crate::Clock::is_stopped)), an answer has five
-    /// seconds left to come; a request that has none by then is [`ClientError::Interrupted`], and so is every later one.
+    /// seconds left to come; a request that has none by then is [`ClientError::Interrupted`], and so is every later
+    /// one.
     ///
     /// # Errors
     /// When it was given up, interrupted or not asked; the error never holds the key.

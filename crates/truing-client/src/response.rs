@@ -1,12 +1,13 @@
 //! What servers answer: one JSON object, or a stream of server-sent events (WHATWG HTML, 9.2). Read leniently: nearly
-//! compatible servers differ in everything but the place of the text. Content is a text, a list of parts, or null; finish
-//! reasons that are not known end a turn; usage may be missing; further fields do not matter. An answer without its end is
-//! none.
+//! compatible servers differ in everything but the place of the text. Content is a text, a list of parts, or null;
+//! finish reasons that are not known end a turn; usage may be missing; further fields do not matter. An answer without
+//! its end is none.
 //!
-//! Finish reasons are read in the words of OpenAI, Mistral, DeepSeek, Zhipu, Anthropic, Bedrock, Gemini and Cohere, in any
-//! letter case: gateways pass on the words of the model behind them. OpenAI's chat completions always give a reason in a
-//! whole answer, and null only in the pieces of a stream; some other servers leave it out, or null, in every answer. An answer
-//! that came whole without a reason therefore counts as ended, unless it used up the tokens that it was allowed.
+//! Finish reasons are read in the words of OpenAI, Mistral, DeepSeek, Zhipu, Anthropic, Bedrock, Gemini and Cohere, in
+//! any letter case: gateways pass on the words of the model behind them. OpenAI's chat completions always give a reason
+//! in a whole answer, and null only in the pieces of a stream; some other servers leave it out, or null, in every
+//! answer. An answer that came whole without a reason therefore counts as ended, unless it used up the tokens that it
+//! was allowed.
 //!
 //! Reasoning that a server sends apart from the answer is kept apart: `reasoning_content` (DeepSeek, vLLM, SGLang),
 //! `reasoning` (OpenRouter, vLLM), `reasoning_details` (OpenRouter), and parts of the content of type `thinking` or
@@ -61,7 +62,8 @@ pub enum AnswerError {
     },
     /// It has not the log-probabilities of every token of the prompt.
     #[error(
-        "the response has no `prompt_logprobs` for each of the {n_tokens} tokens of the prompt; it begins with `{beginning}`"
+        "the response has no `prompt_logprobs` for each of the {n_tokens} tokens of the prompt; it begins \
+         with `{beginning}`"
     )]
     NoPromptLogProbs {
         /// Tokens of the prompt.
@@ -204,8 +206,9 @@ pub fn parse_answer(bytes: &[u8]) -> Result<Answer, AnswerError> {
     answer.check_end(choice)
 }
 
-/// Reads the k most likely tokens at each place of a prompt of `n_tokens`, as vLLM and `truing serve` send them: for each token
-/// but the first an object of token ids with their `logprob`. The token that stands there may be one more entry.
+/// Reads the k most likely tokens at each place of a prompt of `n_tokens`, as vLLM and `truing serve` send them: for
+/// each token but the first an object of token ids with their `logprob`. The token that stands there may be one more
+/// entry.
 ///
 /// # Errors
 /// When it is cut off, no JSON, without log-probabilities of every token, or reports an error.

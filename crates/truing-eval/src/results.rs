@@ -50,8 +50,8 @@ pub struct TaskRecord {
     /// How strict scores differ from the published programs'.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub differences: Vec<String>,
-    /// What decides the answers and verdicts besides items and model: system prompt, chat template, sampling, seeds, and the
-    /// judge with its settings where there is one. Empty in records of earlier versions.
+    /// What decides the answers and verdicts besides items and model: system prompt, chat template, sampling, seeds,
+    /// and the judge with its settings where there is one. Empty in records of earlier versions.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub settings: Map<String, Value>,
     /// The metrics.

@@ -155,8 +155,8 @@ impl<E: Engine> LocalChat<E> {
         self.continue_tokens(&tokens, sampling, on_text)
     }
 
-    /// Writes the next assistant turn. `on_text` sees the thought too; the reply has it apart from the answer. Tools that the
-    /// template does not show are described in words, and calls of them are those of the reply.
+    /// Writes the next assistant turn. `on_text` sees the thought too; the reply has it apart from the answer. Tools
+    /// that the template does not show are described in words, and calls of them are those of the reply.
     ///
     /// # Errors
     /// As [`LocalChat::complete`], and when the conversation cannot be rendered.

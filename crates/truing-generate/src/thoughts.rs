@@ -41,8 +41,8 @@ pub fn marks_of(tokenizer: &Tokenizer) -> ReasoningMarks {
         .fold(ReasoningMarks::default(), |marks, template| marks.declared_by(template))
 }
 
-/// Special tokens that are marks of thoughts. They stay in the text where other special tokens do not, or a thought would run
-/// into its answer.
+/// Special tokens that are marks of thoughts. They stay in the text where other special tokens do not, or a thought
+/// would run into its answer.
 #[must_use]
 pub fn mark_tokens(tokenizer: &Tokenizer, marks: &ReasoningMarks) -> Vec<TokenId> {
     let channels = ReasoningMarks::of_channels();

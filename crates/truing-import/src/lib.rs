@@ -10,8 +10,8 @@
 //!   processes ([`Options::processes`], which no file has). Where the tool packs, a row is a pack, as in truing.
 //!   Where it does not, the recipe has `packing = "none"`, one sample a pack, so that a step has the same samples.
 //! - **Length of pairs.** `max_length` of truing counts a prompt with both responses, so it is twice that of the tool.
-//! - **Paths.** The tools read them relative to the folder in which they run. They are looked for there, then beside the
-//!   YAML and in the three folders above it, and written relative to the recipe.
+//! - **Paths.** The tools read them relative to the folder in which they run. They are looked for there, then beside
+//!   the YAML and in the three folders above it, and written relative to the recipe.
 
 mod axolotl;
 mod data;

@@ -221,7 +221,8 @@ simd_fn! {
                     c_row: CACHE_BLOCK,
                     write: Write::Overwrite,
                 };
-                // SAFETY: the rows of q were sliced; a row of keys and one of scores hold whole vectors up to the block's end.
+                // SAFETY: the rows of q were sliced; a row of keys and one of scores hold whole vectors up to the
+                // block's end.
                 unsafe { simd.tile(rows, width / S::LANES, &tile) };
             }
             let stats = &mut stats[first * stats_floats(d)..(first + rows) * stats_floats(d)];

@@ -16,8 +16,8 @@
 //! products, and softmax works on whole vectors of tokens. Backward keeps `e^(z - max)` in the buffer, less its sum at
 //! the target, which is d_z up to a factor per token; the factor is applied to the `[tokens, h]` sides instead.
 //!
-//! Where a reference `q` over `k` tokens `S` of the vocabulary is given, and `p` is the softmax over these alone, `kl[i]` is
-//! one of three divergences ([`DivergenceKind`]); `KL(a, b) = Σ_{v in S} a_v (log a_v - log b_v)`:
+//! Where a reference `q` over `k` tokens `S` of the vocabulary is given, and `p` is the softmax over these alone,
+//! `kl[i]` is one of three divergences ([`DivergenceKind`]); `KL(a, b) = Σ_{v in S} a_v (log a_v - log b_v)`:
 //!
 //! ```text
 //! reverse          KL(p, q)                              d_z_v += d_kl[i] p_v (log p_v - log q_v - KL(p, q))
@@ -226,8 +226,9 @@ impl Chunk<'_> {
         totals
     }
 
-    /// Writes the divergence of each row of this chunk (rows `start..` of the whole) and returns its gradient with respect
-    /// to the logits of the reference's tokens, for a gradient of 1 `[n, k]`. Before [`Chunk::forward`] turns the logits.
+    /// Writes the divergence of each row of this chunk (rows `start..` of the whole) and returns its gradient with
+    /// respect to the logits of the reference's tokens, for a gradient of 1 `[n, k]`. Before [`Chunk::forward`] turns
+    /// the logits.
     fn divergence(
         &self,
         start: usize,
@@ -244,8 +245,8 @@ impl Chunk<'_> {
             let logits = || tokens.iter().map(|&v| f64::from(self.logits[v as usize * self.width + i]));
             let largest = logits().fold(f64::NEG_INFINITY, f64::max);
             let log_sum = logits().map(|z| (z - largest).exp()).sum::<f64>().ln();
-            // Rounded as the reference's are: where both have the same logits, the divergence and its gradient are exactly
-            // 0, and no optimizer turns rounding into steps.
+            // Rounded as the reference's are: where both have the same logits, the divergence and its gradient are
+            // exactly 0, and no optimizer turns rounding into steps.
             let terms = || {
                 let log_p = logits().map(|z| f64::from((z - largest - log_sum) as f32));
                 log_p.zip(log_q).map(|(log_p, &log_q)| (log_p, f64::from(log_q)))
@@ -319,8 +320,8 @@ fn chunks(n: usize, most: usize) -> Vec<Range<usize>> {
     (1..=n_chunks).rev().map(next).collect()
 }
 
-/// Panics where excluded rows are not ascending ranges below `vocab` that leave at least one row; returns the number of rows
-/// left.
+/// Panics where excluded rows are not ascending ranges below `vocab` that leave at least one row; returns the number of
+/// rows left.
 fn check_excluded(excluded: &[Range<u32>], vocab: usize) -> usize {
     let mut end = 0;
     for range in excluded {
@@ -428,8 +429,8 @@ pub fn linear_log_probs_forward(hidden: &[f32], head: &[f32], targets: &[u32], o
     run(hidden, head, targets, &[], out, None, None);
 }
 
-/// The results of [`linear_log_probs_forward`] over all rows of the head but the `excluded` (ascending ranges), and the KL
-/// divergence of each row from a reference where one is given.
+/// The results of [`linear_log_probs_forward`] over all rows of the head but the `excluded` (ascending ranges), and the
+/// KL divergence of each row from a reference where one is given.
 ///
 /// Panics when a size, a target, an excluded row or a token of the reference does not fit.
 pub fn linear_log_probs_divergence_forward(
@@ -469,8 +470,8 @@ pub fn linear_log_probs_backward(
     );
 }
 
-/// [`linear_log_probs_backward`] of `Σ d_log_probs · log_probs + Σ d_kl · kl` over all rows of the head but the `excluded`
-/// (ascending ranges); an empty `d_log_probs` is zero.
+/// [`linear_log_probs_backward`] of `Σ d_log_probs · log_probs + Σ d_kl · kl` over all rows of the head but the
+/// `excluded` (ascending ranges); an empty `d_log_probs` is zero.
 ///
 /// Panics when a size, a target, an excluded row or a token of the reference does not fit.
 pub fn linear_log_probs_divergence_backward(

@@ -96,15 +96,15 @@ const STREAM_COLUMNS: RangeInclusive<usize> = 24..=120;
 
 static PACKED: Stock = Stock::new();
 
-/// Most bytes that [`matmul`] and [`matmul_with_epilogue`] use beside their arguments where no matrix has more than `widest` rows or
-/// columns; they are kept for the next call.
+/// Most bytes that [`matmul`] and [`matmul_with_epilogue`] use beside their arguments where no matrix has more than
+/// `widest` rows or columns; they are kept for the next call.
 pub fn matmul_workspace_bytes(widest: usize) -> usize {
     // A and B, packed.
     2 * PACK_FLOATS.min(MAX_K_CHUNK * widest.next_multiple_of(MAX_TILE_COLUMNS)) * size_of::<f32>()
 }
 
-/// What is done to a block of C as soon as it is made, while it is in the first level cache: for a large C, passes of its
-/// own would go through memory again.
+/// What is done to a block of C as soon as it is made, while it is in the first level cache: for a large C, passes of
+/// its own would go through memory again.
 #[derive(Clone, Copy, Debug)]
 pub enum Epilogue<'a> {
     /// Nothing.

@@ -240,8 +240,8 @@ fn words_for(kind: &str) -> (&'static str, &'static str) {
         ),
         "distill" => (
             "On-policy distillation",
-            "The model samples completions, and its distribution at each token moves to that of a teacher. The loss is the \
-             divergence from the teacher in nats per token.",
+            "The model samples completions, and its distribution at each token moves to that of a teacher. \
+             The loss is the divergence from the teacher in nats per token.",
         ),
         "grpo" => (
             "Reinforcement learning (GRPO)",

@@ -29,7 +29,8 @@ pub enum NoAnswer {
         end: String,
     },
     /// The last reply is not whole.
-    #[error("the reply was cut at max_tokens ({max_tokens}){}", if *in_thought { ", inside its reasoning" } else { "" })]
+    #[error("the reply was cut at max_tokens \
+             ({max_tokens}){}", if *in_thought { ", inside its reasoning" } else { "" })]
     Cut {
         /// The limit.
         max_tokens: usize,

@@ -193,7 +193,8 @@ impl RewardConfig {
         is_meant(&self.sources, source)
     }
 
-    /// Checks of a row what can be known before a completion is drawn for it. Of an `optional` reward nothing has to be there.
+    /// Checks of a row what can be known before a completion is drawn for it. Of an `optional` reward nothing has to be
+    /// there.
     ///
     /// # Errors
     /// When the reward is meant for the row and will never score it.
@@ -328,8 +329,8 @@ impl Rewards {
         self.marks = marks;
     }
 
-    /// Checks of a row that every reward that is meant for it, and is not `optional`, will be able to score its completions.
-    /// `completion` has no text. Nothing is asked or run.
+    /// Checks of a row that every reward that is meant for it, and is not `optional`, will be able to score its
+    /// completions. `completion` has no text. Nothing is asked or run.
     ///
     /// # Errors
     /// The name of the first reward that will not, and why.

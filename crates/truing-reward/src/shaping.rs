@@ -1,8 +1,8 @@
 //! What happens to the rewards of a step before they are learnt from: cut, shortened by length, standardised, in this
 //! order. Rewards that are reported stay as they were; a completion without a reward stays without one.
 //!
-//! An advantage estimator that divides by its group's deviation undoes an affine change of the whole: there `standardise` matters
-//! only on the parts of a sum, and with leave-one-out or Dr. GRPO's estimator.
+//! An advantage estimator that divides by its group's deviation undoes an affine change of the whole: there
+//! `standardise` matters only on the parts of a sum, and with leave-one-out or Dr. GRPO's estimator.
 
 use std::collections::BTreeMap;
 

@@ -151,8 +151,8 @@ pub trait Recipe: Serialize + DeserializeOwned + JsonSchema + Default {
     /// The first error of `find`.
     fn find_models<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<PathBuf, E>) -> Result<(), E>;
 
-    /// Replaces each data source that is a data set of the hub by the folder that `find` returns. `find` gets the name of a
-    /// source without a file at its path, and returns `None` where that is no name of a data set.
+    /// Replaces each data source that is a data set of the hub by the folder that `find` returns. `find` gets the name
+    /// of a source without a file at its path, and returns `None` where that is no name of a data set.
     ///
     /// # Errors
     /// The first error of `find`.
@@ -296,8 +296,8 @@ pub fn stage_of(text: &str, path: &Path) -> Result<StageName, RecipeError> {
     stage_and_line(text, path, None).map(|(stage, _)| stage)
 }
 
-/// The stage of a recipe and where it says so. `expected` is the stage of the command that reads it: what a recipe without a stage
-/// and without a key of one alone is taken to be for.
+/// The stage of a recipe and where it says so. `expected` is the stage of the command that reads it: what a recipe
+/// without a stage and without a key of one alone is taken to be for.
 fn stage_and_line(
     text: &str,
     path: &Path,
@@ -326,8 +326,8 @@ fn stage_and_line(
     }
 }
 
-/// Where a setting is set: the last override of it, or its line. Of a table's key that is not there, where the table is; the file
-/// alone where there is none of it. `key` has dots: `lora.rank`.
+/// Where a setting is set: the last override of it, or its line. Of a table's key that is not there, where the table
+/// is; the file alone where there is none of it. `key` has dots: `lora.rank`.
 #[must_use]
 pub fn place_of(key: &str, text: &str, path: &Path, overrides: &[String]) -> RecipePlace {
     let is_of_key = |typed: &&String| {
@@ -391,8 +391,8 @@ fn lines(errors: &[RecipeError]) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
-/// Reads a recipe's text on top of the recipe's own defaults, so that sections which several recipes share have the defaults
-/// of each.
+/// Reads a recipe's text on top of the recipe's own defaults, so that sections which several recipes share have the
+/// defaults of each.
 fn read_recipe<R: Recipe>(text: &str, path: &Path) -> Result<R, RecipeError> {
     let table: Table = from_text(text, path)?;
     let schema = recipe_schema_of::<R>();

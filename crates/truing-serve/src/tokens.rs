@@ -1,4 +1,5 @@
-//! Token ids in and out: `/tokenize`, `/detokenize`, and `/inference/v1/generate`, which reinforcement-learning clients use.
+//! Token ids in and out: `/tokenize`, `/detokenize`, and `/inference/v1/generate`, which reinforcement-learning clients
+//! use.
 
 use std::sync::Arc;
 

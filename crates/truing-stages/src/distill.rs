@@ -1,8 +1,8 @@
-//! On-policy distillation: the student samples completions, a teacher says how likely it finds each token of them, and the
-//! student moves towards the teacher (GKD, arXiv 2306.13649).
+//! On-policy distillation: the student samples completions, a teacher says how likely it finds each token of them, and
+//! the student moves towards the teacher (GKD, arXiv 2306.13649).
 //!
-//! The teacher is a larger model, or the student itself with text that only the teacher reads: a complement (PAS), a golden
-//! answer, a critique. What that text achieves in the prompt is then in the weights.
+//! The teacher is a larger model, or the student itself with text that only the teacher reads: a complement (PAS), a
+//! golden answer, a critique. What that text achieves in the prompt is then in the weights.
 //!
 //! ```text
 //! y ~ student(. | x)      D(student(. | x, y_<t), teacher(. | x', y_<t)) at every token t of y
@@ -27,8 +27,8 @@ pub use config::{DistillationConfig, DivergenceName, KlTokens, TeacherConfig, Te
 pub use inputs::{DistillInputs, DistillPrompt, DistillPrompts};
 use workload::OnPolicyDistillation;
 
-/// On-policy distillation. `stop` is looked at after every completion and pack. A step is a function of seed, step and weights: a
-/// step that was interrupted is repeated with the same tokens.
+/// On-policy distillation. `stop` is looked at after every completion and pack. A step is a function of seed, step and
+/// weights: a step that was interrupted is repeated with the same tokens.
 #[derive(Debug)]
 pub struct DistillStage;
 

@@ -56,7 +56,11 @@ pub(crate) struct Context {
     name = "truing",
     version,
     arg_required_else_help = true,
-    after_help = "Examples:\n  truing quickstart\n  truing sft recipes/tiny.toml --plan\n  truing sft recipes/tiny.toml\n  truing chat --model runs/tiny/model"
+    after_help = "Examples:\
+                  \n  truing quickstart\
+                  \n  truing sft recipes/tiny.toml --plan\
+                  \n  truing sft recipes/tiny.toml\
+                  \n  truing chat --model runs/tiny/model"
 )]
 pub(crate) struct Cli {
     /// CPU threads. Default: all that this process may use. It never changes a result.

@@ -1,5 +1,5 @@
-//! Shows events during work: bars on a terminal, plain lines elsewhere. All of it goes to stderr. A run whose phases are
-//! parts of numbered steps (`step 3 of 60: sampling rollouts`) has a time of its own over all steps.
+//! Shows events during work: bars on a terminal, plain lines elsewhere. All of it goes to stderr. A run whose phases
+//! are parts of numbered steps (`step 3 of 60: sampling rollouts`) has a time of its own over all steps.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -241,7 +241,8 @@ enum Line {
 }
 
 /// Lines for logs and pipes: one every few seconds, and one for each step of a run with numbered steps. Of the steps
-/// inside a phase (`training`) the first, the last, the one before another phase, and one every few seconds have a line.
+/// inside a phase (`training`) the first, the last, the one before another phase, and one every few seconds have a
+/// line.
 struct PlainLines {
     write: Box<dyn FnMut(Line)>,
     /// Over all steps, and when it began.

@@ -126,8 +126,8 @@ pub fn complement_within(prompt: &str, results: &[&str]) -> String {
     RETRIEVAL.fill(Language::of(prompt), &[("{results}", &results), ("{prompt}", &escaped(prompt))])
 }
 
-/// The complement of a reply, without code fence, tags, label or quotation marks around it. `None` if nothing is left, or
-/// the templates' tags are inside.
+/// The complement of a reply, without code fence, tags, label or quotation marks around it. `None` if nothing is left,
+/// or the templates' tags are inside.
 #[must_use]
 pub fn read_complement(reply: &str) -> Option<String> {
     let mut text = reply.trim();

@@ -1,5 +1,5 @@
-//! Verdicts added up: a prompt's share of wins and its strength on each dimension, with errors; and the judges' agreement
-//! and bias. A comparison without a verdict is left out and counted, never a draw.
+//! Verdicts added up: a prompt's share of wins and its strength on each dimension, with errors; and the judges'
+//! agreement and bias. A comparison without a verdict is left out and counted, never a draw.
 
 use std::collections::BTreeMap;
 

@@ -29,8 +29,8 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// Samples up to `n_anchors` of the members as anchors, by seed and the bucket's name: other buckets and their sizes
-    /// change nothing.
+    /// Samples up to `n_anchors` of the members as anchors, by seed and the bucket's name: other buckets and their
+    /// sizes change nothing.
     #[must_use]
     pub fn sample_anchors(name: &str, mut members: Vec<usize>, n_anchors: usize, seed: Seed) -> Self {
         let n_anchors = n_anchors.min(members.len());

@@ -16,7 +16,10 @@ fn answers_of_many_servers_are_read() {
             FinishReason::Length,
         ),
         (
-            r#"{"choices":[{"message":{"content":[{"type":"text","text":"a"},{"type":"image"},"b"]},"finish_reason":""}],"x":[1]}"#,
+            concat!(
+                r#"{"choices":[{"message":{"content":[{"type":"text","text":"a"},{"type":"image"},"b"]},"#,
+                r#""finish_reason":""}],"x":[1]}"#,
+            ),
             "ab",
             FinishReason::EndOfTurn,
         ),
@@ -52,7 +55,10 @@ fn reasoning_is_kept_apart_under_all_its_names() {
             "a",
         ),
         (
-            r#"{"content":"b","reasoning_details":[{"type":"reasoning.summary","summary":"a"},{"type":"reasoning.encrypted","data":"x"}]}"#,
+            concat!(
+                r#"{"content":"b","reasoning_details":[{"type":"reasoning.summary","summary":"a"},"#,
+                r#"{"type":"reasoning.encrypted","data":"x"}]}"#,
+            ),
             "b",
             "a",
         ),
@@ -71,8 +77,7 @@ fn reasoning_is_kept_apart_under_all_its_names() {
         let body = format!(r#"{{"choices":[{{"message":{message},"finish_reason":"stop"}}]}}"#);
         let answer = parse_answer(body.as_bytes()).unwrap();
         assert_eq!((answer.text.as_str(), answer.reasoning.as_str()), (text, reasoning), "{message}");
-        let piece =
-            format!("data: {{\"choices\":[{{\"delta\":{message},\"finish_reason\":\"stop\"}}]}}\n\n");
+        let piece = format!("data: {{\"choices\":[{{\"delta\":{message},\"finish_reason\":\"stop\"}}]}}\n\n");
         let streamed = read(piece.as_bytes(), 5).unwrap();
         assert_eq!((streamed.text.as_str(), streamed.reasoning.as_str()), (text, reasoning), "{message}");
     }
@@ -93,10 +98,7 @@ fn ends_that_are_no_answer_have_their_reason() {
         (r#"{"message":{"content":"x","refusal":null},"finish_reason":"stop"}"#, FinishReason::EndOfTurn),
         (r#"{"message":{"content":"x"},"finish_reason":"max_tokens"}"#, FinishReason::Length),
         (r#"{"message":{"content":"x"},"finish_reason":"MAX_TOKENS"}"#, FinishReason::Length),
-        (
-            r#"{"message":{"content":"x"},"finish_reason":"FinishReason.MAX_TOKENS"}"#,
-            FinishReason::Length,
-        ),
+        (r#"{"message":{"content":"x"},"finish_reason":"FinishReason.MAX_TOKENS"}"#, FinishReason::Length),
         (r#"{"message":{"content":"x"},"finish_reason":"Length"}"#, FinishReason::Length),
         (r#"{"message":{"content":"x"},"finish_reason":"SAFETY"}"#, FinishReason::ContentFilter),
         (r#"{"message":{"content":"x"},"finish_reason":"RECITATION"}"#, FinishReason::ContentFilter),

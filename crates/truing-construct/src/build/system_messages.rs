@@ -57,7 +57,8 @@ const N_FIXED_QUESTIONS: usize = 4;
 
 const PARTS: (&str, &str) = (
     "the five components",
-    "Your reply lacks a component. Write all five between their tags: <task>, <workflow>, <output>, <rules>, <opening>.",
+    "Your reply lacks a component. Write all five between their tags: <task>, <workflow>, <output>, <rules>, \
+     <opening>.",
 );
 const MESSAGE: (&str, &str) = (
     "a system message",

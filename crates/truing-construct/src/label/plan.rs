@@ -35,8 +35,8 @@ impl LabelInputs {
     /// Reads label set, prompts and corrections.
     ///
     /// # Errors
-    /// When a file cannot be read, a row cannot and `on_bad_row` is `error`, or a row carries a label that the set does not
-    /// know and `on_unknown_label` is `error`.
+    /// When a file cannot be read, a row cannot and `on_bad_row` is `error`, or a row carries a label that the set does
+    /// not know and `on_unknown_label` is `error`.
     pub fn load(config: &LabelConfig, events: &mut dyn EventSink) -> Result<Self, StageError> {
         config.check()?;
         let mut set = load_label_set(config.label_set.as_deref())?;
@@ -115,7 +115,8 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// The labels of a value: a text, or a list of texts where the dimension has several; other values by what is printed.
+    /// The labels of a value: a text, or a list of texts where the dimension has several; other values by what is
+    /// printed.
     fn labels(
         &self,
         set: &mut LabelSet,

@@ -38,8 +38,8 @@ pub struct LabelOutcome {
 /// used again.
 ///
 /// # Errors
-/// When the folder is in use or of a run with another recipe or inputs, a judge refuses everything, no prompt has a label in the end,
-/// or the disk fails.
+/// When the folder is in use or of a run with another recipe or inputs, a judge refuses everything, no prompt has a
+/// label in the end, or the disk fails.
 pub(super) fn run(
     plan: &LabelPlan,
     inputs: &LabelInputs,
@@ -192,7 +192,8 @@ impl Asking<'_, '_, '_> {
         questions.iter().flat_map(votes).collect()
     }
 
-    /// A reply that names no label of a dimension is a ballot without one; a judge that failed, or whose reply was cut, has no ballot.
+    /// A reply that names no label of a dimension is a ballot without one; a judge that failed, or whose reply was cut,
+    /// has no ballot.
     fn take(
         &self,
         question: &Question,

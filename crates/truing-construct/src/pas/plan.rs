@@ -47,8 +47,8 @@ impl PasInputs {
     /// Reads examples and pool.
     ///
     /// # Errors
-    /// When a file cannot be read, an example is invalid, a row is and `on_bad_row` is `error`, or `category_names` names a
-    /// category without golden pairs.
+    /// When a file cannot be read, an example is invalid, a row is and `on_bad_row` is `error`, or `category_names`
+    /// names a category without golden pairs.
     pub fn load(config: &PasConfig, events: &mut dyn EventSink) -> Result<Self, StageError> {
         config.check()?;
         let golden = GoldenPairs::load(config.golden_pairs.as_deref())?;

@@ -118,12 +118,12 @@ impl Work<'_> {
     }
 }
 
-/// Asks and writes `pairs.jsonl`, `fates.jsonl`, `summary.json`, `recipe.resolved.toml` and `inputs.json`. The folder of a
-/// run with the same recipe and inputs is used again.
+/// Asks and writes `pairs.jsonl`, `fates.jsonl`, `summary.json`, `recipe.resolved.toml` and `inputs.json`. The folder
+/// of a run with the same recipe and inputs is used again.
 ///
 /// # Errors
-/// When the folder is in use or of a run with another recipe or inputs, a model refuses everything, no pair was made, or
-/// the disk fails.
+/// When the folder is in use or of a run with another recipe or inputs, a model refuses everything, no pair was made,
+/// or the disk fails.
 pub(super) fn run(
     plan: &PasPlan,
     inputs: &PasInputs,

@@ -41,8 +41,8 @@ impl PasEvaluateInputs {
     /// Reads the prompts.
     ///
     /// # Errors
-    /// When a file cannot be read; when a row cannot, is no single turn of a user, or has instructions that are not known, and
-    /// `on_bad_row` is `error`.
+    /// When a file cannot be read; when a row cannot, is no single turn of a user, or has instructions that are not
+    /// known, and `on_bad_row` is `error`.
     pub fn load(config: &PasEvaluateConfig, events: &mut dyn EventSink) -> Result<Self, StageError> {
         config.check()?;
         events.emit(Event::PhaseStarted { phase: "reading the prompts".into(), total: None });
@@ -178,7 +178,8 @@ impl StagePlan for PasEvaluatePlan {
 
     fn summary(&self) -> String {
         format!(
-            "{} prompts with and without complement, {} of them with instructions to check; {} calls of the judge at most",
+            "{} prompts with and without complement, {} of them with instructions to check; {} calls of the \
+             judge at most",
             self.n_prompts, self.n_verifiable, self.n_judge_calls
         )
     }

@@ -20,7 +20,8 @@ use truing_types::{ChatRequest, Event, EventSink, SamplingOptions};
 use super::plan::{EvaluationPrompt, PasEvaluateInputs, PasEvaluatePlan};
 use crate::{RunContext, StageError};
 
-const COMPARE_REMINDER: &str = "Your reply has no verdict in the required form. Write only one of [[A>>B]], [[A>B]], [[A=B]], [[B>A]], [[B>>A]].";
+const COMPARE_REMINDER: &str = "Your reply has no verdict in the required form. Write only one of [[A>>B]], \
+                                [[A>B]], [[A=B]], [[B>A]], [[B>>A]].";
 
 /// One prompt with both replies: a line of `results.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -130,12 +131,12 @@ pub struct PasEvaluateOutcome {
     pub summary: PasEvaluateSummary,
 }
 
-/// Asks and writes `results.jsonl`, `summary.json`, `recipe.resolved.toml` and `inputs.json`. The folder of a run with the
-/// same recipe and inputs is used again.
+/// Asks and writes `results.jsonl`, `summary.json`, `recipe.resolved.toml` and `inputs.json`. The folder of a run with
+/// the same recipe and inputs is used again.
 ///
 /// # Errors
-/// When the folder is in use or of a run with another recipe or inputs, a model refuses everything, nothing could be compared,
-/// or the disk fails.
+/// When the folder is in use or of a run with another recipe or inputs, a model refuses everything, nothing could be
+/// compared, or the disk fails.
 pub(super) fn run(
     plan: &PasEvaluatePlan,
     inputs: &PasEvaluateInputs,

@@ -35,8 +35,8 @@ pub struct QualityOutcome {
 /// and `inputs.json`. The folder of a run with the same recipe and inputs is used again.
 ///
 /// # Errors
-/// When the folder is in use or of a run with another recipe or inputs, a judge refuses everything, none gives a single verdict, or
-/// the disk fails.
+/// When the folder is in use or of a run with another recipe or inputs, a judge refuses everything, none gives a single
+/// verdict, or the disk fails.
 pub(super) fn run(
     plan: &QualityPlan,
     inputs: &QualityInputs,

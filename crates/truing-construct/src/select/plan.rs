@@ -72,7 +72,10 @@ impl SelectPlan {
         let mut parts = vec![format!("read {} source(s) and clean their prompts", config.data.len())];
         parts.push(match config.evaluation_data.len() {
             0 => "drop exact duplicates, and prompts that hold text of the bundled evaluation sets".into(),
-            n => format!("drop exact duplicates, and prompts that hold text of {n} given or of the bundled evaluation sets"),
+            n => format!(
+                "drop exact duplicates, and prompts that hold text of {n} given or of the bundled evaluation \
+                 sets"
+            ),
         });
         parts
             .push(format!("drop near duplicates (Jaccard of at least {})", config.near_duplicates.threshold));

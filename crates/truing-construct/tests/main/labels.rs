@@ -303,7 +303,8 @@ fn judges_that_disagree_are_in_doubt_and_in_review() {
     );
     assert_eq!(summary.agreement.len(), 2);
 
-    // The second calls everything logic, in Python: `mathematics` and `logic` are both `reasoning`, `code` and `logic` nothing.
+    // The second calls everything logic, in Python: `mathematics` and `logic` are both `reasoning`, `code` and `logic`
+    // nothing.
     let other = Scripted::says(r#"{"ability": "logic", "language": ["Python"]}"#);
     let (summary, rows) = run(folder.path(), &recipe, &[], vec![good().open(), other.open()]).unwrap();
     assert_eq!(
@@ -430,7 +431,8 @@ fn refusals_beside_answers_are_told_in_the_server_s_words_and_are_no_success() {
         assert_eq!(summary.judges[0].n_failed, n_failed);
         assert_eq!(summary.is_half_unanswered(), n_failed >= 3);
         let expected = format!(
-            "one: the replies to {n_failed} of 6 requests could not be parsed: the model failed: status 400: no such parameter ({n_failed})"
+            "one: the replies to {n_failed} of 6 requests could not be parsed: the model failed: status 400: \
+             no such parameter ({n_failed})"
         );
         assert_eq!(summary.warnings.contains(&expected), n_failed > 0, "{:?}", summary.warnings);
     }

@@ -16,9 +16,10 @@ use super::{
     Scoring, TaskOptions,
 };
 
-const SYSTEM: &str = "You can call functions. If functions answer the question, reply with nothing but the calls, as a Python list with keyword \
-arguments: [function_name(argument=value), other_function(argument=value)]. If no function fits, or a required argument cannot be known, \
-say so in words and call nothing.
+const SYSTEM: &str =
+    "You can call functions. If functions answer the question, reply with nothing but the calls, as \
+a Python list with keyword arguments: [function_name(argument=value), other_function(argument=value)]. If no \
+function fits, or a required argument cannot be known, say so in words and call nothing.
 
 The functions, in JSON:
 ";

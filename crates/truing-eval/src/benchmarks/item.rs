@@ -80,8 +80,8 @@ impl Item {
         self
     }
 
-    /// Whether another item is made of the same row. Files of one benchmark in different forms may write a number as `3` or
-    /// `3.0`, and leave a column out or make it null.
+    /// Whether another item is made of the same row. Files of one benchmark in different forms may write a number as
+    /// `3` or `3.0`, and leave a column out or make it null.
     #[must_use]
     pub fn has_same_content(&self, other: &Self) -> bool {
         let is_of_file =

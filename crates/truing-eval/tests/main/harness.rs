@@ -227,7 +227,8 @@ fn results_and_samples_have_the_harnesss_keys() {
     assert_eq!(results["n-samples"]["gsm8k"], json!({"original": 3, "effective": 3}));
     assert_eq!(results["higher_is_better"]["gsm8k"]["exact_match"], true);
     assert_eq!((&results["n-shot"]["gsm8k"], &results["task_hashes"]["gsm8k"]), (&json!(0), &json!(hash)));
-    // The names that lm-evaluation-harness 0.4.13 gives: `sanitize_model_name`, a string of arguments, a number as date.
+    // The names that lm-evaluation-harness 0.4.13 gives: `sanitize_model_name`, a string of arguments, a number as
+    // date.
     assert_eq!(results["model_name_sanitized"], "org__a b");
     assert_eq!(results["config"]["model_args"], "pretrained=org/a b");
     assert_eq!((&results["config"]["model"], &results["date"]), (&json!("truing"), &json!(1.5)));

@@ -212,8 +212,8 @@ impl Candidate {
     }
 }
 
-/// The candidates of the first round: round-robin over the methods, equal weights first, then sampled ones. A method without
-/// settings has one.
+/// The candidates of the first round: round-robin over the methods, equal weights first, then sampled ones. A method
+/// without settings has one.
 pub(super) fn first_candidates(methods: &[String], n_models: usize, n: usize, seed: Seed) -> Vec<Candidate> {
     let mut found: Vec<Candidate> = Vec::new();
     // A method without settings, or repeated samples, must not make an endless loop.

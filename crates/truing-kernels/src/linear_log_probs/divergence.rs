@@ -37,7 +37,8 @@ pub struct Divergence<'a> {
 }
 
 impl DivergenceKind {
-    /// The divergence of one row and its gradient with respect to the logits; `terms` are the pairs `(log p_v, log q_v)`.
+    /// The divergence of one row and its gradient with respect to the logits; `terms` are the pairs
+    /// `(log p_v, log q_v)`.
     pub(super) fn of_row<I: Iterator<Item = (f64, f64)>>(
         self,
         terms: impl Fn() -> I,

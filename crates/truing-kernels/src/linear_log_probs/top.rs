@@ -6,9 +6,10 @@ use crate::simd::MAX_LANES;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// The `k` largest logits of each row, the `excluded` ones left out (ascending ranges): tokens by falling logit, the lower
-/// first among equals, and log-probabilities renormalised over them, `[n, k]` each; `hidden: [n, h]`, `head: [vocab, h]`.
-/// The logits are those of [`linear_log_probs_divergence_forward`](super::linear_log_probs_divergence_forward) to the bit.
+/// The `k` largest logits of each row, the `excluded` ones left out (ascending ranges): tokens by falling logit, the
+/// lower first among equals, and log-probabilities renormalised over them, `[n, k]` each; `hidden: [n, h]`,
+/// `head: [vocab, h]`. The logits are those of
+/// [`linear_log_probs_divergence_forward`](super::linear_log_probs_divergence_forward) to the bit.
 ///
 /// Panics when a size does not fit or `k` is not between 1 and the number of rows that are not excluded.
 pub fn linear_top_log_probs(
@@ -45,8 +46,9 @@ pub fn linear_top_log_probs(
     (tokens, log_probs)
 }
 
-/// The log-probabilities of given tokens `[n, k]`, renormalised over the tokens of each row; `hidden: [n, h]`, `head: [vocab, h]`.
-/// The logits are those of [`linear_log_probs_divergence_forward`](super::linear_log_probs_divergence_forward) to the bit.
+/// The log-probabilities of given tokens `[n, k]`, renormalised over the tokens of each row; `hidden: [n, h]`,
+/// `head: [vocab, h]`. The logits are those of
+/// [`linear_log_probs_divergence_forward`](super::linear_log_probs_divergence_forward) to the bit.
 ///
 /// Panics when a size or a token does not fit.
 pub fn linear_log_probs_of(hidden: &[f32], head: &[f32], h: usize, tokens: &[u32], k: usize) -> Vec<f32> {

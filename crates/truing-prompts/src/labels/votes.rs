@@ -6,8 +6,8 @@
 //! most weight.
 //!
 //! Confidence is the winner's share of the weight of all ballots, those that named no label included. Where several may
-//! hold it is the share behind the least certain decision: of a label that holds the share that names it, of one that does
-//! not the share that does not.
+//! hold it is the share behind the least certain decision: of a label that holds the share that names it, of one that
+//! does not the share that does not.
 
 use super::LabelSet;
 

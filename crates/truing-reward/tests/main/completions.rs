@@ -70,8 +70,8 @@ fn rewards_read_the_answer_after_the_thought() {
     check(&rows);
 }
 
-/// Inputs that went wrong in public reports on other programs, and more of their kinds: expressions against the bare number in
-/// them, another notation of the same value, thoughts in the marks of many families.
+/// Inputs that went wrong in public reports on other programs, and more of their kinds: expressions against the bare
+/// number in them, another notation of the same value, thoughts in the marks of many families.
 #[test]
 fn what_went_wrong_in_public_reports_is_scored_right() {
     let rows = rows(include_str!("../fixtures/reported_completions.jsonl"));

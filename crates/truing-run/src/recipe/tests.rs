@@ -102,8 +102,7 @@ fn a_setting_s_place_is_its_override_its_line_or_the_file() {
 
 #[test]
 fn all_unknown_keys_are_told_with_their_lines() {
-    let text =
-        "stage = \"sft\"\nlerning_rate = 1.0\nmax_steps = 3\nbf16 = true\n[[data]]\npaht = \"x\"\n";
+    let text = "stage = \"sft\"\nlerning_rate = 1.0\nmax_steps = 3\nbf16 = true\n[[data]]\npaht = \"x\"\n";
     let error = read_recipe::<Example>(text, Path::new("r.toml")).unwrap_err();
     let RecipeError::UnknownKeys { errors } = &error else { panic!("{error}") };
     assert_eq!(errors.len(), 3);
@@ -111,15 +110,11 @@ fn all_unknown_keys_are_told_with_their_lines() {
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines[0], "3 unknown keys:");
     assert!(
-        lines[1].starts_with(
-            "r.toml:2: unknown key `lerning_rate`; the nearest known key is `learning_rate`"
-        )
+        lines[1]
+            .starts_with("r.toml:2: unknown key `lerning_rate`; the nearest known key is `learning_rate`")
     );
     assert!(lines[2].starts_with("r.toml:4: unknown key `bf16`: "), "{text}");
-    assert!(
-        lines[3].starts_with("r.toml:6: unknown key `paht`; the nearest known key is `path`"),
-        "{text}"
-    );
+    assert!(lines[3].starts_with("r.toml:6: unknown key `paht`; the nearest known key is `path`"), "{text}");
 }
 
 #[test]
@@ -131,11 +126,7 @@ fn overrides_are_typed_and_lie_on_top_of_the_file() {
     let example = example.unwrap();
     assert_eq!((example.learning_rate, example.name.as_deref()), (2e-4, Some("plain text")));
     assert_eq!((example.data[0].weight, example.lora), (3.0, Some(Lora { rank: 8 })));
-    assert_eq!(
-        read(TEXT, &["lora.rank=8", "lora.r=4"]).unwrap().lora,
-        Some(Lora { rank: 4 }),
-        "an alias"
-    );
+    assert_eq!(read(TEXT, &["lora.rank=8", "lora.r=4"]).unwrap().lora, Some(Lora { rank: 4 }), "an alias");
     assert_eq!(example.output_dir, Path::new("here"), "an override's path is not the recipe's");
     assert_eq!(read(TEXT, &[]).unwrap().output_dir, Path::new("recipes/runs/a"));
     assert_eq!(read(TEXT, &["name=x", "name="]).unwrap().name, None);
@@ -217,10 +208,7 @@ fn a_recipe_says_its_stage_and_is_run_by_its_command() {
             "learning_rate = 1\n[preference]\n",
             "recipes/r.toml: missing key `stage`; add this line at the top: stage = \"dpo\"",
         ),
-        (
-            "name = \"a\"\n",
-            "recipes/r.toml: missing key `stage`; add this line at the top: stage = \"sft\"",
-        ),
+        ("name = \"a\"\n", "recipes/r.toml: missing key `stage`; add this line at the top: stage = \"sft\""),
         (
             "learning_rate = 1\nmodel_name_or_path = \"m\"\n",
             "recipes/r.toml: missing key `stage`; add this line at the top: stage = \"sft\"",
@@ -231,9 +219,9 @@ fn a_recipe_says_its_stage_and_is_run_by_its_command() {
         ),
         (
             "stage = \"ppo\"\n",
-            "recipes/r.toml:1: unknown stage \"ppo\": expected one of \"build\", \"merge_search\", \"pas\", \"pas_evaluate\", \
-             \"respond\", \"prefer\", \"evaluate\", \"select\", \"embed\", \"label\", \"quality\", \
-             \"grpo\", \"classifier\", \"distill\", \"dpo\", \"reward_model\", \"sft\"",
+            "recipes/r.toml:1: unknown stage \"ppo\": expected one of \"build\", \"merge_search\", \"pas\", \
+             \"pas_evaluate\", \"respond\", \"prefer\", \"evaluate\", \"select\", \"embed\", \"label\", \
+             \"quality\", \"grpo\", \"classifier\", \"distill\", \"dpo\", \"reward_model\", \"sft\"",
         ),
     ] {
         assert_eq!(read(text, &[]).unwrap_err(), expected);

@@ -1,5 +1,5 @@
-//! What a request gets depends on the request alone: not on what runs beside it, on the order of arrival, on clients that leave,
-//! or on what is cached.
+//! What a request gets depends on the request alone: not on what runs beside it, on the order of arrival, on clients
+//! that leave, or on what is cached.
 
 use std::io::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};

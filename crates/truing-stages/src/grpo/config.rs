@@ -30,10 +30,10 @@ pub use algorithm::{Algorithm, KlGradient, KlKind, KlPlacement, LossType};
 /// One flat table, then `[[data]]`, `[[eval_data]]`, `[[ptx_data]]`, `[[reward]]`, `[reward_model]`, `[judge]`,
 /// `[rollouts]`, `[shaping]` and `[lora]`.
 ///
-/// `algorithm` sets `beta`, `kl`, `kl_placement`, `advantage_estimator`, `scale_rewards`, `epsilon`, `epsilon_high`, `loss_type`,
-/// `importance_sampling_level`, `dynamic_sampling` and `mask_truncated_completions`, unless the recipe sets them. The
-/// report states no beta, gamma, clipping range, learning rate, batch size, length or temperature; those defaults are
-/// ours.
+/// `algorithm` sets `beta`, `kl`, `kl_placement`, `advantage_estimator`, `scale_rewards`, `epsilon`, `epsilon_high`,
+/// `loss_type`, `importance_sampling_level`, `dynamic_sampling` and `mask_truncated_completions`, unless the recipe
+/// sets them. The report states no beta, gamma, clipping range, learning rate, batch size, length or temperature; those
+/// defaults are ours.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct GrpoConfig {
@@ -486,7 +486,8 @@ impl GrpoConfig {
         }
     }
 
-    /// Whether a completion keeps the log-probabilities of the tempered policy that it was sampled from, nothing cut off.
+    /// Whether a completion keeps the log-probabilities of the tempered policy that it was sampled from, nothing cut
+    /// off.
     pub(super) fn knows_sampling_policy(&self) -> bool {
         self.temperature == 1.0 || !self.cuts_distribution()
     }

@@ -231,9 +231,9 @@ impl<E: Engine> Running<'_, E> {
         shaped
     }
 
-    /// Whether a completion's reward enters the mean of its group. One that was cut off and carries no loss does, as in TRL,
-    /// but not where the KL is part of the outcome: its KL is not computed, so that its outcome would lack what the
-    /// others' have.
+    /// Whether a completion's reward enters the mean of its group. One that was cut off and carries no loss does, as in
+    /// TRL, but not where the KL is part of the outcome: its KL is not computed, so that its outcome would lack what
+    /// the others' have.
     fn enters_mean(&self, completion: &SampledCompletion) -> bool {
         let config = &self.plan.config;
         let options = config.advantages();

@@ -136,8 +136,8 @@ impl GrpoPlan {
         self.lasting_bytes() - self.step_bytes.top_token + self.step_bytes.cache + self.step_bytes.decoding
     }
 
-    /// The most memory of the run, as planned: that of the phase of a step which needs the most. Each gives back what the
-    /// next one does not need.
+    /// The most memory of the run, as planned: that of the phase of a step which needs the most. Each gives back what
+    /// the next one does not need.
     #[must_use]
     pub fn peak_bytes(&self) -> u64 {
         let comparing = self.lasting_bytes() + self.step_bytes.comparing;
@@ -289,12 +289,13 @@ fn check_numbers(config: &GrpoConfig) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Checks the settings that no other step looks at, without model and data. `has_eval` says whether there is anything to
-/// evaluate on, as far as is known.
+/// Checks the settings that no other step looks at, without model and data. `has_eval` says whether there is anything
+/// to evaluate on, as far as is known.
 pub(super) fn check(config: &GrpoConfig, has_eval: bool) -> Result<(), StageError> {
     require_output_dir(&config.output_dir, "a folder for the run")?;
     if config.rewards().is_empty() {
-        let expected = "at least one [[reward]] table, for instance with `kind = { math_answer = {} }`, a [reward_model] or a [judge]";
+        let expected = "at least one [[reward]] table, for instance with `kind = { math_answer = {} }`, a \
+                        [reward_model] or a [judge]";
         return Err(RunError::MissingSetting { key: "reward", expected }.into());
     }
     config.rewards().check()?;

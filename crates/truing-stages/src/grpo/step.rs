@@ -106,8 +106,8 @@ impl<E: Engine> Running<'_, E> {
         Ok(Some(StepRecord { metrics, prompts: prompt_state, n_tokens, is_unscored, has_signal }))
     }
 
-    /// Samples and scores the groups of a step, in several rounds where groups of equal rewards are replaced; `None` if it
-    /// was interrupted.
+    /// Samples and scores the groups of a step, in several rounds where groups of equal rewards are replaced; `None` if
+    /// it was interrupted.
     fn sample_groups(
         &mut self,
         step: u64,

@@ -1,5 +1,5 @@
-//! Every decision of a run of a text encoder that can be made before work starts. A step is a number of samples, or as many as
-//! hold some tokens; it is cut into packs by what fits in memory.
+//! Every decision of a run of a text encoder that can be made before work starts. A step is a number of samples, or as
+//! many as hold some tokens; it is cut into packs by what fits in memory.
 
 use std::path::PathBuf;
 
@@ -95,8 +95,8 @@ pub(crate) struct SampleLengths {
 }
 
 impl EncoderPlan {
-    /// Makes the plan, or says why there is none. Pure: it opens no file. `couples_packs`: the loss wants a step's packs
-    /// to be few.
+    /// Makes the plan, or says why there is none. Pure: it opens no file. `couples_packs`: the loss wants a step's
+    /// packs to be few.
     ///
     /// # Errors
     /// When the memory does not suffice.

@@ -360,8 +360,8 @@ fn does_not_fit(source: PlanError, fits_with_lora: bool, n_dividing: usize) -> S
     StageError::DoesNotFit { source, hints }
 }
 
-/// Checks the settings that no other step looks at, without model and data. `has_eval` says whether there is anything to
-/// evaluate on, as far as is known.
+/// Checks the settings that no other step looks at, without model and data. `has_eval` says whether there is anything
+/// to evaluate on, as far as is known.
 pub(crate) fn check(config: &TrainingConfig, has_eval: bool) -> Result<(), StageError> {
     let bad = |key, found: String, expected: &str| {
         Err(RunError::BadSetting { key, found, expected: expected.to_owned() }.into())

@@ -44,8 +44,8 @@ struct Running<'a, E: Engine, P, W: Workload<E>> {
     saving: Saving<'a>,
 }
 
-/// Runs the plan. `stop` is looked at after every pack: a set flag saves a checkpoint of the last whole step and ends the
-/// run.
+/// Runs the plan. `stop` is looked at after every pack: a set flag saves a checkpoint of the last whole step and ends
+/// the run.
 ///
 /// # Errors
 /// When the folder cannot be used, numbers are not finite (naming step and rows), or the disk fails.
@@ -364,8 +364,8 @@ impl<E: Engine, P: RunPlan, W: Workload<E>> Running<'_, E, P, W> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// An evaluation whose loss is not finite is reported and is not the best; the steps so far are not lost to it. Where the
-    /// weights are to blame, the next step ends the run.
+    /// An evaluation whose loss is not finite is reported and is not the best; the steps so far are not lost to it.
+    /// Where the weights are to blame, the next step ends the run.
     fn note_non_finite_evaluation(&mut self, error: &TrainError) {
         self.events.emit(Event::PhaseFinished);
         self.events.emit(Event::Warning(format!("{error}; this evaluation cannot be the best")));

@@ -309,7 +309,8 @@ fn an_optional_judge_that_fails_is_left_out_and_told() {
     );
     let record = policies::metrics(folder.path()).remove(0);
     assert!(record.contains_key("reward") && !record.contains_key("unscored/judge_failed"), "{record:?}");
-    // A server that is down or refuses is reported in the first step, with its message; training uses the other rewards.
+    // A server that is down or refuses is reported in the first step, with its message; training uses the other
+    // rewards.
     for (judge, words) in [
         (Scripted::fails(), "the server is down"),
         (Scripted::refuses("status 401: wrong key"), "status 401: wrong key"),

@@ -1,5 +1,5 @@
-//! Every training stage on several ranks: the weights, the metrics and what evaluations find are those of one rank, and one
-//! rank alone writes the run's folder.
+//! Every training stage on several ranks: the weights, the metrics and what evaluations find are those of one rank, and
+//! one rank alone writes the run's folder.
 
 use crate::setup::{self, Events, MACHINE, Ticks, is_metrics_of, never};
 use crate::setup::{Cpu, SOLO};

@@ -1,5 +1,5 @@
-//! What `--resume` finds: runs that were killed while their folder was made, folders of something else, settings and places
-//! that changed.
+//! What `--resume` finds: runs that were killed while their folder was made, folders of something else, settings and
+//! places that changed.
 
 use crate::embeddings;
 use crate::setup::{self, Events, MACHINE, Ticks, is_metrics_of, never};

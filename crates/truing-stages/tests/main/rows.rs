@@ -130,7 +130,8 @@ fn a_classifier_lists_rows_that_cannot_be_read_and_rows_whose_columns_cannot_be_
 
 fn embed_config(folder: &Path, train_data: &str, overrides: &[&str]) -> EmbedTrainConfig {
     let text = format!(
-        "stage = \"embed\"\nmodel_name_or_path = \"model\"\noutput_dir = \"run\"\ntrain_data = \"{train_data}\"\nsave_steps = 1\n\
+        "stage = \"embed\"\nmodel_name_or_path = \"model\"\noutput_dir = \"run\"\n\
+         train_data = \"{train_data}\"\nsave_steps = 1\n\
          batch_size = 8\nthreads = 2\n"
     );
     let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
@@ -208,9 +209,10 @@ fn rows_that_the_template_refuses_are_in_no_remark() {
     let rows: String =
         ["bad", "good", "bad", "good"].iter().map(|question| format!("{}\n", row(question))).collect();
     fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
-    let refusing = "{%- for m in messages %}{%- if m.content == 'bad' %}{{ raise_exception('no') }}{%- endif %}{{ '<|im_start|>' + \
-                    m.role + '\n' + m.content + '<|im_end|>\n' }}{%- endfor %}{%- if add_generation_prompt %}{{ \
-                    '<|im_start|>assistant\n' }}{%- endif %}";
+    let refusing = "{%- for m in messages %}{%- if m.content == 'bad' %}{{ raise_exception('no') \
+                    }}{%- endif %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n\
+                    ' }}{%- endfor %}{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n\
+                    ' }}{%- endif %}";
     fs::write(folder.path().join("template.jinja"), refusing).unwrap();
     let template = format!("chat_template={}", folder.path().join("template.jinja").display());
     let overrides = [SKIP, "max_steps=1", "eval_fraction=0.0", "eval_steps=", &template];
@@ -368,8 +370,14 @@ fn a_classifier_warns_of_parts_of_a_prompt_that_it_does_not_read() {
 
 #[test]
 fn odd_turns_are_counted_refused_or_left_out() {
-    let odd = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}, {"role": "assistant", "content": "c"}]}"#;
-    let pictured = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "c"}], "images": ["a.png"]}"#;
+    let odd = concat!(
+        r#"{"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"},"#,
+        r#" {"role": "assistant", "content": "c"}]}"#,
+    );
+    let pictured = concat!(
+        r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "c"}],"#,
+        r#" "images": ["a.png"]}"#,
+    );
     let folder = setup::folder();
     let path = folder.path().join("rows.jsonl");
     let rows = fs::read_to_string(&path).unwrap();

@@ -110,7 +110,8 @@ const REPLIES: &[(&str, Option<&str>, Option<&str>)] = &[
     ("`<think>` opens it.", None, Some("`<think>` opens it.")),
     // Channels.
     (
-        "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final <|constrain|>json<|message|>{\"x\":1}<|return|>",
+        "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final \
+         <|constrain|>json<|message|>{\"x\":1}<|return|>",
         Some("a"),
         Some("{\"x\":1}"),
     ),
@@ -121,7 +122,8 @@ const REPLIES: &[(&str, Option<&str>, Option<&str>)] = &[
         None,
     ),
     (
-        "<|channel|>commentary to=f <|constrain|>json<|message|>{}<|call|><|start|>assistant<|channel|>final<|message|>b",
+        "<|channel|>commentary to=f \
+         <|constrain|>json<|message|>{}<|call|><|start|>assistant<|channel|>final<|message|>b",
         Some("{}"),
         Some("b"),
     ),
@@ -137,7 +139,8 @@ const REPLIES: &[(&str, Option<&str>, Option<&str>)] = &[
     ("<|channel|>analysis<|message|>2 + 2 is 4.<|channel|>final<|message|>4", Some("2 + 2 is 4."), Some("4")),
     ("<|channel|>analysis<|message|>a\n<|channel|>final<|message|>\nb", Some("a"), Some("b")),
     (
-        "<|channel|>analysis<|message|>a<|channel|>commentary<|message|>c<|channel|>final <|constrain|>json<|message|>[1]",
+        "<|channel|>analysis<|message|>a<|channel|>commentary<|message|>c<|channel|>final \
+         <|constrain|>json<|message|>[1]",
         Some("a\n\nc"),
         Some("[1]"),
     ),

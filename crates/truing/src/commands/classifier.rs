@@ -28,7 +28,8 @@ pub(crate) enum LabelCommand {
     Train(stage::Arguments),
     /// Label rows with a trained classifier.
     #[command(
-        after_help = "Example: truing label predict --model runs/labels/model --data prompts.jsonl --output labels.jsonl"
+        after_help = "Example: truing label predict --model runs/labels/model --data prompts.jsonl --output \
+                      labels.jsonl"
     )]
     Predict(PredictArguments),
 }
@@ -41,7 +42,8 @@ pub(crate) enum ScoreCommand {
     Train(stage::Arguments),
     /// Score rows with a trained scorer.
     #[command(
-        after_help = "Example: truing quality score --model runs/quality/model --data prompts.jsonl --output scores.jsonl"
+        after_help = "Example: truing quality score --model runs/quality/model --data prompts.jsonl --output \
+                      scores.jsonl"
     )]
     Score(PredictArguments),
 }

@@ -1,5 +1,5 @@
-//! `truing evaluate`: a model on benchmarks, as a recipe or the command line says; two evaluations compared; stored answers
-//! scored again; the list of benchmarks.
+//! `truing evaluate`: a model on benchmarks, as a recipe or the command line says; two evaluations compared; stored
+//! answers scored again; the list of benchmarks.
 
 mod quick;
 
@@ -50,9 +50,10 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// List the benchmarks, or how scores of one differ from those of its published program.
-    #[command(
-        after_help = "Examples:\n  truing evaluate list\n  truing evaluate list cfbench\n  truing evaluate list --differences"
-    )]
+    #[command(after_help = "Examples:\
+                            \n  truing evaluate list\
+                            \n  truing evaluate list cfbench\
+                            \n  truing evaluate list --differences")]
     List {
         /// A benchmark: what it measures, and the differences from its published program.
         benchmark: Option<String>,

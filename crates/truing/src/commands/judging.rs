@@ -45,8 +45,9 @@ pub(crate) fn outcome(says_little: bool) -> Outcome {
     if says_little { Outcome::Finding } else { Outcome::Fine }
 }
 
-/// What to do about a folder that holds another run. The same command continues a run, so nothing else is advised. `cache_key`
-/// is the setting of the stage that names the file with the judge's replies; a stage without a judge has none.
+/// What to do about a folder that holds another run. The same command continues a run, so nothing else is advised.
+/// `cache_key` is the setting of the stage that names the file with the judge's replies; a stage without a judge has
+/// none.
 pub(crate) fn advice(error: &StageError, folder: &Path, cache_key: Option<&str>) -> Option<String> {
     let is_other_run = matches!(
         error,

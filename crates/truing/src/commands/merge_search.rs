@@ -168,7 +168,8 @@ fn print_optimism(record: &SearchRecord, context: &Context) -> anyhow::Result<()
         format!("; of that {optimism:+.3} is expected of the best of {}", record.n_finalists)
     });
     context.printer.line(format_args!(
-        "objective of the chosen merge: {:+.3} on the search items, {:+.3} on the held-out items, difference {:+.3}{expected}",
+        "objective of the chosen merge: {:+.3} on the search items, {:+.3} on the held-out items, difference \
+         {:+.3}{expected}",
         chosen.objective,
         confirmed.objective,
         chosen.objective - confirmed.objective,

@@ -39,8 +39,8 @@ pub(crate) struct RecipeArguments {
     pub(crate) overrides: Vec<String>,
 }
 
-/// What is done with a recipe. Apart from [`RecipeArguments`], because clap finds out by a struct's own arguments whether
-/// an optional one is given.
+/// What is done with a recipe. Apart from [`RecipeArguments`], because clap finds out by a struct's own arguments
+/// whether an optional one is given.
 #[derive(Debug, Args)]
 pub(crate) struct RunArguments {
     /// Print the plan and stop.
@@ -73,8 +73,8 @@ pub(crate) trait StageCommand: Stage {
     const STOPPING: &'static str = "stopping: saving a checkpoint of the last complete step";
     /// Printed at the end of a stopped run without steps.
     const STOPPED: &'static str = "stopped; --resume continues from there";
-    /// Whether the same command continues a run whose folder is there, also without `--resume`: a stage whose answers are kept
-    /// as they arrive. Another recipe or other inputs are refused either way.
+    /// Whether the same command continues a run whose folder is there, also without `--resume`: a stage whose answers
+    /// are kept as they arrive. Another recipe or other inputs are refused either way.
     const CONTINUES: bool = false;
     /// Whether the stage trains: its metrics go to TensorBoard files, and a stopped run has a report as well.
     const TRAINS: bool = true;
@@ -297,7 +297,8 @@ fn interrupted<S: StageCommand>(
     Ok(Outcome::Interrupted)
 }
 
-/// Makes the plan of a recipe for `n_ranks` ranks and prints it; a recipe that cannot fit is a finding, with what would.
+/// Makes the plan of a recipe for `n_ranks` ranks and prints it; a recipe that cannot fit is a finding, with what
+/// would.
 pub(crate) fn show_recipe<S: StageCommand>(
     recipe: &RecipeArguments,
     n_ranks: usize,

@@ -1,5 +1,5 @@
-//! `truing sft`, `truing dpo`, `truing distill` and `truing reward train`: the stages that share one training run, which plan,
-//! print and end alike.
+//! `truing sft`, `truing dpo`, `truing distill` and `truing reward train`: the stages that share one training run,
+//! which plan, print and end alike.
 
 use std::path::Path;
 

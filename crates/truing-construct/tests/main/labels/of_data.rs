@@ -106,5 +106,11 @@ fn a_corrected_review_wins_and_asks_nothing_anew() {
     assert!(refused.starts_with("`corrections` is the review file of this very run"), "{refused}");
     fs::write(&corrected, "{\"prompt\": \"code 1\", \"labels\": {\"ability\": \"codes\"}}\n").unwrap();
     let wrong = plan(folder.path(), &recipe, &[&path]).unwrap_err().to_string();
-    assert!(wrong.ends_with("corrected.jsonl:1: `labels.ability` is `codes`, which is not a label of `ability`; the nearest is `code`"), "{wrong}");
+    assert!(
+        wrong.ends_with(
+            "corrected.jsonl:1: `labels.ability` is `codes`, which is not a label of `ability`; the nearest \
+             is `code`"
+        ),
+        "{wrong}"
+    );
 }

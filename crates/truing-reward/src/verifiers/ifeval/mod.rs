@@ -439,7 +439,8 @@ mod tests {
             ),
             (
                 json!({"instruction_id_list": ["length_constraints:number_words"], "kwargs": [{"relation": "about"}]}),
-                "bad_reference: `length_constraints:number_words`: `relation` is \"about\", expected `less than` or `at least`",
+                "bad_reference: `length_constraints:number_words`: `relation` is \"about\", expected `less \
+                 than` or `at least`",
             ),
         ] {
             let row: Map<String, Value> = serde_json::from_value(row).unwrap();

@@ -349,8 +349,8 @@ fn is_plain_subject(parts: &[Part]) -> bool {
     })
 }
 
-/// Whether the text before a cue leaves what the cue says: it neither denies, doubts, supposes nor computes with it, and
-/// does not give it as another's.
+/// Whether the text before a cue leaves what the cue says: it neither denies, doubts, supposes nor computes with it,
+/// and does not give it as another's.
 pub(super) fn is_asserted(before: &str) -> bool {
     let own = before.rsplit(';').next().unwrap_or(before);
     let parts = parts(own);
@@ -363,18 +363,25 @@ pub(super) fn is_asserted(before: &str) -> bool {
 pub(super) fn is_of_another(sentence: &str) -> bool {
     static OTHERS: LazyLock<Regex> = LazyLock::new(|| {
         pattern(concat!(
-            r"(?i)\b(?:thinks|says|claims|believes|argues|insists|guesses|answers|suggests|maintains|asserts)\b(?:\s+that)?[\s,:\x22\u{201c}]*(?:the\s|it\s|\x22|\u{201c}|[$\\\d]|$)",
-            r"|\b(?:he|she|they|someone|somebody|student|students|people|friend|teacher|textbook|book|manual|key)\s+(?:said|thought|claimed|believed|argued|insisted|guessed|answered|wrote|suggested|told\s+\w+|(?:would\s+)?(?:answer|say|think))\b(?:\s+(?:that|it|the)\b|[\s,:$\\\x22\u{201c}\d.]*$)",
-            r"|\baccording\s+to\s+(?:him|her|them|my|some|a\s|the\s+(?:text)?book|the\s+(?:teacher|student|manual|key|answer\s+key|internet|author))",
-            r"|\b(?:my|another|one|some)\s+(?:friends?|classmates?|students?|teacher|colleague|tutor)\s+(?:gets?|got|obtains?|obtained|had|found)\s+[$\\]*(?:\d[\d.,]*[\s.$]*)?$",
+            r"(?i)\b(?:thinks|says|claims|believes|argues|insists|guesses|answers|suggests|maintains",
+            r"|asserts)\b(?:\s+that)?[\s,:\x22\u{201c}]*(?:the\s|it\s|\x22|\u{201c}|[$\\\d]|$)",
+            r"|\b(?:he|she|they|someone|somebody|student|students|people|friend|teacher|textbook|book|manual",
+            r"|key)\s+(?:said|thought|claimed|believed|argued|insisted|guessed|answered|wrote|suggested",
+            r"|told\s+\w+|(?:would\s+)?(?:answer|say|think))\b",
+            r"(?:\s+(?:that|it|the)\b|[\s,:$\\\x22\u{201c}\d.]*$)",
+            r"|\baccording\s+to\s+(?:him|her|them|my|some|a\s|the\s+(?:text)?book|the\s+",
+            r"(?:teacher|student|manual|key|answer\s+key|internet|author))",
+            r"|\b(?:my|another|one|some)\s+(?:friends?|classmates?|students?|teacher|colleague|tutor)\s+",
+            r"(?:gets?|got|obtains?|obtained|had|found)\s+[$\\]*(?:\d[\d.,]*[\s.$]*)?$",
             r"|\b(?:textbook|manual|answer\s+key|solution\s+key|calculator)\s+(?:gives|has|shows|lists|states)\b",
         ))
     });
     // Names begin with a capital.
     static NAMED: LazyLock<Regex> = LazyLock::new(|| {
-        pattern(
-            r"\b[A-Z][a-z]+\s+(?:said|thought|claimed|believed|argued|insisted|guessed|answered|wrote|suggested|told\s+\w+)\b(?:\s+(?:that|it|the)\b|[\s,:$\\\x22\u{201c}\d.]*$)",
-        )
+        pattern(concat!(
+            r"\b[A-Z][a-z]+\s+(?:said|thought|claimed|believed|argued|insisted|guessed|answered|wrote",
+            r"|suggested|told\s+\w+)\b(?:\s+(?:that|it|the)\b|[\s,:$\\\x22\u{201c}\d.]*$)",
+        ))
     });
     static ACCORDING: LazyLock<Regex> = LazyLock::new(|| pattern(r"[Aa]ccording\s+to\s+[A-Z]"));
     let sentence = sentence.rsplit(';').next().unwrap_or(sentence);

@@ -4,8 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_train::{AdvantageEstimator, RatioLevel, Scale};
 
-/// Presets. Each fills in `beta`, `kl`, `kl_placement`, `advantage_estimator`, `scale_rewards`, `epsilon`, `epsilon_high`,
-/// `loss_type`, `importance_sampling_level`, `dynamic_sampling` and `mask_truncated_completions`.
+/// Presets. Each fills in `beta`, `kl`, `kl_placement`, `advantage_estimator`, `scale_rewards`, `epsilon`,
+/// `epsilon_high`, `loss_type`, `importance_sampling_level`, `dynamic_sampling` and `mask_truncated_completions`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Algorithm {
