@@ -279,7 +279,9 @@ mod tests {
     fn arguments_lose_a_null_that_the_schema_does_not_allow_and_keep_one_that_it_does() {
         let given = json!({"port": "Brest", "days": null, "unit": null, "note": null, "unknown": null,
             "place": {"lat": null, "name": null, "far": null}, "stops": [{"at": null, "x": null}, null]});
-        let expected = json!({"port": "Brest", "days": null, "note": null, "place": {"name": null}, "stops": [{}, null]});
+        let expected = json!({
+            "port": "Brest", "days": null, "note": null, "place": {"name": null}, "stops": [{}, null]
+        });
         check_arguments(given.clone(), false, expected.clone());
         check_arguments(given.clone(), true, expected);
         // No table reaches into a string.

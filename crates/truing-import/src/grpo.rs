@@ -148,7 +148,8 @@ fn completions(job: &mut Job<'_>, key: &dyn Fn(&str) -> String, is_trl: bool) ->
             job.set("stop", recipe::strings(&strings), "generation_kwargs");
             job.note_translated(&key("generation_kwargs"), "`stop`");
         }
-        let only_stop = matches!(&kwargs.value, Value::Table(pairs) if pairs.iter().all(|pair| pair.key.starts_with("stop")));
+        let only_stop = matches!(&kwargs.value, Value::Table(pairs)
+            if pairs.iter().all(|pair| pair.key.starts_with("stop")));
         if !only_stop {
             job.missing(&key("generation_kwargs"), "of its keys only the strings that end a completion");
         }

@@ -147,7 +147,11 @@ fn with_calls(calls: &str) -> String {
 }
 
 fn two_calls() -> Conversation {
-    let call = |name: &str, port: &str| json!({"type": "function", "function": {"name": name, "arguments": {"port": port, "day": 4}}});
+    let call = |name: &str, port: &str| {
+        json!({
+            "type": "function", "function": {"name": name, "arguments": {"port": port, "day": 4}}
+        })
+    };
     let mut conversation = turns(&[
         (Role::User, "Call tides for Brest, day 4."),
         (Role::Assistant, ""),

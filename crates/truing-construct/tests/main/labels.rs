@@ -263,7 +263,10 @@ fn a_run_s_folder_is_its_own_and_continues_with_the_same_inputs_alone() {
     let text = fs::read_to_string(&prompts).unwrap();
     fs::write(&prompts, text.replace("code 1", "code 7")).unwrap();
     let error = run(folder.path(), RECIPE, &[], vec![asked.cached(&cache)]).unwrap_err();
-    let is_of = |role: &str, changed: &Path| matches!(&error, StageError::Run(RunError::FileChanged { role: found, path }) if found == role && path == changed);
+    let is_of = |role: &str, changed: &Path| {
+        matches!(&error, StageError::Run(RunError::FileChanged { role: found, path })
+            if found == role && path == changed)
+    };
     assert!(is_of("data", &prompts), "{error}");
     fs::write(&prompts, text).unwrap();
     fs::write(folder.path().join("set.toml"), SET.replace("\"logic\"", "\"checks\"")).unwrap();

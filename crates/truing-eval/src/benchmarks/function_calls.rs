@@ -329,9 +329,12 @@ mod tests {
         let functions = [json!({"name": "geo.area", "parameters": {"type": "dict", "properties": {
             "base": {"type": "integer"}, "height": {"type": "float"}, "unit": {"type": "string"}, "to": {"type": "dict"},
             "tags": {"type": "array"}}, "required": ["base", "height"]}})];
-        let accepted = [
-            json!({"geo.area": {"base": [10], "height": [5, 5.5], "unit": ["sq. metres", ""], "to": [{"city": ["Oslo", "oslo, NO"], "zip": ["", "0150"]}, ""], "tags": [["a", "b"], ""]}}),
-        ];
+        let accepted = [json!({
+            "geo.area": {
+                "base": [10], "height": [5, 5.5], "unit": ["sq. metres", ""],
+                "to": [{"city": ["Oslo", "oslo, NO"], "zip": ["", "0150"]}, ""], "tags": [["a", "b"], ""]
+            }
+        })];
         for (reply, expected) in [
             ("[geo.area(base=10, height=5)]", None),
             ("geo_area(height=5.0, base=10, unit='Sq Metres')", None),

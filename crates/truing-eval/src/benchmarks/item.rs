@@ -389,7 +389,10 @@ impl Answers {
     /// Whether one of the model's replies was cut at its limit.
     #[must_use]
     pub fn is_cut(&self) -> bool {
-        let is_cut = |answer: &Answer| matches!(answer, Answer::Reply(reply) if reply.finish_reason == FinishReason::Length);
+        let is_cut = |answer: &Answer| {
+            matches!(answer, Answer::Reply(reply)
+                if reply.finish_reason == FinishReason::Length)
+        };
         let is_of_judge =
             |id: &str| id.starts_with(super::judging::PREFIX) || id.starts_with(super::judging::REPEAT);
         self.0.iter().any(|(id, answer)| !is_of_judge(id) && is_cut(answer))

@@ -231,7 +231,9 @@ fn a_reward_models_page_tells_what_its_scores_are_worth() {
     let mut metrics = String::new();
     for step in 1..=200_u64 {
         let t = step as f64 / 200.0;
-        let row = json!({ "step": step, "loss": 0.7 - 0.2 * t, "accuracy": 0.5 + 0.3 * t, "margin": t, "mean_reward": 0.5 * t });
+        let row = json!({
+            "step": step, "loss": 0.7 - 0.2 * t, "accuracy": 0.5 + 0.3 * t, "margin": t, "mean_reward": 0.5 * t
+        });
         metrics += &format!("{row}\n");
     }
     fs::write(folder.path().join("recipe.resolved.toml"), "seed = 1\n").unwrap();

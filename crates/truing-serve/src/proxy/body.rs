@@ -206,7 +206,10 @@ mod tests {
             let last = text();
             let is_parts = text().as_str().unwrap().len().is_multiple_of(2);
             turns.push(match is_parts {
-                true => json!({"content": [{"text": text(), "type": "text"}, {"type": "text", "text": last}], "role": "user"}),
+                true => json!({
+                    "content": [{"text": text(), "type": "text"}, {"type": "text", "text": last}],
+                    "role": "user"
+                }),
                 false => json!({"role": "user", "name": text(), "content": last}),
             });
             let mut body = serde_json::Map::new();

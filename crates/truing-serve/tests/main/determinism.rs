@@ -16,7 +16,9 @@ fn requests() -> Vec<(&'static str, Value)> {
     (0..24)
         .map(|idx: usize| {
             let text = format!("{}{}", &common[..if idx.is_multiple_of(3) { 0 } else { common.len() }], "x".repeat(idx));
-            let base = json!({"max_tokens": 3 + idx % 17, "seed": idx, "temperature": (idx % 3) as f64 * 0.6, "n": 1 + idx % 2});
+            let base = json!({
+                "max_tokens": 3 + idx % 17, "seed": idx, "temperature": (idx % 3) as f64 * 0.6, "n": 1 + idx % 2
+            });
             let more = match idx % 5 {
                 0 => json!({"logprobs": 2}),
                 1 => json!({"presence_penalty": 1.0, "frequency_penalty": 0.5, "logprobs": 0}),

@@ -151,7 +151,10 @@ impl Proxy {
 }
 
 fn hello(model: &str) -> Value {
-    json!({"model": model, "messages": [{"role": "user", "content": "Hello"}], "temperature": 0.10, "unknown": [1, null]})
+    json!({
+        "model": model, "messages": [{"role": "user", "content": "Hello"}], "temperature": 0.10,
+        "unknown": [1, null]
+    })
 }
 
 #[test]

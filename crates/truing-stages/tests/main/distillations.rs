@@ -318,7 +318,12 @@ fn interrupted_anywhere_and_resumed_samples_the_same_tokens_and_ends_with_the_sa
     run(straight.path(), &[], Start::Fresh, never);
     let expected = (weights(straight.path()), metrics(straight.path()), sampled(straight.path()));
     assert!(!expected.2.is_empty());
-    let phase = |wanted: &'static str| move |event: &Event| matches!(event, Event::PhaseStarted { phase, .. } if phase.starts_with(wanted));
+    let phase = |wanted: &'static str| {
+        move |event: &Event| {
+            matches!(event, Event::PhaseStarted { phase, .. }
+            if phase.starts_with(wanted))
+        }
+    };
     let stops: [StopWhen; 4] = [
         Box::new(phase("step 1 of 4: sampling completions")),
         Box::new(phase("step 3 of 4: asking the teacher")),

@@ -301,7 +301,10 @@ fn saved_scorers_name_a_padding_token_that_ends_no_conversation_in_every_file() 
         let output = format!("output_dir=adapter-{of_base}");
         let (model, events) = finished(Stage::Reward, folder.path(), &["max_steps=1", &output]);
         assert_eq!(json_file(model.join("tokenizer_config.json"))["pad_token"], token, "{of_base}");
-        let is_told = |e: &Event| matches!(e, Event::Note(text) if text.contains(&format!("load it with `pad_token_id={id}`")));
+        let is_told = |e: &Event| {
+            matches!(e, Event::Note(text)
+                if text.contains(&format!("load it with `pad_token_id={id}`")))
+        };
         assert_eq!(events.iter().any(is_told), of_base != json!(id), "{of_base}: {events:?}");
     }
     fs::write(&config, before).unwrap();
@@ -337,7 +340,10 @@ fn training_continues_on_an_adapters_own_weights() {
         let from = format!("model_name_or_path={}", begun.display());
         let still = [&from[..], "output_dir=still", "max_steps=1", "learning_rate=1e-60"];
         let (same, events) = finished(second, folder.path(), &still);
-        let is_told = |e: &Event| matches!(e, Event::Note(text) if text.contains("is an adapter") && text.ends_with(fate));
+        let is_told = |e: &Event| {
+            matches!(e, Event::Note(text)
+                if text.contains("is an adapter") && text.ends_with(fate))
+        };
         assert!(events.iter().any(is_told), "{events:?}");
         let base = json_file(same.join("adapter_config.json"))["base_model_name_or_path"].clone();
         assert_eq!(

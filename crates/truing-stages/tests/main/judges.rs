@@ -68,7 +68,10 @@ fn a_judged_run_that_is_broken_off_goes_on_bit_for_bit_and_asks_nothing_twice() 
     let folder = policies::folder();
     let cache = folder.path().join("replies.sqlite");
     let judge = judge();
-    let is_learning = |event: &Event| matches!(event, Event::PhaseStarted { phase, .. } if phase.starts_with("step 2 of 3: updating the policy"));
+    let is_learning = |event: &Event| {
+        matches!(event, Event::PhaseStarted { phase, .. }
+            if phase.starts_with("step 2 of 3: updating the policy"))
+    };
     let outcome =
         run(folder.path(), &overrides, Start::Fresh, Some(judge.cached(&cache)), is_learning).unwrap();
     assert!(matches!(outcome, Ended::Interrupted { .. }), "{outcome:?}");

@@ -235,7 +235,10 @@ fn files_of_a_folder_that_are_not_read_are_named() {
     let overrides = ["max_steps=1", "data=[{path=\"data\"}]"];
     let (_, events) = setup::run(folder.path(), &overrides, Start::Fresh, never).unwrap();
     let start = "the training data: 3 files are not read (csv, hidden, in a subfolder): ";
-    let is_said = |event: &Event| matches!(event, Event::Note(text) if text.starts_with(start) && text.ends_with("test/rows.jsonl"));
+    let is_said = |event: &Event| {
+        matches!(event, Event::Note(text)
+            if text.starts_with(start) && text.ends_with("test/rows.jsonl"))
+    };
     assert!(events.iter().any(is_said), "{events:?}");
     let inputs = fs::read_to_string(folder.path().join("run/inputs.json")).unwrap();
     assert_eq!(inputs.matches("rows.").count(), 1, "{inputs}");
@@ -272,7 +275,8 @@ fn a_changed_file_of_a_folder_is_other_data_for_a_policy() {
     fs::write(data.join("b.jsonl"), text.replacen("\"answer\": \"3\"", "\"answer\": \"4\"", 1)).unwrap();
     let error = policies::run(folder.path(), &overrides, Start::Resume, never).unwrap_err();
     assert!(
-        matches!(&error, StageError::Run(RunError::FileChanged { role, path }) if role == "data" && path.ends_with("b.jsonl")),
+        matches!(&error, StageError::Run(RunError::FileChanged { role, path })
+            if role == "data" && path.ends_with("b.jsonl")),
         "{error}"
     );
     fs::write(data.join("b.jsonl"), text).unwrap();

@@ -141,7 +141,10 @@ pub(crate) fn run(
 }
 
 pub(crate) fn is_metrics_of(step: u64) -> impl Fn(&Event) -> bool + 'static {
-    move |event| matches!(event, Event::Metrics { step: found, values } if *found == step && values.contains_key("loss"))
+    move |event| {
+        matches!(event, Event::Metrics { step: found, values }
+        if *found == step && values.contains_key("loss"))
+    }
 }
 
 pub(crate) fn never(_: &Event) -> bool {

@@ -184,7 +184,9 @@ fn print_outcome(outcome: &EvaluateOutcome, as_json: bool, context: &Context) ->
     let has_unscored = |task: &TaskRecord| task.summary.metrics.iter().any(|metric| metric.n == 0);
     let exit = if outcome.tasks.iter().any(has_unscored) { Outcome::Finding } else { Outcome::Fine };
     if as_json {
-        printer.json(&json!({ "status": "finished", "folder": outcome.folder, "report": page, "tasks": outcome.tasks }))?;
+        printer.json(&json!({
+            "status": "finished", "folder": outcome.folder, "report": page, "tasks": outcome.tasks
+        }))?;
         return Ok(exit);
     }
     let mut table = Table::new(&[
