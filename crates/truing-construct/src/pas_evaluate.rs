@@ -1,4 +1,5 @@
-//! What complements change: a target model answers each prompt as it is and with its complement (PAS, arXiv 2407.06027).
+//! What complements change: a target model answers each prompt as it is and with its complement (PAS,
+//! arXiv 2407.06027).
 //! Where a prompt has instructions that a program can check (IFEval), both replies are checked; where it has none, a
 //! judge compares them in both orders, if the recipe names one.
 //!

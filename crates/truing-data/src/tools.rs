@@ -268,7 +268,10 @@ mod tests {
             "days": {"type": ["integer", "null"]},
             "unit": {"enum": ["m", "ft"]},
             "note": {"description": "anything"},
-            "place": {"type": "object", "properties": {"lat": {"type": "number"}, "name": {"nullable": true, "type": "string"}}},
+            "place": {
+                "type": "object",
+                "properties": {"lat": {"type": "number"}, "name": {"nullable": true, "type": "string"}}
+            },
             "stops": {"type": "array", "items": {"type": "object", "properties": {"at": {"type": "string"}}}}}}}]});
         let tools = tools(&row, pads_nulls).unwrap();
         let calls = tools.calls(&json!([{"name": "tides", "arguments": arguments}]), "tool_calls").unwrap();

@@ -107,7 +107,8 @@ pub struct Options {
 /// ```
 /// use truing_import::{Options, import};
 ///
-/// let yaml = "base_model: org/model\nlearning_rate: 1e-5\nsequence_len: 1024\ndatasets:\n  - path: train.jsonl\n    type: chat_template\n";
+/// let yaml = "base_model: org/model\nlearning_rate: 1e-5\nsequence_len: 1024\n\
+///     datasets:\n  - path: train.jsonl\n    type: chat_template\n";
 /// let folder = std::path::PathBuf::from("/no/such/folder");
 /// let options = Options {
 ///     tool: None,

@@ -20,10 +20,12 @@
 //! `kl[i]` is one of three divergences ([`DivergenceKind`]); `KL(a, b) = Σ_{v in S} a_v (log a_v - log b_v)`:
 //!
 //! ```text
-//! reverse          KL(p, q)                              d_z_v += d_kl[i] p_v (log p_v - log q_v - KL(p, q))
-//! forward          KL(q, p)                              d_z_v += d_kl[i] (p_v - q_v)
-//! Jensen-Shannon   beta KL(q, m) + (1 - beta) KL(p, m)   d_z_v += d_kl[i] (1 - beta) p_v (log p_v - log m_v - KL(p, m))
-//!                  m = beta q + (1 - beta) p
+//! reverse          KL(p, q)
+//!                  d_z_v += d_kl[i] p_v (log p_v - log q_v - KL(p, q))
+//! forward          KL(q, p)
+//!                  d_z_v += d_kl[i] (p_v - q_v)
+//! Jensen-Shannon   beta KL(q, m) + (1 - beta) KL(p, m),   m = beta q + (1 - beta) p
+//!                  d_z_v += d_kl[i] (1 - beta) p_v (log p_v - log m_v - KL(p, m))
 //! ```
 //!
 //! Rows of the head can be excluded: their logits are minus infinity, so that they take no part in any sum, maximum or

@@ -320,7 +320,8 @@ simd_fn! {
                 } else {
                     let mut sums = [0.0; TILE_ROWS * MAX_TILE_COLUMNS];
                     let write = Write::Overwrite;
-                    let tile = Tile { k, a, a_row, a_step, b, b_step, c: sums.as_mut_ptr(), c_row: MAX_TILE_COLUMNS, write };
+                    let (to, c_row) = (sums.as_mut_ptr(), MAX_TILE_COLUMNS);
+                    let tile = Tile { k, a, a_row, a_step, b, b_step, c: to, c_row, write };
                     // SAFETY: as above, and the sums have room for a full tile.
                     unsafe { simd.tile(n_rows, vectors, &tile) };
                     for (i, sums) in sums.chunks_exact(MAX_TILE_COLUMNS).take(n_rows).enumerate() {
@@ -460,7 +461,10 @@ simd_fn! {
                 let n_rows = S::DOT_ROWS.min(a.rows - row);
                 let mut sums = [0.0; MAX_DOT_ROWS];
                 // SAFETY: these rows of A and this column of B exist, each a.cols floats in one piece.
-                unsafe { simd.dots(n_rows, a.cols, (a.pointer(row, 0), a.row_stride), b.pointer(0, column), &mut sums) };
+                unsafe {
+                    let rows = (a.pointer(row, 0), a.row_stride);
+                    simd.dots(n_rows, a.cols, rows, b.pointer(0, column), &mut sums);
+                }
                 for (i, sum) in sums[..n_rows].iter().enumerate() {
                     // SAFETY: an item writes only its own columns.
                     let to = unsafe { c.part((row + i) * b.cols + column, 1) };

@@ -88,7 +88,8 @@ fn a_template_that_only_says_that_there_are_tools_does_not_show_them() {
 #[test]
 fn turns_that_are_dropped_are_named_with_their_role() {
     // A second system turn is dropped, and tool results are.
-    let source = "{%- for message in messages %}{%- if message.role != 'tool' and (message.role != 'system' or loop.first) %}\
+    let source = "{%- for message in messages %}\
+        {%- if message.role != 'tool' and (message.role != 'system' or loop.first) %}\
         {{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}{%- endif %}{%- endfor %}\
         {%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{%- endif %}";
     let renderer = tiny_renderer(source);

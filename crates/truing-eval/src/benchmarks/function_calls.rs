@@ -327,8 +327,8 @@ mod tests {
     #[test]
     fn calls_are_compared_by_syntax_tree() {
         let functions = [json!({"name": "geo.area", "parameters": {"type": "dict", "properties": {
-            "base": {"type": "integer"}, "height": {"type": "float"}, "unit": {"type": "string"}, "to": {"type": "dict"},
-            "tags": {"type": "array"}}, "required": ["base", "height"]}})];
+            "base": {"type": "integer"}, "height": {"type": "float"}, "unit": {"type": "string"},
+            "to": {"type": "dict"}, "tags": {"type": "array"}}, "required": ["base", "height"]}})];
         let accepted = [json!({
             "geo.area": {
                 "base": [10], "height": [5, 5.5], "unit": ["sq. metres", ""],

@@ -163,8 +163,11 @@ fn sysbench_goes_turn_by_turn_with_its_own_or_the_given_history() {
 fn fbbench_means_are_by_task_and_weights_are_the_lists() {
     let benchmark = find("fbbench").unwrap();
     let record = |id: u64, bench: &str, task: &str, checklist: Value| {
-        json!({"id": id, "bench_type": bench, "task_type": task, "sub_task_type": "x", "user_query": "问", "origin_first_response": "答一",
-            "feedback": "不对", "error_type": ["Logical Error"], "feedback_type": ["Pointing Out Errors"], "checklist": checklist})
+        json!({
+            "id": id, "bench_type": bench, "task_type": task, "sub_task_type": "x", "user_query": "问",
+            "origin_first_response": "答一", "feedback": "不对", "error_type": ["Logical Error"],
+            "feedback_type": ["Pointing Out Errors"], "checklist": checklist
+        })
     };
     let weighted = json!([["承认错误", 0.3], ["给出102", 0.7]]);
     let rows = [

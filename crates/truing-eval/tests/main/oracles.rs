@@ -179,8 +179,10 @@ fn the_published_judgments_of_fbbench_give_the_published_scores() {
 #[test]
 fn fbbench_records_have_the_scores_of_the_published_program() {
     let record = |id: u64, bench: &str, task: &str, checklist: Value, judgement: Value| {
-        json!({"id": id, "bench_type": bench, "task_type": task, "user_query": "问", "origin_first_response": "答", "feedback": "不对",
-            "checklist": checklist, "judgement": judgement})
+        json!({
+            "id": id, "bench_type": bench, "task_type": task, "user_query": "问", "origin_first_response": "答",
+            "feedback": "不对", "checklist": checklist, "judgement": judgement
+        })
     };
     let one = |verdict: &str, weight: Value| json!({"评判理由": "因", "评判结果": verdict, "weight": weight});
     let rows = [

@@ -13,8 +13,11 @@ use super::{loaded, reply, row, run, value};
 fn ifeval_has_four_rates_strict_and_loose() {
     let benchmark = find("ifeval").unwrap();
     let rows = [
-        json!({"key": 1, "prompt": "No commas. Two words.", "instruction_id_list": ["punctuation:no_comma", "length_constraints:number_words"],
-            "kwargs": [{}, {"relation": "less than", "num_words": 3}]}),
+        json!({
+            "key": 1, "prompt": "No commas. Two words.",
+            "instruction_id_list": ["punctuation:no_comma", "length_constraints:number_words"],
+            "kwargs": [{}, {"relation": "less than", "num_words": 3}]
+        }),
         json!({
             "key": 2, "prompt": "End well.", "instruction_id_list": ["startend:end_checker"],
             "kwargs": [{"end_phrase": "the end"}]
@@ -79,9 +82,11 @@ fn settings_of_instructions_that_cannot_be_checked_are_refused_with_their_column
 fn multi_if_adds_turns_and_means_over_them() {
     let benchmark = find("multi_if").unwrap();
     let rows = [json!({"key": "k", "language": "English",
-        "turn_1_prompt": "{\"role\": \"user\", \"content\": \"No commas.\"}", "turn_1_instruction_id_list": "[\"punctuation:no_comma\"]", "turn_1_kwargs": "[\"{}\"]",
+        "turn_1_prompt": "{\"role\": \"user\", \"content\": \"No commas.\"}",
+        "turn_1_instruction_id_list": "[\"punctuation:no_comma\"]", "turn_1_kwargs": "[\"{}\"]",
         "turn_2_prompt": "{\"role\": \"user\", \"content\": \"And small letters.\"}",
-        "turn_2_instruction_id_list": "[\"punctuation:no_comma\", \"change_case:english_lowercase\"]", "turn_2_kwargs": "[\"{}\", \"{}\"]",
+        "turn_2_instruction_id_list": "[\"punctuation:no_comma\", \"change_case:english_lowercase\"]",
+        "turn_2_kwargs": "[\"{}\", \"{}\"]",
         "turn_3_prompt": "None"})];
     let options = TaskOptions::default();
     let items = loaded(benchmark, &rows, &options).unwrap().items;
@@ -258,8 +263,10 @@ fn multiple_choice_is_read_out_of_a_written_answer() {
 #[test]
 fn a_users_own_benchmark_needs_no_code() {
     let config = |scorer: Value| -> CustomConfig {
-        serde_json::from_value(json!({"name": "capitals", "prompt": "Capital of {{ country }}?", "system": "One word.", "id_column": "n",
-            "category_columns": ["continent"], "cluster_column": "continent", "scorer": scorer}))
+        serde_json::from_value(json!({
+            "name": "capitals", "prompt": "Capital of {{ country }}?", "system": "One word.", "id_column": "n",
+            "category_columns": ["continent"], "cluster_column": "continent", "scorer": scorer
+        }))
         .unwrap()
     };
     let exact = json!({"kind": {"exact_match": {"column": "capital", "ignore_case": true}}});

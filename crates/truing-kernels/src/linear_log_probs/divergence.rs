@@ -19,7 +19,8 @@ pub enum DivergenceKind {
     ReverseKl,
     /// KL(q, p): p covers what q finds likely.
     ForwardKl,
-    /// The generalised Jensen-Shannon divergence with this weight of q in the mixture, between 0 and 1 (arXiv 2306.13649).
+    /// The generalised Jensen-Shannon divergence with this weight of q in the mixture, between 0 and 1
+    /// (arXiv 2306.13649).
     JensenShannon(f64),
 }
 

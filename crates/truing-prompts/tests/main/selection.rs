@@ -84,7 +84,13 @@ proptest! {
         seed in 0..1000_u64,
         share in 0.01..1.0_f64,
         block_rows in 4..80_usize,
-        linkage in prop_oneof![Just(Linkage::Ward), Just(Linkage::Average), Just(Linkage::Complete), Just(Linkage::Single), Just(Linkage::MeanCosine)],
+        linkage in prop_oneof![
+            Just(Linkage::Ward),
+            Just(Linkage::Average),
+            Just(Linkage::Complete),
+            Just(Linkage::Single),
+            Just(Linkage::MeanCosine)
+        ],
         has_repeats in any::<bool>(),
     ) {
         let mut data = random_vectors(seed, n, 6);

@@ -79,7 +79,12 @@ fn write_pipeline(folder: &Path, n_steps: u64) {
             "label": label, "heldout_loss": loss, "heldout_accuracy": 0.7, "n_heldout_tokens": 1873,
             "answers": [
                 answer("order", "an order as JSON", first, right),
-                answer("label", "a feeling as one word", if right { "negative" } else { "The feeling is negative." }, right),
+                answer(
+                    "label",
+                    "a feeling as one word",
+                    if right { "negative" } else { "The feeling is negative." },
+                    right
+                ),
                 answer("lines", "exactly three lines", "- one\n- two\n- three", true),
                 answer("number", "a bare number", if right { "" } else { "12" }, !right),
             ],

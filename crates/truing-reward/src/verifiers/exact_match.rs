@@ -142,7 +142,8 @@ fn is_digit(letter: char) -> bool {
 
 /// Whether a letter between two digits makes one number, date, time or range of them.
 fn is_within_number(letter: char) -> bool {
-    const SEPARATORS: &str = ".,:/'^-\u{2019}\u{2212}\u{2010}\u{2011}\u{2013}\u{ff0e}\u{ff0c}\u{ff1a}\u{ff0f}\u{66b}\u{66c}\u{a0}\u{2009}\u{202f}";
+    const SEPARATORS: &str = ".,:/'^-\u{2019}\u{2212}\u{2010}\u{2011}\u{2013}\u{ff0e}\u{ff0c}\u{ff1a}\u{ff0f}\
+                              \u{66b}\u{66c}\u{a0}\u{2009}\u{202f}";
     SEPARATORS.contains(letter)
 }
 

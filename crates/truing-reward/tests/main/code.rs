@@ -212,7 +212,9 @@ fn no_trick_passes() {
         ),
         (
             "hands over names",
-            "import os\nfor fd in range(64):\n    try: os.write(fd, b'{\"value\": null}\\n{\"value\": [\"dict\", [[\"secret\", 1], [\"abs\", 1], [\"__builtins__\", [\"dict\", []]]]]}\\n')\n    except OSError: pass",
+            "import os\nfor fd in range(64):\n    try: os.write(fd, b'{\"value\": null}\\n\
+             {\"value\": [\"dict\", [[\"secret\", 1], [\"abs\", 1], [\"__builtins__\", [\"dict\", []]]]]}\\n')\
+             \n    except OSError: pass",
         ),
         ("ends the tests' loop", "def secret(x): raise StopIteration"),
         ("asserts itself", "def secret(x): raise AssertionError"),

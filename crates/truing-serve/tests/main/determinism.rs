@@ -15,7 +15,8 @@ fn requests() -> Vec<(&'static str, Value)> {
     let common = "A long beginning that many of the prompts share, word by word. ".repeat(4);
     (0..24)
         .map(|idx: usize| {
-            let text = format!("{}{}", &common[..if idx.is_multiple_of(3) { 0 } else { common.len() }], "x".repeat(idx));
+            let beginning = if idx.is_multiple_of(3) { "" } else { common.as_str() };
+            let text = format!("{beginning}{}", "x".repeat(idx));
             let base = json!({
                 "max_tokens": 3 + idx % 17, "seed": idx, "temperature": (idx % 3) as f64 * 0.6, "n": 1 + idx % 2
             });

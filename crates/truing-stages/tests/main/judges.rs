@@ -483,7 +483,11 @@ fn serve(folder: &Path) -> String {
             };
             let reply = model.chat(&request, &mut |_| ControlFlow::Continue(())).unwrap();
             let body = json!({
-                "choices": [{"index": 0, "message": {"role": "assistant", "content": reply.text}, "finish_reason": "length"}],
+                "choices": [{
+                    "index": 0,
+                    "message": {"role": "assistant", "content": reply.text},
+                    "finish_reason": "length"
+                }],
                 "usage": {"prompt_tokens": reply.n_prompt_tokens, "completion_tokens": reply.n_completion_tokens},
             })
             .to_string();

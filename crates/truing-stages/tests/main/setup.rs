@@ -83,7 +83,8 @@ pub(crate) fn folder() -> TempDir {
         let answer = "very ".repeat(i % 7);
         writeln!(
             rows,
-            r#"{{"messages": [{{"role": "user", "content": "{i} + 1?"}}, {{"role": "assistant", "content": "{answer}{}"}}]}}"#,
+            "{{\"messages\": [{{\"role\": \"user\", \"content\": \"{i} + 1?\"}}, \
+             {{\"role\": \"assistant\", \"content\": \"{answer}{}\"}}]}}",
             i + 1
         )
         .unwrap();

@@ -2,7 +2,9 @@
 //! the same scalar head.
 //!
 //! ```text
-//! L = mean_pairs -log sigma(r_w - r_l - m) + alpha mean_pairs ((r_w - rhat_w)^2 + (r_l - rhat_l)^2) + c mean_pairs (r_w + r_l)^2
+//! L = mean_pairs -log sigma(r_w - r_l - m)
+//!     + alpha mean_pairs ((r_w - rhat_w)^2 + (r_l - rhat_l)^2)
+//!     + c mean_pairs (r_w + r_l)^2
 //! ```
 //!
 //! A response in several pairs of a ranking counts in each of them ([`MseDenominator::AllPairs`]), or once

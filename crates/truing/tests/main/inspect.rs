@@ -207,9 +207,17 @@ fn odd_turns_and_pictures_are_noted_for_the_row_that_has_them() {
 
 #[test]
 fn a_padded_tool_description_is_shown_without_its_nulls_and_an_older_call_as_a_call() {
-    let rows = r#"{"messages":[{"role":"user","content":"Add"},{"role":"assistant","content":"5"}],"tools":[{"type":"function","function":{"name":"add","description":"adds","parameters":{"type":"object","properties":{"x":{"type":"integer","enum":null},"port":null}},"strict":null}}]}
-{"messages":[{"role":"user","content":"Tide?"},{"role":"assistant","content":null,"function_call":{"name":"tides","arguments":"{}"}},{"role":"function","name":"tides","content":"high"},{"role":"assistant","content":"High."}],"functions":[{"name":"tides","parameters":{}}]}
-"#;
+    let rows = concat!(
+        r#"{"messages":[{"role":"user","content":"Add"},{"role":"assistant","content":"5"}],"tools":["#,
+        r#"{"type":"function","function":{"name":"add","description":"adds","parameters":{"type":"object","#,
+        r#""properties":{"x":{"type":"integer","enum":null},"port":null}},"strict":null}}]}"#,
+        "\n",
+        r#"{"messages":[{"role":"user","content":"Tide?"},{"role":"assistant","content":null,"#,
+        r#""function_call":{"name":"tides","arguments":"{}"}},"#,
+        r#"{"role":"function","name":"tides","content":"high"},{"role":"assistant","content":"High."}],"#,
+        r#""functions":[{"name":"tides","parameters":{}}]}"#,
+        "\n",
+    );
     let bench = Bench::new(rows);
     let path = bench.model().join("tokenizer_config.json");
     let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();

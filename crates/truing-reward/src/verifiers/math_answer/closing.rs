@@ -137,8 +137,9 @@ const CHINESE_UNITS: &str =
 fn compound(sentence: &str, is_cued: bool) -> Option<Option<String>> {
     static COMPOUND: LazyLock<Regex> = LazyLock::new(|| {
         let chinese = format!(r"\d+\s?(?:{CHINESE_UNITS})(?:零?\d+(?:\.\d+)?\s?(?:{CHINESE_UNITS}))+");
+        let last = r"(?P<last>\d+(?:\.\d+)?\s*[A-Za-z]+)";
         pattern(&format!(
-            r"(?P<all>\b\d+\s*[A-Za-z]+\.?(?:(?:\s*,\s*|\s+and\s+|\s*)(?P<last>\d+(?:\.\d+)?\s*[A-Za-z]+))+)|(?P<run>{chinese})"
+            r"(?P<all>\b\d+\s*[A-Za-z]+\.?(?:(?:\s*,\s*|\s+and\s+|\s*){last})+)|(?P<run>{chinese})"
         ))
     });
     let found = COMPOUND.find_iter(sentence).last()?;
