@@ -11,6 +11,4 @@ pub mod quality;
 pub mod respond;
 pub mod select;
 
-mod shuffle;
-
 pub use truing_stages::{PlanContext, RunContext, Stage, StageError, StagePlan};

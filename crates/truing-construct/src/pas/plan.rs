@@ -1,6 +1,5 @@
 //! The pool with what is known of each prompt, the examples, and what it will cost to make pairs.
 
-use rand_chacha::rand_core::Rng;
 use serde_json::{Map, Value};
 use truing_ask::judged_folder::JudgedInputs;
 use truing_ask::judging::BYTES_PER_TOKEN;
@@ -183,7 +182,7 @@ impl PasPlan {
                 dropped[idx].clone_from(&inputs.prompts[idx].deselected);
             }
         } else {
-            for idx in not_drawn(usable, n_selected, Seed(config.seed)) {
+            for idx in not_sampled(usable, n_selected, Seed(config.seed)) {
                 dropped[idx] = Some("not sampled (`selection = false`)".into());
             }
         }
@@ -241,12 +240,8 @@ pub(super) fn no_examples(inputs: &PasInputs, category: &str, prompt: &str) -> O
 }
 
 /// All but `n` places, the `n` sampled at random.
-fn not_drawn(mut indices: Vec<usize>, n: usize, seed: Seed) -> Vec<usize> {
-    let mut generator = seed.generator("prompts without selection", &[]);
-    for idx in 0..n.min(indices.len()) {
-        let left = (indices.len() - idx) as u64;
-        indices.swap(idx, idx + (generator.next_u64() % left) as usize);
-    }
+fn not_sampled(mut indices: Vec<usize>, n: usize, seed: Seed) -> Vec<usize> {
+    seed.sample_to_front(&mut indices, n, "prompts without selection", &[]);
     indices.split_off(n.min(indices.len()))
 }
 

@@ -11,7 +11,6 @@ use truing_types::{ChatRequest, SamplingOptions, Seed};
 
 use super::config::{JudgeKind, PreferConfig, PreferJudge};
 use super::inputs::{PreferInputs, PromptGroup};
-use crate::shuffle::shuffled;
 
 /// What a question shows, as places of responses in their prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -228,19 +227,19 @@ fn compared_pairs(n_responses: usize, max_pairs: usize, seed: Seed, key: &[u64])
     if all.len() <= max_pairs {
         return all;
     }
-    let order = shuffled((0..n_responses).collect::<Vec<_>>(), seed, "chain of comparisons", key);
+    let order = seed.shuffled((0..n_responses).collect::<Vec<_>>(), "chain of comparisons", key);
     let mut pairs: Vec<[usize; 2]> =
         order.windows(2).map(|link| [link[0].min(link[1]), link[0].max(link[1])]).collect();
     let rest: Vec<[usize; 2]> = all.into_iter().filter(|pair| !pairs.contains(pair)).collect();
     let n_more = max_pairs.saturating_sub(pairs.len());
-    pairs.extend(shuffled(rest, seed, "further comparisons", key).into_iter().take(n_more));
+    pairs.extend(seed.shuffled(rest, "further comparisons", key).into_iter().take(n_more));
     pairs.sort_unstable();
     pairs
 }
 
 /// `n` of the places below `n_places`, in ascending order.
 fn drawn(n_places: usize, n: usize, seed: Seed, purpose: &str, key: &[u64]) -> Vec<usize> {
-    let mut places = shuffled((0..n_places).collect::<Vec<_>>(), seed, purpose, key);
+    let mut places = seed.shuffled((0..n_places).collect::<Vec<_>>(), purpose, key);
     places.truncate(n);
     places.sort_unstable();
     places
