@@ -16,12 +16,11 @@ use std::borrow::Cow;
 
 use truing_ask::ChatModelConfig;
 use truing_model::Engine;
-use truing_run::{Ended, Machine};
-use truing_store::RunInputs;
+use truing_run::Ended;
 use truing_types::StageName;
 
-use crate::training::{self, TrainingConfig, TrainingPlan};
-use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
+use crate::training::{self, DecoderStage, TrainingConfig, TrainingPlan};
+use crate::{PlanContext, RunContext, StageError, TrainedModel};
 
 pub use config::{DistillationConfig, DivergenceName, KlTokens, TeacherConfig, TeacherWeights};
 pub use inputs::{DistillInputs, DistillPrompt, DistillPrompts};
@@ -32,31 +31,12 @@ use workload::OnPolicyDistillation;
 #[derive(Debug)]
 pub struct DistillStage;
 
-impl Stage for DistillStage {
+impl DecoderStage for DistillStage {
     const NAME: StageName = StageName::Distill;
-    type Config = TrainingConfig;
     type Inputs = DistillInputs;
-    type Plan = TrainingPlan;
-    type Outcome = TrainedModel;
 
     fn load(config: &TrainingConfig, context: &mut PlanContext<'_>) -> Result<DistillInputs, StageError> {
         DistillInputs::load(config, context.render.clone(), context.events)
-    }
-
-    fn plan<E: Engine>(
-        config: TrainingConfig,
-        inputs: &DistillInputs,
-        machine: &Machine,
-    ) -> Result<TrainingPlan, StageError> {
-        TrainingPlan::resolve::<E, _>(config, inputs, machine)
-    }
-
-    fn config(plan: &TrainingPlan) -> &Self::Config {
-        &plan.config
-    }
-
-    fn record<'a>(_: &TrainingPlan, inputs: &'a DistillInputs) -> Result<Cow<'a, RunInputs>, StageError> {
-        Ok(Cow::Borrowed(&inputs.record))
     }
 
     fn chat_models(plan: &TrainingPlan) -> Vec<Cow<'_, ChatModelConfig>> {

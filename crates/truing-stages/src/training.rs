@@ -8,6 +8,7 @@
 
 mod config;
 mod decoder_inputs;
+mod decoder_stage;
 pub(crate) mod encoder_plan;
 mod model;
 pub(crate) mod plan;
@@ -35,6 +36,7 @@ use crate::StageError;
 
 pub use config::{LayersSetting, LoraConfig, PackingMode, TrainingConfig};
 pub use decoder_inputs::{DecoderInputs, DivisibleData};
+pub use decoder_stage::DecoderStage;
 pub use encoder_plan::EncoderPlan;
 pub(crate) use encoder_plan::{EncoderSettings, SampleLengths, StepSize};
 pub use model::ModelToTrain;
