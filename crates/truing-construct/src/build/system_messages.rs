@@ -376,15 +376,7 @@ impl Job for SystemMessagesJob {
             ("answering", n.min(most_answers), most_answers, answered.saturating_mul(rounds)),
             ("checking responses", n_checked.min(most_checks), most_checks, checked.saturating_mul(rounds)),
         ];
-        let calls = steps.into_iter().filter(|(_, _, max_calls, _)| *max_calls > 0);
-        calls
-            .map(|(step, n_calls, max_calls, prompt_bytes)| PlannedCalls {
-                step,
-                n_calls,
-                max_calls,
-                prompt_bytes,
-            })
-            .collect()
+        PlannedCalls::of_steps(steps)
     }
 
     fn build(&self, asking: &mut Asking<'_>) -> Result<Option<Vec<Built>>, StageError> {
