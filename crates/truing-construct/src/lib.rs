@@ -3,6 +3,7 @@
 //! calls are planned before the first, and kept, so that none is paid twice.
 
 pub mod build;
+pub mod files;
 pub mod label;
 pub mod pas;
 pub mod pas_evaluate;

@@ -157,7 +157,7 @@ fn run<E: Engine + 'static>(
         output::Found { tokens: &tokens, templates: &templates, clusters: &clusters, vectors: &embedded };
     let summary = output::write(plan, &pool, &found, selection.layers, selection.n_tasks, &folder, events)?;
     Ok(Ended::Finished(SelectReport {
-        selected: folder.path().join(output::SELECTED),
+        selected: folder.path().join(crate::files::SELECTED),
         summary,
         n_templates: templates.templates.len(),
         n_triplets: mined.triplets.triplets.len(),

@@ -21,6 +21,7 @@ use truing_run::{Ended, Machine};
 use truing_store::RunInputs;
 use truing_types::StageName;
 
+pub use answer_log::ANSWERS;
 pub(crate) use answer_log::AnswerLog;
 pub use config::{EvaluateConfig, EvaluateJudge, TaskConfig};
 pub(crate) use plan::resolution_row;

@@ -175,9 +175,9 @@ pub(super) fn run(
     // What may differ between a run and its continuation is recorded as it was for these results.
     run.write_inputs(&record)?;
     run.write_recipe(&config.to_toml())?;
-    let path = folder.join("results.jsonl");
+    let path = folder.join(crate::files::RESULTS);
     write_lines(&path, &rows)?;
-    atomic::write_json(&folder.join("summary.json"), &summary)?;
+    atomic::write_json(&folder.join(crate::files::SUMMARY), &summary)?;
     if summary.overall == Compared::default() {
         let problem = format!("nothing could be compared: {}", main_reason(&summary.failures));
         let saved = format!("{} has every prompt; replies are kept", path.display());
