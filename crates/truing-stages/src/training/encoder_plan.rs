@@ -9,7 +9,7 @@ use truing_model::{ComputeDtype, EncoderSpec, Engine, EngineMemory, TrainableSpe
 use truing_run::Machine;
 use truing_run::folder::DecisiveOf;
 use truing_store::Digest;
-use truing_train::{Amount, OptimizerConfig, PlanError, PlanRow, Schedule, SegmentPlan};
+use truing_train::{Amount, PlanError, PlanRow, Schedule, SegmentPlan};
 use truing_types::Seed;
 
 use super::{
@@ -183,35 +183,17 @@ impl RunPlan for EncoderPlan {
             logging_steps: settings.logging_steps,
             merge_adapter: false,
             pack_capacity: None,
+            trainable: &settings.trainable,
+            segments: self.segments,
+            optimizer: settings.optimizer.config(),
+            schedule: self.schedule,
+            n_threads: self.n_threads,
+            digest: self.digest,
         }
-    }
-
-    fn trainable(&self) -> &TrainableSpec {
-        &self.settings.trainable
-    }
-
-    fn segments(&self) -> SegmentPlan {
-        self.segments
-    }
-
-    fn optimizer(&self) -> OptimizerConfig {
-        self.settings.optimizer.config()
-    }
-
-    fn schedule(&self) -> Schedule {
-        self.schedule
     }
 
     fn n_steps(&self) -> u64 {
         self.n_steps
-    }
-
-    fn n_threads(&self) -> usize {
-        self.n_threads
-    }
-
-    fn digest(&self) -> Digest {
-        self.digest
     }
 
     fn packs_of(&self, step: u64) -> StepPacks<'_> {
