@@ -19,7 +19,7 @@ use truing_statistics::Interval;
 use quick::Quick;
 
 use super::judging;
-use super::stage::{self, RecipeArguments, RunArguments, StageCommand};
+use super::stage::{self, RecipeArguments, RunArguments, RunKind, StageCommand};
 use crate::Context;
 use crate::outcome::Outcome;
 use crate::printer::clean_path;
@@ -136,10 +136,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
 }
 
 impl StageCommand for EvaluateStage {
-    const STOPPING: &'static str = judging::STOPPING;
-    const STOPPED: &'static str = judging::STOPPED;
-    const CONTINUES: bool = true;
-    const TRAINS: bool = false;
+    const KIND: RunKind = judging::KIND;
 
     fn announce(plan: &EvaluatePlan, context: &Context) {
         super::plan::announce_differences(plan, context);

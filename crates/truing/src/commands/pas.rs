@@ -28,7 +28,7 @@ use super::judging;
 use super::model::ModelArguments;
 use super::output::check_is_no_input;
 use super::pas_serve;
-use super::stage::{self, StageCommand};
+use super::stage::{self, RunKind, StageCommand};
 use crate::outcome::{Outcome, WithHint};
 use crate::printer::clean_path;
 use crate::table::{Align, Table};
@@ -298,10 +298,7 @@ fn advice(error: &StageError) -> Option<String> {
 }
 
 impl StageCommand for PasStage {
-    const STOPPING: &'static str = judging::STOPPING;
-    const STOPPED: &'static str = judging::STOPPED;
-    const CONTINUES: bool = true;
-    const TRAINS: bool = false;
+    const KIND: RunKind = judging::KIND;
 
     fn announce(plan: &PasPlan, context: &Context) {
         context.printer.note(plan.summary());
@@ -358,10 +355,7 @@ fn print_pairs(summary: &PasSummary, context: &Context) -> anyhow::Result<()> {
 }
 
 impl StageCommand for PasEvaluateStage {
-    const STOPPING: &'static str = judging::STOPPING;
-    const STOPPED: &'static str = judging::STOPPED;
-    const CONTINUES: bool = true;
-    const TRAINS: bool = false;
+    const KIND: RunKind = judging::KIND;
 
     fn announce(plan: &PasEvaluatePlan, context: &Context) {
         context.printer.note(plan.summary());
