@@ -12,4 +12,6 @@ pub mod quality;
 pub mod respond;
 pub mod select;
 
+mod sources;
+
 pub use truing_stages::{PlanContext, RunContext, Stage, StageError, StagePlan};
