@@ -262,7 +262,7 @@ fn open_local<E: Engine>(
     Ok(LocalChat::new(engine, renderer)?)
 }
 
-/// Stands where nothing may be asked.
+/// Takes the place of a model that may not be asked.
 struct ReplayOnly;
 
 impl ChatModel for ReplayOnly {

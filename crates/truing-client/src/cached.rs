@@ -1,4 +1,4 @@
-//! A model before which a cache stands.
+//! A model with a cache in front of it.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;

@@ -23,7 +23,7 @@ pub(crate) fn body(settings: &ClientSettings, request: &ChatRequest, is_streamed
     put("temperature", number(sampling.temperature));
     put(settings.token_limit_field.name(), sampling.max_new_tokens.into());
     // Standard servers refuse fields they do not know, so only what was asked for is sent: rather refused than
-    // quietly drawn in another way.
+    // quietly sampled in another way.
     if sampling.top_p != default.top_p {
         put("top_p", number(sampling.top_p));
     }

@@ -207,7 +207,7 @@ pub fn parse_answer(bytes: &[u8]) -> Result<Answer, AnswerError> {
 }
 
 /// Reads the k most likely tokens at each place of a prompt of `n_tokens`, as vLLM and `truing serve` send them: for
-/// each token but the first an object of token ids with their `logprob`. The token that stands there may be one more
+/// each token but the first an object of token ids with their `logprob`. The token that is there may be one more
 /// entry.
 ///
 /// # Errors

@@ -164,7 +164,7 @@ impl ClientSettings {
             return bad("base_url", self.base_url.clone(), "an address such as `https://host/v1`");
         }
         if uri.as_ref().and_then(Uri::authority).is_some_and(|authority| authority.as_str().contains('@')) {
-            // What stands before the @ would be shown in messages.
+            // What is before the @ would be shown in messages.
             return bad("base_url", "an address with a password".into(), "the key through `api_key_env`");
         }
         if self.model.is_empty() {

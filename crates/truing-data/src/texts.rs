@@ -35,7 +35,7 @@ pub struct Triplet {
     pub origin: RowOrigin,
 }
 
-/// One text and where it stands.
+/// One text and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TextRow {
     /// The text.

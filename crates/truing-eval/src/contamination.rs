@@ -101,7 +101,7 @@ pub fn contamination<E: From<PromptsError>>(
     let mut held: Vec<BTreeMap<usize, HeldItem>> = vec![BTreeMap::new(); tasks.len()];
     for row in training {
         let row = row?;
-        // An item may stand in several texts of a row, which counts once.
+        // An item may be in several texts of a row, which counts once.
         let mut of_row = BTreeMap::new();
         for text in row.object.values().flat_map(texts) {
             for found in index.find_all(text, max_items) {

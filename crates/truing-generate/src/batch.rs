@@ -26,7 +26,7 @@ pub struct SampleRequest {
     pub prompt: Vec<TokenId>,
     /// Completions to draw.
     pub n_samples: usize,
-    /// With the options' seed and the completion's place in its group, these decide what is drawn: for instance
+    /// With the options' seed and the completion's place in its group, these decide what is sampled: for instance
     /// the step and the row.
     pub seed_indices: Vec<u64>,
 }
@@ -34,13 +34,13 @@ pub struct SampleRequest {
 /// One completion.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct SampledCompletion {
-    /// The tokens as drawn, an end token included.
+    /// The tokens as sampled, an end token included.
     pub tokens: Vec<TokenId>,
     /// The text without end token, and up to a stop text.
     pub text: String,
     /// Log-probability of each token under the model: temperature 1, nothing cut off `[n_tokens]`.
     pub log_probs: Vec<f32>,
-    /// The same under the distribution it was drawn from `[n_tokens]`.
+    /// The same under the distribution it was sampled from `[n_tokens]`.
     pub sampling_log_probs: Vec<f32>,
     /// Why it ended.
     pub finish_reason: FinishReason,

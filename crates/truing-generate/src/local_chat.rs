@@ -16,7 +16,7 @@ use crate::{
     generate, mark_tokens, marks_of, opened_thought,
 };
 
-/// Replies that are drawn side by side. Each holds a cache of its prompt and itself, so that more take more memory.
+/// Replies that are sampled side by side. Each holds a cache of its prompt and itself, so that more take more memory.
 const REPLIES_AT_A_TIME: usize = 8;
 
 /// Tokens of prompts' beginnings that are kept while many are answered.

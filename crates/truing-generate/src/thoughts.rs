@@ -9,8 +9,8 @@ const MAX_TOKENS_OF_A_MARK: usize = 16;
 /// Tokens of a template's beginning of a turn, the first words of a thought included.
 const MAX_TOKENS_OF_A_TURN: usize = 1024;
 
-/// The opening mark of a thought that a prompt ends in or inside of, as with some chat templates, so that what is drawn
-/// begins inside the thought.
+/// The opening mark of a thought that a prompt ends in or inside of, as with some chat templates, so that what is
+/// sampled begins inside the thought.
 #[must_use]
 pub fn opened_thought(
     tokenizer: &Tokenizer,

@@ -125,7 +125,7 @@ pub struct Options {
 /// ```
 ///
 /// # Errors
-/// When the text is not YAML, the tool or its trainer cannot be told, a value does not fit, or the file asks for
+/// When the text is not YAML, the tool or its trainer cannot be detected, a value does not fit, or the file asks for
 /// something that truing does not do, such as pretraining.
 pub fn import(text: &str, path: &Path, options: &Options) -> Result<Imported, ImportError> {
     let mut root = yaml::read(text, path)?;

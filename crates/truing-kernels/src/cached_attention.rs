@@ -20,7 +20,7 @@ use std::ops::Range;
 /// Tokens of a block of a cache: whole vectors at every level.
 pub const CACHE_BLOCK: usize = 64;
 
-/// Attention of queries against keys and values in one piece: query `i` stands at position `len - n_new + i` and sees
+/// Attention of queries against keys and values in one piece: query `i` is at position `len - n_new + i` and sees
 /// what came before it, within the sliding window. `q`, `out: [n_new, n_heads, head_dim]`, `k`,
 /// `v: [len, n_kv_heads, head_dim]`; `shape.causality` is taken to be causal.
 ///

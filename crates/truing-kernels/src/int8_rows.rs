@@ -138,7 +138,7 @@ simd_fn! {
 pub(crate) struct Int8Block {
     /// Terms of a sum.
     k: usize,
-    /// Row i of x stands at `x + i · k`.
+    /// Row i of x is at `x + i · k`.
     x: *const f32,
     /// `[k / 32, 4, 32]`, padded.
     numbers: *const i8,

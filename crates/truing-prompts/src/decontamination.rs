@@ -48,7 +48,7 @@ pub struct EvaluationIndex {
     evaluations: Vec<String>,
     /// Words of all items.
     words: Vec<u32>,
-    /// From the hash of an n-gram to where it stands.
+    /// From the hash of an n-gram to where it is.
     places: FxHashMap<u64, Vec<Place>>,
     /// Lengths of the items looked for whole.
     short_lengths: Vec<usize>,

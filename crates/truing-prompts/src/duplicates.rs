@@ -6,8 +6,8 @@
 //! at least a threshold. Candidates come from MinHash (Broder 1997) with locality-sensitive bands (Leskovec, Rajaraman
 //! and Ullman, *Mining of Massive Datasets*, 3.4), each candidate is then compared exactly. Rows are visited best
 //! first; a row is dropped when it nearly equals a row that is kept. So no row is dropped for the likeness of a
-//! likeness: every stand-in is itself kept. A pair at the threshold is missed with less than 1 % probability, more
-//! alike ones hardly ever.
+//! likeness: every representative is itself kept. A pair at the threshold is missed with less than 1 % probability,
+//! more alike ones hardly ever.
 
 use rand_chacha::rand_core::Rng;
 use rayon::prelude::*;

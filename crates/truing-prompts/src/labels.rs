@@ -80,7 +80,7 @@ pub enum LabelSetError {
     NoName {
         /// The dimension.
         dimension: String,
-        /// What stands there.
+        /// What is there.
         name: String,
     },
     /// A name or synonym that two labels have.

@@ -403,7 +403,7 @@ impl<'a> Run<'a> {
         pairs.map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt()
     }
 
-    /// Puts rows in order and follows stand-ins to the chosen rows.
+    /// Puts rows in order and follows representatives to the chosen rows.
     fn finish(self) -> Selection {
         let mut selection = self.selection;
         let mut representative: Vec<u32> = (0..self.ranks.len() as u32).collect();

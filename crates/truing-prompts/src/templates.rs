@@ -49,7 +49,7 @@ pub use pattern::Template;
 pub use skeleton::Skeletons;
 use support::Support;
 
-/// No token: stands between two runs of fixed text, and where the middle of a long prompt is left out.
+/// No token: separates two runs of fixed text, and where the middle of a long prompt is left out.
 pub const GAP: u32 = u32::MAX;
 /// Tokens of a prompt that are looked at: as many from its beginning as from its end. Templates are at the ends.
 pub const MAX_ROW_TOKENS: usize = 2048;
@@ -131,7 +131,7 @@ pub fn mine_templates(pool: &TokenPool, options: &TemplateOptions) -> Result<Tem
 }
 
 impl TemplateSet {
-    /// Whether the fixed text of two rows begins alike and ends alike, as far as it stands at their ends.
+    /// Whether the fixed text of two rows begins alike and ends alike, as far as it is at their ends.
     pub fn ends_agree(&self, a: usize, b: usize) -> bool {
         grouping::ends_agree(self.skeletons.row(a), self.skeletons.row(b))
     }

@@ -462,7 +462,7 @@ fn gib(gib: f64) -> String {
     format!("{gib:.2} GiB")
 }
 
-/// Text as markup, with what stands between backticks as code.
+/// Text as markup, with what is between backticks as code.
 fn marked_up(text: &str) -> String {
     let escaped = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     let mut markup = String::new();

@@ -11,7 +11,7 @@ pub struct Completion<'a> {
     /// What the model wrote, without end token or stop text. [`Rewards`](crate::Rewards) are given all of it; of a
     /// reward that [reads](crate::Reads) the answer it is the answer alone.
     pub text: &'a str,
-    /// Tokens drawn, the end token included.
+    /// Tokens sampled, the end token included.
     pub n_tokens: usize,
     /// Why it ended.
     pub finish_reason: FinishReason,

@@ -1,4 +1,4 @@
-//! Several rewards as one: weighted, each for the sources it is meant for.
+//! Several rewards as one: weighted, each for the sources it applies to.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -139,7 +139,7 @@ pub enum RewardError {
 /// One completion with all its rewards.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ScoredCompletion {
-    /// Each reward that the row is meant for, before its weight.
+    /// Each reward that applies to the row, before its weight.
     pub parts: BTreeMap<String, Result<f64, Unscored>>,
     /// The weighted sum.
     pub total: Result<f64, Unscored>,
@@ -188,16 +188,16 @@ impl RewardKind {
 }
 
 impl RewardConfig {
-    /// Whether it is meant for a source.
+    /// Whether it applies to a source.
     fn is_for(&self, source: &str) -> bool {
         is_meant(&self.sources, source)
     }
 
-    /// Checks of a row what can be known before a completion is drawn for it. Of an `optional` reward nothing has to be
-    /// there.
+    /// Checks of a row what can be known before a completion is sampled for it. Of an `optional` reward nothing has to
+    /// be there.
     ///
     /// # Errors
-    /// When the reward is meant for the row and will never score it.
+    /// When the reward applies to the row and will never score it.
     pub fn check_row(&self, columns: &Map<String, Value>, origin: &RowOrigin) -> Result<(), RewardError> {
         match &self.kind {
             RewardKind::Ifeval(config) if !self.optional && self.is_for(&origin.source) => {
@@ -228,7 +228,7 @@ impl RewardConfig {
     }
 }
 
-/// Whether a reward with these `sources` is meant for a source.
+/// Whether a reward with these `sources` applies to a source.
 #[must_use]
 pub fn is_meant(sources: &[String], source: &str) -> bool {
     sources.is_empty() || sources.iter().any(|entry| is_source(source, entry))
@@ -329,7 +329,7 @@ impl Rewards {
         self.marks = marks;
     }
 
-    /// Checks of a row that every reward that is meant for it, and is not `optional`, will be able to score its
+    /// Checks of a row that every reward that applies to it, and is not `optional`, will be able to score its
     /// completions. `completion` has no text. Nothing is asked or run.
     ///
     /// # Errors
@@ -354,7 +354,7 @@ impl Rewards {
         Ok(())
     }
 
-    /// Scores completions, each by the rewards that its row is meant for.
+    /// Scores completions, each by the rewards that apply to its row.
     pub fn score(&mut self, completions: &[Completion<'_>]) -> Vec<ScoredCompletion> {
         self.score_after(completions, &vec![TextStart::Unknown; completions.len()])
     }

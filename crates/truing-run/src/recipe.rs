@@ -1,5 +1,5 @@
 //! Recipes: one TOML file a run, with the names people know, and `--set a.b=c` on top. Unknown keys are errors
-//! that say where they stand and which known key is nearest.
+//! that say where they are and which known key is nearest.
 
 mod decisive;
 mod reference;
@@ -21,7 +21,7 @@ pub use decisive::{InputSetting, Scope};
 pub use reference::reference_of;
 pub use schema::{recipe_schema_of, schema_of};
 
-/// How serde's message for a key that stands there under two names begins.
+/// How serde's message for a key that is there under two names begins.
 const DUPLICATE: &str = "duplicate field `";
 /// What serde says of what it expected, and what that is to a reader of TOML.
 const EXPECTED: [(&str, &str); 5] = [
@@ -38,7 +38,7 @@ pub enum RecipeError {
     /// A key that no setting is called.
     #[error("{place}: unknown key `{key}`{}", key_hint(nearest.as_deref(), counterpart.as_deref()))]
     UnknownKey {
-        /// Where it stands.
+        /// Where it is.
         place: RecipePlace,
         /// The key.
         key: String,
@@ -72,7 +72,7 @@ pub enum RecipeError {
     /// A value that does not fit its key, or text that is not TOML.
     #[error("{place}: {reason}")]
     Invalid {
-        /// Where it stands.
+        /// Where it is.
         place: RecipePlace,
         /// What is wrong, and what was expected.
         reason: String,
@@ -106,11 +106,11 @@ impl std::fmt::Display for RecipePlace {
 }
 
 fn in_words(message: &str) -> String {
-    let told = EXPECTED.iter().find_map(|(theirs, ours)| {
+    let plain = EXPECTED.iter().find_map(|(theirs, ours)| {
         let start = message.strip_suffix(theirs)?;
         start.ends_with("expected ").then(|| format!("{start}{ours}"))
     });
-    told.unwrap_or_else(|| message.to_owned())
+    plain.unwrap_or_else(|| message.to_owned())
 }
 
 fn key_hint(nearest: Option<&str>, counterpart: Option<&truing_import::Counterpart>) -> String {
@@ -403,7 +403,7 @@ fn read_recipe<R: Recipe>(text: &str, path: &Path) -> Result<R, RecipeError> {
     check_keys(text, path, &schema, &table)?;
     let mut whole = to_table(&R::default());
     let mut seen = Vec::new();
-    // In the order of the text, so that a key that stands there twice is named where it stands the second time.
+    // In the order of the text, so that a key that is there twice is named where it is the second time.
     let mut keys: Vec<(&String, &Value)> = table.iter().collect();
     keys.sort_by_key(|(key, _)| schema::position(text, std::slice::from_ref(*key)));
     for (key, value) in keys {
@@ -491,7 +491,7 @@ fn apply_override<R: Recipe>(
     match root.clone().try_into::<R>() {
         Ok(recipe) => Ok(recipe),
         Err(error) => {
-            // An alias was typed: the setting stands there under its own name too, which serde's message quotes.
+            // An alias was typed: the setting is there under its own name too, which serde's message quotes.
             let own_name = error.message().strip_prefix(DUPLICATE).and_then(|rest| rest.strip_suffix('`'));
             let (Some(own_name), Value::Table(table)) = (own_name, walk(&mut root, tables)?) else {
                 return Err(error.message().to_owned().into());

@@ -110,7 +110,7 @@ impl Tools {
         Some((GrammarSource::JsonSchema(schema), "tools".into()))
     }
 
-    /// Where in a text a call may begin: what stands before is certainly content. `None` where nothing looks like one.
+    /// Where in a text a call may begin: what is before is certainly content. `None` where nothing looks like one.
     pub(crate) fn may_begin(&self, text: &str) -> Option<usize> {
         if self.is_empty() { None } else { tool_calls::may_begin(text) }
     }

@@ -332,7 +332,7 @@ impl Search<'_> {
     /// Turns of which the template shows a part only. `known` are turns that it does not show at all.
     fn cut_contents(&self, known: &[Omission]) -> Vec<Omission> {
         let mut found = Vec::new();
-        // Turns stand in the rendered text in their order, which keeps words of another turn from standing in for them.
+        // Turns are in the rendered text in their order, which keeps words of another turn from standing in for them.
         let mut rest = self.text;
         for (i, message) in self.conversation.messages.iter().enumerate() {
             let (content, role) = (message.content.trim(), message.role);

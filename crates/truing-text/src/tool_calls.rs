@@ -35,7 +35,7 @@ pub fn names(tools: &[Value]) -> Vec<String> {
     tools.iter().filter_map(name).collect()
 }
 
-/// Where in a text a call may begin: what stands before is certainly content. `None` where nothing looks like one.
+/// Where in a text a call may begin: what is before is certainly content. `None` where nothing looks like one.
 #[must_use]
 pub fn may_begin(text: &str) -> Option<usize> {
     let marks = ["<tool_call>", "[TOOL_CALLS]", "<|python_tag|>"];

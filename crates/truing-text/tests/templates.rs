@@ -142,7 +142,7 @@ fn a_renderer_without_template_says_so() {
 }
 
 proptest! {
-    /// Whatever stands in a template, the answer is a text or an error.
+    /// Whatever is in a template, the answer is a text or an error.
     #[test]
     fn no_template_panics(pieces in prop::collection::vec(prop::sample::select(vec![
         "{%", "%}", "{{", "}}", "{#", "#}", "-", "+", " ", "'", "\"", "\\", "generation", "endgeneration", "raw",

@@ -72,7 +72,7 @@ fn described(set: &LabelSet, dimension_idx: usize) -> String {
     text
 }
 
-/// A long prompt's beginning and end: what is to be done stands before or behind long material.
+/// A long prompt's beginning and end: what is to be done is before or behind long material.
 fn cut(text: &str, max_characters: usize) -> String {
     let n_characters = text.chars().count();
     if n_characters <= max_characters {

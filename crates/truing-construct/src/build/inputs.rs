@@ -29,7 +29,7 @@ pub struct SeedRow {
     pub columns: Map<String, Value>,
     /// Fields that the built row keeps.
     pub kept: Map<String, Value>,
-    /// Where it stands.
+    /// Where it is.
     pub source: PromptSource,
     /// Why it is not used.
     pub dropped: Option<Dropped>,

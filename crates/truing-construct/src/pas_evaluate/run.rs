@@ -316,7 +316,7 @@ fn compare(
     let answers = judge.ask("comparing replies", requests, COMPARE_REMINDER, read, events)?;
     for (row, pair) in compared.into_iter().zip(answers.chunks(2)) {
         match pair {
-            // The score of what stands first.
+            // The score of what is first.
             [Ok(with_first), Ok(without_first)] => {
                 let sum = with_first + 1.0 - without_first;
                 row.opinion = Some(match sum {

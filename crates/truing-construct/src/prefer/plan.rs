@@ -37,7 +37,7 @@ pub struct Call {
 pub struct JudgePlan {
     /// Its name.
     pub name: String,
-    /// The questions in their order; those that are asked twice stand at the end again.
+    /// The questions in their order; those that are asked twice are at the end again.
     pub calls: Vec<Call>,
     /// Calls at most, where each question is asked `max_attempts` times.
     pub max_calls: u64,
@@ -177,8 +177,13 @@ fn judge_plan(config: &PreferConfig, judge_idx: usize, inputs: &PreferInputs) ->
         }
     }
     let n_repeats = (config.repeat_share * calls.len() as f64).round() as usize;
-    let repeated =
-        drawn(calls.len(), n_repeats, Seed(config.seed), "questions asked twice", &[judge_idx as u64]);
+    let repeated = sampled_places(
+        calls.len(),
+        n_repeats,
+        Seed(config.seed),
+        "questions asked twice",
+        &[judge_idx as u64],
+    );
     let repeats: Vec<Call> = repeated.into_iter().map(|i| Call { is_repeat: true, ..calls[i] }).collect();
     calls.extend(repeats);
     let text = |call: &Call| question(judge, &inputs.groups[call.prompt], call.shown);
@@ -238,7 +243,7 @@ fn compared_pairs(n_responses: usize, max_pairs: usize, seed: Seed, key: &[u64])
 }
 
 /// `n` of the places below `n_places`, in ascending order.
-fn drawn(n_places: usize, n: usize, seed: Seed, purpose: &str, key: &[u64]) -> Vec<usize> {
+fn sampled_places(n_places: usize, n: usize, seed: Seed, purpose: &str, key: &[u64]) -> Vec<usize> {
     let mut places = seed.shuffled((0..n_places).collect::<Vec<_>>(), purpose, key);
     places.truncate(n);
     places.sort_unstable();
@@ -366,10 +371,10 @@ mod tests {
     }
 
     #[test]
-    fn as_many_questions_are_drawn_as_asked_for() {
-        let places = drawn(100, 10, Seed(1), "test", &[]);
+    fn as_many_questions_are_sampled_as_asked_for() {
+        let places = sampled_places(100, 10, Seed(1), "test", &[]);
         assert_eq!(places.len(), 10);
         assert!(places.windows(2).all(|two| two[0] < two[1]) && places[9] < 100);
-        assert_eq!(drawn(3, 9, Seed(1), "test", &[]), [0, 1, 2]);
+        assert_eq!(sampled_places(3, 9, Seed(1), "test", &[]), [0, 1, 2]);
     }
 }

@@ -51,8 +51,8 @@ impl RespondInputs {
     /// Reads the prompts.
     ///
     /// # Errors
-    /// When a setting is invalid, a file cannot be read, or a reward is meant for a file that is not read. With
-    /// `on_bad_row = "error"` also when a row is invalid, or a reward is meant for it and will never score it.
+    /// When a setting is invalid, a file cannot be read, or a reward applies to a file that is not read. With
+    /// `on_bad_row = "error"` also when a row is invalid, or a reward applies to it and will never score it.
     pub fn load(
         config: &RespondConfig,
         render: RenderOptions,
@@ -97,7 +97,7 @@ impl RespondInputs {
     }
 }
 
-/// Refuses a row that a reward or the judge is meant for and will never score, for instance because it has no `answer`.
+/// Refuses a row that a reward or the judge applies to and will never score, for instance because it has no `answer`.
 fn check_columns(
     config: &RespondConfig,
     rewards: &mut Rewards,

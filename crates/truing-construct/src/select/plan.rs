@@ -229,7 +229,7 @@ fn check_options(config: &SelectConfig) -> Result<(), StageError> {
     Ok(())
 }
 
-/// The keys of the encoder's training as they stand in the recipe of a selection.
+/// The keys of the encoder's training as they are in the recipe of a selection.
 fn of_task_embedding(error: StageError) -> StageError {
     match error {
         StageError::Run(RunError::BadSetting { key, found, expected }) => {

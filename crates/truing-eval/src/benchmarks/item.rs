@@ -19,7 +19,7 @@ pub struct Item {
     pub source: String,
     /// Line, counted from 1.
     pub line: u64,
-    /// The row; several rows that are one item stand under `rows`.
+    /// The row; several rows that are one item are under `rows`.
     pub row: Map<String, Value>,
     /// Columns of `row` that the benchmark added, with the row's own value where it had one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -60,7 +60,7 @@ impl Item {
         self.added.entry(column.to_owned()).or_insert(own);
     }
 
-    /// The row as it stands in the file.
+    /// The row as it is in the file.
     #[must_use]
     pub fn original_row(&self) -> Map<String, Value> {
         let mut row = self.row.clone();

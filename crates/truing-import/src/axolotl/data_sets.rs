@@ -122,7 +122,7 @@ fn rows_of(
     }
 }
 
-/// The format of rows to train on. `name` is their `type`, which stands at `place` under `key`.
+/// The format of rows to train on. `name` is their `type`, which is at `place` under `key`.
 fn training_rows(
     job: &mut Job<'_>,
     at: &str,

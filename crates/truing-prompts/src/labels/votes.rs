@@ -1,7 +1,7 @@
 //! Votes on one dimension of one prompt, added up.
 //!
 //! Where one label holds, the one with most weight wins. A tie is won by what all tied labels are a kind of, with the
-//! weight of everything below it; where they have nothing in common, by the label that stands first in the set. Where
+//! weight of everything below it; where they have nothing in common, by the label that is first in the set. Where
 //! several labels may hold, every label holds that at least half of the weight names; where none has half, the one with
 //! most weight.
 //!

@@ -201,7 +201,7 @@ fn rarest_tokens(pool: &TokenPool) -> Vec<u32> {
         }
     }
     let rarest = |row: usize| {
-        // Equally rare tokens: one that does not depend on where they stand.
+        // Equally rare tokens: one that does not depend on where they are.
         pool.row(row)
             .iter()
             .copied()

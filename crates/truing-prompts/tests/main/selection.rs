@@ -18,7 +18,7 @@ fn check_invariants(selection: &Selection, n: usize, qualities: &[f32]) {
         assert!(selection.chosen.binary_search(&d.chosen).is_ok(), "{d:?}");
         assert!(rank(d.representative) < rank(d.row), "the better row survives: {d:?}");
         match dropped.get(&d.representative) {
-            // A stand-in outlives the layer it stands in.
+            // A representative outlives the layer it is in.
             Some(next) => assert!(next.layer > d.layer && next.chosen == d.chosen, "{d:?}, {next:?}"),
             None => assert_eq!(d.chosen, d.representative),
         }

@@ -106,8 +106,7 @@ fn total(kind: Value, reads: Option<&str>, columns: Value, text: &str) -> Result
 #[test]
 fn rewards_read_the_answer_and_not_the_thought() {
     let no_comma = json!({"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]});
-    let heron =
-        json!({"instruction_id_list": ["keywords:existence"], "kwargs": [{"keywords": ["heron"]}]});
+    let heron = json!({"instruction_id_list": ["keywords:existence"], "kwargs": [{"keywords": ["heron"]}]});
     let schema = json!({"schema": {"type": "object", "required": ["a"]}});
     let (ifeval, math) = (json!({"ifeval": {}}), json!({"math_answer": {"column": "answer"}}));
     let (json_schema, anywhere) = (
@@ -197,7 +196,7 @@ fn a_reward_may_read_the_whole() {
     let text = "<think>a</think>b";
     assert_eq!(total(exact.clone(), Some("whole"), json!({"answer": text}), text), Ok(1.0));
     assert_eq!(total(exact, None, json!({"answer": text}), text), Ok(0.0));
-    // Tokens are counted as drawn: 9 here, thought or not.
+    // Tokens are counted as sampled: 9 here, thought or not.
     for text in ["<think>a", "<think>a</think>b", "b"] {
         assert_eq!(total(json!({"length": {"at_most": 9}}), None, json!({}), text), Ok(1.0), "{text}");
         let overlong = json!({"overlong": {"max_tokens": 10, "cache": 4}});
@@ -236,10 +235,7 @@ fn a_prompt_may_have_opened_the_thought_and_a_recipe_may_know_other_marks() {
     let think = truing_types::ReasoningMark { open: "<think>".into(), close: "</think>".into() };
     let inside = TextStart::Inside(&think);
     let scored = rewards.score_after(&texts, &[inside, inside, TextStart::Outside]);
-    assert_eq!(
-        scored.iter().map(|one| one.total.clone()).collect::<Vec<_>>(),
-        [Ok(0.0), Ok(1.0), Ok(1.0)]
-    );
+    assert_eq!(scored.iter().map(|one| one.total.clone()).collect::<Vec<_>>(), [Ok(0.0), Ok(1.0), Ok(1.0)]);
     let mark = truing_types::ReasoningMark { open: "<plan>".into(), close: "</plan>".into() };
     rewards.set_reasoning_marks(ReasoningMarks::default().with([&mark]));
     let scored = rewards.score(&[completion("<plan>B</plan>A"), completion("<plan>B")]);
@@ -289,8 +285,7 @@ fn settings_that_make_no_sense_are_refused() {
         Rewards::check(&configs).unwrap_err().to_string()
     };
     assert!(
-        refused(json!([{"kind": {"format": {"pattern": "("}}}]))
-            .starts_with("reward `format`: `pattern`")
+        refused(json!([{"kind": {"format": {"pattern": "("}}}])).starts_with("reward `format`: `pattern`")
     );
     assert_eq!(
         refused(json!([{"kind": {"length": {"at_least": 5, "at_most": 2}}}])),

@@ -1,6 +1,6 @@
-//! A closed room for code that a model wrote. The parent starts its own binary again with a hidden sub-command; that
+//! A sandbox for code that a model wrote. The parent starts its own binary again with a hidden sub-command; that
 //! child shuts itself in and only then starts the interpreter, so nothing is ever done between `fork` and `exec` of a
-//! process with threads. Two programs can share a room and talk through pipes, one testing the other ([`Launcher`]).
+//! process with threads. Two programs can share a sandbox and talk through pipes, one testing the other ([`Launcher`]).
 //!
 //! Covered at every level that shuts files off ([`Level`]):
 //! - files: the interpreter and the system's libraries can be read, nothing can be written but three devices and, with

@@ -236,10 +236,10 @@ fn is_dash(letter: char) -> bool {
     matches!(letter, '-' | '\u{2212}' | '\u{2010}' | '\u{2011}' | '\u{2013}')
 }
 
-/// Signs that compute with what stands directly beside them.
+/// Signs that compute with what is directly beside them.
 const OPERATORS: [char; 7] = ['\u{d7}', '\u{f7}', '\u{b7}', '\u{22c5}', '\u{2219}', '*', '&'];
 
-/// Whether a text starts with an operator and the number or name that it joins. `*` and `**` also stand around bold
+/// Whether a text starts with an operator and the number or name that it joins. `*` and `**` are also around bold
 /// text: one computes where a letter or digit follows it, two where a digit does.
 fn is_operator_after(after: &str) -> bool {
     const COMMANDS: [&str; 4] = ["\\times", "\\cdot", "\\div", "\\pm"];
@@ -270,7 +270,7 @@ fn is_group(text: &str) -> bool {
     digits.chars().take_while(|c| is_digit(*c)).count() == 3
 }
 
-/// Whether a reference starts with a group of three digits, and up to three digits and a space stand before it.
+/// Whether a reference starts with a group of three digits, and up to three digits and a space are before it.
 fn is_later_group(before: &str, reference: &str) -> bool {
     let n_digits = |text: &str| text.chars().rev().take_while(|c| is_digit(*c)).count();
     reference.chars().take_while(|c| is_digit(*c)).count() == 3

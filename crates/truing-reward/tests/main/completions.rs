@@ -39,7 +39,7 @@ fn mathematical_answers_are_graded_as_a_person_would() {
     assert!(wrong.is_empty(), "{} of {} rows:\n{}", wrong.len(), rows.len(), wrong.join("\n"));
 }
 
-/// Rows of verdict, completion and reference: what stands around a number, in the languages that are read.
+/// Rows of verdict, completion and reference: what is around a number, in the languages that are read.
 #[test]
 fn words_beside_a_number_are_not_overlooked() {
     let (mut n, mut false_positives, mut false_negatives) = (0, Vec::new(), Vec::new());

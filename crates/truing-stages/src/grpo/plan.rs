@@ -223,7 +223,7 @@ fn check_sources(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageEr
     Ok(config.rewards().check_sources(&known, "`data` or `eval_data`")?)
 }
 
-/// Refuses rows that a reward is meant for and will never score.
+/// Refuses rows that a reward applies to and will never score.
 fn check_rows(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageError> {
     let mut prompts = inputs.prompts.iter().chain(&inputs.eval);
     prompts.try_for_each(|prompt| config.rewards().check_row(&prompt.row.columns, &prompt.origin))

@@ -33,7 +33,7 @@ pub(super) struct StepRecord {
 #[derive(Debug, Default)]
 struct SampledGroups {
     all: Vec<Group>,
-    /// Indices of those that are learnt from.
+    /// Indices of those that are trained on.
     used: Vec<usize>,
     /// Indices of the others.
     left_out: Vec<usize>,
@@ -175,7 +175,7 @@ impl<E: Engine> Running<'_, E> {
         Ok(Some(sampled))
     }
 
-    /// The step's completions for the disk: those that were learnt from, then those of groups that were left out.
+    /// The step's completions for the disk: those that were trained on, then those of groups that were left out.
     fn rollouts<'g>(
         &self,
         step: u64,

@@ -84,7 +84,7 @@ pub(crate) enum StepSize {
 pub(crate) struct SampleLengths {
     /// What one is called: `triplet`, `text`.
     pub(crate) unit: &'static str,
-    /// Tokens of each sample that is learnt from, over all its texts.
+    /// Tokens of each sample that is trained on, over all its texts.
     pub(crate) train: Vec<u64>,
     /// Of each that is evaluated on; empty for none.
     pub(crate) eval: Vec<u64>,

@@ -376,7 +376,7 @@ fn groups_of_a_prompt_that_is_drawn_again_are_all_kept() {
     let folder = policies::folder();
     std::fs::write(folder.path().join("prompts.jsonl"), "{\"prompt\": \"Say it.\"}\n").unwrap();
     let n = std::cell::Cell::new(0);
-    // The first group is all equal and so left out, the two after it are learnt from.
+    // The first group is all equal and so left out, the two after it are trained on.
     let judge = Scripted::new(move |_| {
         n.set(n.get() + 1);
         Ok(format!("[[{}]]", if n.get() <= 4 { 5 } else { 1 + n.get() % 3 }))

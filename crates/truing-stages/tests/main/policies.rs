@@ -427,7 +427,7 @@ fn a_schema_file_that_changed_is_another_run() {
     run(folder.path(), &[&reward], Start::Resume, never).unwrap();
 }
 
-/// A head of 300 rows over a tokenizer of 259 tokens, as Qwen's is padded: the rows past the tokens are never drawn,
+/// A head of 300 rows over a tokenizer of 259 tokens, as Qwen's is padded: the rows past the tokens are never sampled,
 /// and what the trainer computes is over the same tokens. So the run is that of a head without these rows.
 #[test]
 fn a_head_with_more_rows_than_tokens_learns_as_one_without() {

@@ -296,7 +296,7 @@ fn is_metrics_of_step(step: u64) -> impl Fn(&Event) -> bool + 'static {
     move |event| matches!(event, Event::Metrics { step: found, .. } if *found == step)
 }
 
-/// A tool's name, and a word of the reasoning, stand in the question: a search for them finds them.
+/// A tool's name, and a word of the reasoning, are in the question: a search for them finds them.
 fn with_tools(n: usize) -> String {
     let row = json!({
         "messages": [

@@ -93,7 +93,7 @@ const REPLIES: &[(&str, Option<&str>, Option<&str>)] = &[
     ("<think>a</think>7\n</think>\n</think>\n", Some("a"), Some("7")),
     ("<think>a</think>7 <think>b</think>", Some("a"), Some("7 <think>b</think>")),
     ("<think>a</think> 18 </thinking> 3", Some("a"), Some("18 </thinking> 3")),
-    // What may stand before the first mark.
+    // What may be before the first mark.
     ("\u{feff}<think>a</think>b", Some("a"), Some("b")),
     ("\u{200b} \u{feff}\n<think>a", Some("a"), None),
     (".<think>maybe 18", Some("maybe 18"), None),

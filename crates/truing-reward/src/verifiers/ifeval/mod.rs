@@ -105,8 +105,8 @@ impl RewardFunction for Ifeval {
     }
 }
 
-/// Checks that the ids of a row's `instruction_id_list` are known, in the language that stands before them,
-/// before anything is drawn. What else may be wrong with a row is found when it is scored.
+/// Checks that the ids of a row's `instruction_id_list` are known, in the language that is before them,
+/// before anything is sampled. What else may be wrong with a row is found when it is scored.
 ///
 /// # Errors
 /// The first id that is not known, with the nearest known ones.

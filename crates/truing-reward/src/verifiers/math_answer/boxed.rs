@@ -1,4 +1,4 @@
-//! What stands around a box: a sign, a root, a scale or a denial that changes what the box says.
+//! What is around a box: a sign, a root, a scale or a denial that changes what the box says.
 
 mod patterns;
 
@@ -18,7 +18,7 @@ use patterns::{
     SUPPOSED,
 };
 
-/// What a box says together with what stands around it.
+/// What a box says together with what is around it.
 pub(super) enum Context {
     /// What is in it.
     Plain,
@@ -40,7 +40,7 @@ const SHOWS: &str = "\
 const AFTER: &str = "\
     cdot times div pm mp sqrt frac dfrac pi leq geq neq ne le ge lt gt pmod bmod";
 
-/// Reads what stands before and after a box in its text.
+/// Reads what is before and after a box in its text.
 pub(super) fn context(text: &str, start: usize, end: usize, content: &str) -> Context {
     let is_negative = match before(&text[..start]) {
         Before::Plain => false,
@@ -269,7 +269,7 @@ fn before(text: &str) -> Before {
     }
 }
 
-/// Whether the label of a later part stands before a box, and that of the first part before it: "(a) 17 (b)".
+/// Whether the label of a later part is before a box, and that of the first part before it: "(a) 17 (b)".
 fn is_later_part(text: &str, near: &str) -> bool {
     static LATER: LazyLock<Regex> = LazyLock::new(|| {
         pattern(
@@ -384,7 +384,7 @@ fn prose(line: &str, kept: &str) -> Before {
     }
 }
 
-/// What stands directly after the box and belongs to it: a unit, a scale or a percent sign; `None` where it computes.
+/// What is directly after the box and belongs to it: a unit, a scale or a percent sign; `None` where it computes.
 fn after(rest: &str) -> Option<String> {
     let mut text = rest;
     let mut is_spaced = false;
@@ -393,7 +393,7 @@ fn after(rest: &str) -> Option<String> {
             .iter()
             .find_map(|mark| text.strip_prefix(mark).map(|rest| (*mark, rest)));
         match skipped {
-            // A brace that closes around the box belongs to what stands before it.
+            // A brace that closes around the box belongs to what is before it.
             Some((_, shorter)) => text = shorter,
             None if text.starts_with([' ', '\t']) => {
                 is_spaced = true;

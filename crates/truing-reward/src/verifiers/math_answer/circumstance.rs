@@ -7,7 +7,7 @@ use regex::Regex;
 use super::pieces::is_digit;
 use crate::verifiers::pattern::pattern;
 
-/// The part of a sentence that states a value, where its last number stands in a clause that says when or where that
+/// The part of a sentence that states a value, where its last number is in a clause that says when or where that
 /// value holds; the inner `None` where it is not certain that the value before is the one that is asked for.
 pub(super) fn before(sentence: &str) -> Option<Option<&str>> {
     static CLAUSE: LazyLock<Regex> = LazyLock::new(|| {

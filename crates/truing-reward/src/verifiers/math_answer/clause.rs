@@ -160,11 +160,11 @@ pub(super) fn parts(text: &str) -> Vec<Part> {
     found
 }
 
-/// What stands around a number.
+/// What is around a number.
 pub(super) struct Around<'a> {
     pub(super) before: &'a str,
     pub(super) after: &'a str,
-    /// Whether a cue stands before all of it.
+    /// Whether a cue is before all of it.
     pub(super) is_cued: bool,
     /// Whether it is the right side of an equation, which is a cue of its own.
     pub(super) is_equation: bool,
@@ -186,7 +186,7 @@ impl Around<'_> {
     }
 }
 
-/// Whether words may stand before an equation without computing with it.
+/// Whether words may be before an equation without computing with it.
 fn precedes_equation(before: &str) -> bool {
     let parts = parts(before);
     let near = clause(&parts);
@@ -196,7 +196,7 @@ fn precedes_equation(before: &str) -> bool {
     !is_doubted && ends_well && is_plain_subject(near)
 }
 
-/// Whether what stands before a number leads to it.
+/// Whether what is before a number leads to it.
 fn leads_to(before_text: &str, is_cued: bool) -> bool {
     let parts = parts(before_text);
     if parts.iter().any(|part| part.word().is_some_and(|word| lists(DOUBT, word))) {
@@ -280,7 +280,7 @@ fn is_french_subject(before: &[Part]) -> bool {
     before.last().and_then(Part::word).is_some_and(|word| lists("elle il on", word))
 }
 
-/// Whether a word leads to a number: one that is known to, or a verb by its ending or by what stands before it.
+/// Whether a word leads to a number: one that is known to, or a verb by its ending or by what is before it.
 fn is_cue(word: &str, before: &[Part]) -> bool {
     // Verbs that set a number apart or compute with it.
     const OTHERS: &str = "\

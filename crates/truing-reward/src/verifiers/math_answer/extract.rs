@@ -26,8 +26,8 @@ pub(super) enum Marked {
 /// What a text gives as its answer, as it is written; `None` where it gives none.
 ///
 /// Between `<answer>` and `</answer>`, where there are such tags: the last `\boxed{...}` or `####` counts,
-/// unless a correction follows it; then the last "the answer is"; then what stands between the tags, or where
-/// there are none and marks are not required, the last number with the whole expression that it stands in.
+/// unless a correction follows it; then the last "the answer is"; then what is between the tags, or where
+/// there are none and marks are not required, the last number with the whole expression that it is in.
 #[must_use]
 pub fn extract_answer(text: &str, marked_only: bool) -> Option<String> {
     let text = &*reply(text);
@@ -190,7 +190,7 @@ fn tagged(text: &str) -> Option<Option<(usize, usize)>> {
     }
 }
 
-/// What stands between tags as an answer: all of it where it can be read or is qualified, else its last number.
+/// What is between tags as an answer: all of it where it can be read or is qualified, else its last number.
 fn of_tag(inside: &str) -> String {
     let all = trimmed(inside);
     if let Some(value) = clarified(&all) {
@@ -394,7 +394,7 @@ fn closing(text: &str) -> Option<usize> {
 }
 
 /// The last box, or the last boxes where only "and", "or", commas, the labels of parts ("(b)", "Part 2:", "x =") or
-/// nothing stands between them, with what stands around them; the answer is `None` where that makes of them something
+/// nothing is between them, with what is around them; the answer is `None` where that makes of them something
 /// else. The same box twice is one.
 fn joined(text: &str, boxes: &[(usize, usize, &str)]) -> Option<(usize, Option<String>)> {
     let (last, before) = boxes.split_last()?;
@@ -437,13 +437,13 @@ fn joined(text: &str, boxes: &[(usize, usize, &str)]) -> Option<(usize, Option<S
     Some((last.1, answer))
 }
 
-/// Whether what stands between two boxes makes of them the ends of a range.
+/// Whether what is between two boxes makes of them the ends of a range.
 fn is_range(between: &str) -> bool {
     let between = between.replace(['$', ' ', '\n', '{', '}'], "").replace("\\text", "");
     matches!(between.as_str(), "to" | "through" | "until" | "-" | "--" | "\u{2013}" | "\u{2014}")
 }
 
-/// Whether what stands between two boxes leaves them parts of one answer.
+/// Whether what is between two boxes leaves them parts of one answer.
 fn is_join(between: &str) -> bool {
     static LABEL: LazyLock<Regex> = LazyLock::new(|| {
         pattern(concat!(

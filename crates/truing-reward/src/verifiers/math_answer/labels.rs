@@ -137,7 +137,7 @@ pub(super) fn before(text: &str) -> Option<String> {
         .or_else(|| part("word").map(|word| format!("\\text{{{word}}}:")))
 }
 
-/// `\int_0^1 x\,dx = \frac12`, `\lim_{x \to 0} f(x) = 3`, `\frac{dy}{dx} = 2x`, `\vec{v} = (1, 2)`: what stands before
+/// `\int_0^1 x\,dx = \frac12`, `\lim_{x \to 0} f(x) = 3`, `\frac{dy}{dx} = 2x`, `\vec{v} = (1, 2)`: what is before
 /// the equals sign only names the value.
 fn named(text: &str) -> Option<Answer> {
     // The fifth line: f'(x), f^{-1}(x), f(g(2)), (f \circ g)(x).
@@ -178,7 +178,7 @@ fn named(text: &str) -> Option<Answer> {
     }
 }
 
-/// A text without what stands in round or square brackets.
+/// A text without what is in round or square brackets.
 fn without_brackets(text: &str) -> String {
     let mut depth = 0_i32;
     let kept = |letter: &char| {

@@ -5,14 +5,14 @@
 //! answer would be 26") does not; where it is taken back and no other value can be read, or the text gives up after
 //! it, there is no answer.
 //! Otherwise the last "the answer is", "Final answer:", `A:`, 答案是 and the like; otherwise, unless `marked_only`
-//! is set, the last number together with the expression that it stands in. Boxes with only "and", "or" or a
+//! is set, the last number together with the expression that it is in. Boxes with only "and", "or" or a
 //! comma between them are one list. A box that never closes is no answer, nor is "the answer is not 18".
 //! A text that continues with another question after its answer (`Q:`, `Human:`, the marks of chat templates)
 //! counts up to there.
 //!
 //! *Words around it.* A number in a sentence is its answer only where known words lead to it and a unit or
 //! counted things follow it (`clause`): "half of 18", "16 or 18" and "18 squared" are texts, which equal no
-//! number. What stands around a box counts too (`boxed`): `-\boxed{18}` is -18, `\boxed{18} million` is
+//! number. What is around a box counts too (`boxed`): `-\boxed{18}` is -18, `\boxed{18} million` is
 //! 18000000, and `\sqrt{\boxed{18}}`, "not `\boxed{18}`" and "`\boxed{18}` is wrong" give no answer. Neither do
 //! "Upper bound: 18", "18 fewer", "3. Subtract the rest", "the answer has 18 digits" and "18 per week, so 36 in two".
 //! "I am 90% sure" after an answer and a bracket that explains or repeats it ("eighteen (18)", "7 (out of 10)") are

@@ -8,7 +8,7 @@ use super::extract::{MOST, head, tail};
 use super::sentence::{sentence_end, sentence_start};
 use crate::verifiers::pattern::pattern;
 
-/// Words by which values stand in an order of their own.
+/// Words by which values are in an order of their own.
 static ORDERED: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
         r"(?i)\b(?:respectively|ordered|in\s+sequence|chronological(?:ly)?|alphabetical(?:ly)?|",

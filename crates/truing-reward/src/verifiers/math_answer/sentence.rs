@@ -1,4 +1,4 @@
-//! The number that a sentence says, read with the expression that it stands in.
+//! The number that a sentence says, read with the expression that it is in.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -102,7 +102,7 @@ fn right_side(text: &str) -> &str {
     }
 }
 
-/// The last number of a text, with the expression and the sentence that it stands in, if they say it.
+/// The last number of a text, with the expression and the sentence that it is in, if they say it.
 pub(super) fn unmarked(text: &str) -> Option<String> {
     static CALCULATION: LazyLock<Regex> =
         LazyLock::new(|| pattern(r"(?is)<<[^<>\n]*>>|<think>.*?</think>|</?(?:b|strong|em|i|p|br)\s*/?>"));
@@ -230,7 +230,7 @@ pub(super) fn gives_up(text: &str) -> bool {
     GIVES_UP.find_iter(text).any(|found| !SEARCH.is_match(&text[found.end()..]))
 }
 
-/// Whether a number stands in a list of options, of which none is chosen there.
+/// Whether a number is in a list of options, of which none is chosen there.
 fn is_option(text: &str, at: usize) -> bool {
     static OPTIONS: LazyLock<Regex> =
         LazyLock::new(|| pattern(r"(?m)^[ \t*_(]*A[*_]*\s*[.):]\s[^\n]*\n[ \t*_(]*B[*_]*\s*[.):]\s"));
@@ -270,7 +270,7 @@ fn is_item(text: &str, at: usize) -> bool {
     is_alone && (found.name("bullet").is_none() || has_other())
 }
 
-/// Whether the last number of a sentence stands in the grounds or the check of one before it: "15 (since 15 + 3 = 18)".
+/// Whether the last number of a sentence is in the grounds or the check of one before it: "15 (since 15 + 3 = 18)".
 fn gives_grounds(sentence: &str) -> bool {
     static GROUNDS: LazyLock<Regex> =
         LazyLock::new(|| pattern(r"(?i)\b(?:since|because|check(?:ing)?|verif(?:y|ying|ication))\b"));
@@ -299,7 +299,7 @@ static PREMISE: LazyLock<Regex> = LazyLock::new(|| {
     ))
 });
 
-/// What follows the last "sorry", "no" or "wait" of a sentence, where numbers stand before and after it.
+/// What follows the last "sorry", "no" or "wait" of a sentence, where numbers are before and after it.
 fn replaced(sentence: &str) -> Option<&str> {
     let cue = CUE.find_iter(sentence).last()?;
     let rest = &sentence[cue.end()..];
@@ -334,7 +334,7 @@ fn names_pair(sentence: &str) -> bool {
     PAIR.is_match(sentence) && !sentence.contains(" so ")
 }
 
-/// Whether two numbers stand in the last clause of a sentence without an equation, or it only gives the grounds
+/// Whether two numbers are in the last clause of a sentence without an equation, or it only gives the grounds
 /// of the one before it: which of them is the answer is open.
 fn has_rivals(sentence: &str) -> bool {
     static GROUNDS: LazyLock<Regex> = LazyLock::new(|| {

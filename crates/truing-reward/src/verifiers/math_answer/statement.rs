@@ -59,7 +59,7 @@ static CORRECTION: LazyLock<Regex> = LazyLock::new(|| {
         r"|(?:^|[.!\n]\s*)(?:so|but)\s+it\s+should\s+be\s",
     ))
 });
-/// What takes back the answer before it, whether another one follows or not; a new value may stand directly after it.
+/// What takes back the answer before it, whether another one follows or not; a new value may be directly after it.
 pub(super) static CUE: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
         r"(?im)(?:^|[\n.!?;:,(\u{2014}\u{2013}\u{3002}\u{ff01}\u{ff0c}\u{ff08}]|\s-+|\.\.\.|\b",
@@ -457,7 +457,7 @@ fn statement(line: &str, following: &str, denies: bool) -> Statement {
     if QUALIFIED.is_match(&sentence) {
         return says(sentence, rest);
     }
-    // Where other words stand beside the number, all of it is a text.
+    // Where other words are beside the number, all of it is a text.
     let found = closing::said(&sentence, true).or_else(|| priced(&sentence).map(str::to_owned));
     says(found.unwrap_or(sentence), rest)
 }
@@ -516,7 +516,7 @@ fn priced(sentence: &str) -> Option<&str> {
     found.name("value").filter(|_| is_counted).map(|value| value.as_str())
 }
 
-/// A line in which a number in words stands before the same one in digits, without the words: "eighteen (18) eggs".
+/// A line in which a number in words is before the same one in digits, without the words: "eighteen (18) eggs".
 fn restated(line: &str) -> Cow<'_, str> {
     static RESTATED: LazyLock<Regex> = LazyLock::new(|| {
         pattern(r"(?i)^(?P<words>[a-z]+(?:[ -][a-z]+){0,8}) \((?P<digits>\d[\d.,]*)\)(?P<rest>.*)$")

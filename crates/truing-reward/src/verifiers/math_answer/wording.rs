@@ -1,6 +1,6 @@
 //! Words beside a number that change what it says, in the languages in which answers are read.
 
-/// Words that make of a number another one, or no answer at all, wherever they stand beside it.
+/// Words that make of a number another one, or no answer at all, wherever they are beside it.
 const ALTERING: &str = "\
     not no non never none nobody neither nor cannot without except anything isn aren wasn weren doesn don \
     didn wouldn couldn shouldn can't negative minus plus times divided multiplied divide multiply factorial \
