@@ -82,11 +82,7 @@ fn scores_are_read_in_many_forms() {
 fn a_score_becomes_a_share_of_the_range_and_the_answer_gives_no_places() {
     let config = JudgeConfig { range: [0.0, 10.0], ..JudgeConfig::default() };
     let (scores, asked) = judged(config, &["one {question}", "two"], |request| {
-        Ok(if text(request).contains("<answer>\ntwo\n") {
-            "[[10]]".into()
-        } else {
-            "well\n[[ 2.5 ]]".into()
-        })
+        Ok(if text(request).contains("<answer>\ntwo\n") { "[[10]]".into() } else { "well\n[[ 2.5 ]]".into() })
     });
     assert_eq!(scores, [Ok(0.25), Ok(1.0)]);
     assert_eq!(asked.len(), 2);
@@ -119,8 +115,7 @@ fn what_cannot_be_read_is_asked_again_and_then_unscored() {
 
 #[test]
 fn a_judge_that_fails_is_no_zero() {
-    let (scores, asked) =
-        judged(JudgeConfig::default(), &["x"], |_| Err(ChatError::Failed("down".into())));
+    let (scores, asked) = judged(JudgeConfig::default(), &["x"], |_| Err(ChatError::Failed("down".into())));
     let unscored = scores[0].clone().unwrap_err();
     assert_eq!(
         (unscored.reason, unscored.detail.as_str()),
@@ -140,8 +135,7 @@ fn a_judge_that_refuses_everything_is_told_apart_from_one_that_is_down() {
     }
     assert_eq!(asked.len(), 1, "{scores:?}");
     let config = JudgeConfig { max_failures_in_a_row: 2, ..JudgeConfig::default() };
-    let (scores, asked) =
-        judged(config, &["w", "x", "y", "z"], |_| Err(ChatError::Failed("down".into())));
+    let (scores, asked) = judged(config, &["w", "x", "y", "z"], |_| Err(ChatError::Failed("down".into())));
     assert_eq!(asked.len(), 2);
     let last = scores[3].clone().unwrap_err();
     assert_eq!(last.reason, UnscoredReason::JudgeFailed);
@@ -181,20 +175,11 @@ fn a_comparison_is_asked_in_both_orders_and_disagreement_is_a_draw() {
         assert!(asked.len() >= 2);
         scores[0].clone()
     };
-    assert_eq!(
-        compare(|text| if text.contains("<answer_a>\nmine") { "[[A]]" } else { "[[B]]" }),
-        Ok(1.0)
-    );
-    assert_eq!(
-        compare(|text| if text.contains("<answer_a>\nmine") { "[[b]]" } else { "[[a]]" }),
-        Ok(0.0)
-    );
+    assert_eq!(compare(|text| if text.contains("<answer_a>\nmine") { "[[A]]" } else { "[[B]]" }), Ok(1.0));
+    assert_eq!(compare(|text| if text.contains("<answer_a>\nmine") { "[[b]]" } else { "[[a]]" }), Ok(0.0));
     assert_eq!(compare(|_| "[[A]]"), Ok(0.5), "it likes what stands first");
     assert_eq!(compare(|_| "[[C]]"), Ok(0.5));
-    assert_eq!(
-        compare(|text| if text.contains("<answer_a>\nmine") { "[[A]]" } else { "[[C]]" }),
-        Ok(0.5)
-    );
+    assert_eq!(compare(|text| if text.contains("<answer_a>\nmine") { "[[A]]" } else { "[[C]]" }), Ok(0.5));
     assert!(compare(|text| if text.contains("<answer_a>\nmine") { "[[A]]" } else { "[[D]]" }).is_err());
 }
 

@@ -115,10 +115,7 @@ fn a_flip_of_any_byte_is_seen_or_harmless() {
             fs::write(&path, &flipped).unwrap();
             // Only the manifest's own white space may change unseen.
             let is_white = file == MANIFEST && original[i].is_ascii_whitespace();
-            assert!(
-                is_white || CommittedDirectory::open_verified(directory.path()).is_err(),
-                "{file}:{i}"
-            );
+            assert!(is_white || CommittedDirectory::open_verified(directory.path()).is_err(), "{file}:{i}");
         }
         fs::write(&path, &original).unwrap();
     }

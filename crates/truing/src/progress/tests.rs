@@ -73,8 +73,7 @@ fn work_and_the_thread_that_draws_never_wait_for_each_other() {
 
 #[test]
 fn a_step_reads_as_one_line() {
-    let values =
-        [("loss", 1.23456), ("learning_rate", 1e-5), ("tokens_per_second", 151.7), ("other", 1.0)];
+    let values = [("loss", 1.23456), ("learning_rate", 1e-5), ("tokens_per_second", 151.7), ("other", 1.0)];
     let values = values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     assert_eq!(figures(&values), "loss 1.2346, rate 1.00e-5, 152 tokens/s");
 }
@@ -101,8 +100,7 @@ fn steps_of_a_policy_have_a_line_each_without_a_terminal() {
     let step = |n: u64, reward: f64| {
         let part =
             |part: &str| Event::PhaseStarted { phase: format!("step {n} of 3: {part}"), total: Some(8) };
-        let values =
-            [("reward", reward), ("kl", 0.0123), ("completions/mean_length", 87.6), ("loss", 1e-3)];
+        let values = [("reward", reward), ("kl", 0.0123), ("completions/mean_length", 87.6), ("loss", 1e-3)];
         [
             part("sampling rollouts"),
             Event::PhaseFinished,
