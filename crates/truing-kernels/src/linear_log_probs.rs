@@ -16,16 +16,14 @@
 //! products, and softmax works on whole vectors of tokens. Backward keeps `e^(z - max)` in the buffer, less its sum at
 //! the target, which is d_z up to a factor per token; the factor is applied to the `[tokens, h]` sides instead.
 //!
-//! Where a reference `q` over `k` tokens `S` of the vocabulary is given, and `p` is the softmax over these alone,
-//! `kl[i]` is one of three divergences ([`DivergenceKind`]); `KL(a, b) = Σ_{v in S} a_v (log a_v - log b_v)`:
+//! Where a reference `q` over `k` tokens `S` of the vocabulary is given, and `p` is the softmax over these alone, `kl[i]` is
+//! one of three divergences ([`DivergenceKind`]); `KL(a, b) = Σ_{v in S} a_v (log a_v - log b_v)`:
 //!
 //! ```text
-//! reverse          KL(p, q)
-//!                  d_z_v += d_kl[i] p_v (log p_v - log q_v - KL(p, q))
-//! forward          KL(q, p)
-//!                  d_z_v += d_kl[i] (p_v - q_v)
-//! Jensen-Shannon   beta KL(q, m) + (1 - beta) KL(p, m),   m = beta q + (1 - beta) p
-//!                  d_z_v += d_kl[i] (1 - beta) p_v (log p_v - log m_v - KL(p, m))
+//! reverse          KL(p, q)                              d_z_v += d_kl[i] p_v (log p_v - log q_v - KL(p, q))
+//! forward          KL(q, p)                              d_z_v += d_kl[i] (p_v - q_v)
+//! Jensen-Shannon   beta KL(q, m) + (1 - beta) KL(p, m)   d_z_v += d_kl[i] (1 - beta) p_v (log p_v - log m_v - KL(p, m))
+//!                  m = beta q + (1 - beta) p
 //! ```
 //!
 //! Rows of the head can be excluded: their logits are minus infinity, so that they take no part in any sum, maximum or
@@ -35,18 +33,12 @@
 
 #![allow(unsafe_code, reason = "blocks written by several threads")]
 
-mod divergence;
-mod top;
-
 use crate::matmul::{MatrixRef, Write, matmul};
 use crate::parallel::{Disjoint, ELEMENTS_PER_ITEM, for_each_item};
 use crate::scratch::Stock;
 use crate::simd::{MAX_LANES, SimdLevel, simd_fn};
 use rayon::prelude::*;
 use std::ops::Range;
-
-pub use divergence::{Divergence, DivergenceKind, ReferenceRows};
-pub use top::{linear_log_probs_of, linear_top_log_probs};
 
 /// Where the results for `n` rows go; every slice is `[n]`.
 #[derive(Debug)]
@@ -57,6 +49,82 @@ pub struct LogProbRows<'a> {
     pub entropies: &'a mut [f32],
     /// Whether the target is the most probable token (the first of equals).
     pub is_argmax: &'a mut [bool],
+}
+
+/// A reference distribution over some tokens at every row.
+#[derive(Clone, Copy, Debug)]
+pub struct ReferenceRows<'a> {
+    /// Tokens a row holds, at least 1.
+    pub k: usize,
+    /// The tokens `[n, k]`.
+    pub tokens: &'a [u32],
+    /// Their log-probabilities, which sum to 1 over the row `[n, k]`.
+    pub log_probs: &'a [f32],
+}
+
+/// Which divergence of the model's distribution p from the reference q.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum DivergenceKind {
+    /// KL(p, q): p avoids what q finds unlikely.
+    #[default]
+    ReverseKl,
+    /// KL(q, p): p covers what q finds likely.
+    ForwardKl,
+    /// The generalised Jensen-Shannon divergence with this weight of q in the mixture, between 0 and 1 (arXiv 2306.13649).
+    JensenShannon(f64),
+}
+
+/// The divergence from a reference: what is given, and where it goes.
+#[derive(Debug)]
+pub struct Divergence<'a> {
+    /// The reference.
+    pub reference: ReferenceRows<'a>,
+    /// Which divergence.
+    pub kind: DivergenceKind,
+    /// The divergence at each row, in nats, never negative `[n]`.
+    pub kl: &'a mut [f32],
+    /// Gradient with respect to it `[n]`; empty for zero.
+    pub d_kl: &'a [f32],
+}
+
+impl DivergenceKind {
+    /// The divergence of one row and its gradient with respect to the logits; `terms` are the pairs `(log p_v, log q_v)`.
+    fn of_row<I: Iterator<Item = (f64, f64)>>(self, terms: impl Fn() -> I, gradient: &mut [f32]) -> f64 {
+        let put = |gradient: &mut [f32], values: &mut dyn Iterator<Item = f64>| {
+            gradient.iter_mut().zip(values).for_each(|(gradient, value)| *gradient = value as f32);
+        };
+        match self {
+            Self::ReverseKl => {
+                let divergence: f64 = terms().map(|(log_p, log_q)| log_p.exp() * (log_p - log_q)).sum();
+                let of = |(log_p, log_q): (f64, f64)| log_p.exp() * (log_p - log_q - divergence);
+                put(gradient, &mut terms().map(of));
+                divergence
+            }
+            Self::ForwardKl => {
+                put(gradient, &mut terms().map(|(log_p, log_q)| log_p.exp() - log_q.exp()));
+                terms().map(|(log_p, log_q)| log_q.exp() * (log_q - log_p)).sum()
+            }
+            Self::JensenShannon(beta) => {
+                // Where both are equal, so is the mixture, to the bit.
+                let log_m = |log_p: f64, log_q: f64| match log_p == log_q {
+                    true => log_p,
+                    false => {
+                        let (q, p) = (beta.ln() + log_q, (1.0 - beta).ln() + log_p);
+                        p.max(q) + (-(p - q).abs()).exp().ln_1p()
+                    }
+                };
+                let from_p: f64 =
+                    terms().map(|(log_p, log_q)| log_p.exp() * (log_p - log_m(log_p, log_q))).sum();
+                let from_q: f64 =
+                    terms().map(|(log_p, log_q)| log_q.exp() * (log_q - log_m(log_p, log_q))).sum();
+                let of = |(log_p, log_q): (f64, f64)| {
+                    (1.0 - beta) * log_p.exp() * (log_p - log_m(log_p, log_q) - from_p)
+                };
+                put(gradient, &mut terms().map(of));
+                beta * from_q + (1.0 - beta) * from_p
+            }
+        }
+    }
 }
 
 /// Floats of the logits of a chunk.
@@ -228,9 +296,8 @@ impl Chunk<'_> {
         totals
     }
 
-    /// Writes the divergence of each row of this chunk (rows `start..` of the whole) and returns its gradient with
-    /// respect to the logits of the reference's tokens, for a gradient of 1 `[n, k]`. Before [`Chunk::forward`] turns
-    /// the logits.
+    /// Writes the divergence of each row of this chunk (rows `start..` of the whole) and returns its gradient with respect
+    /// to the logits of the reference's tokens, for a gradient of 1 `[n, k]`. Before [`Chunk::forward`] turns the logits.
     fn divergence(
         &self,
         start: usize,
@@ -247,8 +314,8 @@ impl Chunk<'_> {
             let logits = || tokens.iter().map(|&v| f64::from(self.logits[v as usize * self.width + i]));
             let largest = logits().fold(f64::NEG_INFINITY, f64::max);
             let log_sum = logits().map(|z| (z - largest).exp()).sum::<f64>().ln();
-            // Rounded as the reference's are: where both have the same logits, the divergence and its gradient are
-            // exactly 0, and no optimizer turns rounding into steps.
+            // Rounded as the reference's are: where both have the same logits, the divergence and its gradient are exactly
+            // 0, and no optimizer turns rounding into steps.
             let terms = || {
                 let log_p = logits().map(|z| f64::from((z - largest - log_sum) as f32));
                 log_p.zip(log_q).map(|(log_p, &log_q)| (log_p, f64::from(log_q)))
@@ -322,8 +389,8 @@ fn chunks(n: usize, most: usize) -> Vec<Range<usize>> {
     (1..=n_chunks).rev().map(next).collect()
 }
 
-/// Panics where excluded rows are not ascending ranges below `vocab` that leave at least one row; returns the number of
-/// rows left.
+/// Panics where excluded rows are not ascending ranges below `vocab` that leave at least one row; returns the number of rows
+/// left.
 fn check_excluded(excluded: &[Range<u32>], vocab: usize) -> usize {
     let mut end = 0;
     for range in excluded {
@@ -431,8 +498,8 @@ pub fn linear_log_probs_forward(hidden: &[f32], head: &[f32], targets: &[u32], o
     run(hidden, head, targets, &[], out, None, None);
 }
 
-/// The results of [`linear_log_probs_forward`] over all rows of the head but the `excluded` (ascending ranges), and the
-/// KL divergence of each row from a reference where one is given.
+/// The results of [`linear_log_probs_forward`] over all rows of the head but the `excluded` (ascending ranges), and the KL
+/// divergence of each row from a reference where one is given.
 ///
 /// Panics when a size, a target, an excluded row or a token of the reference does not fit.
 pub fn linear_log_probs_divergence_forward(
@@ -472,8 +539,8 @@ pub fn linear_log_probs_backward(
     );
 }
 
-/// [`linear_log_probs_backward`] of `Σ d_log_probs · log_probs + Σ d_kl · kl` over all rows of the head but the
-/// `excluded` (ascending ranges); an empty `d_log_probs` is zero.
+/// [`linear_log_probs_backward`] of `Σ d_log_probs · log_probs + Σ d_kl · kl` over all rows of the head but the `excluded`
+/// (ascending ranges); an empty `d_log_probs` is zero.
 ///
 /// Panics when a size, a target, an excluded row or a token of the reference does not fit.
 pub fn linear_log_probs_divergence_backward(
@@ -498,6 +565,128 @@ pub fn linear_log_probs_divergence_backward(
     );
     let gradients = Gradients { d_log_probs, d_hidden, d_head };
     run(hidden, head, targets, excluded, out, divergence, Some(gradients));
+}
+
+/// The `k` largest logits of each row, the `excluded` ones left out (ascending ranges): tokens by falling logit, the lower
+/// first among equals, and log-probabilities renormalised over them, `[n, k]` each; `hidden: [n, h]`, `head: [vocab, h]`.
+/// The logits are those of [`linear_log_probs_divergence_forward`] to the bit.
+///
+/// Panics when a size does not fit or `k` is not between 1 and the number of rows that are not excluded.
+pub fn linear_top_log_probs(
+    hidden: &[f32],
+    head: &[f32],
+    h: usize,
+    excluded: &[Range<u32>],
+    k: usize,
+) -> (Vec<u32>, Vec<f32>) {
+    assert!(
+        h > 0 && hidden.len().is_multiple_of(h) && head.len().is_multiple_of(h),
+        "linear_top_log_probs: hidden [n, h], head [vocab, h]"
+    );
+    let (n, vocab) = (hidden.len() / h, head.len() / h);
+    let n_left = check_excluded(excluded, vocab);
+    assert!((1..=n_left).contains(&k), "linear_top_log_probs: k is from 1 to {n_left}");
+    let mut tokens = vec![0_u32; n * k];
+    let mut log_probs = vec![0.0_f32; n * k];
+    let mut results = tokens.chunks_mut(k).zip(log_probs.chunks_mut(k));
+    for_each_chunk_of_logits(hidden, head, h, excluded, |rows, logits, width| {
+        let mut of_chunk: Vec<(&mut [u32], &mut [f32])> = results.by_ref().take(rows.len()).collect();
+        let new_rows = || (vec![0.0; MAX_LANES * vocab], Vec::with_capacity(vocab));
+        of_chunk.par_chunks_mut(MAX_LANES).enumerate().for_each_init(new_rows, |space, (block, results)| {
+            let (rows, order) = space;
+            let columns = block * MAX_LANES..block * MAX_LANES + results.len();
+            for (v, row) in logits.chunks_exact(width).enumerate() {
+                row[columns.clone()].iter().enumerate().for_each(|(i, &z)| rows[i * vocab + v] = z);
+            }
+            for (logits, (tokens, log_probs)) in rows.chunks_exact(vocab).zip(results) {
+                choose_top(logits, order, tokens, log_probs);
+            }
+        });
+    });
+    (tokens, log_probs)
+}
+
+/// The log-probabilities of given tokens `[n, k]`, renormalised over the tokens of each row; `hidden: [n, h]`, `head: [vocab, h]`.
+/// The logits are those of [`linear_log_probs_divergence_forward`] to the bit.
+///
+/// Panics when a size or a token does not fit.
+pub fn linear_log_probs_of(hidden: &[f32], head: &[f32], h: usize, tokens: &[u32], k: usize) -> Vec<f32> {
+    assert!(
+        h > 0 && hidden.len().is_multiple_of(h) && head.len().is_multiple_of(h),
+        "linear_log_probs_of: hidden [n, h], head [vocab, h]"
+    );
+    let vocab = head.len() / h;
+    assert!(k > 0 && tokens.len() == hidden.len() / h * k, "linear_log_probs_of: tokens are [n, k]");
+    assert!(tokens.iter().all(|&v| (v as usize) < vocab), "linear_log_probs_of: tokens are below {vocab}");
+    let mut log_probs = vec![0.0_f32; tokens.len()];
+    let mut results = tokens.chunks(k).zip(log_probs.chunks_mut(k));
+    for_each_chunk_of_logits(hidden, head, h, &[], |rows, logits, width| {
+        let of_chunk: Vec<(&[u32], &mut [f32])> = results.by_ref().take(rows.len()).collect();
+        of_chunk.into_par_iter().enumerate().for_each(|(i, (tokens, log_probs))| {
+            renormalise(tokens, |v| logits[v as usize * width + i], log_probs);
+        });
+    });
+    log_probs
+}
+
+/// Calls `look` with the logits of each chunk of rows: the rows, `[vocab, width]`, and the width.
+fn for_each_chunk_of_logits(
+    hidden: &[f32],
+    head: &[f32],
+    h: usize,
+    excluded: &[Range<u32>],
+    mut look: impl FnMut(Range<usize>, &[f32], usize),
+) {
+    let (n, vocab) = (hidden.len() / h, head.len() / h);
+    let most = tokens_per_chunk(vocab);
+    WORKSPACE.with(|scratch| {
+        for chunk_rows in chunks(n, most) {
+            let width = chunk_rows.len().next_multiple_of(MAX_LANES);
+            let parts = Parts::new(most, vocab, h);
+            let (logits, rest) = scratch.floats(parts.total()).split_at_mut(parts.logits);
+            let chunk_hidden = &mut rest[..width * h];
+            let rows = chunk_rows.start * h..chunk_rows.end * h;
+            chunk_hidden[..rows.len()].copy_from_slice(&hidden[rows.clone()]);
+            chunk_hidden[rows.len()..].fill(0.0);
+            let mut chunk = Chunk {
+                head: MatrixRef::new(head, vocab, h),
+                h,
+                vocab,
+                width,
+                targets: &[],
+                logits: &mut logits[..width * vocab],
+                hidden: chunk_hidden,
+            };
+            chunk.multiply(excluded);
+            look(chunk_rows, &*chunk.logits, width);
+        }
+    });
+}
+
+/// Log-probabilities over some tokens of a row alone, in their order.
+fn renormalise(tokens: &[u32], logit: impl Fn(u32) -> f32, log_probs: &mut [f32]) {
+    let logits = || tokens.iter().map(|&v| f64::from(logit(v)));
+    let largest = logits().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = logits().map(|z| (z - largest).exp()).sum();
+    for (log_prob, z) in log_probs.iter_mut().zip(logits()) {
+        *log_prob = (z - largest - sum.ln()) as f32;
+    }
+}
+
+/// One row of [`linear_top_log_probs`]; `order` is working space.
+fn choose_top(logits: &[f32], order: &mut Vec<u32>, tokens: &mut [u32], log_probs: &mut [f32]) {
+    let k = tokens.len();
+    order.clear();
+    order.extend(0..logits.len() as u32);
+    // NaN sorts above everything and so shows in the result.
+    let by_logit = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+    if k < order.len() {
+        order.select_nth_unstable_by(k - 1, by_logit);
+        order.truncate(k);
+    }
+    order.sort_unstable_by(by_logit);
+    tokens.copy_from_slice(order);
+    renormalise(tokens, |v| logits[v as usize], log_probs);
 }
 
 #[cfg(test)]

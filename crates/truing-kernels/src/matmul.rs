@@ -96,15 +96,15 @@ const STREAM_COLUMNS: RangeInclusive<usize> = 24..=120;
 
 static PACKED: Stock = Stock::new();
 
-/// Most bytes that [`matmul`] and [`matmul_with_epilogue`] use beside their arguments where no matrix has more than
-/// `widest` rows or columns; they are kept for the next call.
+/// Most bytes that [`matmul`] and [`matmul_with_epilogue`] use beside their arguments where no matrix has more than `widest` rows or
+/// columns; they are kept for the next call.
 pub fn matmul_workspace_bytes(widest: usize) -> usize {
     // A and B, packed.
     2 * PACK_FLOATS.min(MAX_K_CHUNK * widest.next_multiple_of(MAX_TILE_COLUMNS)) * size_of::<f32>()
 }
 
-/// What is done to a block of C as soon as it is made, while it is in the first level cache: for a large C, passes of
-/// its own would go through memory again.
+/// What is done to a block of C as soon as it is made, while it is in the first level cache: for a large C, passes of its
+/// own would go through memory again.
 #[derive(Clone, Copy, Debug)]
 pub enum Epilogue<'a> {
     /// Nothing.
@@ -320,8 +320,7 @@ simd_fn! {
                 } else {
                     let mut sums = [0.0; TILE_ROWS * MAX_TILE_COLUMNS];
                     let write = Write::Overwrite;
-                    let (to, c_row) = (sums.as_mut_ptr(), MAX_TILE_COLUMNS);
-                    let tile = Tile { k, a, a_row, a_step, b, b_step, c: to, c_row, write };
+                    let tile = Tile { k, a, a_row, a_step, b, b_step, c: sums.as_mut_ptr(), c_row: MAX_TILE_COLUMNS, write };
                     // SAFETY: as above, and the sums have room for a full tile.
                     unsafe { simd.tile(n_rows, vectors, &tile) };
                     for (i, sums) in sums.chunks_exact(MAX_TILE_COLUMNS).take(n_rows).enumerate() {
@@ -461,10 +460,7 @@ simd_fn! {
                 let n_rows = S::DOT_ROWS.min(a.rows - row);
                 let mut sums = [0.0; MAX_DOT_ROWS];
                 // SAFETY: these rows of A and this column of B exist, each a.cols floats in one piece.
-                unsafe {
-                    let rows = (a.pointer(row, 0), a.row_stride);
-                    simd.dots(n_rows, a.cols, rows, b.pointer(0, column), &mut sums);
-                }
+                unsafe { simd.dots(n_rows, a.cols, (a.pointer(row, 0), a.row_stride), b.pointer(0, column), &mut sums) };
                 for (i, sum) in sums[..n_rows].iter().enumerate() {
                     // SAFETY: an item writes only its own columns.
                     let to = unsafe { c.part((row + i) * b.cols + column, 1) };

@@ -23,14 +23,14 @@ pub(crate) const MAX_TILE_COLUMNS: usize = 64;
 pub(crate) struct Tile {
     /// Terms of the sum.
     pub(crate) k: usize,
-    /// Element (i, p) of A is at `a + i · a_row + p · a_step`.
+    /// Element (i, p) of A stands at `a + i · a_row + p · a_step`.
     pub(crate) a: *const f32,
     pub(crate) a_row: usize,
     pub(crate) a_step: usize,
-    /// Row p of B is at `b + p · b_step`.
+    /// Row p of B stands at `b + p · b_step`.
     pub(crate) b: *const f32,
     pub(crate) b_step: usize,
-    /// Row i of C is at `c + i · c_row`.
+    /// Row i of C stands at `c + i · c_row`.
     pub(crate) c: *mut f32,
     pub(crate) c_row: usize,
     pub(crate) write: Write,
@@ -139,9 +139,9 @@ pub(crate) type BlockSums = [[f32; BLOCK_COLUMNS]; FEW_ROWS];
 pub(crate) struct RowBlock {
     /// Terms of the sum.
     pub(crate) k: usize,
-    /// Row i of x is at `x + i · k`.
+    /// Row i of x stands at `x + i · k`.
     pub(crate) x: *const f32,
-    /// Row c of the weights is at `weights + c · weight_stride`.
+    /// Row c of the weights stands at `weights + c · weight_stride`.
     pub(crate) weights: *const f32,
     pub(crate) weight_stride: usize,
     /// Two rows that will be read soon and are asked for meanwhile; they need not be valid.

@@ -5,9 +5,9 @@
 //! depend on how many rows there are, which is what lets sequences be decoded side by side or alone.
 //!
 //! Weights are read where they lie, a few rows at a time, and meet a few rows of `x` in registers; the next weights are
-//! asked for meanwhile. Several weights that share `x` are one piece of work, for waking threads costs as much as a
-//! small product. Weights of 8 bits ([`Int8Matrix`]) are a quarter of the stream and give the bits that their numbers
-//! in `f32` would give.
+//! asked for meanwhile. Several weights that share `x` are one piece of work, for waking threads costs as much as a small
+//! product. Weights of 8 bits ([`Int8Matrix`]) are a quarter of the stream and give the bits that their numbers in `f32`
+//! would give.
 
 #![allow(unsafe_code, reason = "rows read through pointers, columns of y written by several threads")]
 
@@ -62,8 +62,8 @@ struct Columns<'a> {
 
 /// Makes the products of `x` `[n_rows, n_in]` with several weights.
 ///
-/// The bits of a row of a result depend on that row of `x` and on the weights, and on nothing else. Panics when sizes
-/// do not fit.
+/// The bits of a row of a result depend on that row of `x` and on the weights, and on nothing else. Panics when sizes do
+/// not fit.
 pub fn multiply_rows(x: &[f32], n_in: usize, products: &mut [RowProduct<'_>]) {
     assert!(n_in > 0 && x.len().is_multiple_of(n_in), "multiply_rows: x is [n_rows, n_in]");
     let n_rows = x.len() / n_in;

@@ -240,8 +240,8 @@ fn words_for(kind: &str) -> (&'static str, &'static str) {
         ),
         "distill" => (
             "On-policy distillation",
-            "The model samples completions, and its distribution at each token moves to that of a teacher. \
-             The loss is the divergence from the teacher in nats per token.",
+            "The model samples completions, and its distribution at each token moves to that of a teacher. The loss is the \
+             divergence from the teacher in nats per token.",
         ),
         "grpo" => (
             "Reinforcement learning (GRPO)",
@@ -462,7 +462,7 @@ fn gib(gib: f64) -> String {
     format!("{gib:.2} GiB")
 }
 
-/// Text as markup, with what is between backticks as code.
+/// Text as markup, with what stands between backticks as code.
 fn marked_up(text: &str) -> String {
     let escaped = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     let mut markup = String::new();

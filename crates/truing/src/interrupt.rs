@@ -1,5 +1,5 @@
-//! Ctrl-C and termination. Before a run begins they end the process with [`INTERRUPTED`]. For a run, the first asks for
-//! a stop between steps and the second ends the process; for a conversation, it stops the reply that is being written,
+//! Ctrl-C and termination. Before a run begins they end the process with [`INTERRUPTED`]. For a run, the first asks for a
+//! stop between steps and the second ends the process; for a conversation, it stops the reply that is being written,
 //! or ends the process where none is.
 
 use std::io::Write;

@@ -44,8 +44,8 @@ impl Job for MpiJob {
     }
 }
 
-/// Ends this process because another rank is lost. Rank 0 says it. Where rank 0 is lost itself, it has said why it
-/// ends, or rank 1 says that it is gone.
+/// Ends this process because another rank is lost. Rank 0 says it. Where rank 0 is lost itself, it has said why it ends, or
+/// rank 1 says that it is gone.
 #[expect(clippy::exit, reason = "the main thread waits for a rank that will never answer")]
 fn end_with(rank: usize, loss: &Loss) {
     let speaker = match (loss.rank.0, loss.cause) {
