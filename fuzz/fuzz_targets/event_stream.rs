@@ -1,5 +1,5 @@
-//! A streamed reply as server-sent events, cut into pieces and cut off at any places: within a character, a line end, a word.
-//! The bytes of the input's first line are the lengths of the pieces, in turn; what follows is the stream.
+//! A streamed reply as server-sent events, cut into pieces and cut off at any places: within a character, a line end, a
+//! word. The bytes of the input's first line are the lengths of the pieces, in turn; what follows is the stream.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -17,7 +17,8 @@ fuzz_target!(|bytes: &[u8]| {
     read(&stream[..stream.len().saturating_sub(1)], &lengths);
 });
 
-/// The answer in a stream that comes in pieces of these lengths, or whole where there are none; none where it is an error.
+/// The answer in a stream that comes in pieces of these lengths, or whole where there are none; none where it is an
+/// error.
 fn read(mut stream: &[u8], lengths: &[usize]) -> Option<Answer> {
     let mut parser = StreamParser::default();
     let mut shown = String::new();

@@ -5,8 +5,9 @@ use libfuzzer_sys::fuzz_target;
 use truing_types::{ReasoningMarks, TextStart, split_reasoning};
 
 /// The first bytes stand for what the splitter looks for, the others for characters of one or two bytes.
-const WORDS: &str = "<think> </think> <THINK> [think] [/think] ◁think▷ ◁/think▷ <thinking> </thinking> assistant ` ``` \" ' “ \
-    ” <|im_start|> <|start|> <|channel|> <|message|> <|end|> <|return|> analysis final <|constrain|>json \u{feff} \u{200b} 🦀";
+const WORDS: &str = "<think> </think> <THINK> [think] [/think] ◁think▷ ◁/think▷ <thinking> </thinking> \
+                     assistant ` ``` \" ' “ ” <|im_start|> <|start|> <|channel|> <|message|> <|end|> \
+                     <|return|> analysis final <|constrain|>json \u{feff} \u{200b} 🦀";
 
 fuzz_target!(|bytes: &[u8]| {
     let pieces: Vec<&str> = WORDS.split(' ').chain([" ", "\n"]).collect();

@@ -128,7 +128,7 @@ struct ItemRows<'a> {
 /// A question with the mean ratings of each response, by aspect.
 type Rated<'a> = (&'a Question, BTreeMap<String, Vec<f64>>);
 
-/// An order of the responses by one question, and the scores that stand beside it.
+/// An order of the responses by one question, and the scores that are beside it.
 struct Order<'a> {
     question: &'a Question,
     /// 1 the best; means may lie between.

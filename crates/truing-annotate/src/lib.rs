@@ -1,8 +1,8 @@
 //! Pages on which people rank, rate, mark, edit and label responses, and what becomes of their answers (report 3.2).
 //!
 //! [`AnnotateConfig`] is the recipe, [`Items`] what is shown, [`Project`] the state: a journal that every acknowledged
-//! answer is in before the browser gets its acknowledgement, and an order in which items are given out. [`Status`] measures
-//! agreement, competence and the judges; [`write_outputs`] makes training data. [`serve`] serves the pages.
+//! answer is in before the browser gets its acknowledgement, and an order in which items are given out. [`Status`]
+//! measures agreement, competence and the judges; [`write_outputs`] makes training data. [`serve`] serves the pages.
 
 mod answer;
 mod assignment;

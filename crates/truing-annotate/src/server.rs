@@ -287,8 +287,8 @@ async fn body(app: &App, request: Request) -> Result<Vec<u8>, Box<Response>> {
     }
 }
 
-/// Answers a request of a person with a JSON body, an empty one is `{}`. The token comes first. What touches the disk runs
-/// apart from the connections.
+/// Answers a request of a person with a JSON body, an empty one is `{}`. The token comes first. What touches the disk
+/// runs apart from the connections.
 async fn answer<T>(
     app: Arc<App>,
     request: Request,

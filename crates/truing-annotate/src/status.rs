@@ -338,7 +338,8 @@ impl<'a> Measuring<'a> {
         self.measured(question, statistic, values.len(), estimate, why_undefined)
     }
 
-    /// Votes on classes by unit, of a question that has classes, and how many classes there are. Of many items a sample.
+    /// Votes on classes by unit, of a question that has classes, and how many classes there are. Of many items a
+    /// sample.
     fn votes(&self, question: &Question) -> (Vec<Vec<(usize, usize)>>, usize) {
         let answered = self.answered(question, 2);
         let classes = classes_of_labels(&answered);

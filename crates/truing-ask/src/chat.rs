@@ -1,7 +1,7 @@
 //! Language models that a stage asks, a judge or a teacher: in this process or on a server, with a cache before either.
 //!
-//! A stage sees a [`ChatModel`] and asks it one request or many ([`ChatModel::chat_all`]), of which either answers several
-//! at a time. It never learns which of the two it is.
+//! A stage sees a [`ChatModel`] and asks it one request or many ([`ChatModel::chat_all`]), of which either answers
+//! several at a time. It never learns which of the two it is.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -163,7 +163,8 @@ impl ChatModelConfig {
         }
     }
 
-    /// Opens the model, loading weights into an engine where it is a local one. In replay nothing is loaded and nothing asked.
+    /// Opens the model, loading weights into an engine where it is a local one. In replay nothing is loaded and nothing
+    /// asked.
     ///
     /// # Errors
     /// When the model or the cache cannot be used.
@@ -261,7 +262,7 @@ fn open_local<E: Engine>(
     Ok(LocalChat::new(engine, renderer)?)
 }
 
-/// Stands where nothing may be asked.
+/// Takes the place of a model that may not be asked.
 struct ReplayOnly;
 
 impl ChatModel for ReplayOnly {

@@ -37,7 +37,8 @@ pub enum AskError {
     },
     /// A model that is asked and refuses everything.
     #[error(
-        "the model `{name}` refuses every request: {reason}; its replies so far are kept, run the same command to continue"
+        "the model `{name}` refuses every request: {reason}; its replies so far are kept, run the same \
+         command to continue"
     )]
     Refused {
         /// Its name.

@@ -1,5 +1,5 @@
-//! The folder of a run that asks judges: locked, with its recipe and the digests of its inputs. The same command continues
-//! the run, since every reply is kept; with another recipe or other inputs it is refused.
+//! The folder of a run that asks judges: locked, with its recipe and the digests of its inputs. The same command
+//! continues the run, since every reply is kept; with another recipe or other inputs it is refused.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

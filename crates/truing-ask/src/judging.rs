@@ -27,7 +27,8 @@ pub struct RetryPolicy {
     pub max_failures_in_a_row: usize,
 }
 
-/// One judge at work. Where it keeps failing, or cannot be read, it is given up; where it refuses everything, the run ends.
+/// One judge at work. Where it keeps failing, or cannot be read, it is given up; where it refuses everything, the run
+/// ends.
 pub struct JudgeSession<'a> {
     retries: RetryPolicy,
     /// In its words, why every further request would fail.
@@ -123,8 +124,8 @@ pub fn ask_each<T>(
     Ok(Some(found))
 }
 
-/// A model that is asked in several phases, whose failures are counted anew in each. A model that keeps failing is asked no
-/// more in that phase.
+/// A model that is asked in several phases, whose failures are counted anew in each. A model that keeps failing is
+/// asked no more in that phase.
 #[derive(Debug)]
 pub struct Asker<'a> {
     name: &'a str,
@@ -276,10 +277,10 @@ pub fn main_reasons(reasons: &BTreeMap<String, usize>) -> String {
     const MOST: usize = 3;
     let mut sorted: Vec<(&String, usize)> = reasons.iter().map(|(reason, &n)| (reason, n)).collect();
     sorted.sort_by_key(|&(_, n)| std::cmp::Reverse(n));
-    let told = sorted.iter().take(MOST).map(|(reason, n)| format!("{reason} ({n})"));
+    let listed = sorted.iter().take(MOST).map(|(reason, n)| format!("{reason} ({n})"));
     let rest: usize = sorted.iter().skip(MOST).map(|(_, n)| n).sum();
     let rest = (rest > 0).then(|| format!("other reasons ({rest})"));
-    told.chain(rest).collect::<Vec<_>>().join("; ")
+    listed.chain(rest).collect::<Vec<_>>().join("; ")
 }
 
 /// Whether a judge that was asked so much left half of it, or more, unanswered.
@@ -291,8 +292,8 @@ pub fn is_half_unanswered(n_answered: usize, n_unanswered: usize) -> bool {
 /// The most frequent reason that says something.
 #[must_use]
 pub fn main_reason(reasons: &BTreeMap<String, usize>) -> &str {
-    let told = reasons.iter().max_by_key(|(reason, n)| (reason.as_str() != NOT_ASKED, **n));
-    told.map_or("", |(reason, _)| reason)
+    let main = reasons.iter().max_by_key(|(reason, n)| (reason.as_str() != NOT_ASKED, **n));
+    main.map_or("", |(reason, _)| reason)
 }
 
 /// Judges are distinguished by their names.

@@ -1,5 +1,5 @@
-//! Labels for prompts from judges (report 3.1.1): the questions, the reading of replies, the labels that votes come to, and
-//! the run in numbers.
+//! Labels for prompts from judges (report 3.1.1): the questions, the reading of replies, the labels that votes come to,
+//! and the run in numbers.
 
 mod outcome;
 mod questions;

@@ -1,5 +1,5 @@
-//! Asking language models, in this process or on a server: the table of a recipe that names one, many judges in turn with
-//! their failures counted, and the folder of a run that asks them.
+//! Asking language models, in this process or on a server: the table of a recipe that names one, many judges in turn
+//! with their failures counted, and the folder of a run that asks them.
 
 pub mod chat;
 pub mod judged_folder;

@@ -1,5 +1,5 @@
-//! Prompt augmentation (PAS, arXiv 2407.06027; Baichuan report 2.3): a small model writes a complement, a short text that
-//! is appended to a prompt, which itself is not changed.
+//! Prompt augmentation (PAS, arXiv 2407.06027; Baichuan report 2.3): a small model writes a complement, a short text
+//! that is appended to a prompt, which itself is not changed.
 //!
 //! | to do | use |
 //! |---|---|

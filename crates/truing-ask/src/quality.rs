@@ -1,5 +1,5 @@
-//! The quality of prompts from judges (report 3.1.3): the question about two prompts, the reading of replies, buckets with
-//! anchors, and verdicts added up to scores.
+//! The quality of prompts from judges (report 3.1.3): the question about two prompts, the reading of replies, buckets
+//! with anchors, and verdicts added up to scores.
 
 mod aggregate;
 mod bucket;

@@ -1,5 +1,5 @@
-//! Replies on disk, by the digest of what was asked: one SQLite file, in write-ahead mode, that several processes of one
-//! machine may share (not over a network file system).
+//! Replies on disk, by the digest of what was asked: one SQLite file, in write-ahead mode, that several processes of
+//! one machine may share (not over a network file system).
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -43,7 +43,8 @@ struct CachedReply {
     finish_reason: FinishReason,
 }
 
-/// Repeats an operation that does not wait for locks by itself, while another connection holds one, for [`BUSY_TIMEOUT`].
+/// Repeats an operation that does not wait for locks by itself, while another connection holds one, for
+/// [`BUSY_TIMEOUT`].
 fn while_busy<T>(mut operation: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
     for _ in 0..BUSY_TIMEOUT.as_millis() / BUSY_PAUSE.as_millis() {
         match operation() {
@@ -66,8 +67,8 @@ impl ReplyCache {
     pub fn open(path: &Path) -> Result<Self, ClientError> {
         let connect = || {
             let connection = Connection::open(path)?;
-            // For one of the locks of this switch SQLite never waits, whatever the timeout says. So it waits for none, and
-            // the switch is tried again: the two would multiply.
+            // For one of the locks of this switch SQLite never waits, whatever the timeout says. So it waits for none,
+            // and the switch is tried again: the two would multiply.
             connection.busy_timeout(Duration::ZERO)?;
             while_busy(|| connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(())))?;
             connection.busy_timeout(BUSY_TIMEOUT)?;

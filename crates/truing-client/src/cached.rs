@@ -1,4 +1,4 @@
-//! A model before which a cache stands.
+//! A model with a cache in front of it.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -14,7 +14,8 @@ use crate::cache::ReplyCache;
 use crate::request::{Fingerprint, canonical_request};
 use crate::{CacheMode, ClientError, Clock, Counts};
 
-/// Any model, in this process or elsewhere, with a cache before it: equal requests are asked once, also by the next run.
+/// Any model, in this process or elsewhere, with a cache before it: equal requests are asked once, also by the next
+/// run.
 ///
 /// Every reply that the server gave as finished is kept, whatever it says: it is paid for, and a run that continues has
 /// to see what it saw before. That includes a reply that is empty, is nothing but a thought, was cut at the request's

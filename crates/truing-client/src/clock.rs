@@ -1,5 +1,5 @@
-//! Time as the client needs it, and the wish to stop, handed in: the program gives the machine's, tests one that does not
-//! wait.
+//! Time as the client needs it, and the wish to stop, handed in: the program gives the machine's, tests one that does
+//! not wait.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -15,7 +15,8 @@ pub trait Clock: Send + Sync {
     /// Waits. Breaks if the wait was interrupted: the caller must not continue.
     fn sleep(&self, duration: Duration) -> ControlFlow<()>;
 
-    /// Whether the process is asked to stop. Nothing new is then asked, and answers that are under way have a few seconds left.
+    /// Whether the process is asked to stop. Nothing new is then asked, and answers that are under way have a few
+    /// seconds left.
     fn is_stopped(&self) -> bool {
         false
     }

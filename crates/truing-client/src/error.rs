@@ -126,7 +126,8 @@ pub enum FailureKind {
     TooLong,
     /// Status 429, where waiting helps.
     RateLimited,
-    /// The account has nothing left to spend, or is closed: status 402, or a 429 whose code says so. Waiting does not help.
+    /// The account has nothing left to spend, or is closed: status 402, or a 429 whose code says so. Waiting does not
+    /// help.
     QuotaExhausted,
     /// Status 5xx, 408, 409 or 425.
     Server,

@@ -1,6 +1,6 @@
-//! One request and its answer over the network, in a thread of its own. Reading from a connection blocks until something
-//! comes or the time is up; the thread that asks waits for pieces of the answer instead, and can stop waiting. The thread
-//! behind it then ends by itself, at the latest at the request's timeout.
+//! One request and its answer over the network, in a thread of its own. Reading from a connection blocks until
+//! something comes or the time is up; the thread that asks waits for pieces of the answer instead, and can stop
+//! waiting. The thread behind it then ends by itself, at the latest at the request's timeout.
 
 use std::io::{self, Read};
 use std::sync::Arc;

@@ -1,10 +1,10 @@
 //! What a refusal means: whether waiting helps, and what else will fail for the same reason.
 //!
-//! A status alone does not say it. OpenAI answers 429 both to a request too many and to an empty account; Azure answers 400 to
-//! text that its filter dislikes; xAI and Gemini answer 400 to a wrong key; gateways answer 200 with an error as the body. So
-//! the error's `code`, `type` and `status` are read too, and then its message, in English and Chinese. Gemini says "You
-//! exceeded your current quota" of a limit per minute as well: a 429 that names a time to wait is a request too many, unless a
-//! code speaks of the account.
+//! A status alone does not say it. OpenAI answers 429 both to a request too many and to an empty account; Azure answers
+//! 400 to text that its filter dislikes; xAI and Gemini answer 400 to a wrong key; gateways answer 200 with an error as
+//! the body. So the error's `code`, `type` and `status` are read too, and then its message, in English and Chinese.
+//! Gemini says "You exceeded your current quota" of a limit per minute as well: a 429 that names a time to wait is a
+//! request too many, unless a code speaks of the account.
 
 use crate::{FailureKind, FailureScope};
 
@@ -146,8 +146,8 @@ pub(crate) fn classify(status: u16, names: &[String], said: &str) -> (FailureKin
     }
 }
 
-/// Kind and scope of an error that came with status 200 in place of an answer. A code of it that is a status counts as that
-/// status; where nothing says what it is, it may pass.
+/// Kind and scope of an error that came with status 200 in place of an answer. A code of it that is a status counts as
+/// that status; where nothing says what it is, it may pass.
 pub(crate) fn classify_reported(names: &[String], said: &str) -> (FailureKind, FailureScope) {
     let status = names.iter().filter_map(|name| name.parse::<u16>().ok());
     if let Some(status) = status.into_iter().find(|status| (400..=599).contains(status)) {

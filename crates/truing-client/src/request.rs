@@ -23,7 +23,7 @@ pub(crate) fn body(settings: &ClientSettings, request: &ChatRequest, is_streamed
     put("temperature", number(sampling.temperature));
     put(settings.token_limit_field.name(), sampling.max_new_tokens.into());
     // Standard servers refuse fields they do not know, so only what was asked for is sent: rather refused than
-    // quietly drawn in another way.
+    // quietly sampled in another way.
     if sampling.top_p != default.top_p {
         put("top_p", number(sampling.top_p));
     }
@@ -58,8 +58,8 @@ pub(crate) fn body(settings: &ClientSettings, request: &ChatRequest, is_streamed
     Value::Object(body).to_string()
 }
 
-/// The body of a request for the k most likely tokens at each place of a prompt: vLLM's `prompt_logprobs`. One token is generated,
-/// because servers refuse none.
+/// The body of a request for the k most likely tokens at each place of a prompt: vLLM's `prompt_logprobs`. One token is
+/// generated, because servers refuse none.
 pub(crate) fn prompt_log_probs_body(settings: &ClientSettings, prompt: &[TokenId], k: usize) -> String {
     let mut body = Map::new();
     body.insert("model".into(), settings.model.clone().into());
@@ -191,7 +191,10 @@ mod tests {
     fn only_what_was_asked_for_is_sent() {
         let settings = ClientSettings { model: "m".into(), ..ClientSettings::default() };
         let plain = body(&settings, &request(), false);
-        let expected = r#"{"model":"m","messages":[{"role":"user","content":"2 + 2?"}],"temperature":0.7,"max_tokens":9,"seed":0}"#;
+        let expected = concat!(
+            r#"{"model":"m","messages":[{"role":"user","content":"2 + 2?"}],"temperature":0.7,"#,
+            r#""max_tokens":9,"seed":0}"#,
+        );
         assert_eq!(plain, expected);
         let mut asked = request();
         asked.sampling =

@@ -30,8 +30,8 @@ pub enum CacheMode {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClientSettings {
-    /// Address including the version, for instance `https://host/v1`. `/chat/completions` is appended (`/completions` for the
-    /// teacher of a distillation).
+    /// Address including the version, for instance `https://host/v1`. `/chat/completions` is appended (`/completions`
+    /// for the teacher of a distillation).
     #[schemars(extend("x-decides" = "nothing"))]
     pub base_url: String,
     /// The model's name on the server.
@@ -82,8 +82,8 @@ pub struct ClientSettings {
     /// Name of the request field that limits the tokens of a reply.
     #[schemars(extend("x-decides" = "nothing"))]
     pub token_limit_field: TokenLimitField,
-    /// Marks of a thought in the model's text beside the known ones. A recipe has them beside the server's table, where they
-    /// hold for local models too.
+    /// Marks of a thought in the model's text beside the known ones. A recipe has them beside the server's table, where
+    /// they hold for local models too.
     #[serde(skip)]
     pub reasoning_marks: Vec<ReasoningMark>,
     /// Additional fields of every request, for instance `{ response_format = { type = "json_object" } }`.
@@ -164,7 +164,7 @@ impl ClientSettings {
             return bad("base_url", self.base_url.clone(), "an address such as `https://host/v1`");
         }
         if uri.as_ref().and_then(Uri::authority).is_some_and(|authority| authority.as_str().contains('@')) {
-            // What stands before the @ would be shown in messages.
+            // What is before the @ would be shown in messages.
             return bad("base_url", "an address with a password".into(), "the key through `api_key_env`");
         }
         if self.model.is_empty() {

@@ -2,13 +2,13 @@
 //! language models.
 //!
 //! [`LabelConfig`] is what was typed, [`LabelInputs`] the label set, the prompts and the labels that they have already,
-//! [`LabelPlan`] what is asked and what it costs, printable before the first call; [`LabelStage`] asks and adds up. Every reply is
-//! kept: an interrupted run continues with the same recipe, and pays for no reply twice.
+//! [`LabelPlan`] what is asked and what it costs, printable before the first call; [`LabelStage`] asks and adds up.
+//! Every reply is kept: an interrupted run continues with the same recipe, and pays for no reply twice.
 //!
 //! Where the report is silent: all dimensions are asked in one call, several times of each judge; an answer outside the
 //! label set is not a vote, and is listed for the authors of the set; the result of the votes is in
-//! [`truing_prompts::labels`]. A judge that fails has no ballot; one that answers without a label has an empty one, which
-//! costs confidence. A dimension without a single vote has no label and says why, never a default.
+//! [`truing_prompts::labels`]. A judge that fails has no ballot; one that answers without a label has an empty one,
+//! which costs confidence. A dimension without a single vote has no label and says why, never a default.
 
 mod config;
 mod plan;

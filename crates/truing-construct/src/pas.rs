@@ -1,11 +1,11 @@
-//! Training pairs for a complement model (PAS, arXiv 2407.06027; report 2.3): prompts of a pool are selected, sorted into
-//! categories, given complements by a language model after golden pairs of their category, and reviewed by a critic that
-//! knows five faults. [`crate::pas_evaluate`] measures what the trained model's complements change.
+//! Training pairs for a complement model (PAS, arXiv 2407.06027; report 2.3): prompts of a pool are selected, sorted
+//! into categories, given complements by a language model after golden pairs of their category, and reviewed by a
+//! critic that knows five faults. [`crate::pas_evaluate`] measures what the trained model's complements change.
 //!
-//! [`PasConfig`] is what was typed, [`PasInputs`] the pool and the examples, [`PasPlan`] what is asked and what it costs,
-//! printable before the first call; [`PasStage`] asks and writes `pairs.jsonl`, which `truing sft` trains on, and `fates.jsonl`,
-//! which has one row for each prompt of the pool, with its outcome. Every reply is kept: an interrupted run continues with
-//! the same recipe, and repeats no request.
+//! [`PasConfig`] is what was typed, [`PasInputs`] the pool and the examples, [`PasPlan`] what is asked and what it
+//! costs, printable before the first call; [`PasStage`] asks and writes `pairs.jsonl`, which `truing sft` trains on,
+//! and `fates.jsonl`, which has one row for each prompt of the pool, with its outcome. Every reply is kept: an
+//! interrupted run continues with the same recipe, and repeats no request.
 //!
 //! Where the sources are silent: a rejected complement is written again with another seed, `max_regenerations` times;
 //! then the critic's correction is used, as in the authors' data, or the prompt is dropped. Without selection as many

@@ -1,13 +1,15 @@
-//! What complements change: a target model answers each prompt as it is and with its complement (PAS, arXiv 2407.06027).
-//! Where a prompt has instructions that a program can check (IFEval), both replies are checked; where it has none, a judge
-//! compares them in both orders, if the recipe names one.
+//! What complements change: a target model answers each prompt as it is and with its complement (PAS,
+//! arXiv 2407.06027).
+//! Where a prompt has instructions that a program can check (IFEval), both replies are checked; where it has none, a
+//! judge compares them in both orders, if the recipe names one.
 //!
-//! [`PasEvaluateConfig`] is what was typed, [`PasEvaluateInputs`] the prompts, [`PasEvaluatePlan`] the calls, printable before
-//! the first; [`PasEvaluateStage`] asks and adds up. Every reply is kept: an interrupted run continues with the same
-//! recipe, and repeats no request.
+//! [`PasEvaluateConfig`] is what was typed, [`PasEvaluateInputs`] the prompts, [`PasEvaluatePlan`] the calls, printable
+//! before the first; [`PasEvaluateStage`] asks and adds up. Every reply is kept: an interrupted run continues with the
+//! same recipe, and repeats no request.
 //!
-//! A prompt whose complement fails is answered as it is, as a proxy would, and counts with equal replies. Equal replies are
-//! as good as each other without a judge. A verdict that changes with the order of the replies counts as no difference.
+//! A prompt whose complement fails is answered as it is, as a proxy would, and counts with equal replies. Equal replies
+//! are as good as each other without a judge. A verdict that changes with the order of the replies counts as no
+//! difference.
 
 mod config;
 mod plan;

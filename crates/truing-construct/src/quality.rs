@@ -1,13 +1,13 @@
-//! How good a prompt is for training (report 3.1.3): prompts of a bucket are compared with anchors of the same bucket by
-//! language models, on four dimensions, in both orders; wins are added up and strengths fitted, with their errors.
+//! How good a prompt is for training (report 3.1.3): prompts of a bucket are compared with anchors of the same bucket
+//! by language models, on four dimensions, in both orders; wins are added up and strengths fitted, with their errors.
 //!
-//! [`QualityConfig`] is what was typed, [`QualityInputs`] the prompts, [`QualityPlan`] the buckets, their anchors and what
-//! it will cost, printable before the first call; [`QualityStage`] asks and adds up. Every reply is kept: an interrupted run
-//! continues with the same recipe, and repeats no request.
+//! [`QualityConfig`] is what was typed, [`QualityInputs`] the prompts, [`QualityPlan`] the buckets, their anchors and
+//! what it will cost, printable before the first call; [`QualityStage`] asks and adds up. Every reply is kept: an
+//! interrupted run continues with the same recipe, and repeats no request.
 //!
-//! Where the report is silent: both orders are asked, and where a judge contradicts itself it is a draw; anchors are scored
-//! too, by the same comparisons; a bucket with no more prompts than anchors compares all with all. Not here: what buckets
-//! are (a column says), and the small scorer that is trained on the labels.
+//! Where the report is silent: both orders are asked, and where a judge contradicts itself it is a draw; anchors are
+//! scored too, by the same comparisons; a bucket with no more prompts than anchors compares all with all. Not here:
+//! what buckets are (a column says), and the small scorer that is trained on the labels.
 
 mod config;
 mod plan;

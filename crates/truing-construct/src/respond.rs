@@ -17,9 +17,9 @@
 //! only what is selected may change; the responses are then selected anew from the replies that are kept.
 //!
 //! The report samples 5 responses of the 3 most advanced models at temperature 1, top_p 0.99 and top_k 50, and drops
-//! near-duplicates and well-answered prompts by ROUGE, without its thresholds; that near-duplicates are found by ROUGE-L
-//! F1, and well-answered prompts by their scores, are readings of ours, and so are the default thresholds. It is read
-//! as 5 responses of each model.
+//! near-duplicates and well-answered prompts by ROUGE, without its thresholds; that near-duplicates are found by
+//! ROUGE-L F1, and well-answered prompts by their scores, are readings of ours, and so are the default thresholds. It
+//! is read as 5 responses of each model.
 
 mod candidate;
 mod config;

@@ -2,8 +2,8 @@
 //! the reason for every row kept or dropped.
 //!
 //! Read and clean, drop duplicates and what belongs to an evaluation, find the task templates, embed, mine triplets of
-//! tasks and topics, teach the encoder what a task is, and cluster layer by layer until as many prompts are left as were
-//! asked for. [`SelectConfig`] is what was typed, [`SelectPlan`] every check that can be made before work starts.
+//! tasks and topics, teach the encoder what a task is, and cluster layer by layer until as many prompts are left as
+//! were asked for. [`SelectConfig`] is what was typed, [`SelectPlan`] every check that can be made before work starts.
 
 mod config;
 mod diversity;
@@ -49,8 +49,8 @@ pub struct SelectReport {
     pub template_table: String,
 }
 
-/// The stage. `stop` is looked at between parts, within training after every pack, and while embedding every some thousand
-/// texts. The pool is read by the run.
+/// The stage. `stop` is looked at between parts, within training after every pack, and while embedding every some
+/// thousand texts. The pool is read by the run.
 #[derive(Debug)]
 pub struct SelectStage;
 
@@ -157,7 +157,7 @@ fn run<E: Engine + 'static>(
         output::Found { tokens: &tokens, templates: &templates, clusters: &clusters, vectors: &embedded };
     let summary = output::write(plan, &pool, &found, selection.layers, selection.n_tasks, &folder, events)?;
     Ok(Ended::Finished(SelectReport {
-        selected: folder.path().join(output::SELECTED),
+        selected: folder.path().join(crate::files::SELECTED),
         summary,
         n_templates: templates.templates.len(),
         n_triplets: mined.triplets.triplets.len(),

@@ -47,14 +47,32 @@ pub struct LongSampleReport {
 }
 
 impl LongSampleReport {
-    /// The error of a data set in which no sample is left.
-    pub(crate) fn nothing_left(&self) -> DataError {
-        DataError::NothingToLearn {
-            n_rows: self.n_samples as u64,
-            n_unused: 0,
-            n_long: self.n_long,
-            n_without_loss: self.n_without_loss,
+    /// Refuses long samples under [`LongSamplePolicy::Error`], and a data set in which no sample is left.
+    pub(crate) fn check(
+        &self,
+        policy: LongSamplePolicy,
+        max_length: usize,
+        is_empty: bool,
+    ) -> Result<(), DataError> {
+        if policy == LongSamplePolicy::Error
+            && let Some((origin, n_tokens)) = self.long.first()
+        {
+            return Err(DataError::LongSamples {
+                n_samples: self.n_long,
+                max_length: max_length as u32,
+                origin: origin.clone(),
+                n_tokens: *n_tokens,
+            });
         }
+        if is_empty {
+            return Err(DataError::NothingToLearn {
+                n_rows: self.n_samples as u64,
+                n_unused: 0,
+                n_long: self.n_long,
+                n_without_loss: self.n_without_loss,
+            });
+        }
+        Ok(())
     }
 }
 
@@ -370,19 +388,7 @@ impl DatasetBuilder {
     /// # Errors
     /// When samples are too long under [`LongSamplePolicy::Error`], or none is left.
     pub fn finish(self) -> Result<(Dataset, LongSampleReport), DataError> {
-        if self.policy == LongSamplePolicy::Error
-            && let Some((origin, n_tokens)) = self.report.long.first()
-        {
-            return Err(DataError::LongSamples {
-                n_samples: self.report.n_long,
-                max_length: self.max_length as u32,
-                origin: origin.clone(),
-                n_tokens: *n_tokens,
-            });
-        }
-        if self.dataset.n_samples() == 0 {
-            return Err(self.report.nothing_left());
-        }
+        self.report.check(self.policy, self.max_length, self.dataset.n_samples() == 0)?;
         Ok((self.dataset, self.report))
     }
 }

@@ -140,14 +140,16 @@ pub enum DataError {
         found: &'static str,
     },
     /// A Parquet file, where the feature `parquet` is left out.
-    #[error("`{}` is a Parquet file, and this program was built without the feature `parquet` of truing-data", path.display())]
+    #[error("`{}` is a Parquet file, and this program was built without the feature `parquet` of \
+             truing-data", path.display())]
     WithoutParquet {
         /// The file.
         path: PathBuf,
     },
     /// A folder without data files.
     #[error(
-        "`{}` holds no data file{}; expected names that end in .jsonl, .json, .ndjson, .txt (also .gz, .zst) or .parquet",
+        "`{}` holds no data file{}; expected names that end in .jsonl, .json, .ndjson, .txt (also .gz, .zst) \
+         or .parquet",
         path.display(), but_unread(unread)
     )]
     NoDataFiles {

@@ -1,5 +1,6 @@
-//! JSON as rows need it: nothing is guessed. `serde_json` keeps the last of two equal keys; here that is an error. It rounds
-//! numbers that are larger or finer than it can hold; [`numbers`](crate::numbers) says what becomes of them here.
+//! JSON as rows need it: nothing is guessed. `serde_json` keeps the last of two equal keys; here that is an error. It
+//! rounds numbers that are larger or finer than it can hold; [`numbers`](crate::numbers) says what becomes of them
+//! here.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;

@@ -11,11 +11,12 @@
 //! Other keys that look like a mask make the row bad: a masked turn must not be trained on, and `mask` or `loss_mask`
 //! mean the opposite of each other in different tools.
 //!
-//! Beside the messages of a row, nothing of this is read: no two tools agree what a mask of the whole row means. There, a
-//! key that leaves something out of the loss, or that weighs the row, makes the row bad: a list of flags or of weights such
-//! as `loss_mask` or TRL's `completion_mask`, NeMo's `mask: "User"`, `train: false`, `ignore: true`, and a `weight` or
-//! `loss_weight` other than 1. What learns the row as it is, such as `train: true` and `weight: 1`, changes nothing. Other
-//! numbers (`loss: 1.7`, `train_steps: 400`), texts (`training_source`) and objects are columns like any other.
+//! Beside the messages of a row, nothing of this is read: no two tools agree what a mask of the whole row means. There,
+//! a key that leaves something out of the loss, or that weighs the row, makes the row bad: a list of flags or of
+//! weights such as `loss_mask` or TRL's `completion_mask`, NeMo's `mask: "User"`, `train: false`, `ignore: true`, and a
+//! `weight` or `loss_weight` other than 1. What learns the row as it is, such as `train: true` and `weight: 1`, changes
+//! nothing. Other numbers (`loss: 1.7`, `train_steps: 400`), texts (`training_source`) and objects are columns like any
+//! other.
 
 use serde_json::{Map, Value};
 
@@ -74,8 +75,8 @@ const IGNORE_WORDS: [&str; 3] = ["ignore", "ignored", "masked"];
 const ROW_WORDS: [&str; 11] =
     ["is", "in", "for", "use", "used", "row", "sample", "example", "set", "split", "data"];
 
-const IN_MESSAGES: &str = "no mask beside the messages: set in each turn what is trained on, with `weight` (a number) or \
-                           `train` (true or false), and remove this column";
+const IN_MESSAGES: &str = "no mask beside the messages: set in each turn what is trained on, with `weight` \
+                           (a number) or `train` (true or false), and remove this column";
 
 /// The loss weight of a turn; `None` where the turn has none of its own.
 pub(crate) fn parse_weight(message: &Map<String, Value>, at: &str) -> Result<Option<f32>, RowProblem> {
@@ -334,9 +335,9 @@ mod tests {
         }
         assert_eq!(
             check(&json!({"messages": [], "loss_mask": [0, 1]})).unwrap_err(),
-            "`loss_mask` is a list of 2, a loss mask of the whole row, which is not read; expected no mask beside the \
-             messages: set in each turn what is trained on, with `weight` (a number) or `train` (true or false), and remove \
-             this column"
+            "`loss_mask` is a list of 2, a loss mask of the whole row, which is not read; expected no mask \
+             beside the messages: set in each turn what is trained on, with `weight` (a number) or `train` \
+             (true or false), and remove this column"
         );
         for row in [
             json!({"mask": null, "loss_mask": [], "train": true, "is_train": 1, "weight": 1, "loss_weight": 1.0}),

@@ -50,6 +50,7 @@ pub fn epoch_order(sources: &[SourceRange], seed: Seed, epoch: u64) -> Vec<u32> 
 }
 
 /// Fisher and Yates' shuffle. Written out because a library's may change between versions, and with it every run.
+/// [`Seed::shuffled`] maps the numbers of the generator in another way, so neither can take the other's place.
 pub(crate) fn shuffle<T>(items: &mut [T], generator: &mut ChaCha8Rng) {
     for last in (1..items.len()).rev() {
         let pick = (u128::from(generator.next_u64()) * (last as u128 + 1)) >> 64;

@@ -1,13 +1,13 @@
-//! Numbers that lose digits when they are read. JSON allows any number; here one is an integer of 64 bits or a double, as
-//! in most programs. Where a number reaches the text that is trained on, in tools and their calls, it must not change: a
-//! model would learn another amount or identifier than the one written down.
+//! Numbers that lose digits when they are read. JSON allows any number; here one is an integer of 64 bits or a double,
+//! as in most programs. Where a number reaches the text that is trained on, in tools and their calls, it must not
+//! change: a model would learn another amount or identifier than the one written down.
 //!
-//! A column of a row may hold an integer of more than 64 bits or a decimal number of more digits than a double keeps, such as
-//! the answer to a calculation. It becomes a text of the same digits, which rewards compare like any other answer, and which
-//! scores read as a number.
+//! A column of a row may hold an integer of more than 64 bits or a decimal number of more digits than a double keeps,
+//! such as the answer to a calculation. It becomes a text of the same digits, which rewards compare like any other
+//! answer, and which scores read as a number.
 //!
-//! A double may be spelled differently in the text (`1e5` as `100000.0`), as Python, and so transformers, would write it. Its
-//! value is the same.
+//! A double may be spelled differently in the text (`1e5` as `100000.0`), as Python, and so transformers, would write
+//! it. Its value is the same.
 
 use std::ops::ControlFlow;
 
@@ -32,8 +32,8 @@ impl std::fmt::Display for Rounded {
 }
 
 /// What a number must be, so that it is kept as it is.
-pub(crate) const KEPT_NUMBER: &str = "an integer of 64 bits, a decimal number of at most 15 significant digits, one of 16 \
-                                      or 17 as a double is written out, or a string";
+pub(crate) const KEPT_NUMBER: &str = "an integer of 64 bits, a decimal number of at most 15 significant \
+                                      digits, one of 16 or 17 as a double is written out, or a string";
 
 /// Where a walk through a JSON text stands.
 #[derive(Clone, Copy)]
@@ -42,8 +42,8 @@ enum Step<'a> {
     Index(usize),
 }
 
-/// The first number of a JSON text that would be rounded, in tools and calls or, with `is_rendered`, anywhere. The text has
-/// been parsed before: it is valid.
+/// The first number of a JSON text that would be rounded, in tools and calls or, with `is_rendered`, anywhere. The text
+/// has been parsed before: it is valid.
 pub(crate) fn first_rounded(json: &str, is_rendered: bool) -> Option<Rounded> {
     let mut first = None;
     walk(json, |path, number| {
@@ -165,9 +165,9 @@ fn is_integer(number: &str) -> bool {
     !number.contains(['.', 'e', 'E'])
 }
 
-/// Whether a number has the same value after it was read: an integer of 64 bits, or a double that is written in its shortest
-/// form (every decimal number of at most 15 significant digits is) or with 17 digits, as C's `%.17g` does. Other numbers of
-/// 16 digits and more, such as `48.856613999999997`, would be written back as another decimal number.
+/// Whether a number has the same value after it was read: an integer of 64 bits, or a double that is written in its
+/// shortest form (every decimal number of at most 15 significant digits is) or with 17 digits, as C's `%.17g` does.
+/// Other numbers of 16 digits and more, such as `48.856613999999997`, would be written back as another decimal number.
 fn is_kept(number: &str) -> bool {
     if is_integer(number) {
         return number.parse::<i64>().is_ok() || number.parse::<u64>().is_ok();

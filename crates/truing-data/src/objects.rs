@@ -13,7 +13,7 @@ use truing_types::RowOrigin;
 use crate::error::{RowErrorKind, RowProblem};
 use crate::{DataError, RowError, readers};
 
-/// A row and where it stands.
+/// A row and where it is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ObjectRow {
     /// Its fields.

@@ -284,19 +284,7 @@ impl ResponseDatasetBuilder {
     /// # Errors
     /// When groups are too long under [`LongSamplePolicy::Error`], or none is left.
     pub fn finish(self) -> Result<(ResponseDataset, LongSampleReport), DataError> {
-        if self.policy == LongSamplePolicy::Error
-            && let Some((origin, n_tokens)) = self.report.long.first()
-        {
-            return Err(DataError::LongSamples {
-                n_samples: self.report.n_long,
-                max_length: self.max_length as u32,
-                origin: origin.clone(),
-                n_tokens: *n_tokens,
-            });
-        }
-        if self.dataset.groups.is_empty() {
-            return Err(self.report.nothing_left());
-        }
+        self.report.check(self.policy, self.max_length, self.dataset.groups.is_empty())?;
         Ok((self.dataset, self.report))
     }
 }

@@ -24,10 +24,10 @@ use crate::turns::OnRoleOrder;
 #[serde(deny_unknown_fields)]
 pub struct SourceConfig {
     /// A file, a folder, or a data set of the Hugging Face hub (`org/name[/configuration][:split][@revision]`, split
-    /// `train` if not given). Files: JSON Lines, a JSON list, or plain text with one row per line (`.txt`), each also as gzip or
-    /// zstd; or Parquet. The files of a folder are read in name order. Files with other endings, hidden files,
-    /// descriptions such as `dataset_info.json`, subfolders and, beside a train split, files of other splits (`test-*`,
-    /// `validation-*`) are not read; a note names them.
+    /// `train` if not given). Files: JSON Lines, a JSON list, or plain text with one row per line (`.txt`), each also
+    /// as gzip or zstd; or Parquet. The files of a folder are read in name order. Files with other endings, hidden
+    /// files, descriptions such as `dataset_info.json`, subfolders and, beside a train split, files of other splits
+    /// (`test-*`, `validation-*`) are not read; a note names them.
     #[schemars(extend("x-decides" = "name_and_content"))]
     pub path: PathBuf,
     /// Name of the row format, for instance `messages` or `alpaca`. Default: the format that most of the first 100 rows
@@ -186,8 +186,8 @@ impl SourceConfig {
         Row::formats().iter().filter(fits_settings).find(|format| (format.detect)(fields))
     }
 
-    /// The format of some rows: the one that most of them can be read as, so that no single bad row decides it. Where none
-    /// can be read, it is the first format that a row has the columns of.
+    /// The format of some rows: the one that most of them can be read as, so that no single bad row decides it. Where
+    /// none can be read, it is the first format that a row has the columns of.
     pub(crate) fn detect<'a, Row: SourceRow>(
         &self,
         columns: &Columns,

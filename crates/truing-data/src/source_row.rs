@@ -13,8 +13,8 @@ pub trait SourceRow: Sized + sealed::Sealed + 'static {
     /// Whether [`system`](crate::SourceConfig::system) may go before its prompt.
     const TAKES_SYSTEM: bool;
 
-    /// Whether it is trained on as it stands, so that a loss mask in it must be followed. Of a prompt, every column is kept
-    /// for rewards.
+    /// Whether it is trained on as it stands, so that a loss mask in it must be followed. Of a prompt, every column is
+    /// kept for rewards.
     const IS_LEARNT: bool;
 
     /// The formats it is read from, in the order in which they are tried on a row.

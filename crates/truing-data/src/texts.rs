@@ -35,7 +35,7 @@ pub struct Triplet {
     pub origin: RowOrigin,
 }
 
-/// One text and where it stands.
+/// One text and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TextRow {
     /// The text.
@@ -52,8 +52,8 @@ pub fn data_files(path: &Path) -> Result<Vec<PathBuf>, DataError> {
     readers::files(path)
 }
 
-/// The files of a folder that are not read, sorted by path: names with other endings, hidden files, descriptions of data
-/// sets, and every file of a subfolder. At most 10,000 are collected.
+/// The files of a folder that are not read, sorted by path: names with other endings, hidden files, descriptions of
+/// data sets, and every file of a subfolder. At most 10,000 are collected.
 ///
 /// # Errors
 /// When the folder cannot be listed.

@@ -268,7 +268,10 @@ mod tests {
             "days": {"type": ["integer", "null"]},
             "unit": {"enum": ["m", "ft"]},
             "note": {"description": "anything"},
-            "place": {"type": "object", "properties": {"lat": {"type": "number"}, "name": {"nullable": true, "type": "string"}}},
+            "place": {
+                "type": "object",
+                "properties": {"lat": {"type": "number"}, "name": {"nullable": true, "type": "string"}}
+            },
             "stops": {"type": "array", "items": {"type": "object", "properties": {"at": {"type": "string"}}}}}}}]});
         let tools = tools(&row, pads_nulls).unwrap();
         let calls = tools.calls(&json!([{"name": "tides", "arguments": arguments}]), "tool_calls").unwrap();
@@ -279,7 +282,9 @@ mod tests {
     fn arguments_lose_a_null_that_the_schema_does_not_allow_and_keep_one_that_it_does() {
         let given = json!({"port": "Brest", "days": null, "unit": null, "note": null, "unknown": null,
             "place": {"lat": null, "name": null, "far": null}, "stops": [{"at": null, "x": null}, null]});
-        let expected = json!({"port": "Brest", "days": null, "note": null, "place": {"name": null}, "stops": [{}, null]});
+        let expected = json!({
+            "port": "Brest", "days": null, "note": null, "place": {"name": null}, "stops": [{}, null]
+        });
         check_arguments(given.clone(), false, expected.clone());
         check_arguments(given.clone(), true, expected);
         // No table reaches into a string.

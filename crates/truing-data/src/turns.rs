@@ -24,7 +24,7 @@ pub enum TurnProblem {
     /// Nobody has spoken before the assistant.
     #[error("the assistant speaks first")]
     AssistantFirst,
-    /// Two turns of one role stand next to each other.
+    /// Two turns of one role are next to each other.
     #[error("two `{0}` turns follow each other")]
     Repeated(TurnRole),
     /// A system turn after other turns; many templates read only a first one.

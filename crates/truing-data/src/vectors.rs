@@ -1,4 +1,5 @@
-//! Files of vectors: written row by row as NumPy's `.npy` (version 1.0 of its format) or JSON Lines, and read from a `.npy`.
+//! Files of vectors: written row by row as NumPy's `.npy` (version 1.0 of its format) or JSON Lines, and read from a
+//! `.npy`.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
@@ -84,8 +85,8 @@ impl VectorWriter {
     }
 }
 
-/// Vectors of a computation that may be interrupted: a digest of its inputs, then rows of f32. Rows are appended and synced
-/// in parts; a part that a crash left incomplete is never read.
+/// Vectors of a computation that may be interrupted: a digest of its inputs, then rows of f32. Rows are appended and
+/// synced in parts; a part that a crash left incomplete is never read.
 #[derive(Debug)]
 pub struct UnfinishedVectors {
     path: PathBuf,

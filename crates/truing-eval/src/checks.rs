@@ -223,7 +223,8 @@ mod tests {
 
     #[test]
     fn a_bad_line_is_named() {
-        let text = b"{\"id\":\"a\",\"messages\":[],\"grade\":{\"kind\":\"exact\",\"answer\":\"x\"},\"about\":\"\"}\n\n{\"id\":1}\n";
+        let text = b"{\"id\":\"a\",\"messages\":[],\"grade\":{\"kind\":\"exact\",\"answer\":\"x\"},\
+            \"about\":\"\"}\n\n{\"id\":1}\n";
         let error = read_items::<Check>(Path::new("checks.jsonl"), text).unwrap_err().to_string();
         assert!(error.starts_with("checks.jsonl:3: "), "{error}");
     }

@@ -21,8 +21,8 @@ use crate::results::{ItemRecord, TaskRecord, items_file, read_items, read_result
 
 /// Share of items on which two similar models differ, where nothing is known of them yet.
 pub const USUAL_DISCORDANCE: f64 = 0.2;
-/// Standard deviation of the difference of two models' grades of an item, as a share of the grades' range, where nothing is
-/// known of it yet.
+/// Standard deviation of the difference of two models' grades of an item, as a share of the grades' range, where
+/// nothing is known of it yet.
 pub const USUAL_DEVIATION: f64 = 0.2;
 /// Correlation within a cluster, where nothing is known of it yet.
 const USUAL_CORRELATION: f64 = 0.2;
@@ -43,8 +43,8 @@ pub struct Resolution {
 }
 
 impl Resolution {
-    /// The smallest difference of two models on the same items in a metric with bounds, as a share of the distance between
-    /// them. Shares from 0 to 1 are taken for right or wrong; other scores, such as grades, to differ by
+    /// The smallest difference of two models on the same items in a metric with bounds, as a share of the distance
+    /// between them. Shares from 0 to 1 are taken for right or wrong; other scores, such as grades, to differ by
     /// [`USUAL_DEVIATION`]. `None` where no difference can be found.
     #[must_use]
     pub fn paired_in(&self, range: Option<[f64; 2]>) -> Option<f64> {
@@ -121,8 +121,8 @@ pub struct MetricComparison {
     /// Items that have one name in both runs and different contents. They are not compared.
     #[serde(default)]
     pub n_changed: usize,
-    /// Lowest and highest difference over all items, had those without a score been scored: each of them may have been as
-    /// bad or as good as the metric allows. `None` where none is missing, or the metric has no range.
+    /// Lowest and highest difference over all items, had those without a score been scored: each of them may have been
+    /// as bad or as good as the metric allows. `None` where none is missing, or the metric has no range.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bounds: Option<Interval>,
     /// The first run's value on the common items.
@@ -139,8 +139,9 @@ pub struct MetricComparison {
     pub p_value: f64,
     /// The p-value corrected for all comparisons of the run (Holm); that of [`holm_over_tasks`].
     pub p_adjusted: Option<f64>,
-    /// The smallest difference that these items could have resolved, with their discordance or deviation as observed, or
-    /// with the smallest larger discordance at which any difference can be. `None` where no difference can be resolved.
+    /// The smallest difference that these items could have resolved, with their discordance or deviation as observed,
+    /// or with the smallest larger discordance at which any difference can be. `None` where no difference can be
+    /// resolved.
     pub resolvable: Option<f64>,
     /// Items whose score changed, the largest changes first.
     pub flips: Vec<Flip>,
@@ -242,8 +243,8 @@ pub fn compare_metric(
     })
 }
 
-/// The smallest difference of two shares that `n` items resolve if the models differ on the share `discordant` of them, or,
-/// where none can be found then, on the next larger whole percentage with which one can.
+/// The smallest difference of two shares that `n` items resolve if the models differ on the share `discordant` of them,
+/// or, where none can be found then, on the next larger whole percentage with which one can.
 fn resolvable_share(n: u64, discordant: f64) -> Option<f64> {
     let smallest = |discordant| Power::default().paired_shares(n, discordant);
     let mut larger = (1..=100).map(|percent| f64::from(percent) / 100.0).filter(|share| *share > discordant);
@@ -284,8 +285,8 @@ impl RunPair {
     /// corrected together.
     ///
     /// # Errors
-    /// When a folder holds no finished evaluation, the two scored a benchmark differently or on other items, or they have
-    /// no scored item in common.
+    /// When a folder holds no finished evaluation, the two scored a benchmark differently or on other items, or they
+    /// have no scored item in common.
     pub fn read(first: &Path, second: &Path) -> Result<Self, BenchmarkError> {
         let (ours, mut theirs) = (read_results(first)?, read_results(second)?);
         let (mut tasks, mut remarks) = (Vec::new(), Vec::new());
@@ -338,7 +339,8 @@ impl TaskPair {
         let n_changed = check_same_items(&records, &items)?;
         if n_changed > 0 {
             remarks.push(format!(
-                "{task}: {n_changed} items have the same name in both runs but different contents; they are not compared"
+                "{task}: {n_changed} items have the same name in both runs but different contents; they are \
+                 not compared"
             ));
         }
         for remark in different_settings(&ours.settings, &theirs.settings) {

@@ -1,5 +1,5 @@
-//! Which items of an evaluation training data holds, and what the scores are without them. An item counts as held where a text
-//! of a training row shares an n-gram of words with its prompt ([`EvaluationIndex`]).
+//! Which items of an evaluation training data holds, and what the scores are without them. An item counts as held where
+//! a text of a training row shares an n-gram of words with its prompt ([`EvaluationIndex`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -101,7 +101,7 @@ pub fn contamination<E: From<PromptsError>>(
     let mut held: Vec<BTreeMap<usize, HeldItem>> = vec![BTreeMap::new(); tasks.len()];
     for row in training {
         let row = row?;
-        // An item may stand in several texts of a row, which counts once.
+        // An item may be in several texts of a row, which counts once.
         let mut of_row = BTreeMap::new();
         for text in row.object.values().flat_map(texts) {
             for found in index.find_all(text, max_items) {
@@ -171,8 +171,8 @@ fn first_of_seeds(items: &[ItemRecord]) -> impl Iterator<Item = &ItemRecord> {
     items.iter().filter(|record| record.seed == 0)
 }
 
-/// What makes an item this item: the texts of its row that its prompt shows, without solved examples and without the words
-/// that the benchmark puts around them. A text that is a part of another one is left out.
+/// What makes an item this item: the texts of its row that its prompt shows, without solved examples and without the
+/// words that the benchmark puts around them. A text that is a part of another one is left out.
 fn texts_of(item: &Item) -> Vec<String> {
     let prompt = match &item.prompt {
         Prompt::Completion(prompt) => prompt.question.clone(),

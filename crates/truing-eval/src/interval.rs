@@ -3,7 +3,8 @@
 use serde::{Deserialize, Deserializer};
 use truing_statistics::ShareInterval;
 
-/// Reads an interval of which earlier versions wrote half the width alone. That does not say where it lies: it is left out.
+/// Reads an interval of which earlier versions wrote half the width alone. That does not say where it lies: it is left
+/// out.
 pub(crate) fn interval_or_half_width<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<ShareInterval>, D::Error> {

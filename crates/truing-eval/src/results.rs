@@ -50,8 +50,8 @@ pub struct TaskRecord {
     /// How strict scores differ from the published programs'.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub differences: Vec<String>,
-    /// What decides the answers and verdicts besides items and model: system prompt, chat template, sampling, seeds, and the
-    /// judge with its settings where there is one. Empty in records of earlier versions.
+    /// What decides the answers and verdicts besides items and model: system prompt, chat template, sampling, seeds,
+    /// and the judge with its settings where there is one. Empty in records of earlier versions.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub settings: Map<String, Value>,
     /// The metrics.
@@ -232,8 +232,8 @@ pub fn harness_results(
         let counts = json!({"original": record.n_items_in_file, "effective": record.summary.n_items});
         n_samples.insert(task.clone(), counts);
         let mut config = json!({
-            "task": task, "dataset_path": record.file.path, "dataset_sha256": record.file.sha256, "dataset_name": record.file.known_as,
-            "output_type": record.output_type, "metric_list": metric_list(record),
+            "task": task, "dataset_path": record.file.path, "dataset_sha256": record.file.sha256,
+            "dataset_name": record.file.known_as, "output_type": record.output_type, "metric_list": metric_list(record),
             "num_fewshot": record.n_shots, "scoring": record.mode, "metadata": {"version": record.version},
         });
         if let Some(template) = own_template(run, task) {
@@ -251,13 +251,15 @@ pub fn harness_results(
     });
     json!({
         "results": results, "group_subtasks": subtasks, "configs": configs, "versions": versions, "n-shot": shots,
-        "higher_is_better": directions, "n-samples": n_samples, "config": config, "git_hash": run.program, "date": run.date,
+        "higher_is_better": directions, "n-samples": n_samples, "config": config, "git_hash": run.program,
+        "date": run.date,
         "system_instruction": run.system_instruction,
         "system_instruction_sha": run.system_instruction.as_deref().map(sha256),
         "fewshot_as_multiturn": run.fewshot_as_multiturn,
         "chat_template": run.chat_template, "chat_template_sha": run.chat_template.as_deref().map(sha256),
         "task_hashes": task_hashes, "model_source": run.base_url.as_deref().unwrap_or(model), "model_name": run.model,
-        "model_name_sanitized": sanitized(&run.model), "total_evaluation_time_seconds": run.seconds.map(|seconds| seconds.to_string()),
+        "model_name_sanitized": sanitized(&run.model),
+        "total_evaluation_time_seconds": run.seconds.map(|seconds| seconds.to_string()),
     })
 }
 

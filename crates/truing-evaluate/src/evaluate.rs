@@ -1,9 +1,10 @@
 //! Evaluation on benchmarks: what a model is asked, what came back, and what its scores can resolve.
 //!
-//! [`EvaluateConfig`] is what was typed, [`EvaluateInputs`] the items of every benchmark, [`EvaluatePlan`] what is asked and the
-//! smallest differences that the items can resolve, printable before the first call. [`EvaluateStage`] asks the model and the
-//! judge, in rounds where an answer decides what is asked next, and keeps every answer: an interrupted run continues with the
-//! same recipe, and pays for no call twice. What a benchmark asks and how it scores is in [`truing_eval::benchmarks`].
+//! [`EvaluateConfig`] is what was typed, [`EvaluateInputs`] the items of every benchmark, [`EvaluatePlan`] what is
+//! asked and the smallest differences that the items can resolve, printable before the first call. [`EvaluateStage`]
+//! asks the model and the judge, in rounds where an answer decides what is asked next, and keeps every answer: an
+//! interrupted run continues with the same recipe, and pays for no call twice. What a benchmark asks and how it scores
+//! is in [`truing_eval::benchmarks`].
 
 mod answer_log;
 mod asking;
@@ -20,6 +21,7 @@ use truing_run::{Ended, Machine};
 use truing_store::RunInputs;
 use truing_types::StageName;
 
+pub use answer_log::ANSWERS;
 pub(crate) use answer_log::AnswerLog;
 pub use config::{EvaluateConfig, EvaluateJudge, TaskConfig};
 pub(crate) use plan::resolution_row;

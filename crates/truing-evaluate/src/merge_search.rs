@@ -1,12 +1,14 @@
-//! A search for the merge that loses least: candidates over methods and weights, compared on a part of the items, confirmed once
-//! on the others.
+//! A search for the merge that loses least: candidates over methods and weights, compared on a part of the items,
+//! confirmed once on the others.
 //!
-//! Candidates are dropped by successive halving (Jamieson and Talwalkar 2016), each round on twice as many items; then settings
-//! beside the best are tried. The items are divided before anything is asked. The best candidate on the search items has been
-//! lucky too: the record says how much of its lead that is, expected (bootstrap) and observed (search less confirmation).
+//! Candidates are dropped by successive halving (Jamieson and Talwalkar 2016), each round on twice as many items; then
+//! settings beside the best are tried. The items are divided before anything is asked. The best candidate on the search
+//! items has been lucky too: the record says how much of its lead that is, expected (bootstrap) and observed (search
+//! less confirmation).
 //!
-//! Every answer is logged in the folder of its candidate. The same command continues a search that was stopped, and asks nothing
-//! twice; the order of candidates follows from seed and answers. Merged weights are created on demand and removed after.
+//! Every answer is logged in the folder of its candidate. The same command continues a search that was stopped, and
+//! asks nothing twice; the order of candidates follows from seed and answers. Merged weights are created on demand and
+//! removed after.
 
 mod candidates;
 mod config;

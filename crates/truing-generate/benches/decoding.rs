@@ -2,8 +2,8 @@
 //!
 //! `cargo bench -p truing-generate --bench decoding -- MODEL PROMPTS [BATCHES] [NEW] [THREADS] [WEIGHTS]`
 //! with a model folder or GGUF file, JSON lines with a `prompt` each, and by default batches `1,8,32`, 64 new tokens
-//! 2 threads and weights `f32,int8`, both in turn. Prompts are read one by one. `engine` takes the highest logit and nothing else; `sample` is the
-//! whole sampler at temperature 1, texts and log-probabilities included.
+//! 2 threads and weights `f32,int8`, both in turn. Prompts are read one by one. `engine` takes the highest logit and
+//! nothing else; `sample` is the whole sampler at temperature 1, texts and log-probabilities included.
 
 #![allow(
     clippy::print_stdout,
@@ -147,8 +147,8 @@ fn main() {
         let n_prompt: usize = prompts.iter().map(Vec::len).sum();
         let steps = (n_new - 1) as f64;
         println!(
-            "{kind:4} batch {batch:3}: read {n_prompt} tokens at {:.0}/s, fastest {:.0}/s; engine {:.1} tokens/s, fastest \
-             step {:.1}, weights at {:.1} GB/s; sample {:.1} tokens/s after reading",
+            "{kind:4} batch {batch:3}: read {n_prompt} tokens at {:.0}/s, fastest {:.0}/s; engine {:.1} \
+             tokens/s, fastest step {:.1}, weights at {:.1} GB/s; sample {:.1} tokens/s after reading",
             n_prompt as f64 / alone.reading,
             alone.fastest_reading,
             batch as f64 * steps / alone.decoding,

@@ -1,5 +1,5 @@
-//! Many completions at once: groups of completions of a prompt, decoded side by side; a place that becomes free is taken by
-//! the next (continuous batching).
+//! Many completions at once: groups of completions of a prompt, decoded side by side; a place that becomes free is
+//! taken by the next (continuous batching).
 //!
 //! A prompt is read once for its whole group. Token in, token out: nothing is turned into text and back. A
 //! completion's tokens depend on prompt, options and indices alone, not on what else runs beside it.
@@ -26,7 +26,7 @@ pub struct SampleRequest {
     pub prompt: Vec<TokenId>,
     /// Completions to draw.
     pub n_samples: usize,
-    /// With the options' seed and the completion's place in its group, these decide what is drawn: for instance
+    /// With the options' seed and the completion's place in its group, these decide what is sampled: for instance
     /// the step and the row.
     pub seed_indices: Vec<u64>,
 }
@@ -34,18 +34,18 @@ pub struct SampleRequest {
 /// One completion.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct SampledCompletion {
-    /// The tokens as drawn, an end token included.
+    /// The tokens as sampled, an end token included.
     pub tokens: Vec<TokenId>,
     /// The text without end token, and up to a stop text.
     pub text: String,
     /// Log-probability of each token under the model: temperature 1, nothing cut off `[n_tokens]`.
     pub log_probs: Vec<f32>,
-    /// The same under the distribution it was drawn from `[n_tokens]`.
+    /// The same under the distribution it was sampled from `[n_tokens]`.
     pub sampling_log_probs: Vec<f32>,
     /// Why it ended.
     pub finish_reason: FinishReason,
-    /// Why the tokens could not be turned into text, where that is so. The completion then ends with the token that could
-    /// not ([`FinishReason::Cancelled`]), and `text` is what came before it.
+    /// Why the tokens could not be turned into text, where that is so. The completion then ends with the token that
+    /// could not ([`FinishReason::Cancelled`]), and `text` is what came before it.
     pub text_error: Option<String>,
     /// What was drafted for it.
     #[serde(default)]
@@ -94,8 +94,8 @@ pub struct Job {
     pub n_samples: usize,
     /// How they are sampled.
     pub options: Arc<SamplingOptions>,
-    /// Of one of many completions: with the options' seed and its index in the group these decide what is sampled. Without
-    /// them the seed decides alone.
+    /// Of one of many completions: with the options' seed and its index in the group these decide what is sampled.
+    /// Without them the seed decides alone.
     pub seed_indices: Option<Vec<u64>>,
     /// Index in the group of the first completion: a group may be sampled in several jobs.
     pub first_sample_idx: u64,
@@ -176,8 +176,8 @@ pub struct TokenSampled<'a> {
 pub enum PromptReading {
     /// Each at once, with room for its completion alone.
     Whole,
-    /// In pieces of [`PROMPT_PIECE`] tokens, between which running completions are continued. Beginnings are kept, up to this many
-    /// tokens, for prompts that begin the same. A completion's bits do not depend on what is kept.
+    /// In pieces of [`PROMPT_PIECE`] tokens, between which running completions are continued. Beginnings are kept, up
+    /// to this many tokens, for prompts that begin the same. A completion's bits do not depend on what is kept.
     InPieces {
         /// Most tokens that are kept.
         max_cached_tokens: usize,
@@ -255,8 +255,8 @@ impl<E: Engine> DecodingLoop<E> {
         self.prompt = self.prompt.take().filter(|read| read.job_idx != job_idx);
     }
 
-    /// Drops everything that waits or runs, and every beginning that is kept: after a failure of the engine, or a change of its
-    /// weights.
+    /// Drops everything that waits or runs, and every beginning that is kept: after a failure of the engine, or a
+    /// change of its weights.
     pub fn clear(&mut self) {
         self.waiting.clear();
         self.prompt = None;
@@ -368,8 +368,8 @@ impl<E: Engine> DecodingLoop<E> {
         Ok(())
     }
 
-    /// Reads prompts and begins their completions while places are free. While completions run, about one piece of a prompt is
-    /// read, so that no long prompt holds them up. Returns jobs that cannot be begun.
+    /// Reads prompts and begins their completions while places are free. While completions run, about one piece of a
+    /// prompt is read, so that no long prompt holds them up. Returns jobs that cannot be begun.
     fn fill_places(
         &mut self,
         engine: &mut E,

@@ -1,9 +1,9 @@
-//! What can go wrong while tokens are drawn.
+//! What can go wrong while tokens are sampled.
 
 use truing_model::{EngineError, SamplingError};
 use truing_text::TextError;
 
-/// A reply that could not be drawn.
+/// A reply that could not be sampled.
 #[derive(Debug, thiserror::Error)]
 pub enum GenerateError {
     /// A sampling option outside its range.
@@ -20,7 +20,7 @@ pub enum GenerateError {
         /// Tokens that the model was made for.
         context_length: usize,
     },
-    /// Logits that nothing can be drawn from.
+    /// Logits that nothing can be sampled from.
     #[error("the model's output after token {position} is not a number")]
     NotANumber {
         /// Place in the sequence of the last token read, counted from 0.

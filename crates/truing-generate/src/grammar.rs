@@ -1,5 +1,5 @@
-//! Texts that have to match a grammar: a JSON schema, a regular expression, a choice or a Lark grammar. llguidance (Microsoft)
-//! says which tokens may come next; all others are never sampled.
+//! Texts that have to match a grammar: a JSON schema, a regular expression, a choice or a Lark grammar. llguidance
+//! (Microsoft) says which tokens may come next; all others are never sampled.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -50,7 +50,8 @@ impl std::fmt::Debug for Grammar {
 }
 
 impl Grammars {
-    /// For the vocabulary of a tokenizer and a head of `vocab_size` rows. A text that is complete ends with one of `end_tokens`.
+    /// For the vocabulary of a tokenizer and a head of `vocab_size` rows. A text that is complete ends with one of
+    /// `end_tokens`.
     ///
     /// # Errors
     /// When there is no end token, or the vocabulary cannot be used.
@@ -83,8 +84,8 @@ impl Grammars {
     /// Compiles a grammar.
     ///
     /// # Errors
-    /// When it is not valid, asks for something that cannot be followed, or is too large. No text is ever generated without
-    /// its grammar.
+    /// When it is not valid, asks for something that cannot be followed, or is too large. No text is ever generated
+    /// without its grammar.
     pub fn compile(&self, source: &GrammarSource) -> Result<Grammar, GenerateError> {
         let grammar = match source {
             GrammarSource::JsonSchema(schema) => TopLevelGrammar::from_json_schema(with_options(schema)?),
@@ -120,8 +121,8 @@ impl Grammars {
     }
 }
 
-/// A schema that tells llguidance how JSON is spaced: on one line, a space after each comma and colon. A model that may choose
-/// spends its tokens on white space when it is unsure, without end.
+/// A schema that tells llguidance how JSON is spaced: on one line, a space after each comma and colon. A model that may
+/// choose spends its tokens on white space when it is unsure, without end.
 fn with_options(schema: &Value) -> Result<Value, GenerateError> {
     let Value::Object(schema) = schema else {
         return Err(GenerateError::Grammar("a schema is an object".into()));

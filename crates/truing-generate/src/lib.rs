@@ -1,9 +1,9 @@
-//! Decoding with a model in this process: continuous batching, stop texts, and a chat that keeps its cache between turns.
+//! Decoding with a model in this process: continuous batching, stop texts, and a chat that keeps its cache between
+//! turns.
 //!
 //! [`LocalChat`] is what others use; it is a [`truing_types::ChatModel`]. Underneath, [`Session`] keeps one
-//! running sequence in an engine's cache and [`generate`] samples tokens from it. [`DecodingLoop`] decodes many completions side
-//! by side; [`sample`] drives it for training. Nothing here knows a device,
-//! a reward or a terminal.
+//! running sequence in an engine's cache and [`generate`] samples tokens from it. [`DecodingLoop`] decodes many
+//! completions side by side; [`sample`] drives it for training. Nothing here knows a device, a reward or a terminal.
 
 mod batch;
 mod decoding;

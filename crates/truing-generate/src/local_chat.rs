@@ -16,7 +16,7 @@ use crate::{
     generate, mark_tokens, marks_of, opened_thought,
 };
 
-/// Replies that are drawn side by side. Each holds a cache of its prompt and itself, so that more take more memory.
+/// Replies that are sampled side by side. Each holds a cache of its prompt and itself, so that more take more memory.
 const REPLIES_AT_A_TIME: usize = 8;
 
 /// Tokens of prompts' beginnings that are kept while many are answered.
@@ -155,8 +155,8 @@ impl<E: Engine> LocalChat<E> {
         self.continue_tokens(&tokens, sampling, on_text)
     }
 
-    /// Writes the next assistant turn. `on_text` sees the thought too; the reply has it apart from the answer. Tools that the
-    /// template does not show are described in words, and calls of them are those of the reply.
+    /// Writes the next assistant turn. `on_text` sees the thought too; the reply has it apart from the answer. Tools
+    /// that the template does not show are described in words, and calls of them are those of the reply.
     ///
     /// # Errors
     /// As [`LocalChat::complete`], and when the conversation cannot be rendered.

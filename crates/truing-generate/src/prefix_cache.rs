@@ -8,8 +8,8 @@ use truing_types::TokenId;
 
 use crate::GenerateError;
 
-/// Tokens of a piece of a prompt. Prompts are read in pieces that begin at multiples of this, whatever is cached, so that a
-/// prompt's logits are the same bits whether its beginning was read now or earlier.
+/// Tokens of a piece of a prompt. Prompts are read in pieces that begin at multiples of this, whatever is cached, so
+/// that a prompt's logits are the same bits whether its beginning was read now or earlier.
 pub const PROMPT_PIECE: usize = 64;
 
 /// Stands for the empty beginning.
@@ -28,8 +28,8 @@ type Key = (u64, Arc<[TokenId]>);
 
 /// Whole pieces of prompts with their keys and values, the least recently used dropped first.
 ///
-/// A beginning is found by its tokens, piece by piece, never by a hash alone. Engines whose caches share blocks when they are
-/// copied, as the CPU's do, hold each piece once.
+/// A beginning is found by its tokens, piece by piece, never by a hash alone. Engines whose caches share blocks when
+/// they are copied, as the CPU's do, hold each piece once.
 pub(crate) struct PrefixCache<E: Engine> {
     nodes: HashMap<Key, Node<E::Cache>>,
     max_pieces: usize,
@@ -43,8 +43,8 @@ impl<E: Engine> PrefixCache<E> {
         Self { nodes: HashMap::new(), max_pieces: max_tokens / PROMPT_PIECE, next_id: ROOT + 1, n_uses: 0 }
     }
 
-    /// The longest beginning of a prompt that is cached, as a cache of its own, with its number of tokens. The last token of a
-    /// prompt is never part of it: its logits are what a completion begins with.
+    /// The longest beginning of a prompt that is cached, as a cache of its own, with its number of tokens. The last
+    /// token of a prompt is never part of it: its logits are what a completion begins with.
     pub(crate) fn find(
         &mut self,
         engine: &mut E,
@@ -99,7 +99,8 @@ impl<E: Engine> PrefixCache<E> {
         Ok(())
     }
 
-    /// Drops the piece that was not used for longest. Of equals the newest, so that no piece goes before those that follow it.
+    /// Drops the piece that was not used for longest. Of equals the newest, so that no piece goes before those that
+    /// follow it.
     fn drop_oldest(&mut self) {
         let oldest = self.nodes.iter().min_by_key(|(_, node)| (node.last_used, std::cmp::Reverse(node.id)));
         if let Some(key) = oldest.map(|(key, _)| key.clone()) {
@@ -113,8 +114,8 @@ impl<E: Engine> PrefixCache<E> {
     }
 }
 
-/// Reads the next piece of a prompt: up to the next multiple of [`PROMPT_PIECE`]. Returns the logits after it and how many tokens
-/// have been read then.
+/// Reads the next piece of a prompt: up to the next multiple of [`PROMPT_PIECE`]. Returns the logits after it and how
+/// many tokens have been read then.
 pub(crate) fn read_piece<E: Engine>(
     engine: &mut E,
     cache: &mut E::Cache,

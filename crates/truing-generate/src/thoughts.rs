@@ -9,8 +9,8 @@ const MAX_TOKENS_OF_A_MARK: usize = 16;
 /// Tokens of a template's beginning of a turn, the first words of a thought included.
 const MAX_TOKENS_OF_A_TURN: usize = 1024;
 
-/// The opening mark of a thought that a prompt ends in or inside of, as with some chat templates, so that what is drawn
-/// begins inside the thought.
+/// The opening mark of a thought that a prompt ends in or inside of, as with some chat templates, so that what is
+/// sampled begins inside the thought.
 #[must_use]
 pub fn opened_thought(
     tokenizer: &Tokenizer,
@@ -41,8 +41,8 @@ pub fn marks_of(tokenizer: &Tokenizer) -> ReasoningMarks {
         .fold(ReasoningMarks::default(), |marks, template| marks.declared_by(template))
 }
 
-/// Special tokens that are marks of thoughts. They stay in the text where other special tokens do not, or a thought would run
-/// into its answer.
+/// Special tokens that are marks of thoughts. They stay in the text where other special tokens do not, or a thought
+/// would run into its answer.
 #[must_use]
 pub fn mark_tokens(tokenizer: &Tokenizer, marks: &ReasoningMarks) -> Vec<TokenId> {
     let channels = ReasoningMarks::of_channels();

@@ -439,7 +439,10 @@ fn grammars_are_followed() {
     let grammars = Grammars::new(&tokenizer, 400, &[0]).unwrap();
     let schema = serde_json::json!({
         "type": "object",
-        "properties": {"name": {"type": "string", "maxLength": 5}, "n": {"type": "integer", "minimum": 3, "maximum": 40}},
+        "properties": {
+            "name": {"type": "string", "maxLength": 5},
+            "n": {"type": "integer", "minimum": 3, "maximum": 40},
+        },
         "required": ["name", "n"],
         "additionalProperties": false,
     });

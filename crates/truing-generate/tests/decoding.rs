@@ -44,7 +44,7 @@ fn it_ends_after_the_tokens_asked_for_and_at_the_end_of_the_context() {
     let generated = run(&mut engine, &mut session, &[1, 2], &at_most(3)).unwrap();
     assert_eq!((generated.tokens.len(), generated.finish_reason), (3, FinishReason::Length));
     let generated = run(&mut engine, &mut session, &[1, 2], &at_most(50)).unwrap();
-    // Every position of the context holds a token: 2 of the prompt, 4 drawn.
+    // Every position of the context holds a token: 2 of the prompt, 4 sampled.
     assert_eq!((generated.tokens.len(), generated.finish_reason), (4, FinishReason::Length));
 }
 

@@ -172,12 +172,14 @@ fn template(job: &mut Job<'_>) -> Result<()> {
     }
     match named.as_deref() {
         None => {}
-        Some("tokenizer_default" | "jinja") => job.not_needed("chat_template", "the model's own template is used, or the Jinja file"),
+        Some("tokenizer_default" | "jinja") => {
+            job.not_needed("chat_template", "the model's own template is used, or the Jinja file")
+        }
         Some(name) => job.changed(
             "chat_template",
             format!(
-                "the model's own chat template is used instead of axolotl's `{name}`; to use that one, save it as a Jinja \
-                 file and name it as `chat_template`"
+                "the model's own chat template is used instead of axolotl's `{name}`; to use that one, save \
+                 it as a Jinja file and name it as `chat_template`"
             ),
         ),
     }
@@ -298,7 +300,11 @@ fn preferences(job: &mut Job<'_>, rl: &str) -> Result<()> {
             number(alpha.unwrap_or(1.0)),
             if alpha.is_some() { "cpo_alpha" } else { "cpo_alpha, default of TRL" },
         );
-        job.changed("cpo_alpha", "`[preference] rpo_alpha`: the mean over each chosen response, in TRL over all tokens of the batch");
+        job.changed(
+            "cpo_alpha",
+            "`[preference] rpo_alpha`: the mean over each chosen response, in TRL over all tokens of the \
+             batch",
+        );
     }
     if let Some(alpha) = job.number("rpo_alpha")? {
         job.translated("rpo_alpha", "preference.rpo_alpha", number(alpha));
@@ -316,7 +322,13 @@ fn per_epoch(job: &mut Job<'_>, key: &str, own: &str) -> Result<()> {
     match job.number(key)? {
         Some(1.0) => job.note_translated(key, "the default: the end of each epoch"),
         Some(times) if times > 0.0 => {
-            job.changed(key, format!("at the end of each epoch; for {times} times set `{own}` to the steps of an epoch (see `truing plan`) divided by {times}"));
+            job.changed(
+                key,
+                format!(
+                    "at the end of each epoch; for {times} times set `{own}` to the steps of an epoch (see \
+                     `truing plan`) divided by {times}"
+                ),
+            );
         }
         Some(_) => job.not_needed(key, "off in the file"),
         None => {}

@@ -99,8 +99,8 @@ pub(crate) fn locate(job: &mut Job<'_>, named: &Named<'_>) -> DataSet {
         set.path.push_str(&format!("@{revision}"));
     }
     let text = format!(
-        "`{}` is not a local file, so it is a data set of the hub, `{}`: its splits are found by the names of its files, not by \
-         the settings of its card",
+        "`{}` is not a local file, so it is a data set of the hub, `{}`: its splits are found by the names \
+         of its files, not by the settings of its card",
         named.name, set.path
     );
     job.finding_at(Kind::Changed, named.key, named.place, text);

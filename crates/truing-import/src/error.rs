@@ -49,7 +49,8 @@ pub enum ImportError {
         expected: String,
     },
     /// None of the keys tells which tool the file is for, or those of several tools do.
-    #[error("{}: cannot detect which tool this file is for{}; expected a file of TRL, axolotl, LLaMA-Factory or verl", path.display(), candidates(found))]
+    #[error("{}: cannot detect which tool this file is for{}; expected a file of TRL, axolotl, LLaMA-Factory \
+             or verl", path.display(), candidates(found))]
     UnknownTool {
         /// The file.
         path: PathBuf,

@@ -26,7 +26,7 @@ const AXOLOTL_DEFAULTS: Defaults = Defaults {
     save_steps: None,
 };
 
-/// `before` stands before the keys: nothing, or `trl.`.
+/// `before` is before the keys: nothing, or `trl.`.
 ///
 /// True if there are evaluations with data of their own.
 pub(crate) fn trl(job: &mut Job<'_>, before: &str, stage: SourceStage) -> Result<bool> {
@@ -107,8 +107,8 @@ fn step(
     job.changed(
         names.rows,
         format!(
-            "`prompts_per_step = {prompts}`: {} completions in an update ({}), {generated} in a generation, {generations} \
-             for each prompt",
+            "`prompts_per_step = {prompts}`: {} completions in an update ({}), {generated} in a generation, \
+             {generations} for each prompt",
             per_update, step.formula
         ),
     );
@@ -129,7 +129,11 @@ fn completions(job: &mut Job<'_>, key: &dyn Fn(&str) -> String, is_trl: bool) ->
     }
     if !is_trl || job.copy_count("max_prompt_length", "max_prompt_length")?.is_none() {
         job.set("max_prompt_length", "2048".to_owned(), "no limit there");
-        job.changed("max_prompt_length", "`max_prompt_length = 2048`: TRL takes prompts of any length; here longer ones are dropped and counted");
+        job.changed(
+            "max_prompt_length",
+            "`max_prompt_length = 2048`: TRL takes prompts of any length; here longer ones are dropped and \
+             counted",
+        );
     }
     if let Some(top_k) = job.integer(&key("top_k"))? {
         job.translated(&key("top_k"), "top_k", top_k.max(0).to_string());
@@ -144,7 +148,8 @@ fn completions(job: &mut Job<'_>, key: &dyn Fn(&str) -> String, is_trl: bool) ->
             job.set("stop", recipe::strings(&strings), "generation_kwargs");
             job.note_translated(&key("generation_kwargs"), "`stop`");
         }
-        let only_stop = matches!(&kwargs.value, Value::Table(pairs) if pairs.iter().all(|pair| pair.key.starts_with("stop")));
+        let only_stop = matches!(&kwargs.value, Value::Table(pairs)
+            if pairs.iter().all(|pair| pair.key.starts_with("stop")));
         if !only_stop {
             job.missing(&key("generation_kwargs"), "of its keys only the strings that end a completion");
         }
@@ -171,7 +176,11 @@ fn loss(job: &mut Job<'_>, key: &dyn Fn(&str) -> String, is_rloo: bool) -> Resul
     }
     for name in ["vllm_importance_sampling_clip_max", "vllm_importance_sampling_cap"] {
         if job.take(&key(name)).is_some() {
-            job.not_needed(&key(name), "the policy samples with the weights that are trained; with `rollout_quantization = \"int8\"` or `[rollouts]` there is `importance_sampling_cap`");
+            job.not_needed(
+                &key(name),
+                "the policy samples with the weights that are trained; with `rollout_quantization = \
+                 \"int8\"` or `[rollouts]` there is `importance_sampling_cap`",
+            );
         }
     }
     Ok(())
@@ -210,7 +219,11 @@ fn kl(job: &mut Job<'_>, key: &dyn Fn(&str) -> String, is_rloo: bool) -> Result<
 /// What only RLOO's trainer has.
 fn rloo(job: &mut Job<'_>) -> Result<()> {
     if job.flag("normalize_advantages")? == Some(true) {
-        job.missing("normalize_advantages", "RLOO's advantages are not normalised over the batch; `algorithm = \"reinforce_plus_plus\"` does it with the mean of the group");
+        job.missing(
+            "normalize_advantages",
+            "RLOO's advantages are not normalised over the batch; `algorithm = \"reinforce_plus_plus\"` does \
+             it with the mean of the group",
+        );
     }
     if let Some(range) = job.take("reward_clip_range") {
         match &range.value {
@@ -238,7 +251,11 @@ fn grpo(job: &mut Job<'_>, key: &dyn Fn(&str) -> String) -> Result<()> {
         "dapo" => job.default("loss_type", string("dapo")),
         "bnpo" => {
             job.set("loss_type", string("dapo"), format!("{from} bnpo"));
-            job.changed(&from, "`loss_type = \"dapo\"`: the mean over the tokens of the whole step, in `bnpo` of each device");
+            job.changed(
+                &from,
+                "`loss_type = \"dapo\"`: the mean over the tokens of the whole step, in `bnpo` of each \
+                 device",
+            );
         }
         other => {
             return Err(job.refused(
@@ -309,7 +326,13 @@ fn rewards(job: &mut Job<'_>, key: &dyn Fn(&str) -> String) -> Result<()> {
             _ => None,
         };
         let Some(kind) = kind else {
-            job.missing(&from, format!("the function `{name}`: there are no rewards in Python; see the kinds of `[[reward]]`, or ask a `[judge]`"));
+            job.missing(
+                &from,
+                format!(
+                    "the function `{name}`: there are no rewards in Python; see the kinds of `[[reward]]`, \
+                     or ask a `[judge]`"
+                ),
+            );
             continue;
         };
         let mut lines = vec![Line::new("kind", kind.to_owned(), name.clone())];

@@ -10,8 +10,8 @@
 //!   processes ([`Options::processes`], which no file has). Where the tool packs, a row is a pack, as in truing.
 //!   Where it does not, the recipe has `packing = "none"`, one sample a pack, so that a step has the same samples.
 //! - **Length of pairs.** `max_length` of truing counts a prompt with both responses, so it is twice that of the tool.
-//! - **Paths.** The tools read them relative to the folder in which they run. They are looked for there, then beside the
-//!   YAML and in the three folders above it, and written relative to the recipe.
+//! - **Paths.** The tools read them relative to the folder in which they run. They are looked for there, then beside
+//!   the YAML and in the three folders above it, and written relative to the recipe.
 
 mod axolotl;
 mod data;
@@ -107,7 +107,8 @@ pub struct Options {
 /// ```
 /// use truing_import::{Options, import};
 ///
-/// let yaml = "base_model: org/model\nlearning_rate: 1e-5\nsequence_len: 1024\ndatasets:\n  - path: train.jsonl\n    type: chat_template\n";
+/// let yaml = "base_model: org/model\nlearning_rate: 1e-5\nsequence_len: 1024\n\
+///     datasets:\n  - path: train.jsonl\n    type: chat_template\n";
 /// let folder = std::path::PathBuf::from("/no/such/folder");
 /// let options = Options {
 ///     tool: None,
@@ -124,7 +125,7 @@ pub struct Options {
 /// ```
 ///
 /// # Errors
-/// When the text is not YAML, the tool or its trainer cannot be told, a value does not fit, or the file asks for
+/// When the text is not YAML, the tool or its trainer cannot be detected, a value does not fit, or the file asks for
 /// something that truing does not do, such as pretraining.
 pub fn import(text: &str, path: &Path, options: &Options) -> Result<Imported, ImportError> {
     let mut root = yaml::read(text, path)?;

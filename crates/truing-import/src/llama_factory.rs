@@ -34,10 +34,18 @@ pub(crate) fn import(job: &mut Job<'_>) -> Result<&'static str> {
         "dpo" => ("dpo", Rows::Pairs),
         "kto" => ("dpo", Rows::Unpaired),
         "pt" => {
-            return Err(job.refused("stage", "pretraining (`stage: pt`) is not available; the format `text` of `truing sft` trains on raw text"));
+            return Err(job.refused(
+                "stage",
+                "pretraining (`stage: pt`) is not available; the format `text` of `truing sft` trains on raw \
+                 text",
+            ));
         }
         "ppo" => {
-            return Err(job.refused("stage", "PPO with a critic (`stage: ppo`) is not available; `truing grpo` trains against a reward model"));
+            return Err(job.refused(
+                "stage",
+                "PPO with a critic (`stage: ppo`) is not available; `truing grpo` trains against a reward \
+                 model",
+            ));
         }
         other => {
             return Err(
@@ -135,8 +143,9 @@ fn common(job: &mut Job<'_>) -> Result<()> {
         job.changed(
             "template",
             format!(
-                "the model's own chat template is used instead of LLaMA-Factory's `{template}`, which may differ in the \
-                 system prompt; `truing inspect conversation` shows it, and `chat_template` names a Jinja file"
+                "the model's own chat template is used instead of LLaMA-Factory's `{template}`, which may \
+                 differ in the system prompt; `truing inspect conversation` shows it, and `chat_template` \
+                 names a Jinja file"
             ),
         );
     }
@@ -174,7 +183,11 @@ fn adapters(job: &mut Job<'_>) -> Result<()> {
             }
         }
         "freeze" => {
-            job.missing("finetuning_type", "all weights are trained unless `freeze` lists the beginnings of the names of frozen parameters, such as `model.layers.0.`");
+            job.missing(
+                "finetuning_type",
+                "all weights are trained unless `freeze` lists the beginnings of the names of frozen \
+                 parameters, such as `model.layers.0.`",
+            );
         }
         other => {
             return Err(job.refused(
@@ -300,8 +313,8 @@ fn all_data(job: &mut Job<'_>, rows: Rows, has_evaluations: bool) -> Result<()> 
         job.missing(
             "dataset_dir",
             format!(
-                "`{list}` was not found in the working folder, beside the YAML or above it: `path` and `format` of each data \
-                 set have to be set, and `columns` where its columns have other names"
+                "`{list}` was not found in the working folder, beside the YAML or above it: `path` and \
+                 `format` of each data set have to be set, and `columns` where its columns have other names"
             ),
         );
     } else if job.has("dataset_dir") {
@@ -518,7 +531,8 @@ fn instruction(job: &mut Job<'_>, at: &str, place: Option<Place>, columns: &Colu
     match query {
         Some(query) => {
             set.column("input", &query);
-            let text = "instruction and input are joined with an empty line between them, in LLaMA-Factory with a line break";
+            let text = "instruction and input are joined with an empty line between them, in LLaMA-Factory \
+                        with a line break";
             job.finding_at(Kind::Changed, at, place, text);
         }
         None => set.prompt_template = prompt.map(|prompt| format!("{{{prompt}}}")),

@@ -1,8 +1,8 @@
 //! Merges as mergekit's YAML describes them, under the names that truing's merge recipes have.
 //!
 //! The two have the same shape, so this is mostly renaming. Where mergekit's default is another, the recipe says it:
-//! `rescale` of DARE and DELLA. What mergekit accepts and nothing reads (`int8_mask`) is a remark; what would change the
-//! result and is not done (`tokenizer.tokens`, several modules) is refused.
+//! `rescale` of DARE and DELLA. What mergekit accepts and nothing reads (`int8_mask`) is a remark; what would change
+//! the result and is not done (`tokenizer.tokens`, several modules) is refused.
 
 use std::path::Path;
 
@@ -73,7 +73,8 @@ pub fn merge_recipe(text: &str, path: &Path) -> Result<ImportedMerge, ImportErro
         let text = reader.text(node, "chat_template")?;
         if text != "auto" && !text.contains("{%") && !text.contains("{{") {
             let reason = format!(
-                "`chat_template: {text}` is a template that comes with mergekit; expected `auto`, the text of a template, or leave it out and name a file in a recipe"
+                "`chat_template: {text}` is a template that comes with mergekit; expected `auto`, the text \
+                 of a template, or leave it out and name a file in a recipe"
             );
             return Err(reader.refuse(node.place, reason));
         }
@@ -408,8 +409,9 @@ mod tests {
 
     #[test]
     fn slices_modules_and_tokenizers_are_carried_over() {
-        let text = "slices:\n  - sources:\n      - {model: a, layer_range: [0, 16]}\n      - {model: b, layer_range: [0, 16]}\n    \
-                    parameters: {t: 0.3}\nmerge_method: slerp\nbase_model: a\nout_dtype: float16\ndtype: float32\n\
+        let text = "slices:\n  - sources:\n      - {model: a, layer_range: [0, 16]}\
+                    \n      - {model: b, layer_range: [0, 16]}\n    parameters: {t: 0.3}\n\
+                    merge_method: slerp\nbase_model: a\nout_dtype: float16\ndtype: float32\n\
                     tokenizer: {source: base}\nchat_template: auto\n";
         let recipe = read(text).recipe;
         assert_eq!(recipe["slices"][0]["sources"][1], json!({"model": "b", "layer_range": [0, 16]}));
@@ -418,7 +420,8 @@ mod tests {
             [&recipe["save_dtype"], &recipe["tokenizer"], &recipe["chat_template"]],
             ["f16", "base", "auto"]
         );
-        let text = "modules:\n  default:\n    models: [{model: a}]\n    parameters: {weight: 2}\nparameters: {weight: 1, normalize: no}\n\
+        let text = "modules:\n  default:\n    models: [{model: a}]\n    parameters: {weight: 2}\n\
+                    parameters: {weight: 1, normalize: no}\n\
                     merge_method: linear\n";
         let recipe = read(text).recipe;
         assert_eq!(recipe["parameters"], json!({"weight": 2.0, "normalize": false}));
@@ -428,8 +431,11 @@ mod tests {
     #[test]
     fn dare_is_scaled_as_mergekit_scales() {
         let with = |method: &str, parameters: &str| {
-            read(&format!("merge_method: {method}\nbase_model: b\nmodels: [{{model: a}}]\nparameters: {{{parameters}}}\n"))
-                .recipe["parameters"]["rescale"]
+            read(&format!(
+                "merge_method: {method}\nbase_model: b\nmodels: [{{model: a}}]\n\
+                 parameters: {{{parameters}}}\n"
+            ))
+            .recipe["parameters"]["rescale"]
                 .clone()
         };
         assert_eq!(with("dare_ties", ""), "l1");

@@ -294,7 +294,8 @@ mod tests {
         recipe.push("data", vec![Line::new("path", "\"a\"".into(), "")]);
         assert_eq!(
             recipe.text(&["from a.yaml".into()], TRAINING_KEYS),
-            "# from a.yaml\nstage = \"sft\"\nlearning_rate = 2e-4  # a b\n\n[lora]\nrank = 8  # lora_r\n\n[[data]]\npath = \"a\"\n"
+            "# from a.yaml\nstage = \"sft\"\nlearning_rate = 2e-4  # a b\n\n[lora]\nrank = 8  # lora_r\n\n\
+             [[data]]\npath = \"a\"\n"
         );
     }
 }

@@ -90,7 +90,8 @@ impl Imported {
     #[must_use]
     pub fn to_json(&self) -> Value {
         let mut value = json!({
-            "tool": self.tool.option(), "stage": self.stage, "command": self.command, "processes": self.processes, "recipe": self.recipe,
+            "tool": self.tool.option(), "stage": self.stage, "command": self.command,
+            "processes": self.processes, "recipe": self.recipe,
         });
         for kind in Kind::ALL {
             let findings = self.of(kind).map(|finding| {

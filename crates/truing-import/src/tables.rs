@@ -40,15 +40,18 @@ const fn not_available(names: &'static [&'static str], why: &'static str) -> Gro
 
 // Clauses that several tools share.
 const PACKS: &str = "a step is counted in packs: `packs_per_step` or `tokens_per_step`";
-const NUMBERS: &str = "computation is float32, and so is the saved model; `save_dtype = \"bf16\"` saves it in half the size, rounded";
+const NUMBERS: &str = "computation is float32, and so is the saved model; `save_dtype = \"bf16\"` saves it \
+                       in half the size, rounded";
 const LOADING: &str = "rows are read and rendered once, before the first step";
 const SPEED: &str = "it changes how the tool computes, not what";
 const DEVICES: &str = "truing runs on the processor of one machine";
-const SHARDING: &str = "it splits the work over devices; on several ranks `zero_stage` and `sequence_parallel_size` do, see docs/scale.md";
+const SHARDING: &str = "it splits the work over devices; on several ranks `zero_stage` and \
+                        `sequence_parallel_size` do, see docs/scale.md";
 const LOGGING: &str = "metrics, TensorBoard events and a report are always written to `output_dir`";
 const HUB: &str = "nothing is uploaded; the model is in `model` in `output_dir`";
 const HUB_NAMES: &str = "models are found by name; the token is the environment variable `HF_TOKEN`";
-const CHECKPOINTING: &str = "activation checkpointing is planned: `layers_per_segment` and `memory_gib` control it, and neither changes a result";
+const CHECKPOINTING: &str = "activation checkpointing is planned: `layers_per_segment` and `memory_gib` \
+                             control it, and neither changes a result";
 const QUANTISED: &str = "base weights are not quantised";
 const OPTIMISER: &str = "the optimiser is AdamW";
 const DROPOUT: &str = "LoRA has no dropout";
@@ -85,7 +88,8 @@ const AUXILIARY: &str = "there are no mixture-of-experts models";
 const LOSS_PREFERENCE: &str = "the loss is `[preference] loss`";
 const GENERATION: &str = "it is a setting of generation after training; `truing generate` has its own";
 const TOOLS_LOOP: &str = "rollouts are of one turn, without tools";
-const REWARDS: &str = "rewards are tables `[[reward]]` with a `kind`, `[reward_model]` and `[judge]`; there is no custom Python";
+const REWARDS: &str = "rewards are tables `[[reward]]` with a `kind`, `[reward_model]` and `[judge]`; there \
+                       is no custom Python";
 const SAMPLER: &str = "the policy samples in the same process, or on the servers that `[rollouts]` names";
 const ENTROPY: &str = "there is no entropy bonus";
 const LOSS_MORE: &str = "the losses are `grpo`, `dapo` and `dr_grpo`, with a ratio per token or per sequence";

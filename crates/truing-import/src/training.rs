@@ -223,7 +223,11 @@ fn decay(job: &mut Job<'_>, decay_steps: Option<f64>, steps: Option<u64>) {
             job.set("decay_ratio", number(ratio), format!("num_decay_steps {decay} of {steps}"));
             job.note_translated("lr_scheduler_kwargs", "`decay_ratio`");
         }
-        _ => job.missing("lr_scheduler_kwargs", "the decay is a fraction of the steps, whose number is not in the file: `decay_ratio` (0.1 if not set)"),
+        _ => job.missing(
+            "lr_scheduler_kwargs",
+            "the decay is a fraction of the steps, whose number is not in the file: `decay_ratio` (0.1 if \
+             not set)",
+        ),
     }
 }
 
@@ -390,7 +394,13 @@ fn interval(job: &mut Job<'_>, key: &'static str, default: Option<(&str, u64)>) 
     match job.number(key)? {
         Some(steps) if steps >= 1.0 => job.translated(key, key, whole(steps).to_string()),
         Some(steps) if steps > 0.0 => {
-            job.missing(key, format!("{steps} of the run's steps, whose number is not in the file; `{key}` is a number of steps"));
+            job.missing(
+                key,
+                format!(
+                    "{steps} of the run's steps, whose number is not in the file; `{key}` is a number of \
+                     steps"
+                ),
+            );
         }
         Some(_) => {}
         None => {

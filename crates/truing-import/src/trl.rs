@@ -255,7 +255,8 @@ fn sft(job: &mut Job<'_>) -> Result<()> {
     } else {
         job.changed(
             "assistant_only_loss",
-            "only assistant turns carry loss; TRL trains on all turns of a conversation. Raw text (format `text`) carries loss everywhere",
+            "only assistant turns carry loss; TRL trains on all turns of a conversation. Raw text (format \
+             `text`) carries loss everywhere",
         );
     }
     match completion_only {
@@ -316,7 +317,11 @@ fn preferences(job: &mut Job<'_>, stage: SourceStage) -> Result<()> {
             recipe::number(alpha.unwrap_or(1.0)),
             if alpha.is_some() { "cpo_alpha" } else { "cpo_alpha, default of TRL" },
         );
-        job.changed("cpo_alpha", "`[preference] rpo_alpha`: the mean over each chosen response, in TRL over all tokens of the batch");
+        job.changed(
+            "cpo_alpha",
+            "`[preference] rpo_alpha`: the mean over each chosen response, in TRL over all tokens of the \
+             batch",
+        );
     }
     if let Some(names) = names.filter(|names| names.len() > 1) {
         mixture(job, &names, weights)?;
@@ -344,7 +349,11 @@ fn mixture(job: &mut Job<'_>, names: &[String], weights: Option<&Node>) -> Resul
                 "loss_weights of `sft` and the first loss",
             );
             if weights.is_some() {
-                job.changed("loss_weights", "`[preference] rpo_alpha`: the weight of `sft` divided by that of the first loss, whose weight is 1");
+                job.changed(
+                    "loss_weights",
+                    "`[preference] rpo_alpha`: the weight of `sft` divided by that of the first loss, whose \
+                     weight is 1",
+                );
             }
         }
         [_, rest @ ..] => {

@@ -29,7 +29,8 @@ pub(crate) fn import(job: &mut Job<'_>) -> Result<&'static str> {
         }
         Some(other) => {
             let reason = format!(
-                "the advantage estimator `{other}` is not available, expected grpo, rloo or reinforce_plus_plus_baseline"
+                "the advantage estimator `{other}` is not available, expected grpo, rloo or \
+                 reinforce_plus_plus_baseline"
             );
             return Err(job.refused("algorithm.adv_estimator", reason));
         }
@@ -307,7 +308,11 @@ fn loss(job: &mut Job<'_>, algorithm: &str) -> Result<()> {
         Some(mode @ ("seq-mean-token-sum-norm" | "seq-mean-token-sum")) => {
             job.translated(&key, "loss_type", string("dr_grpo"));
             if mode == "seq-mean-token-sum" {
-                job.changed(&key, "`loss_type = \"dr_grpo\"` divides by `max_completion_length`: the learning rate means something else");
+                job.changed(
+                    &key,
+                    "`loss_type = \"dr_grpo\"` divides by `max_completion_length`: the learning rate means \
+                     something else",
+                );
             }
         }
         Some(other) => return Err(job.refused(&key, format!("the mean `{other}` is not available"))),
@@ -469,7 +474,13 @@ fn rewards(job: &mut Job<'_>) -> Result<()> {
     let mut has_custom = false;
     for key in ["reward.custom_reward_function.path", "custom_reward_function.path"] {
         if let Some(path) = job.text(key)? {
-            job.missing(key, format!("the function in `{path}`: there are no rewards in Python; see the kinds of `[[reward]]`, or ask a `[judge]`"));
+            job.missing(
+                key,
+                format!(
+                    "the function in `{path}`: there are no rewards in Python; see the kinds of \
+                     `[[reward]]`, or ask a `[judge]`"
+                ),
+            );
             has_custom = true;
         }
     }
@@ -514,8 +525,9 @@ fn rewards(job: &mut Job<'_>) -> Result<()> {
     job.recipe.push("reward", vec![Line::new("kind", kind.to_owned(), "verl chooses by `data_source`")]);
     job.changed(
         "reward.reward_manager.name",
-        "verl chooses the reward of a row by its `data_source` and compares with `reward_model.ground_truth`; the recipe has \
-         `math_answer`, which reads the column `answer`: copy the reference answers to it, or choose another kind",
+        "verl chooses the reward of a row by its `data_source` and compares with \
+         `reward_model.ground_truth`; the recipe has `math_answer`, which reads the column `answer`: copy \
+         the reference answers to it, or choose another kind",
     );
     Ok(())
 }

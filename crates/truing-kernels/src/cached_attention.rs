@@ -20,7 +20,7 @@ use std::ops::Range;
 /// Tokens of a block of a cache: whole vectors at every level.
 pub const CACHE_BLOCK: usize = 64;
 
-/// Attention of queries against keys and values in one piece: query `i` stands at position `len - n_new + i` and sees
+/// Attention of queries against keys and values in one piece: query `i` is at position `len - n_new + i` and sees
 /// what came before it, within the sliding window. `q`, `out: [n_new, n_heads, head_dim]`, `k`,
 /// `v: [len, n_kv_heads, head_dim]`; `shape.causality` is taken to be causal.
 ///
@@ -221,7 +221,8 @@ simd_fn! {
                     c_row: CACHE_BLOCK,
                     write: Write::Overwrite,
                 };
-                // SAFETY: the rows of q were sliced; a row of keys and one of scores hold whole vectors up to the block's end.
+                // SAFETY: the rows of q were sliced; a row of keys and one of scores hold whole vectors up to the
+                // block's end.
                 unsafe { simd.tile(rows, width / S::LANES, &tile) };
             }
             let stats = &mut stats[first * stats_floats(d)..(first + rows) * stats_floats(d)];

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Both need the upper tail `Q(z) = 1 - Φ(z)` for `z = |x|` and no more: `x Φ(x) = max(x, 0) - z Q(z)`. With
-//! `t = 1 / (1 + 0.36 z)` it is `e^(-z² / 2) t P(t)`, P of degree 8 through the Chebyshev points of `z` in 0..14, within
-//! 3e-7 of the tail itself. All slices have one length, `[tokens · intermediate]`.
+//! `t = 1 / (1 + 0.36 z)` it is `e^(-z² / 2) t P(t)`, P of degree 8 through the Chebyshev points of `z` in 0..14,
+//! within 3e-7 of the tail itself. All slices have one length, `[tokens · intermediate]`.
 
 use crate::parallel::ELEMENTS_PER_ITEM;
 use crate::simd::{Simd, SimdLevel, simd_fn};

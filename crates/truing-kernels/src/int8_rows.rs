@@ -1,10 +1,10 @@
 //! Weights of 8 bits for [`multiply_rows`](crate::multiply_rows): blocks of 32 along a row with one scale each,
-//! `w ≈ q s`, `s = max |w| / 127`, `q` a whole number in -127..=127 (symmetric, as GGUF's Q8_0; its 16-bit scales are 32
-//! here). 9 bits a weight, an error of at most `s / 2`.
+//! `w ≈ q s`, `s = max |w| / 127`, `q` a whole number in -127..=127 (symmetric, as GGUF's Q8_0; its 16-bit scales are
+//! 32 here). 9 bits a weight, an error of at most `s / 2`.
 //!
 //! Weights alone are quantized: the rows of `x` and all sums stay `f32`. A product has, bit for bit, the result that
-//! `f32(q s)` would have in an `f32` weight, so all that holds of those products holds here. Quantising `x` as well would
-//! save arithmetic where many rows meet the weights, at the price of a second error.
+//! `f32(q s)` would have in an `f32` weight, so all that holds of those products holds here. Quantising `x` as well
+//! would save arithmetic where many rows meet the weights, at the price of a second error.
 //!
 //! Four rows of weights lie interleaved, block by block, so that a thread reads one stream:
 //! `numbers [n_out / 4, n_in / 32, 4, 32]`, `scales [n_out / 4, n_in / 32, 4]`, both padded with zeros.
@@ -138,7 +138,7 @@ simd_fn! {
 pub(crate) struct Int8Block {
     /// Terms of a sum.
     k: usize,
-    /// Row i of x stands at `x + i · k`.
+    /// Row i of x is at `x + i · k`.
     x: *const f32,
     /// `[k / 32, 4, 32]`, padded.
     numbers: *const i8,

@@ -10,8 +10,8 @@
 //! d_bias   += Σ_rows d_out
 //! ```
 //!
-//! `x`, `out`, `d_out`, `d_x: [rows, width]`; the others `[width]`. Sums run in f32 over the lanes of a vector, then over
-//! the lanes; the variance in a second pass over the row, so that a large mean costs no digits.
+//! `x`, `out`, `d_out`, `d_x: [rows, width]`; the others `[width]`. Sums run in f32 over the lanes of a vector, then
+//! over the lanes; the variance in a second pass over the row, so that a large mean costs no digits.
 
 use crate::parallel::{Disjoint, ELEMENTS_PER_ITEM, for_each_item};
 use crate::simd::{Simd, SimdLevel, simd_fn};

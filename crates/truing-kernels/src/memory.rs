@@ -1,6 +1,6 @@
-//! Large buffers. On Linux the pages of zeroed ones are asked to be huge: a model's gradients and moments are touched for
-//! the first time inside the first step, and 4 KiB faults there cost seconds. And a buffer that is freed goes back to the
-//! system, as the memory planner assumes.
+//! Large buffers. On Linux the pages of zeroed ones are asked to be huge: a model's gradients and moments are touched
+//! for the first time inside the first step, and 4 KiB faults there cost seconds. And a buffer that is freed goes back
+//! to the system, as the memory planner assumes.
 
 #![allow(unsafe_code, reason = "advice to the operating system and the allocator about our own memory")]
 
@@ -43,10 +43,10 @@ const LARGE_BUFFER_BYTES: libc::c_int = 1 << 20;
 /// Makes the process return buffers of 1 MiB or more to the system when they are freed. Call it once, before any thread
 /// is started.
 ///
-/// By default glibc raises this threshold up to 32 MiB as buffers are freed, and then keeps a freed buffer in the arena of
-/// the thread that allocated it. Which thread of a pool allocates is chance, so each arena ends up with memory that the others
-/// cannot use: measured, a GRPO step with 64 completions of a prompt peaked at 1.6 times the memory that was alive. Does
-/// nothing with another C library.
+/// By default glibc raises this threshold up to 32 MiB as buffers are freed, and then keeps a freed buffer in the arena
+/// of the thread that allocated it. Which thread of a pool allocates is chance, so each arena ends up with memory that
+/// the others cannot use: measured, a GRPO step with 64 completions of a prompt peaked at 1.6 times the memory that was
+/// alive. Does nothing with another C library.
 pub fn return_large_buffers_when_freed() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: sets a parameter of the allocator; no memory is touched. A refusal (0) leaves the default.
@@ -55,9 +55,9 @@ pub fn return_large_buffers_when_freed() {
 
 /// Returns to the system what the process has freed and the allocator still holds, in whole pages, wherever it lies.
 ///
-/// Buffers below 1 MiB that were freed can stay in the arenas of the allocator, between others that are in use, such as the
-/// blocks of a cache of keys and values. Call it where much was freed and other sizes are asked for next. Does nothing with
-/// another C library.
+/// Buffers below 1 MiB that were freed can stay in the arenas of the allocator, between others that are in use, such as
+/// the blocks of a cache of keys and values. Call it where much was freed and other sizes are asked for next. Does
+/// nothing with another C library.
 pub fn return_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: gives up pages that hold nothing. The result only says whether there were any.

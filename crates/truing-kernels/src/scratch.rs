@@ -43,8 +43,8 @@ pub(crate) fn with_scratch<R>(
     result
 }
 
-/// Buffers of a use that one caller at a time has: large ones that belong to a whole operation. Which thread of a pool runs
-/// the operation is chance; were there one for each thread, each would grow to the full size in the end.
+/// Buffers of a use that one caller at a time has: large ones that belong to a whole operation. Which thread of a pool
+/// runs the operation is chance; were there one for each thread, each would grow to the full size in the end.
 pub(crate) struct Stock(Mutex<Vec<Scratch>>);
 
 impl Stock {

@@ -131,7 +131,7 @@ fn threads_do_not_matter() {
     }
 }
 
-/// A row of the product is made of its own row of `a` alone, to the bit, whatever stands in the other rows.
+/// A row of the product is made of its own row of `a` alone, to the bit, whatever is in the other rows.
 #[test]
 fn rows_do_not_see_each_other() {
     for (m, n, k) in [(5, 100, 70), (64, 200, 300)] {

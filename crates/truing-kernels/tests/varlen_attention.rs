@@ -343,7 +343,8 @@ fn check_cached(shape: &AttentionShape, len: usize, n_new: usize) {
     });
 }
 
-/// What blocks of a cache hold is read as it was written, and a token's bits do not depend on what is decoded beside it.
+/// What blocks of a cache hold is read as it was written, and a token's bits do not depend on what is decoded beside
+/// it.
 #[test]
 fn blocks_of_a_cache() {
     let shape = shape(4, 2, 33);

@@ -136,9 +136,9 @@ impl<E: Engine> Classifier<E> {
         Ok(outputs)
     }
 
-    /// Adds `labels`, `confidence` and `scores` to every row of a file; all else that a row holds is kept, and so is what
-    /// it says already of a dimension or a score, unless it shall be overwritten. Any number of rows takes the same
-    /// memory; the output is there whole or not at all. `None` when it was stopped.
+    /// Adds `labels`, `confidence` and `scores` to every row of a file; all else that a row holds is kept, and so is
+    /// what it says already of a dimension or a score, unless it shall be overwritten. Any number of rows takes the
+    /// same memory; the output is there whole or not at all. `None` when it was stopped.
     ///
     /// # Errors
     /// When a row cannot be read, naming it, or the disk fails.

@@ -138,8 +138,8 @@ impl<E: Engine> Embedder<E> {
         self.width
     }
 
-    /// The vectors of texts in their order `[n_texts, width]`, and what it came to. `on_tokens` gets the number of tokens
-    /// of each pack that is done.
+    /// The vectors of texts in their order `[n_texts, width]`, and what it came to. `on_tokens` gets the number of
+    /// tokens of each pack that is done.
     ///
     /// # Errors
     /// When a text cannot be tokenized or a token has no embedding.

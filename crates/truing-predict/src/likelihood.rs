@@ -1,10 +1,10 @@
 //! How likely a model finds given continuations of a text: the measure behind multiple choice by log-likelihood and
 //! perplexity.
 //!
-//! Texts become tokens as lm-evaluation-harness does it (`TemplateLM._encode_pair`): white space at the end of the context
-//! belongs to the continuation, and the continuation's tokens are those of the whole text beyond the context's own. An
-//! empty context is the tokenizer's beginning-of-text token, or its end-of-text token where it has none. What is longer
-//! than the model's context loses its beginning.
+//! Texts become tokens as lm-evaluation-harness does it (`TemplateLM._encode_pair`): white space at the end of the
+//! context belongs to the continuation, and the continuation's tokens are those of the whole text beyond the context's
+//! own. An empty context is the tokenizer's beginning-of-text token, or its end-of-text token where it has none. What
+//! is longer than the model's context loses its beginning.
 
 use std::ops::{ControlFlow, Range};
 
@@ -62,8 +62,9 @@ struct Encoded {
 }
 
 /// Computes the log-likelihood of every option of every item, by item and option. A context is computed once for all of
-/// its options that fit into a pack with it. The results do not depend on what else is asked: bit for bit where the engine
-/// guarantees that. `on_progress` gets the number of continuations done, and may break off; the result is then `None`.
+/// its options that fit into a pack with it. The results do not depend on what else is asked: bit for bit where the
+/// engine guarantees that. `on_progress` gets the number of continuations done, and may break off; the result is then
+/// `None`.
 ///
 /// # Errors
 /// When a continuation has no token, or the engine fails.
@@ -95,10 +96,10 @@ pub fn log_likelihoods<E: Engine>(
     score(engine, &encoded, items.len(), on_progress)
 }
 
-/// How likely whole texts are: the log-likelihood of each, all of its tokens scored once. A text that is longer than the
-/// model's context is cut into windows as lm-evaluation-harness cuts it: each window is as long as the context, and its
-/// tokens follow the last token of the window before it and whatever of that still fits. The first token follows the
-/// beginning-of-text token, or the end-of-text token where there is none.
+/// How likely whole texts are: the log-likelihood of each, all of its tokens scored once. A text that is longer than
+/// the model's context is cut into windows as lm-evaluation-harness cuts it: each window is as long as the context, and
+/// its tokens follow the last token of the window before it and whatever of that still fits. The first token follows
+/// the beginning-of-text token, or the end-of-text token where there is none.
 ///
 /// # Errors
 /// When a text has no token, or the engine fails.
@@ -150,8 +151,8 @@ pub struct PromptToken {
 /// Rows of logits that are on the host at a time.
 const ROWS_AT_A_TIME: usize = 64;
 
-/// Finds out how likely each token of a text but the first is after those before it, in steps: a layer, or some rows of the head. The
-/// caller can run other work on the engine in between.
+/// Finds out how likely each token of a text but the first is after those before it, in steps: a layer, or some rows of
+/// the head. The caller can run other work on the engine in between.
 pub struct PromptScoring<E: Engine> {
     tokens: Vec<TokenId>,
     n_top: usize,

@@ -48,7 +48,7 @@ pub struct EvaluationIndex {
     evaluations: Vec<String>,
     /// Words of all items.
     words: Vec<u32>,
-    /// From the hash of an n-gram to where it stands.
+    /// From the hash of an n-gram to where it is.
     places: FxHashMap<u64, Vec<Place>>,
     /// Lengths of the items looked for whole.
     short_lengths: Vec<usize>,
@@ -142,8 +142,8 @@ impl EvaluationIndex {
             .find_map(|n_words| words.windows(n_words).find_map(|ngram| self.look_up(ngram)))
     }
 
-    /// Every item that the text shares an n-gram with, each once, with the first n-gram that is shared. N-grams that more than
-    /// `max_items` items hold are passed over: they are the wording of the evaluation, not an item.
+    /// Every item that the text shares an n-gram with, each once, with the first n-gram that is shared. N-grams that
+    /// more than `max_items` items hold are passed over: they are the wording of the evaluation, not an item.
     pub fn find_all(&self, text: &str, max_items: usize) -> Vec<Contamination> {
         let words: Vec<u32> = crate::tokens::split(text)
             .filter(|(_, word)| is_word(word))

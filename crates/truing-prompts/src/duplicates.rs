@@ -5,9 +5,9 @@
 //! Near duplicates share most of their shingles (runs of tokens): Jaccard's coefficient of the two sets of shingles is
 //! at least a threshold. Candidates come from MinHash (Broder 1997) with locality-sensitive bands (Leskovec, Rajaraman
 //! and Ullman, *Mining of Massive Datasets*, 3.4), each candidate is then compared exactly. Rows are visited best
-//! first; a row is dropped when it nearly equals a row that is kept. So no row is dropped for the likeness of a likeness:
-//! every stand-in is itself kept. A pair at the threshold is missed with less than 1 % probability, more alike ones
-//! hardly ever.
+//! first; a row is dropped when it nearly equals a row that is kept. So no row is dropped for the likeness of a
+//! likeness: every representative is itself kept. A pair at the threshold is missed with less than 1 % probability,
+//! more alike ones hardly ever.
 
 use rand_chacha::rand_core::Rng;
 use rayon::prelude::*;
@@ -163,7 +163,8 @@ pub fn near_duplicates(
     let candidates = candidate_pairs(pool, &order, options);
     let mut representatives: Vec<u32> = (0..pool.len() as u32).collect();
     let mut dropped = Vec::new();
-    // Pairs are sorted by the later row's place in the order, so every candidate's fate is settled when it is asked for.
+    // Pairs are sorted by the later row's place in the order, so every candidate's fate is settled when it is asked
+    // for.
     for pairs in candidates.chunk_by(|a, b| a.0 == b.0) {
         let row = order[pairs[0].0 as usize];
         let mut kept: Vec<u32> =

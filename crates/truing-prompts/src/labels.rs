@@ -1,8 +1,8 @@
 //! The labels that a prompt can have (report 3.1.1), and how several opinions on one prompt become one.
 //!
 //! [`LabelSet`] is data: dimensions such as ability or difficulty, each with labels, their synonyms and a hierarchy.
-//! [`tally`] adds up votes. The report names six dimensions and examples of their values; synonyms merged, a long tail cut
-//! and a hierarchy are how it got there. Every rule of voting is ours.
+//! [`tally`] adds up votes. The report names six dimensions and examples of their values; synonyms merged, a long tail
+//! cut and a hierarchy are how it got there. Every rule of voting is ours.
 
 mod votes;
 
@@ -80,7 +80,7 @@ pub enum LabelSetError {
     NoName {
         /// The dimension.
         dimension: String,
-        /// What stands there.
+        /// What is there.
         name: String,
     },
     /// A name or synonym that two labels have.
@@ -157,8 +157,8 @@ impl LabelSet {
     /// Checks names, synonyms and hierarchy.
     ///
     /// # Errors
-    /// When there is no dimension, a dimension is empty or there twice, a name or synonym means two labels, or a parent is
-    /// unknown or a label's own descendant.
+    /// When there is no dimension, a dimension is empty or there twice, a name or synonym means two labels, or a parent
+    /// is unknown or a label's own descendant.
     pub fn new(dimensions: Vec<Dimension>) -> Result<Self, LabelSetError> {
         if dimensions.is_empty() {
             return Err(LabelSetError::NoDimension);

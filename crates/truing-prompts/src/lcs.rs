@@ -2,8 +2,8 @@
 //!
 //! The kernel compares eight lists with one at a time (`truing_kernels::LcsPatterns`). Before it stand what saves it
 //! work, none of which changes a result: tokens that the other list does not hold cannot be in the subsequence and are
-//! left out; what is left of either list, each token counted as often as both hold it, bounds the length from above, and
-//! a pair whose bound is too low is not compared.
+//! left out; what is left of either list, each token counted as often as both hold it, bounds the length from above,
+//! and a pair whose bound is too low is not compared.
 
 use truing_kernels::{LCS_LANES, LcsPatterns};
 

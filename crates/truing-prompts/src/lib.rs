@@ -12,7 +12,7 @@
 //! | task templates and their slots | [`templates`] |
 //! | hard positives and negatives for an encoder | [`triplets`] |
 //! | coarse and fine clusters | [`clustering`] |
-//! | the chosen prompts, each dropped one with its stand-in | [`selection`] |
+//! | the chosen prompts, each dropped one with its representative | [`selection`] |
 //! | the prompts on a plane | [`map`] |
 //! | names for what is asked, and votes on them | [`labels`] |
 //!

@@ -3,12 +3,13 @@
 //! After section 3.1.2 of the Baichuan Alignment report (arXiv 2410.14940): hierarchical clustering with an increasing
 //! sequence of thresholds, each layer clustering the survivors of the one before. What the report leaves open:
 //!
-//! - The distance is Euclidean between vectors of length 1, so a threshold `t` is a cosine of `1 - t^2 / 2`. Under Ward's
-//!   linkage that holds between single rows; a survivor represents all its rows in the next layer, at their mean and with
-//!   their number, and large clusters must be nearer than that. Under the other linkages a survivor is one row again.
+//! - The distance is Euclidean between vectors of length 1, so a threshold `t` is a cosine of `1 - t^2 / 2`. Under
+//!   Ward's linkage that holds between single rows; a survivor represents all its rows in the next layer, at their mean
+//!   and with their number, and large clusters must be nearer than that. Under the other linkages a survivor is one row
+//!   again.
 //! - Of a cluster survives the row of the highest quality, then the lowest row.
-//! - A layer clusters in blocks: k-means clusters of its survivors, cut to [`SelectionOptions::block_rows`]. The cost of
-//!   a layer is that of k-means and of as many small hierarchies as there are blocks. Blocks are drawn anew in each
+//! - A layer clusters in blocks: k-means clusters of its survivors, cut to [`SelectionOptions::block_rows`]. The cost
+//!   of a layer is that of k-means and of as many small hierarchies as there are blocks. Blocks are drawn anew in each
 //!   layer, so a pair that was cut apart may meet in the next.
 //! - With a target, layers follow until it is reached; past the listed thresholds each is
 //!   [`SelectionOptions::growth`] times the one before. The layer that would pass the target is cut: its nearest
@@ -16,8 +17,8 @@
 //! - A target that has room for every task is shared among them: tasks are the clusters of mean cosines up to
 //!   [`SelectionOptions::task_distance`], each keeps rows in proportion to its size to the power of
 //!   [`SelectionOptions::task_exponent`], and layers choose within each. Nearness alone would thin out what is alike in
-//!   content, not what is frequent: a rare task lost as large a share of its rows as a frequent one. Clusters as what to
-//!   balance are those of Vo et al. (arXiv 2405.15613), the exponent that of mT5 (arXiv 2010.11934, section 3.1).
+//!   content, not what is frequent: a rare task lost as large a share of its rows as a frequent one. Clusters as what
+//!   to balance are those of Vo et al. (arXiv 2405.15613), the exponent that of mT5 (arXiv 2010.11934, section 3.1).
 //! - Every dropped row names layer, threshold, the row that stood for it then, and the chosen row that stands for that.
 
 mod tasks;
@@ -402,7 +403,7 @@ impl<'a> Run<'a> {
         pairs.map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt()
     }
 
-    /// Puts rows in order and follows stand-ins to the chosen rows.
+    /// Puts rows in order and follows representatives to the chosen rows.
     fn finish(self) -> Selection {
         let mut selection = self.selection;
         let mut representative: Vec<u32> = (0..self.ranks.len() as u32).collect();

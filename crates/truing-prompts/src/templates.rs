@@ -5,23 +5,24 @@
 //!
 //! 1. **Recurring with different fillers** (`support.rs`). Three tokens in a row recur as often as there are *different
 //!    fillers* beside them, a prompt's filler being named by its rarest token. A passage that twenty templates were
-//!    filled with recurs twenty times beside one and the same filler, its own, and counts once. What is no more frequent
-//!    than chance brings together counts as if it did not recur: in a large pool frequent words meet as often as those of
-//!    a template, and would make every prompt's fixed text another.
+//!    filled with recurs twenty times beside one and the same filler, its own, and counts once. What is no more
+//!    frequent than chance brings together counts as if it did not recur: in a large pool frequent words meet as often
+//!    as those of a template, and would make every prompt's fixed text another.
 //! 2. **Fixed text of a prompt** (`skeleton.rs`). A token is fixed when three tokens around it recur at least
 //!    [`TemplateOptions::min_prompts`] times, and more often than the split between the prompt's rare and frequent
 //!    tokens (Otsu 1979, on logarithms). The runs of fixed tokens are the prompt's skeleton.
 //! 3. **Alike skeletons** (`grouping.rs`). The most frequent skeleton leads; another joins when the LCS of the two is
-//!    at least [`TemplateOptions::min_similarity`] of the longer, and when both begin alike and end alike: one that ends
-//!    in "Yes or no?" is another template. Candidates share three tokens in a row; nothing is compared with everything.
+//!    at least [`TemplateOptions::min_similarity`] of the longer, and when both begin alike and end alike: one that
+//!    ends in "Yes or no?" is another template. Candidates share three tokens in a row; nothing is compared with
+//!    everything.
 //! 4. **What the group agrees on** (`pattern.rs`). Of the leader stays what at least
 //!    [`TemplateOptions::min_agreement`] of the group hold in the same order. A single token between two slots stays
 //!    only if it is an instruction word. What is left must hold [`TemplateOptions::min_fixed_tokens`] tokens, and an
 //!    instruction word among them: lists and dialogue marks recur as well, but ask for nothing.
-//! 5. **Exact membership** (`pattern.rs`). A prompt belongs to the template with the most fixed text whose runs it holds,
-//!    whole and in order, at its very beginning or end where the template has them there. A template that is left with
-//!    fewer prompts or different fillers than [`TemplateOptions::min_prompts`] is given up and its prompts go to the
-//!    next.
+//! 5. **Exact membership** (`pattern.rs`). A prompt belongs to the template with the most fixed text whose runs it
+//!    holds, whole and in order, at its very beginning or end where the template has them there. A template that is
+//!    left with fewer prompts or different fillers than [`TemplateOptions::min_prompts`] is given up and its prompts go
+//!    to the next.
 //!
 //! What the rules cannot see: fixed text of one or two tokens between two slots, which is part of the slots' fillers;
 //! a template that fewer fillers went through than fillers went through many templates, for then the two change roles.
@@ -48,7 +49,7 @@ pub use pattern::Template;
 pub use skeleton::Skeletons;
 use support::Support;
 
-/// No token: stands between two runs of fixed text, and where the middle of a long prompt is left out.
+/// No token: separates two runs of fixed text, and where the middle of a long prompt is left out.
 pub const GAP: u32 = u32::MAX;
 /// Tokens of a prompt that are looked at: as many from its beginning as from its end. Templates are at the ends.
 pub const MAX_ROW_TOKENS: usize = 2048;
@@ -130,7 +131,7 @@ pub fn mine_templates(pool: &TokenPool, options: &TemplateOptions) -> Result<Tem
 }
 
 impl TemplateSet {
-    /// Whether the fixed text of two rows begins alike and ends alike, as far as it stands at their ends.
+    /// Whether the fixed text of two rows begins alike and ends alike, as far as it is at their ends.
     pub fn ends_agree(&self, a: usize, b: usize) -> bool {
         grouping::ends_agree(self.skeletons.row(a), self.skeletons.row(b))
     }

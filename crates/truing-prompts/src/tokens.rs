@@ -2,7 +2,8 @@
 //!
 //! A token is a word (letters, marks and digits in one run), one character of a script written without spaces, one
 //! punctuation mark or symbol, or a break of lines (blank lines count as one break). Other white space separates and is
-//! dropped. Every prompt begins with [`START`] and ends with [`END`], so that the first and last tokens can be recognised.
+//! dropped. Every prompt begins with [`START`] and ends with [`END`], so that the first and last tokens can be
+//! recognised.
 //!
 //! What it is not: a model's tokenizer. Word pieces would cut one word differently beside different neighbours.
 

@@ -29,7 +29,8 @@ pub enum ReportError {
         missing: &'static str,
     },
     /// A run of a version that did not write which stage ran.
-    #[error("{}: missing field `stage`; an older version made this run: add the field, for instance \"stage\": \"sft\"", path.display())]
+    #[error("{}: missing field `stage`; an older version made this run: add the field, for instance \
+             \"stage\": \"sft\"", path.display())]
     NoStage {
         /// The file.
         path: PathBuf,

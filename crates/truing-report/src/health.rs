@@ -5,7 +5,7 @@ use truing_statistics::{Estimate, ShareInterval};
 use crate::names;
 use crate::run_record::{RunRecord, StageRecord};
 
-/// How a note is meant.
+/// Severity of a note.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
     /// As it should be.
@@ -19,7 +19,7 @@ pub(crate) enum Level {
 /// One sentence or two.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct HealthNote {
-    /// How it is meant.
+    /// Its severity.
     pub(crate) level: Level,
     /// What was found and what it means.
     pub(crate) text: String,

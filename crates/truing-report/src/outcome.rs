@@ -147,7 +147,8 @@ pub(crate) fn of_pipeline(record: &RunRecord) -> Vec<(String, Vec<Outcome>)> {
     rows
 }
 
-/// Of models as they were saved, which rounds their weights: it differs a little from that of the same step in training.
+/// Of models as they were saved, which rounds their weights: it differs a little from that of the same step in
+/// training.
 fn heldout_loss(before: &Evaluation, after: &Evaluation) -> Option<Outcome> {
     Some(Outcome {
         measure: "held-out loss of the saved model".into(),

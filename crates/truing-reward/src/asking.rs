@@ -1,5 +1,5 @@
 //! Asking a model for an answer that a program can read: where it cannot, the model is reminded of the form, and asked
-//! again. Which model it is, and whether a cache stands before it, is not known here.
+//! again. Which model it is, and whether a cache is before it, is not known here.
 //!
 //! A verdict is read from the answer alone, never from the thought before it. A reply that was cut at its limit,
 //! withheld by a filter, refused or that calls a tool has no verdict, even if its text has one.
@@ -29,7 +29,8 @@ pub enum NoAnswer {
         end: String,
     },
     /// The last reply is not whole.
-    #[error("the reply was cut at max_tokens ({max_tokens}){}", if *in_thought { ", inside its reasoning" } else { "" })]
+    #[error("the reply was cut at max_tokens \
+             ({max_tokens}){}", if *in_thought { ", inside its reasoning" } else { "" })]
     Cut {
         /// The limit.
         max_tokens: usize,

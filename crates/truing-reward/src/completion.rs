@@ -8,10 +8,10 @@ use truing_types::{Conversation, FinishReason, RowOrigin, Unscored, UnscoredReas
 pub struct Completion<'a> {
     /// The conversation before it.
     pub prompt: &'a Conversation,
-    /// What the model wrote, without end token or stop text. [`Rewards`](crate::Rewards) are given all of it; of a reward
-    /// that [reads](crate::Reads) the answer it is the answer alone.
+    /// What the model wrote, without end token or stop text. [`Rewards`](crate::Rewards) are given all of it; of a
+    /// reward that [reads](crate::Reads) the answer it is the answer alone.
     pub text: &'a str,
-    /// Tokens drawn, the end token included.
+    /// Tokens sampled, the end token included.
     pub n_tokens: usize,
     /// Why it ended.
     pub finish_reason: FinishReason,
@@ -29,9 +29,9 @@ pub trait RewardFunction {
     /// One result for each completion, in order. A completion's score does not depend on the others.
     fn score(&mut self, completions: &[Completion<'_>]) -> Vec<Result<f64, Unscored>>;
 
-    /// The score of a completion without an answer: its thought was cut or never closed, or nothing follows it. `completion`
-    /// holds all of its text. Unless a reward says otherwise this is 0, as for a wrong answer; a row that lacks its reference
-    /// stays unscored.
+    /// The score of a completion without an answer: its thought was cut or never closed, or nothing follows it.
+    /// `completion` holds all of its text. Unless a reward says otherwise this is 0, as for a wrong answer; a row that
+    /// lacks its reference stays unscored.
     ///
     /// # Errors
     /// When there is no score.
@@ -43,7 +43,8 @@ pub trait RewardFunction {
         }
     }
 
-    /// Checks of a row what can be known before there is a completion of it: `completion` has no text. Nothing is asked or run.
+    /// Checks of a row what can be known before there is a completion of it: `completion` has no text. Nothing is asked
+    /// or run.
     ///
     /// # Errors
     /// When no completion of the row will have a score.

@@ -38,7 +38,7 @@ pub enum ConstraintCheck {
     },
 }
 
-/// A constraint as it stands in a prompt.
+/// A constraint as it is in a prompt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Constraint {
     /// The type's identifier.
@@ -89,7 +89,7 @@ impl Constraint {
     }
 }
 
-/// Whether a text holds another; a number only where no further digit stands beside it.
+/// Whether a text holds another; a number only where no further digit is beside it.
 fn holds(text: &str, wanted: &str) -> bool {
     let is_number = wanted.chars().all(|c| c.is_ascii_digit());
     let is_digit = |c: Option<char>| is_number && c.is_some_and(|c| c.is_ascii_digit());

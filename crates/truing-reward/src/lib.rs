@@ -5,7 +5,7 @@
 //! [`split_reasoning`](truing_types::split_reasoning). Each reward reads the answer or the whole ([`Reads`]).
 //!
 //! Verifiers are one file each in [`verifiers`]; [`judge`] asks a language model; [`Rewards`] sums them up, each for
-//! the sources it is meant for; [`notebook`] runs cells of Python that share variables; [`constraints`] are sentences
+//! the sources it applies to; [`notebook`] runs cells of Python that share variables; [`constraints`] are sentences
 //! of a prompt together with the check of a response: a verifier's instruction or a question of a [`checklist`];
 //! [`shaping`] changes the rewards of a step before they are trained on.
 

@@ -1,8 +1,8 @@
-//! What happens to the rewards of a step before they are learnt from: cut, shortened by length, standardised, in this
+//! What happens to the rewards of a step before they are trained on: cut, shortened by length, standardised, in this
 //! order. Rewards that are reported stay as they were; a completion without a reward stays without one.
 //!
-//! An advantage estimator that divides by its group's deviation undoes an affine change of the whole: there `standardise` matters
-//! only on the parts of a sum, and with leave-one-out or Dr. GRPO's estimator.
+//! An advantage estimator that divides by its group's deviation undoes an affine change of the whole: there
+//! `standardise` matters only on the parts of a sum, and with leave-one-out or Dr. GRPO's estimator.
 
 use std::collections::BTreeMap;
 
@@ -95,7 +95,7 @@ impl ShapingConfig {
         }
     }
 
-    /// The rewards that are learnt from. A completion is correct where its reward is at least `pass_reward`, before any
+    /// The rewards that are trained on. A completion is correct where its reward is at least `pass_reward`, before any
     /// of this.
     #[must_use]
     pub fn shape(&self, rewards: &Rewards, completions: &[Shaped<'_>], pass_reward: f64) -> Vec<Option<f64>> {

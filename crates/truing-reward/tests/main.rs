@@ -115,8 +115,8 @@ fn ifeval_agrees_with_the_stored_verdicts() {
     }
     println!("{} of {n} verdicts agree, {n_unstable} left out", n - differences.len());
     assert_eq!((n, n_unstable), (1256, 16), "every stored verdict finds its settings");
-    // Too short to tell, which counts as right. langdetect calls "etchings" and "coastal elegance properties" something else
-    // than English, and three short lines of Marathi Hindi.
+    // Too short to tell, which counts as right. langdetect calls "etchings" and "coastal elegance properties" something
+    // else than English, and three short lines of Marathi Hindi.
     let expected = [
         "gpt4_verdicts_strict.jsonl 1843: change_case:english_lowercase is true",
         "gpt4_verdicts_strict.jsonl 202: change_case:english_lowercase is true",

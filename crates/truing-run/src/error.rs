@@ -46,7 +46,8 @@ pub enum RunError {
     },
     /// A disk without room for what a run saves.
     #[error(
-        "{}: the checkpoint and the model of this run need {:.1} GiB, but {:.1} GiB are free: set `output_dir` to another disk",
+        "{}: the checkpoint and the model of this run need {:.1} GiB, but {:.1} GiB are free: set \
+         `output_dir` to another disk",
         path.display(),
         *needed as f64 / GIB,
         *free as f64 / GIB
@@ -83,8 +84,8 @@ pub enum RunError {
     },
     /// A recipe that plans fewer steps than the run has taken.
     #[error(
-        "the recipe plans {}, but the run has taken {taken} already: expected a `max_steps` or `num_train_epochs` of as many \
-         steps or more",
+        "the recipe plans {}, but the run has taken {taken} already: expected a `max_steps` or \
+         `num_train_epochs` of as many steps or more",
         counted(*planned, "step", "steps")
     )]
     TooShort {
@@ -118,8 +119,8 @@ pub enum RunError {
     },
     /// A reward model or classifier where a language model is needed.
     #[error(
-        "{} is {} ({architecture}, {}) and has no language-model head, so it can neither write text nor be trained to: use \
-         the model that it was trained from, or score with it ({})",
+        "{} is {} ({architecture}, {}) and has no language-model head, so it can neither write text nor be \
+         trained to: use the model that it was trained from, or score with it ({})",
         path.display(),
         if *n_outputs == 1 { "a reward model or scorer" } else { "a classifier" },
         counted(*n_outputs as u64, "output", "outputs"),

@@ -1,5 +1,5 @@
-//! The folder of a run on one or several ranks: the first rank creates or opens it, locks it and looks for a checkpoint;
-//! the others receive what it found.
+//! The folder of a run on one or several ranks: the first rank creates or opens it, locks it and looks for a
+//! checkpoint; the others receive what it found.
 
 use std::path::{Path, PathBuf};
 

@@ -33,8 +33,8 @@ pub fn model_files(model: &ModelFiles) -> Vec<PathBuf> {
     model.deciding_files()
 }
 
-/// One digest of some files, for instance those that decide what a model computes ([`model_files`]): the same for the same
-/// contents, wherever they lie.
+/// One digest of some files, for instance those that decide what a model computes ([`model_files`]): the same for the
+/// same contents, wherever they lie.
 ///
 /// # Errors
 /// When a file cannot be read.
@@ -50,8 +50,8 @@ pub fn digest_of_files(files: &[PathBuf]) -> Result<Digest, RunError> {
 const KEY_VERSION: u32 = 3;
 
 /// What decides every step of a run, so that one run can continue another: engine, stage, settings
-/// ([`Scope::Resume`]), the contents of all input files but those it is only evaluated on, and the samples that were made
-/// of them, where a stage can tell.
+/// ([`Scope::Resume`]), the contents of all input files but those it is only evaluated on, and the samples that were
+/// made of them, where a stage can tell.
 #[must_use]
 pub fn resume_key<E: Engine>(recipe: &impl Recipe, inputs: &RunInputs, samples: Option<Digest>) -> Digest {
     let is_deciding = |file: &&InputFile| file.role != "evaluation";
@@ -60,9 +60,9 @@ pub fn resume_key<E: Engine>(recipe: &impl Recipe, inputs: &RunInputs, samples: 
     Digest::of_bytes(parts.join("\n").as_bytes())
 }
 
-/// What decides all that a finished run leaves behind: two runs of one content key have equal results. Made of the engine,
-/// the stage, settings ([`Scope::Content`]) and the contents of all input files; never of paths, log settings, threads or
-/// memory budgets.
+/// What decides all that a finished run leaves behind: two runs of one content key have equal results. Made of the
+/// engine, the stage, settings ([`Scope::Content`]) and the contents of all input files; never of paths, log settings,
+/// threads or memory budgets.
 #[must_use]
 pub fn content_key<E: Engine>(recipe: &impl Recipe, inputs: &RunInputs) -> Digest {
     let parts = key_parts::<E>(recipe, Scope::Content, inputs.files.iter());

@@ -50,11 +50,12 @@ pub fn tokenizer(files: &ModelFiles) -> Result<Tokenizer, RunError> {
     })
 }
 
-/// Whether training continues on the weights of the adapter that was opened, which needs a `[lora]` of its shape. Without
-/// `[lora]` they are merged into the base and all weights learn.
+/// Whether training continues on the weights of the adapter that was opened, which needs a `[lora]` of its shape.
+/// Without `[lora]` they are merged into the base and all weights learn.
 ///
 /// # Errors
-/// When there is an adapter and a `[lora]` of another shape, or parameters in the adapter that `[lora]` would not train.
+/// When there is an adapter and a `[lora]` of another shape, or parameters in the adapter that `[lora]` would not
+/// train.
 pub fn continues_adapter(files: &ModelFiles, trainable: &TrainableSpec) -> Result<bool, RunError> {
     let (Some(adapter), Some(lora)) = (&files.adapter, &trainable.lora) else { return Ok(false) };
     if !lora.is_same(&adapter.lora) {
@@ -95,8 +96,8 @@ pub fn announce(files: &ModelFiles, trainable: &TrainableSpec, events: &mut dyn 
         events.emit(Event::Warning(notice));
     }
     if trainable.lora.is_some() && files.kind == ModelKind::Gguf {
-        let note = "the base model is a GGUF file, which PEFT does not load: for use elsewhere save the whole model with \
-                    `merge_adapter = true`";
+        let note = "the base model is a GGUF file, which PEFT does not load: for use elsewhere save the \
+                    whole model with `merge_adapter = true`";
         events.emit(Event::Note(note.into()));
     }
     let new_head = match files.spec.head {
@@ -159,8 +160,8 @@ fn score_padding(files: &ModelFiles, renderer: &ChatRenderer, is_adapter: bool) 
     renderer.padding_preferring(preferred, files.spec.vocab_size)
 }
 
-/// What the saved adapter names as its base: the model that was opened, or of a continued adapter that one's base. A model out
-/// of a cache goes by its name; any other by its whole path, which means the same from every folder.
+/// What the saved adapter names as its base: the model that was opened, or of a continued adapter that one's base. A
+/// model out of a cache goes by its name; any other by its whole path, which means the same from every folder.
 pub fn base_of<'a>(files: &'a ModelFiles, configured: &'a str) -> Cow<'a, str> {
     let base = files.base_path();
     match (hub_name(base), std::fs::canonicalize(base), &files.adapter) {

@@ -34,7 +34,8 @@ pub struct RunRecord<'a> {
 }
 
 impl<'a> RunRecord<'a> {
-    /// Continues from `state`: what was logged after it, in the metrics and in the files named `evaluations`, is cut off.
+    /// Continues from `state`: what was logged after it, in the metrics and in the files named `evaluations`, is cut
+    /// off.
     ///
     /// # Errors
     /// When a file cannot be cut or a peer is lost.
@@ -106,7 +107,8 @@ impl<'a> RunRecord<'a> {
                 }
             }
             Ok((n_steps > 0).then(|| {
-                "the model was not trained: the gradient was 0 in every step (`grad_norm`). Do not use the saved model as a trained one"
+                "the model was not trained: the gradient was 0 in every step (`grad_norm`). Do not use the \
+                 saved model as a trained one"
                     .to_owned()
             }))
         })
@@ -214,8 +216,8 @@ impl<'a> RunRecord<'a> {
         Ok(())
     }
 
-    /// Gives a model the weights of the best evaluation. Those before the first step are in no checkpoint, nor are those of
-    /// a run that was not asked for them until it was resumed.
+    /// Gives a model the weights of the best evaluation. Those before the first step are in no checkpoint, nor are
+    /// those of a run that was not asked for them until it was resumed.
     ///
     /// # Errors
     /// When the checkpoint cannot be read or a peer is lost.
@@ -226,8 +228,8 @@ impl<'a> RunRecord<'a> {
         events: &mut dyn EventSink,
     ) -> Result<(), RunError> {
         let Some(best) = state.best else {
-            let warning = "no evaluation had a result, so no step is the best (`load_best_model_at_end`); the last weights are \
-                           saved";
+            let warning = "no evaluation had a result, so no step is the best (`load_best_model_at_end`); \
+                           the last weights are saved";
             events.emit(Event::Warning(warning.into()));
             return Ok(());
         };
@@ -269,8 +271,8 @@ pub fn is_any_stopped(
     Ok(n_stopped[0] > 0.0)
 }
 
-/// A rank that breaks a step off by itself would leave the others waiting; with peers the flag is looked at between steps,
-/// by all at once.
+/// A rank that breaks a step off by itself would leave the others waiting; with peers the flag is looked at between
+/// steps, by all at once.
 pub fn break_if_alone(stop: &AtomicBool, world_size: usize) -> ControlFlow<()> {
     if world_size == 1 && stop.load(Ordering::Relaxed) {
         ControlFlow::Break(())

@@ -38,8 +38,8 @@ pub fn find_checkpoint(
     Ok(Some(directory))
 }
 
-/// Refuses to resume where a file has another content, or there are other files. Rows that are not used count as well: what
-/// the run's folder says of them would no longer be true.
+/// Refuses to resume where a file has another content, or there are other files. Rows that are not used count as well:
+/// what the run's folder says of them would no longer be true.
 ///
 /// # Errors
 /// [`RunError::FileChanged`], naming one of them.

@@ -153,8 +153,8 @@ impl DataReport {
         self.files.extend(rows.files().iter().map(|file| Arc::from(&*file.to_string_lossy())));
     }
 
-    /// An error of a data set in which no sample is left, with the rows of this report: also those that were left out or gave
-    /// no sample before the data set was made. `n_unused` counts the latter.
+    /// An error of a data set in which no sample is left, with the rows of this report: also those that were left out
+    /// or gave no sample before the data set was made. `n_unused` counts the latter.
     #[must_use]
     pub fn completed(&self, error: DataError, n_unused: u64) -> DataError {
         match error {

@@ -242,9 +242,10 @@ mod tests {
         };
         let text = serde_json::to_string(&decision).unwrap();
         assert!(
-            text.ends_with(
-                r#""decision":{"outcome":"dropped","layer":{"name":"diversity","level":2},"threshold":0.25,"representative":3}}"#
-            ),
+            text.ends_with(concat!(
+                r#""decision":{"outcome":"dropped","layer":{"name":"diversity","level":2},"#,
+                r#""threshold":0.25,"representative":3}}"#,
+            )),
             "{text}"
         );
         assert_eq!(serde_json::from_str::<PromptDecision>(&text).unwrap(), decision);

@@ -254,8 +254,8 @@ impl CheckpointSettings {
         self.save_steps.is_some() || self.keep_best || self.load_best_model_at_end
     }
 
-    /// Bytes of the model that the run saves, and of a checkpoint where it `saves` some. A checkpoint has weights and both moments in float32. Of an adapter
-    /// it has what learns alone, and so has the model unless it is merged.
+    /// Bytes of the model that the run saves, and of a checkpoint where it `saves` some. A checkpoint has weights and
+    /// both moments in float32. Of an adapter it has what learns alone, and so has the model unless it is merged.
     #[must_use]
     pub fn disk_bytes(
         &self,
@@ -493,7 +493,8 @@ mod tests {
         };
         let bytes =
             |is_adapter, is_merged, saves| settings.disk_bytes(1000, 10, is_adapter, is_merged, saves);
-        // 1,000 parameters of which 10 learn: a model in two bytes a number, a checkpoint in four, and two moments in four.
+        // 1,000 parameters of which 10 learn: a model in two bytes a number, a checkpoint in four, and two moments in
+        // four.
         assert_eq!(bytes(false, false, false), 2000);
         assert_eq!(bytes(false, false, true), 2000 + 4000 + 80);
         assert_eq!(bytes(true, false, true), 20 + 40 + 80);

@@ -45,8 +45,8 @@ pub fn file_names<'a>(paths: impl IntoIterator<Item = &'a str>) -> BTreeMap<&'a 
     shortest(paths, |level, path| last_parts(path, level + 1))
 }
 
-/// The name out of [`file_names`] that means a path: the longest that the path ends with, or the only one that ends with the
-/// path.
+/// The name out of [`file_names`] that means a path: the longest that the path ends with, or the only one that ends
+/// with the path.
 pub fn find_name<'n>(names: impl Iterator<Item = &'n str> + Clone, path: &str) -> Option<&'n str> {
     let ends_with = |path: &str, end: &str| {
         let mut of_path = parts(path);

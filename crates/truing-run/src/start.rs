@@ -15,8 +15,8 @@ use crate::RunError;
 pub enum Start {
     /// In a folder that holds no run yet.
     Fresh,
-    /// From the newest complete checkpoint of the folder's run. Where there is no run yet, because the folder is missing,
-    /// empty or of a run that was killed before its first file, the run starts.
+    /// From the newest complete checkpoint of the folder's run. Where there is no run yet, because the folder is
+    /// missing, empty or of a run that was killed before its first file, the run starts.
     Resume,
 }
 
@@ -96,7 +96,8 @@ impl TrainedModel {
     }
 }
 
-/// Optimiser steps of a run that was finished before; `None` where its version did not record them, or it has not ended.
+/// Optimiser steps of a run that was finished before; `None` where its version did not record them, or it has not
+/// ended.
 pub(crate) fn n_steps_of_outcome(folder: &Path) -> Result<Option<u64>, RunError> {
     Ok(saved_outcome(folder)?.n_steps)
 }

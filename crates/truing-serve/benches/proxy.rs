@@ -1,11 +1,15 @@
-//! What the PAS proxy adds to a request: latency at a fixed rate, directly and through the proxy, in alternating blocks of one run.
+//! What the PAS proxy adds to a request: latency at a fixed rate, directly and through the proxy, in alternating blocks
+//! of one run.
 //!
-//! `cargo bench -p truing-serve --bench proxy -- [requests per second] [seconds per block] [rounds] [upstream port] [port of another proxy]`
+//! ```text
+//! cargo bench -p truing-serve --bench proxy -- [requests per second] [seconds per block] [rounds] [upstream port]
+//!     [port of another proxy]
+//! ```
 //!
-//! The upstream server is a mock that answers after 5 milliseconds, on any free port unless one is given. Another proxy, for
-//! instance `benches/peers/proxy_litellm.py`, forwards to that port, and is measured in the same rounds. Requests are sent on time whether or not earlier ones have been
-//! answered (open loop), so that a slow proxy cannot hide behind its own delay. All but the other proxy runs in this process, whose resident memory is
-//! printed.
+//! The upstream server is a mock that answers after 5 milliseconds, on any free port unless one is given. Another
+//! proxy, for instance `benches/peers/proxy_litellm.py`, forwards to that port, and is measured in the same rounds.
+//! Requests are sent on time whether or not earlier ones have been answered (open loop), so that a slow proxy cannot
+//! hide behind its own delay. All but the other proxy runs in this process, whose resident memory is printed.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,5 +1,5 @@
-//! A request for completions on its way: what the worker sends, the time that is left, and that nobody computes for a client who
-//! has left.
+//! A request for completions on its way: what the worker sends, the time that is left, and that nobody computes for a
+//! client who has left.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -192,8 +192,8 @@ pub(crate) fn json_number(value: f32) -> Value {
     if value.is_finite() { json!(value) } else { json!(IMPOSSIBLE) }
 }
 
-/// The log-probabilities of a prompt as vLLM has them: nothing for the first token, then for each token its own and the most
-/// likely ones, by id.
+/// The log-probabilities of a prompt as vLLM has them: nothing for the first token, then for each token its own and the
+/// most likely ones, by id.
 pub(crate) fn prompt_log_probs_json(
     tokenizer: &Tokenizer,
     tokens: &[truing_predict::PromptToken],

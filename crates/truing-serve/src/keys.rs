@@ -11,7 +11,8 @@ impl std::fmt::Debug for ApiKeys {
 }
 
 impl ApiKeys {
-    /// The keys of a file: one a line; empty lines and lines that begin with `#` are left out. `None` where there is none.
+    /// The keys of a file: one a line; empty lines and lines that begin with `#` are left out. `None` where there is
+    /// none.
     #[must_use]
     pub fn of_text(text: &str) -> Option<Self> {
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));

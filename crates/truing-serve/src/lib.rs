@@ -1,8 +1,8 @@
 //! An OpenAI-compatible server for models in this process.
 //!
 //! Requests arrive on connections (axum), become jobs, and are sent to one thread that owns the engines and decodes all
-//! of them side by side ([`truing_generate::DecodingLoop`]). What a request gets depends on the request, its seed and the
-//! weights, never on what runs beside it or is cached. Every field of a request is honoured, or refused by name
+//! of them side by side ([`truing_generate::DecodingLoop`]). What a request gets depends on the request, its seed and
+//! the weights, never on what runs beside it or is cached. Every field of a request is honoured, or refused by name
 //! ([`ENDPOINTS`]).
 
 mod chat;
@@ -66,7 +66,8 @@ pub const ENDPOINTS: &[Endpoint] = &[
     Endpoint { path: "/update_weights_from_disk", fields: weights::UPDATE_WEIGHTS_FIELDS },
 ];
 
-/// Fields of sampling, which `/v1/chat/completions`, `/v1/completions` and the `sampling_params` of `/inference/v1/generate` share.
+/// Fields of sampling, which `/v1/chat/completions`, `/v1/completions` and the `sampling_params` of
+/// `/inference/v1/generate` share.
 pub const SAMPLING_FIELDS: &[FieldInfo] = sampling::SAMPLING_FIELDS;
 
 /// Further fields of `sampling_params`.
@@ -229,8 +230,8 @@ pub enum ServeError {
 /// Serves models until the clock says stop, then answers what has been taken.
 ///
 /// # Errors
-/// When there is no model or one that cannot be served, when the address is open to others and there are no keys, or when the
-/// system refuses.
+/// When there is no model or one that cannot be served, when the address is open to others and there are no keys, or
+/// when the system refuses.
 pub fn serve<E>(
     listener: TcpListener,
     models: Vec<ServedModel<E>>,
@@ -302,8 +303,8 @@ pub struct ConnectionLimits {
     pub drain_timeout: Duration,
 }
 
-/// Serves any routes, without a model, until the clock says stop; then answers what has been taken. `is_idle` says whether no
-/// request is being answered.
+/// Serves any routes, without a model, until the clock says stop; then answers what has been taken. `is_idle` says
+/// whether no request is being answered.
 ///
 /// # Errors
 /// When the system refuses.

@@ -1,7 +1,7 @@
 //! The PAS proxy: requests to any OpenAI-compatible server, with a complement after the user's text.
 //!
-//! The complement is appended; the user's text, all other fields and the answer's bytes are passed on as they are. Whatever
-//! is wrong with the complement model, the request is answered without a complement.
+//! The complement is appended; the user's text, all other fields and the answer's bytes are passed on as they are.
+//! Whatever is wrong with the complement model, the request is answered without a complement.
 
 mod body;
 mod complements;
@@ -90,7 +90,8 @@ pub struct ProxyOptions {
     pub max_connections: usize,
     /// Time for requests that are being answered when the proxy stops.
     pub drain_timeout: Duration,
-    /// Keys that requests have to show to the proxy. Their `Authorization` is passed on, unless `upstream_key` takes its place.
+    /// Keys that requests have to show to the proxy. Their `Authorization` is passed on, unless `upstream_key` takes
+    /// its place.
     pub keys: Option<ApiKeys>,
     /// Key for the upstream server.
     pub upstream_key: Option<UpstreamKey>,

@@ -68,8 +68,8 @@ impl<'a> GrowingReply<'a> {
         delta
     }
 
-    /// The reply may be a thought, or begin one. Of a thought that is surely open, all but the last characters is shown, which
-    /// may be a part of the closing mark.
+    /// The reply may be a thought, or begin one. Of a thought that is surely open, all but the last characters is
+    /// shown, which may be a part of the closing mark.
     fn push_thought(&mut self) -> Delta {
         let start = TextStart::after(self.opened.as_ref());
         let split = split_reasoning(&self.text, self.marks, start);
@@ -79,7 +79,8 @@ impl<'a> GrowingReply<'a> {
             (Some(reasoning), Some(answer)) => {
                 // What follows could still be a further closing mark, but not once it is text.
                 if answer.chars().count() > OPENING_CHARS {
-                    // The answer is a part of the text. Its end may be trimmed, so its start does not follow from its length.
+                    // The answer is a part of the text. Its end may be trimmed, so its start does not follow from its
+                    // length.
                     self.answer_start = Some(answer.as_ptr() as usize - self.text.as_ptr() as usize);
                     show(&reasoning, &mut self.n_reasoning_shown, &mut delta.reasoning);
                     self.show_content(&mut delta);

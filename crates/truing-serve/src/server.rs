@@ -112,7 +112,8 @@ pub(crate) async fn listen_with(
     }
     on_stop();
     drop(listener);
-    // Requests that are still running are closed after the drain timeout. A connection without a complete request is closed at once.
+    // Requests that are still running are closed after the drain timeout. A connection without a complete request is
+    // closed at once.
     tokio::select! {
         () = graceful.shutdown() => {}
         () = until_quiet(is_idle) => {}
@@ -259,8 +260,8 @@ async fn admitted(server: &Server, request: Request) -> Result<Request, ApiError
     Ok(Request::from_parts(parts, Body::from(body)))
 }
 
-/// Without keys only this machine's own names are answered, so that no page of another site reaches the server through a
-/// name that it makes point here (DNS rebinding).
+/// Without keys only this machine's own names are answered, so that no page of another site reaches the server through
+/// a name that it makes point here (DNS rebinding).
 pub(crate) fn check_host(keys: Option<&ApiKeys>, headers: &HeaderMap) -> Result<(), ApiError> {
     if keys.is_some() {
         return Ok(());

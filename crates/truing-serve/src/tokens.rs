@@ -1,4 +1,5 @@
-//! Token ids in and out: `/tokenize`, `/detokenize`, and `/inference/v1/generate`, which reinforcement-learning clients use.
+//! Token ids in and out: `/tokenize`, `/detokenize`, and `/inference/v1/generate`, which reinforcement-learning clients
+//! use.
 
 use std::sync::Arc;
 
@@ -251,7 +252,11 @@ fn read_seed_indices(params: &mut Fields) -> Result<Option<(u64, Vec<u64>)>, Api
 
 /// A token's log-probability, named by its id.
 fn by_id(event: &TokenEvent) -> Value {
-    let one = |token: u32, log_prob: f32| json!({"token": format!("token_id:{token}"), "logprob": json_number(log_prob), "bytes": null});
+    let one = |token: u32, log_prob: f32| {
+        json!({
+            "token": format!("token_id:{token}"), "logprob": json_number(log_prob), "bytes": null
+        })
+    };
     let mut value = one(event.token, event.log_prob);
     let top = event.top_log_probs.iter();
     value["top_logprobs"] = top.map(|&(token, log_prob)| one(token, log_prob)).collect();

@@ -110,13 +110,13 @@ impl Tools {
         Some((GrammarSource::JsonSchema(schema), "tools".into()))
     }
 
-    /// Where in a text a call may begin: what stands before is certainly content. `None` where nothing looks like one.
+    /// Where in a text a call may begin: what is before is certainly content. `None` where nothing looks like one.
     pub(crate) fn may_begin(&self, text: &str) -> Option<usize> {
         if self.is_empty() { None } else { tool_calls::may_begin(text) }
     }
 
-    /// The calls in an answer and the text before them; `None` where it has no call. Where a call is required, the text is one, also
-    /// if it was cut.
+    /// The calls in an answer and the text before them; `None` where it has no call. Where a call is required, the text
+    /// is one, also if it was cut.
     pub(crate) fn calls(&self, text: &str) -> Option<(String, Vec<ToolCall>)> {
         if self.required.is_some() {
             return self.required_call(text).map(|call| (String::new(), vec![call]));

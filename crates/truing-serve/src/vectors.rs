@@ -1,5 +1,7 @@
 //! `/v1/embeddings`, `/v1/score` and `/v1/rerank`: one number, or one vector, for each text.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -162,15 +164,25 @@ fn split_conversation(
     Ok((Conversation { messages, tools: Vec::new() }, response))
 }
 
-/// `/v1/score`: rewards of responses.
-pub(crate) async fn score(server: &Server, body: &[u8], logged: &mut Logged) -> Result<Value, ApiError> {
-    let mut fields = Fields::of_body(body)?;
-    let model = server.model(&mut fields)?;
+/// The model of a request, which has to score responses.
+fn scoring_model(
+    server: &Server,
+    fields: &mut Fields,
+    logged: &mut Logged,
+) -> Result<Arc<ModelEntry>, ApiError> {
+    let model = server.model(fields)?;
     logged.model = Some(model.name.clone());
     if !matches!(model.kind, ModelKind::Score) {
         return Err(model.cannot("score responses"));
     }
     logged.user = fields.text("user")?;
+    Ok(model)
+}
+
+/// `/v1/score`: rewards of responses.
+pub(crate) async fn score(server: &Server, body: &[u8], logged: &mut Logged) -> Result<Value, ApiError> {
+    let mut fields = Fields::of_body(body)?;
+    let model = scoring_model(server, &mut fields, logged)?;
     let (asked, param) = match fields.list("messages")? {
         Some(values) => (conversations(values)?, "messages"),
         None => {
@@ -228,12 +240,7 @@ fn conversations(values: Vec<Value>) -> Result<Vec<(Conversation, Vec<Message>)>
 /// `/v1/rerank`: responses by falling reward.
 pub(crate) async fn rerank(server: &Server, body: &[u8], logged: &mut Logged) -> Result<Value, ApiError> {
     let mut fields = Fields::of_body(body)?;
-    let model = server.model(&mut fields)?;
-    logged.model = Some(model.name.clone());
-    if !matches!(model.kind, ModelKind::Score) {
-        return Err(model.cannot("score responses"));
-    }
-    logged.user = fields.text("user")?;
+    let model = scoring_model(server, &mut fields, logged)?;
     let query = fields.text("query")?;
     let query = fields.required("query", query, "a text")?;
     let documents = fields.texts("documents")?;

@@ -1,5 +1,5 @@
-//! The thread that owns the engines. It does everything that computes: one token of every running completion at a time, and
-//! between tokens whatever else was asked.
+//! The thread that owns the engines. It does everything that computes: one token of every running completion at a time,
+//! and between tokens whatever else was asked.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

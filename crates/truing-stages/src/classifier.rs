@@ -3,7 +3,8 @@
 //! small scorer (its Quality-7B). One stage for all: a head's outputs cut into parts, of which each is a dimension of
 //! labels or a score. One recipe for both models: what kind `model_name_or_path` names decides the rest.
 //!
-//! Both run through [`training`]; this module has what is the classifier's own: rows, labels, targets, evaluation, prediction.
+//! Both run through [`training`]; this module has what is the classifier's own: rows, labels, targets, evaluation,
+//! prediction.
 
 mod inputs;
 mod label_names;

@@ -1,8 +1,8 @@
-//! On-policy distillation: the student samples completions, a teacher says how likely it finds each token of them, and the
-//! student moves towards the teacher (GKD, arXiv 2306.13649).
+//! On-policy distillation: the student samples completions, a teacher says how likely it finds each token of them, and
+//! the student moves towards the teacher (GKD, arXiv 2306.13649).
 //!
-//! The teacher is a larger model, or the student itself with text that only the teacher reads: a complement (PAS), a golden
-//! answer, a critique. What that text achieves in the prompt is then in the weights.
+//! The teacher is a larger model, or the student itself with text that only the teacher reads: a complement (PAS), a
+//! golden answer, a critique. What that text achieves in the prompt is then in the weights.
 //!
 //! ```text
 //! y ~ student(. | x)      D(student(. | x, y_<t), teacher(. | x', y_<t)) at every token t of y
@@ -16,47 +16,27 @@ use std::borrow::Cow;
 
 use truing_ask::ChatModelConfig;
 use truing_model::Engine;
-use truing_run::{Ended, Machine};
-use truing_store::RunInputs;
+use truing_run::Ended;
 use truing_types::StageName;
 
-use crate::training::{self, TrainingConfig, TrainingPlan};
-use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
+use crate::training::{self, DecoderStage, TrainingConfig, TrainingPlan};
+use crate::{PlanContext, RunContext, StageError, TrainedModel};
 
 pub use config::{DistillationConfig, DivergenceName, KlTokens, TeacherConfig, TeacherWeights};
 pub use inputs::{DistillInputs, DistillPrompt, DistillPrompts};
 use workload::OnPolicyDistillation;
 
-/// On-policy distillation. `stop` is looked at after every completion and pack. A step is a function of seed, step and weights: a
-/// step that was interrupted is repeated with the same tokens.
+/// On-policy distillation. `stop` is looked at after every completion and pack. A step is a function of seed, step and
+/// weights: a step that was interrupted is repeated with the same tokens.
 #[derive(Debug)]
 pub struct DistillStage;
 
-impl Stage for DistillStage {
+impl DecoderStage for DistillStage {
     const NAME: StageName = StageName::Distill;
-    type Config = TrainingConfig;
     type Inputs = DistillInputs;
-    type Plan = TrainingPlan;
-    type Outcome = TrainedModel;
 
     fn load(config: &TrainingConfig, context: &mut PlanContext<'_>) -> Result<DistillInputs, StageError> {
         DistillInputs::load(config, context.render.clone(), context.events)
-    }
-
-    fn plan<E: Engine>(
-        config: TrainingConfig,
-        inputs: &DistillInputs,
-        machine: &Machine,
-    ) -> Result<TrainingPlan, StageError> {
-        TrainingPlan::resolve::<E, _>(config, inputs, machine)
-    }
-
-    fn config(plan: &TrainingPlan) -> &Self::Config {
-        &plan.config
-    }
-
-    fn record<'a>(_: &TrainingPlan, inputs: &'a DistillInputs) -> Result<Cow<'a, RunInputs>, StageError> {
-        Ok(Cow::Borrowed(&inputs.record))
     }
 
     fn chat_models(plan: &TrainingPlan) -> Vec<Cow<'_, ChatModelConfig>> {

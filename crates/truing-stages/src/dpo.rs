@@ -3,7 +3,6 @@
 
 mod reference;
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -12,17 +11,17 @@ use serde::{Deserialize, Serialize};
 use truing_data::{ResponseBatch, ResponseDataset};
 use truing_model::Engine;
 use truing_run::samples::{Compared, ResponseOptions};
-use truing_run::{Ended, Machine, RunError};
-use truing_store::RunInputs;
+use truing_run::{Ended, RunError};
 use truing_train::{Preference, PreferenceLoss, PreferencePack, ResponsePair};
 use truing_types::{BatchError, StageName};
 
 use crate::responses::ResponseInputs;
 use crate::training::setup::Opened;
 use crate::training::{
-    self, ComingPacks, RunStart, Split, TrainingConfig, TrainingInputs as _, TrainingPlan, Workload,
+    self, ComingPacks, DecoderStage, RunStart, Split, TrainingConfig, TrainingInputs as _, TrainingPlan,
+    Workload,
 };
-use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
+use crate::{PlanContext, RunContext, StageError, TrainedModel};
 
 /// The table `[preference]` of a recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -106,12 +105,9 @@ impl PreferenceConfig {
 #[derive(Debug)]
 pub struct DpoStage;
 
-impl Stage for DpoStage {
+impl DecoderStage for DpoStage {
     const NAME: StageName = StageName::Dpo;
-    type Config = TrainingConfig;
     type Inputs = ResponseInputs;
-    type Plan = TrainingPlan;
-    type Outcome = TrainedModel;
 
     fn load(config: &TrainingConfig, context: &mut PlanContext<'_>) -> Result<ResponseInputs, StageError> {
         config.check_stage(StageName::Dpo)?;
@@ -124,22 +120,6 @@ impl Stage for DpoStage {
         };
         let render = context.render.clone();
         ResponseInputs::load(config, Opened::LanguageModel, &responses, render, context.events)
-    }
-
-    fn plan<E: Engine>(
-        config: TrainingConfig,
-        inputs: &ResponseInputs,
-        machine: &Machine,
-    ) -> Result<TrainingPlan, StageError> {
-        TrainingPlan::resolve::<E, _>(config, inputs, machine)
-    }
-
-    fn config(plan: &TrainingPlan) -> &Self::Config {
-        &plan.config
-    }
-
-    fn record<'a>(_: &TrainingPlan, inputs: &'a ResponseInputs) -> Result<Cow<'a, RunInputs>, StageError> {
-        Ok(Cow::Borrowed(&inputs.record))
     }
 
     fn run<E: Engine + 'static>(

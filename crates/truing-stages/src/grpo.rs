@@ -36,11 +36,11 @@ use truing_types::StageName;
 
 use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
 
-/// The GRPO stage. `stop` is looked at after every completion and pack. Steps are functions of seed, step and weights: a step
-/// that was interrupted is repeated with the same tokens.
+/// The GRPO stage. `stop` is looked at after every completion and pack. Steps are functions of seed, step and weights:
+/// a step that was interrupted is repeated with the same tokens.
 ///
-/// With several ranks the prompts of a step are dealt to them: each samples and scores its share, then every rank knows all
-/// groups, and the packs of the update are dealt. Tokens, rewards and advantages are those of one rank.
+/// With several ranks the prompts of a step are dealt to them: each samples and scores its share, then every rank knows
+/// all groups, and the packs of the update are dealt. Tokens, rewards and advantages are those of one rank.
 ///
 /// With `[rollouts]` completions are sampled on servers, which load the weights that the run writes.
 ///

@@ -1,7 +1,6 @@
 //! The reward model (report 2.1, Eq. 1): a scalar head, Bradley-Terry on pairs, a squared error to normalised absolute
 //! scores. Both sides of a pair lie in one pack, and the prompt that they share is computed once.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
@@ -10,15 +9,16 @@ use truing_data::{ResponseBatch, ResponseDataset};
 use truing_eval::reward::{Normalisation, ScoreNormaliser, diagnose};
 use truing_model::{Engine, HeadOutput};
 use truing_run::samples::{Compared, ResponseOptions};
-use truing_run::{Ended, Machine, RunError, model};
-use truing_store::RunInputs;
+use truing_run::{Ended, RunError, model};
 use truing_train::{MseDenominator, Reward, RewardPack, RewardPair};
 use truing_types::{BatchError, StageName};
 
 use crate::responses::ResponseInputs;
 use crate::training::setup::Opened;
-use crate::training::{self, EvaluationFindings, Split, TrainingConfig, TrainingPlan, Workload};
-use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
+use crate::training::{
+    self, DecoderStage, EvaluationFindings, Split, TrainingConfig, TrainingPlan, Workload,
+};
+use crate::{PlanContext, RunContext, StageError, TrainedModel};
 
 /// The table `[reward_model]` of a recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -113,12 +113,9 @@ impl RewardModelConfig {
 #[derive(Debug)]
 pub struct RewardModelStage;
 
-impl Stage for RewardModelStage {
+impl DecoderStage for RewardModelStage {
     const NAME: StageName = StageName::RewardModel;
-    type Config = TrainingConfig;
     type Inputs = ResponseInputs;
-    type Plan = TrainingPlan;
-    type Outcome = TrainedModel;
 
     fn load(config: &TrainingConfig, context: &mut PlanContext<'_>) -> Result<ResponseInputs, StageError> {
         config.check_stage(StageName::RewardModel)?;
@@ -138,22 +135,6 @@ impl Stage for RewardModelStage {
         let is_adapter = config.saves_adapter();
         model::warn_without_padding(&inputs.model, &inputs.renderer, is_adapter, context.events);
         Ok(inputs)
-    }
-
-    fn plan<E: Engine>(
-        config: TrainingConfig,
-        inputs: &ResponseInputs,
-        machine: &Machine,
-    ) -> Result<TrainingPlan, StageError> {
-        TrainingPlan::resolve::<E, _>(config, inputs, machine)
-    }
-
-    fn config(plan: &TrainingPlan) -> &Self::Config {
-        &plan.config
-    }
-
-    fn record<'a>(_: &TrainingPlan, inputs: &'a ResponseInputs) -> Result<Cow<'a, RunInputs>, StageError> {
-        Ok(Cow::Borrowed(&inputs.record))
     }
 
     fn run<E: Engine + 'static>(

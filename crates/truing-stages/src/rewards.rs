@@ -78,7 +78,7 @@ impl RewardTables<'_> {
         }
     }
 
-    /// Refuses a row that a reward is meant for and will never score.
+    /// Refuses a row that a reward applies to and will never score.
     ///
     /// # Errors
     /// When it is one.

@@ -25,8 +25,8 @@ pub(crate) struct Sampling<'a> {
 }
 
 impl Sampling<'_> {
-    /// Samples the completions of each request; `None` when it was stopped. Keys and values take the place of the last step's
-    /// activations, and give it back.
+    /// Samples the completions of each request; `None` when it was stopped. Keys and values take the place of the last
+    /// step's activations, and give it back.
     pub(crate) fn run<E: Engine>(
         self,
         engine: &mut E,

@@ -6,20 +6,18 @@
 
 mod inputs;
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use truing_data::Dataset;
 use truing_eval::held_out::HeldOutScores;
 use truing_model::{Engine, HeadOutput};
+use truing_run::Ended;
 use truing_run::source_names::metric_names;
-use truing_run::{Ended, Machine};
-use truing_store::RunInputs;
 use truing_train::Sft;
 use truing_types::{BatchError, PackedBatch, StageName};
 
-use crate::training::{self, EvaluationFindings, Split, Workload};
-use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
+use crate::training::{self, DecoderStage, EvaluationFindings, Split, Workload};
+use crate::{PlanContext, RunContext, StageError, TrainedModel};
 
 pub use crate::training::{LayersSetting, LoraConfig, PackingMode, RunPlan, StepPacks};
 pub use crate::training::{TrainingConfig, TrainingPlan};
@@ -114,31 +112,12 @@ fn losses_by_source(data: &Dataset, losses: &[(f64, f64)]) -> BTreeMap<String, f
 #[derive(Debug)]
 pub struct SftStage;
 
-impl Stage for SftStage {
+impl DecoderStage for SftStage {
     const NAME: StageName = StageName::Sft;
-    type Config = TrainingConfig;
     type Inputs = SftInputs;
-    type Plan = TrainingPlan;
-    type Outcome = TrainedModel;
 
     fn load(config: &TrainingConfig, context: &mut PlanContext<'_>) -> Result<SftInputs, StageError> {
         SftInputs::load(config, context.render.clone(), context.events)
-    }
-
-    fn plan<E: Engine>(
-        config: TrainingConfig,
-        inputs: &SftInputs,
-        machine: &Machine,
-    ) -> Result<TrainingPlan, StageError> {
-        TrainingPlan::resolve::<E, _>(config, inputs, machine)
-    }
-
-    fn config(plan: &TrainingPlan) -> &Self::Config {
-        &plan.config
-    }
-
-    fn record<'a>(_: &TrainingPlan, inputs: &'a SftInputs) -> Result<Cow<'a, RunInputs>, StageError> {
-        Ok(Cow::Borrowed(&inputs.record))
     }
 
     fn run<E: Engine + 'static>(

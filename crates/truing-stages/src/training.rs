@@ -1,5 +1,5 @@
-//! Training on a fixed set of samples, of decoders and of text encoders: packs, steps, evaluations, checkpoints, the saved
-//! model.
+//! Training on a fixed set of samples, of decoders and of text encoders: packs, steps, evaluations, checkpoints, the
+//! saved model.
 //!
 //! [`TrainingConfig`] is what was typed, [`TrainingPlan`] every decision that can be made before work starts. A stage
 //! brings its [`TrainingInputs`] (what it has read) and its workload (how samples become packs, and what is learnt
@@ -8,6 +8,7 @@
 
 mod config;
 mod decoder_inputs;
+mod decoder_stage;
 pub(crate) mod encoder_plan;
 mod model;
 pub(crate) mod plan;
@@ -35,6 +36,7 @@ use crate::StageError;
 
 pub use config::{LayersSetting, LoraConfig, PackingMode, TrainingConfig};
 pub use decoder_inputs::{DecoderInputs, DivisibleData};
+pub use decoder_stage::DecoderStage;
 pub use encoder_plan::EncoderPlan;
 pub(crate) use encoder_plan::{EncoderSettings, SampleLengths, StepSize};
 pub use model::ModelToTrain;
@@ -101,7 +103,8 @@ impl TrainingData for ResponseDataset {
 pub struct BesideTraining {
     /// What stays for the whole run: rows of the plan, each with its bytes.
     pub lasting: Vec<(&'static str, u64)>,
-    /// Bytes while completions are sampled or a teacher computes; activations take their place. 0 where a step does neither.
+    /// Bytes while completions are sampled or a teacher computes; activations take their place. 0 where a step does
+    /// neither.
     pub sampling_bytes: u64,
 }
 
@@ -201,7 +204,8 @@ pub(crate) trait Workload<E: Engine> {
     /// The loss.
     fn objective(&self) -> &Self::Objective;
 
-    /// Samples joined into a pack. Called for the packs of a step, or of an evaluation, in the order in which they were prepared.
+    /// Samples joined into a pack. Called for the packs of a step, or of an evaluation, in the order in which they were
+    /// prepared.
     fn pack(
         &mut self,
         data: &DataOf<E, Self>,
@@ -237,7 +241,8 @@ pub(crate) trait Workload<E: Engine> {
         Vec::new()
     }
 
-    /// What the evaluation's steps `(samples, what was kept)`, those of all ranks, say beyond the objective's own metrics.
+    /// What the evaluation's steps `(samples, what was kept)`, those of all ranks, say beyond the objective's own
+    /// metrics.
     fn evaluation_findings(
         &self,
         _data: &DataOf<E, Self>,

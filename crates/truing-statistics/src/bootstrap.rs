@@ -99,10 +99,10 @@ impl Bootstrap {
         Some(BootstrapEstimate { value, interval, n_units, share_defined })
     }
 
-    /// As [`Bootstrap::estimate`], but where there are more than `n_most` units, resamples are drawn from a random sample
-    /// of `n_most` of them, and their distances from the sample's statistic are made shorter by the square root of
-    /// `n_most / n_units` (subsampling, Politis, Romano and Wolf 1999). The value is that of all units. The time of a
-    /// resample no longer grows with the number of units.
+    /// As [`Bootstrap::estimate`], but where there are more than `n_most` units, resamples are drawn from a random
+    /// sample of `n_most` of them, and their distances from the sample's statistic are made shorter by the square root
+    /// of `n_most / n_units` (subsampling, Politis, Romano and Wolf 1999). The value is that of all units. The time of
+    /// a resample no longer grows with the number of units.
     #[must_use]
     pub fn estimate_of_many(
         &self,

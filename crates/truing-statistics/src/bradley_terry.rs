@@ -1,6 +1,6 @@
-//! Strengths from comparisons: P(i beats j) = 1 / (1 + exp(s_j - s_i)) (Bradley and Terry 1952), a draw as half a win of
-//! each (so read, strengths stay those of one binomial likelihood), and a wide normal prior, without which what wins always
-//! would be infinitely strong. The posterior mode by Newton's method; standard errors from the curvature there.
+//! Strengths from comparisons: P(i beats j) = 1 / (1 + exp(s_j - s_i)) (Bradley and Terry 1952), a draw as half a win
+//! of each (so read, strengths stay those of one binomial likelihood), and a wide normal prior, without which what wins
+//! always would be infinitely strong. The posterior mode by Newton's method; standard errors from the curvature there.
 //!
 //! Comparisons of the same two by several judges count as independent, which they are not quite: the errors are lower
 //! bounds.

@@ -19,8 +19,8 @@ pub struct ShareInterval {
 }
 
 impl ShareInterval {
-    /// Wilson's score interval of `share` among `n` independent trials (Wilson 1927); `None` without trials. Its middle is
-    /// drawn towards one half, so that its bounds lie at different distances from `share` and never beyond 0 and 1.
+    /// Wilson's score interval of `share` among `n` independent trials (Wilson 1927); `None` without trials. Its middle
+    /// is drawn towards one half, so that its bounds lie at different distances from `share` and never beyond 0 and 1.
     #[must_use]
     pub fn wilson(share: f64, n: f64) -> Option<Self> {
         const Z: f64 = Z_975;
@@ -35,8 +35,8 @@ impl ShareInterval {
     }
 
     /// Clopper's and Pearson's interval (1934) of `n_right` among `n` independent trials: the shares that an exact
-    /// binomial test of 2.5 % on either side does not reject. It holds at least 95 % of the time whatever the true share
-    /// is, and is therefore wider than Wilson's. `None` without trials, or with more successes than trials.
+    /// binomial test of 2.5 % on either side does not reject. It holds at least 95 % of the time whatever the true
+    /// share is, and is therefore wider than Wilson's. `None` without trials, or with more successes than trials.
     #[must_use]
     pub fn clopper_pearson(n_right: u64, n: u64) -> Option<Self> {
         const TAIL: f64 = 0.025;

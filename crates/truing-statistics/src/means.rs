@@ -95,9 +95,10 @@ pub fn mean_bounds(values: &[f64], n_missing: usize, range: Interval) -> Option<
 }
 
 /// The 95 % interval of a mean of which all `n` independent units have the same value. They show no spread, so neither
-/// Student's t nor a bootstrap has a width. But as many as `1 - 0.025^(1/n)` of all units may have another value (the exact
-/// bound of a share of which none was seen; about `3.7/n`, and with one side the rule of three, Hanley and Lippman-Hand
-/// 1983), and those may lie at either end of `range`. `None` without units, or for a value outside the range.
+/// Student's t nor a bootstrap has a width. But as many as `1 - 0.025^(1/n)` of all units may have another value (the
+/// exact bound of a share of which none was seen; about `3.7/n`, and with one side the rule of three, Hanley and
+/// Lippman-Hand 1983), and those may lie at either end of `range`. `None` without units, or for a value outside the
+/// range.
 #[must_use]
 pub fn interval_of_equal_values(value: f64, n: usize, range: Interval) -> Option<Interval> {
     const TAIL: f64 = 0.025;

@@ -34,13 +34,13 @@ pub fn mcnemar(n_first_only: u64, n_second_only: u64) -> McNemar {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PairedInterval {
-    /// Newcombe's of two shares of the same items ([`Estimate::difference_of_paired_shares`]): independent right-or-wrong
-    /// items. It has a width where the systems differ on no item, and holds where they differ on few.
+    /// Newcombe's of two shares of the same items ([`Estimate::difference_of_paired_shares`]): independent
+    /// right-or-wrong items. It has a width where the systems differ on no item, and holds where they differ on few.
     Newcombe,
     /// The percentile bootstrap by clusters.
     Bootstrap,
-    /// That of a mean of equal values ([`crate::interval_of_equal_values`]): all clusters differ by the same amount, so that
-    /// every resample has the same mean.
+    /// That of a mean of equal values ([`crate::interval_of_equal_values`]): all clusters differ by the same amount, so
+    /// that every resample has the same mean.
     EqualValues,
 }
 
@@ -49,9 +49,9 @@ pub enum PairedInterval {
 pub struct PairedDifference {
     /// Second minus first, with its standard error by clusters.
     pub estimate: MeanEstimate,
-    /// 95 % interval of the difference; a bootstrap has the level of its settings. `None` where every cluster differs by the
-    /// same amount and the scores are not right or wrong: a bootstrap would have no width, and without the scores' range
-    /// nothing else has one.
+    /// 95 % interval of the difference; a bootstrap has the level of its settings. `None` where every cluster differs
+    /// by the same amount and the scores are not right or wrong: a bootstrap would have no width, and without the
+    /// scores' range nothing else has one.
     pub interval: Option<Interval>,
     /// How it was made.
     #[serde(default)]

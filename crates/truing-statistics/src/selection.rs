@@ -2,9 +2,9 @@
 
 use crate::{Bootstrap, mean_and_deviation};
 
-/// The expected optimism of choosing the system with the largest objective on `n_units` items: over bootstrap samples of the
-/// items, the objective of the system that is best in the sample, less the same system's objective on all items (Efron 1983).
-/// `objective` gets a system and the places of items, which may repeat. `None` without systems or items.
+/// The expected optimism of choosing the system with the largest objective on `n_units` items: over bootstrap samples
+/// of the items, the objective of the system that is best in the sample, less the same system's objective on all items
+/// (Efron 1983). `objective` gets a system and the places of items, which may repeat. `None` without systems or items.
 #[must_use]
 pub fn selection_optimism(
     n_systems: usize,

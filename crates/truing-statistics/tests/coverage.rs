@@ -1,4 +1,5 @@
-//! A short run of the coverage study of `examples/interval_coverage`: the intervals that evaluations use hold the truth.
+//! A short run of the coverage study of `examples/interval_coverage`: the intervals that evaluations use hold the
+//! truth.
 
 #[path = "../examples/interval_coverage/study.rs"]
 #[expect(dead_code, reason = "the page is written by the example")]

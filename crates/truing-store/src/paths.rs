@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-/// A path that is relative to a folder, without `a/..` and needless `.`. `..` after a symbolic link stays, for it leads to the
-/// parent of the link's target.
+/// A path that is relative to a folder, without `a/..` and needless `.`. `..` after a symbolic link stays, for it leads
+/// to the parent of the link's target.
 #[must_use]
 pub fn in_folder(folder: &Path, path: &Path) -> PathBuf {
     let mut clean = PathBuf::new();

@@ -18,8 +18,8 @@ const EVENTS: &str = "events";
 const CHECKPOINTS: &str = "checkpoints";
 const MODEL: &str = "model";
 const OUTCOME: &str = "outcome.json";
-/// Everything that a run of any stage writes in its folder after its recipe. A folder that holds one of them and no run is
-/// refused: it may be the user's data, even the data of this run.
+/// Everything that a run of any stage writes in its folder after its recipe. A folder that holds one of them and no run
+/// is refused: it may be the user's data, even the data of this run.
 const WOULD_BE_OVERWRITTEN: [&str; 27] = [
     METRICS,
     CHECKPOINTS,
@@ -61,8 +61,8 @@ pub struct RunDirectory {
 }
 
 impl Drop for RunDirectory {
-    /// A program that another thread is starting has all files of this process until it runs, and the lock with them: closing
-    /// the file would not free it then.
+    /// A program that another thread is starting has all files of this process until it runs, and the lock with them:
+    /// closing the file would not free it then.
     fn drop(&mut self) {
         let _ = self.lock.unlock();
     }
@@ -199,7 +199,8 @@ impl RunDirectory {
         }
     }
 
-    /// Opens the folder of a run. `None` where [`RunDirectory::open_or_create`] would create it; nothing is written then.
+    /// Opens the folder of a run. `None` where [`RunDirectory::open_or_create`] would create it; nothing is written
+    /// then.
     ///
     /// # Errors
     /// As [`RunDirectory::open_or_create`].

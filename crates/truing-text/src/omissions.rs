@@ -1,14 +1,14 @@
-//! What a template does not show of a conversation. It is found by rendering: where other tools, another call or another
-//! text give the same rendered text, the model never sees them.
+//! What a template does not show of a conversation. It is found by rendering: where other tools, another call or
+//! another text give the same rendered text, the model never sees them.
 //!
 //! A conversation is rendered once more with a mark in place of everything that could be shown. A mark that is in the
 //! text is shown. What has no mark there is changed alone, and is an omission only when the text stays the same. What a
 //! template shows depends on the shape of a conversation (its roles, which fields its turns have, and which arguments
 //! its calls have), so that each shape is rendered once.
 //!
-//! Which part of a turn's text is shown may depend on that text (its length, a mark in it), so that every text is looked
-//! for in the rendered one. Of a text that does not stand there as it is, words are changed in its lines that are
-//! missing: where that leaves the rendered text as it was, they are cut.
+//! Which part of a turn's text is shown may depend on that text (its length, a mark in it), so that every text is
+//! looked for in the rendered one. Of a text that does not stand there as it is, words are changed in its lines that
+//! are missing: where that leaves the rendered text as it was, they are cut.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -281,8 +281,8 @@ impl Search<'_> {
         parts
     }
 
-    /// Whether the text stays the same when the part is changed; where the template refuses the change, when it is taken
-    /// away.
+    /// Whether the text stays the same when the part is changed; where the template refuses the change, when it is
+    /// taken away.
     fn is_hidden(&self, part: Part) -> bool {
         let mut other = self.conversation.clone();
         change(&mut other, part, &mark(0));
@@ -332,7 +332,7 @@ impl Search<'_> {
     /// Turns of which the template shows a part only. `known` are turns that it does not show at all.
     fn cut_contents(&self, known: &[Omission]) -> Vec<Omission> {
         let mut found = Vec::new();
-        // Turns stand in the rendered text in their order, which keeps words of another turn from standing in for them.
+        // Turns are in the rendered text in their order, which keeps words of another turn from standing in for them.
         let mut rest = self.text;
         for (i, message) in self.conversation.messages.iter().enumerate() {
             let (content, role) = (message.content.trim(), message.role);

@@ -1,8 +1,8 @@
 //! Which token pads batches of a reward model or a classifier.
 //!
-//! transformers reads the score of a padded row at the last token that is not `config.pad_token_id`. So the padding must
-//! be a token that never ends a conversation: neither what ends a turn, nor the end or the beginning of a sequence. And
-//! model and tokenizer must name the same one.
+//! transformers reads the score of a padded row at the last token that is not `config.pad_token_id`. So the padding
+//! must be a token that never ends a conversation: neither what ends a turn, nor the end or the beginning of a
+//! sequence. And model and tokenizer must name the same one.
 
 use std::collections::BTreeSet;
 
@@ -26,9 +26,9 @@ impl Tokenizer {
         self.token_id(self.named_tokens().get("pad_token")?)
     }
 
-    /// The token to pad with where none of `ends` may be it; `None` where there is none. In this order: the tokenizer's own
-    /// `pad_token`, a special token that is made to pad, `<|endoftext|>`, the first special token that is reserved or
-    /// unused, the unknown token. The end and the beginning of a sequence are no padding, with one exception:
+    /// The token to pad with where none of `ends` may be it; `None` where there is none. In this order: the tokenizer's
+    /// own `pad_token`, a special token that is made to pad, `<|endoftext|>`, the first special token that is reserved
+    /// or unused, the unknown token. The end and the beginning of a sequence are no padding, with one exception:
     /// `<|endoftext|>` is where turns end with another token.
     #[must_use]
     pub fn padding(&self, ends: &BTreeSet<TokenId>, vocab_size: usize) -> Option<TokenId> {
@@ -112,7 +112,8 @@ impl ChatRenderer {
         self.tokenizer().padding(&self.ends(), vocab_size)
     }
 
-    /// The same, but `preferred` where it can pad: an adapter is loaded with its base's configuration, whose token counts.
+    /// The same, but `preferred` where it can pad: an adapter is loaded with its base's configuration, whose token
+    /// counts.
     #[must_use]
     pub fn padding_preferring(&self, preferred: Option<TokenId>, vocab_size: usize) -> Option<TokenId> {
         let ends = self.ends();

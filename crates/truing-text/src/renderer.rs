@@ -227,8 +227,9 @@ impl ChatRenderer {
         self.tokens_of_prompt(&self.prompt_text(conversation)?)
     }
 
-    /// The tokens of a prompt that is already a text, for instance of [`ChatRenderer::prompt_text`] with the beginning of a reply
-    /// after it. Special tokens in it are read as such, and a doubled beginning-of-sequence token is removed.
+    /// The tokens of a prompt that is already a text, for instance of [`ChatRenderer::prompt_text`] with the beginning
+    /// of a reply after it. Special tokens in it are read as such, and a doubled beginning-of-sequence token is
+    /// removed.
     ///
     /// # Errors
     /// When the text cannot be tokenized.
@@ -253,8 +254,8 @@ impl ChatRenderer {
         Ok((self.tokens_of_prompt(&text)?, omissions))
     }
 
-    /// The conversation as the template shows it whole: tools, calls and results that it would leave out are written in words
-    /// ([`tool_calls::in_words`]).
+    /// The conversation as the template shows it whole: tools, calls and results that it would leave out are written in
+    /// words ([`tool_calls::in_words`]).
     ///
     /// # Errors
     /// As [`ChatRenderer::prompt_text`].

@@ -7,7 +7,7 @@
 //!    text. Then the turns before it with the generation prompt end where the span begins, and the turns up to
 //!    it end where the span ends. Each prefix is checked against the text, not assumed.
 //! 2. **Substitution.** Some templates rewrite the past (Qwen 3 drops earlier reasoning). Then the message's
-//!    content is replaced by a mark and the conversation rendered again; what stands before the mark is before
+//!    content is replaced by a mark and the conversation rendered again; what is before the mark is before
 //!    the content in the real text too, and what stands after it is after. This is checked as well.
 //!
 //! When both fail there is an error, never a guess.
@@ -52,7 +52,7 @@ pub(crate) struct SpanFinder<'a> {
 }
 
 impl TurnShape {
-    /// Renders a short conversation and looks at what stands around its answer. A template that refuses it
+    /// Renders a short conversation and looks at what is around its answer. A template that refuses it
     /// leaves the shape unknown, which later costs nothing unless the shape is needed.
     pub(crate) fn of(template: &ChatTemplate, tokenizer: &Tokenizer, options: &RenderOptions) -> Self {
         let question = Message::new(Role::User, "question");
@@ -194,11 +194,11 @@ impl SpanFinder<'_> {
         Ok(before.len()..end)
     }
 
-    /// The end of the last header before `content_start`; what stands between is part of the turn.
+    /// The end of the last header before `content_start`; what is between is part of the turn.
     fn after_header(&self, index: usize, content_start: usize) -> Result<usize, TextError> {
         let before = &self.text[..content_start];
         let Some(header) = &self.shape.header else {
-            // The template has no generation prompt, so nothing stands between a turn's beginning and content.
+            // The template has no generation prompt, so nothing is between a turn's beginning and content.
             return Ok(content_start);
         };
         let Some(at) = before.rfind(header.as_str()) else {

@@ -273,8 +273,8 @@ impl Tokenizer {
         self.shared.vocab_size
     }
 
-    /// The ids below `n_rows`, the rows of a model's head, that no token has: those past the vocabulary, and holes in it. Such
-    /// ids cannot be decoded.
+    /// The ids below `n_rows`, the rows of a model's head, that no token has: those past the vocabulary, and holes in
+    /// it. Such ids cannot be decoded.
     #[must_use]
     pub fn ids_without_token(&self, n_rows: usize) -> Vec<TokenId> {
         let holes = self.shared.holes.iter().copied().filter(|&id| (id as usize) < n_rows);
@@ -305,8 +305,8 @@ impl Tokenizer {
         }
     }
 
-    /// The bytes that a token stands for inside a text; `None` where there is no such token. Those of a special token are its
-    /// name.
+    /// The bytes that a token stands for inside a text; `None` where there is no such token. Those of a special token
+    /// are its name.
     #[must_use]
     pub fn token_bytes(&self, id: TokenId) -> Option<Vec<u8>> {
         let entry = self.token_text(id)?;

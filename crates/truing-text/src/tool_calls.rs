@@ -1,8 +1,8 @@
 //! Tools in texts: the calls that a model writes, and tools written in words for templates that do not show them.
 //!
 //! Templates show tools in their own form; models answer in one of these: `<tool_call>` with a JSON object or list
-//! (Hermes, Qwen, SmolLM), `[TOOL_CALLS]` with a JSON list (Mistral), `<|python_tag|>` or nothing before a JSON object or list
-//! (Llama). A call is taken for one only where its name is that of a tool; everything else stays text.
+//! (Hermes, Qwen, SmolLM), `[TOOL_CALLS]` with a JSON list (Mistral), `<|python_tag|>` or nothing before a JSON object
+//! or list (Llama). A call is taken for one only where its name is that of a tool; everything else stays text.
 
 use serde_json::{Map, Value, json};
 use truing_types::{Conversation, Message, Role};
@@ -35,7 +35,7 @@ pub fn names(tools: &[Value]) -> Vec<String> {
     tools.iter().filter_map(name).collect()
 }
 
-/// Where in a text a call may begin: what stands before is certainly content. `None` where nothing looks like one.
+/// Where in a text a call may begin: what is before is certainly content. `None` where nothing looks like one.
 #[must_use]
 pub fn may_begin(text: &str) -> Option<usize> {
     let marks = ["<tool_call>", "[TOOL_CALLS]", "<|python_tag|>"];
@@ -55,8 +55,8 @@ pub fn may_begin(text: &str) -> Option<usize> {
     }
 }
 
-/// The text before the calls of an answer, and the calls, of tools with these names; `None` where there is no call, or where
-/// one cannot be read.
+/// The text before the calls of an answer, and the calls, of tools with these names; `None` where there is no call, or
+/// where one cannot be read.
 #[must_use]
 pub fn split<'a>(text: &'a str, names: &[String]) -> Option<(&'a str, Vec<ToolCall>)> {
     let (before, rest) = text.split_at(may_begin(text)?);
@@ -98,12 +98,13 @@ pub fn of_json(text: &str, names: &[String]) -> Option<Vec<ToolCall>> {
 
 /// How tools are described to a model whose template does not show them.
 const INTRODUCTION: &str = "You can call functions. The functions, one JSON object per line:";
-const INSTRUCTION: &str = "To call a function, write a JSON object with its name and its arguments between <tool_call> and \
-</tool_call>, for example:\n<tool_call>\n{\"name\": \"function_name\", \"arguments\": {\"argument\": \"value\"}}\n</tool_call>\n\
+const INSTRUCTION: &str = "To call a function, write a JSON object with its name and its arguments between \
+<tool_call> and </tool_call>, for example:\n<tool_call>\n\
+{\"name\": \"function_name\", \"arguments\": {\"argument\": \"value\"}}\n</tool_call>\n\
 The result is given to you between <tool_response> and </tool_response>. If no function is needed, answer in words.";
 
-/// The same conversation with tools, calls and results written into its texts, in the form of Hermes: for templates that do not
-/// show them.
+/// The same conversation with tools, calls and results written into its texts, in the form of Hermes: for templates
+/// that do not show them.
 #[must_use]
 pub fn in_words(conversation: Conversation) -> Conversation {
     let Conversation { messages, tools } = conversation;

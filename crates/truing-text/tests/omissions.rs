@@ -7,7 +7,10 @@ use truing_types::{Conversation, Message, Role, TrainingRow};
 use crate::support::*;
 
 /// Roles and contents, and nothing else.
-const PLAIN: &str = "{%- for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}{%- endfor %}{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{%- endif %}";
+const PLAIN: &str = "{%- for message in messages %}{{ '<|im_start|>' + message.role + '\n\
+                     ' + message.content + '<|im_end|>\n\
+                     ' }}{%- endfor %}{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n\
+                     ' }}{%- endif %}";
 
 fn notes(renderer: &ChatRenderer, conversation: &Conversation) -> Vec<Omission> {
     let row = TrainingRow::Conversation(conversation.clone());
@@ -65,11 +68,14 @@ fn what_a_template_without_tools_and_reasoning_leaves_out_is_found_though_the_wo
 #[test]
 fn what_a_template_shows_in_any_form_is_no_omission() {
     // The name in capitals, the tool's parameters alone, the call's arguments alone, reasoning trimmed and quoted.
-    let source = "{%- for tool in tools %}{{ tool.function.parameters | tojson }}{%- endfor %}{%- for message in messages %}\
-        {{ '<|im_start|>' + message.role }}{%- if message.name %}{{ message.name | upper }}{%- endif %}{{ '\n' }}\
-        {%- if message.reasoning_content %}{{ message.reasoning_content.strip() | tojson }}{%- endif %}{{ message.content }}\
-        {%- for call in message.tool_calls or [] %}{{ call.function.arguments | length }}{{ call.function.arguments | tojson }}{%- endfor %}\
-        {{ '<|im_end|>\n' }}{%- endfor %}{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{%- endif %}";
+    let source = "{%- for tool in tools %}{{ tool.function.parameters | tojson \
+                  }}{%- endfor %}{%- for message in messages %}{{ '<|im_start|>' + message.role \
+                  }}{%- if message.name %}{{ message.name | upper }}{%- endif %}{{ '\n\
+                  ' }}{%- if message.reasoning_content %}{{ message.reasoning_content.strip() | tojson \
+                  }}{%- endif %}{{ message.content }}{%- for call in message.tool_calls or [] %}{{ \
+                  call.function.arguments | length }}{{ call.function.arguments | tojson }}{%- endfor %}{{ \
+                  '<|im_end|>\n' }}{%- endfor %}{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n\
+                  ' }}{%- endif %}";
     assert_eq!(notes(&tiny_renderer(source), &everything()), [Omission::CalledNames { message: 2 }]);
 }
 
@@ -82,7 +88,8 @@ fn a_template_that_only_says_that_there_are_tools_does_not_show_them() {
 #[test]
 fn turns_that_are_dropped_are_named_with_their_role() {
     // A second system turn is dropped, and tool results are.
-    let source = "{%- for message in messages %}{%- if message.role != 'tool' and (message.role != 'system' or loop.first) %}\
+    let source = "{%- for message in messages %}\
+        {%- if message.role != 'tool' and (message.role != 'system' or loop.first) %}\
         {{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}{%- endif %}{%- endfor %}\
         {%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{%- endif %}";
     let renderer = tiny_renderer(source);
@@ -141,7 +148,11 @@ fn with_calls(calls: &str) -> String {
 }
 
 fn two_calls() -> Conversation {
-    let call = |name: &str, port: &str| json!({"type": "function", "function": {"name": name, "arguments": {"port": port, "day": 4}}});
+    let call = |name: &str, port: &str| {
+        json!({
+            "type": "function", "function": {"name": name, "arguments": {"port": port, "day": 4}}
+        })
+    };
     let mut conversation = turns(&[
         (Role::User, "Call tides for Brest, day 4."),
         (Role::Assistant, ""),
@@ -176,7 +187,8 @@ fn each_call_its_name_and_each_argument_are_looked_for() {
         assert_eq!(found, expected, "{calls}");
     }
     // Another argument is another shape.
-    let day_only = "{%- for call in message.tool_calls %}{{ call.function.name }}{{ call.function.arguments.day }}{%- endfor %}";
+    let day_only = "{%- for call in message.tool_calls %}{{ call.function.name }}{{ \
+                    call.function.arguments.day }}{%- endfor %}";
     let renderer = tiny_renderer(&with_calls(day_only));
     assert_eq!(notes(&renderer, &two_calls()), [arguments]);
     let mut conversation = two_calls();

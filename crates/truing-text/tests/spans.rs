@@ -109,7 +109,8 @@ fn generation_blocks_are_believed() {
     conversation.messages[2].weight = Some(0.25);
     check(&renderer, &conversation, &[("b 好<|im_end|>", 0.25), ("d!<|im_end|>", 1.0)]);
 
-    let open_end = "{% for m in messages %}{{ m.role }}:{% generation %}{{ m.content }}{% endgeneration %}<|im_end|>{% endfor %}";
+    let open_end = "{% for m in messages %}{{ m.role }}:{% generation %}{{ m.content \
+                    }}{% endgeneration %}<|im_end|>{% endfor %}";
     let renderer = tiny_renderer(open_end);
     let one = turns(&[(Role::Assistant, "x")]);
     let notes = check(&renderer, &one, &[("x", 1.0)]);
@@ -123,7 +124,8 @@ fn generation_blocks_are_believed() {
 #[test]
 fn a_template_that_always_prompts() {
     let renderer = tiny_renderer(
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>{% endfor %}{{ '<|im_start|>assistant\n' }}",
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n\
+         {{ m.content | trim }}<|im_end|>{% endfor %}{{ '<|im_start|>assistant\n' }}",
     );
     check(&renderer, &two_turns(), &[("b 好<|im_end|>", 1.0), ("d<|im_end|>", 1.0)]);
 }
@@ -131,7 +133,8 @@ fn a_template_that_always_prompts() {
 #[test]
 fn the_next_header_right_after_the_end_token() {
     let renderer = tiny_renderer(
-        "{% for m in messages %}{{ m.role }}:\n{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}assistant:\n{% endif %}",
+        "{% for m in messages %}{{ m.role }}:\n\
+         {{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}assistant:\n{% endif %}",
     );
     check(&renderer, &two_turns(), &[("b 好\u{2028}<|im_end|>", 1.0), ("d<|im_end|>", 1.0)]);
 }
@@ -139,7 +142,8 @@ fn the_next_header_right_after_the_end_token() {
 #[test]
 fn without_end_of_turn_token_there_is_a_note() {
     let renderer = tiny_renderer(
-        "{% for m in messages %}### {{ m.role }}\n{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}### assistant\n{% endif %}",
+        "{% for m in messages %}### {{ m.role }}\n{{ m.content }}\n\
+         {% endfor %}{% if add_generation_prompt %}### assistant\n{% endif %}",
     );
     let notes = check(&renderer, &one_turn(), &[("answer", 1.0)]);
     assert_eq!(notes, [RenderNote::EndOfTurnWithoutLoss { message: 1 }]);
@@ -163,7 +167,9 @@ fn a_span_that_cannot_be_found_is_an_error() {
 fn a_conversation_found_by_substitution_alone() {
     // The first line counts the messages, so no prefix is preserved.
     let renderer = tiny_renderer(
-        "{{ messages | length }}\n{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+        "{{ messages | length }}\n{% for m in messages %}<|im_start|>{{ m.role }}\n\
+         {{ m.content | trim }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n\
+         {% endif %}",
     );
     let notes = check(&renderer, &two_turns(), &[("b 好<|im_end|>", 1.0), ("d<|im_end|>", 1.0)]);
     assert_eq!(

@@ -69,7 +69,8 @@ fn parts_that_are_not_text_are_refused_and_not_dropped() {
 
 #[test]
 fn a_template_without_end_runs_out_of_fuel() {
-    let loops = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}x{% endfor %}{% endfor %}{% endfor %}";
+    let loops = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}x\
+                 {% endfor %}{% endfor %}{% endfor %}";
     assert!(failure(loops).to_string().contains("fuel"));
 }
 
@@ -141,7 +142,7 @@ fn a_renderer_without_template_says_so() {
 }
 
 proptest! {
-    /// Whatever stands in a template, the answer is a text or an error.
+    /// Whatever is in a template, the answer is a text or an error.
     #[test]
     fn no_template_panics(pieces in prop::collection::vec(prop::sample::select(vec![
         "{%", "%}", "{{", "}}", "{#", "#}", "-", "+", " ", "'", "\"", "\\", "generation", "endgeneration", "raw",

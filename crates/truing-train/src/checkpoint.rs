@@ -43,7 +43,7 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "trainer_state.json";
 const FORMAT_VERSION: u32 = 1;
 
-/// Where a run stands.
+/// The position of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainerState {
@@ -168,8 +168,8 @@ impl TrainerState {
         }
     }
 
-    /// Notes an evaluation; returns whether it is the best so far. One whose loss is not finite has been made, but is not
-    /// noted: it is better than no other.
+    /// Notes an evaluation; returns whether it is the best so far. One whose loss is not finite has been made, but is
+    /// not noted: it is better than no other.
     pub fn note_evaluation(&mut self, loss: f64) -> bool {
         self.is_evaluation_due = false;
         let is_best = loss.is_finite() && self.best.is_none_or(|best| loss < best.loss);
@@ -222,8 +222,8 @@ impl ModelSaveOptions<'_> {
     }
 }
 
-/// Writes weights, optimiser state and the trainer's state into a directory in the making, which is then a model directory
-/// too, or with LoRA an adapter's.
+/// Writes weights, optimiser state and the trainer's state into a directory in the making, which is then a model
+/// directory too, or with LoRA an adapter's.
 ///
 /// # Errors
 /// When the disk is full or fails.

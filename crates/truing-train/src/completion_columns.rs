@@ -1,5 +1,5 @@
-//! What a GRPO step knows of the tokens that it trains on: one column per quantity, one entry per token, in the order of the
-//! packs.
+//! What a GRPO step knows of the tokens that it trains on: one column per quantity, one entry per token, in the order
+//! of the packs.
 
 use std::ops::Range;
 

@@ -8,8 +8,8 @@ use truing_types::{BatchError, ExcludedTokens, PackedBatch, RowOrigin, TokenId};
 use crate::segments;
 use crate::{PolicyPack, PolicyPackKind};
 
-/// The distribution that completions are sampled from, and that learns: the model's at a temperature, over the tokens that
-/// can be sampled.
+/// The distribution that completions are sampled from, and that learns: the model's at a temperature, over the tokens
+/// that can be sampled.
 #[derive(Debug, Clone)]
 pub struct SampledPolicy {
     /// Divides the logits.

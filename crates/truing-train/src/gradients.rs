@@ -242,10 +242,11 @@ pub fn accumulate_gradients<E: Engine, O: Objective + ?Sized>(
     Ok(measures)
 }
 
-/// The gradients at the heads of all packs of a step whose loss couples them. All packs run forward without saving anything,
-/// then the loss sees all of them at once; the packs run again with their gradient (Gao et al. 2021, "GradCache", arXiv
-/// 2101.06983). So the batch of the loss is not bounded by memory, and the gradient is the same. Every rank computes the
-/// packs that are dealt to it, and gets the vectors of all: in-batch negatives do not depend on the number of ranks.
+/// The gradients at the heads of all packs of a step whose loss couples them. All packs run forward without saving
+/// anything, then the loss sees all of them at once; the packs run again with their gradient (Gao et al. 2021,
+/// "GradCache", arXiv 2101.06983). So the batch of the loss is not bounded by memory, and the gradient is the same.
+/// Every rank computes the packs that are dealt to it, and gets the vectors of all: in-batch negatives do not depend on
+/// the number of ranks.
 fn coupled_gradients<E: Engine, O: Objective + ?Sized>(
     engine: &mut E,
     packs: &[O::Pack],
@@ -316,8 +317,8 @@ pub fn evaluate<E: Engine, O: Objective + ?Sized>(
 }
 
 /// Finds the first pack, and in it the sequences, whose gradient is not finite although its loss is, by
-/// running them one by one. Slow, and only for the message of a run that has already failed. Where the loss couples packs
-/// no single pack is the cause.
+/// running them one by one. Slow, and only for the message of a run that has already failed. Where the loss couples
+/// packs no single pack is the cause.
 pub(crate) fn find_non_finite_gradient<E: Engine, O: Objective + ?Sized>(
     engine: &mut E,
     plan: &SegmentPlan,

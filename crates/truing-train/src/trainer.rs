@@ -165,9 +165,9 @@ impl<E: Engine> Trainer<E> {
         Ok(StepOutcome { step, measures, grad_norm, learning_rate })
     }
 
-    /// The objective over packs that are not learnt from. Each entry of `steps` is the packs of one step, all of them on one
-    /// rank: an objective that couples packs sees those of a step together. `on_step` gets what the head answered about
-    /// them, and may stop the evaluation.
+    /// The objective over packs that are not learnt from. Each entry of `steps` is the packs of one step, all of them
+    /// on one rank: an objective that couples packs sees those of a step together. `on_step` gets what the head
+    /// answered about them, and may stop the evaluation.
     ///
     /// # Errors
     /// When the loss is not finite, the engine fails, a peer is lost, or `on_step` stopped it.

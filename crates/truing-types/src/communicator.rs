@@ -79,7 +79,8 @@ pub enum CommunicationError {
 /// goes through here. All sums run in rank order and in double precision, so a result depends neither on timing nor on
 /// the algorithm of a library.
 ///
-/// Every rank calls the collectives of all its groups in the same order. Implementations may run them one after another.
+/// Every rank calls the collectives of all its groups in the same order. Implementations may run them one after
+/// another.
 pub trait Communicator: Send + Sync {
     /// This process's number.
     fn rank(&self) -> Rank;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::TokenId;
 
-/// Rows of a model's head that no token of its tokenizer stands behind: they are never sampled, and the sampled
+/// Rows of a model's head that are no token of its tokenizer: they are never sampled, and the sampled
 /// distribution is the softmax over all others.
 ///
 /// Heads are often padded to a round number of rows (Qwen2.5 and Qwen3 have 151,936 rows for about 151,670 tokens), and

@@ -1,20 +1,20 @@
 //! The one place that splits what a model wrote into its thought and its answer.
 //!
-//! Rules, for texts in which the thought stands between marks such as `<think>` and `</think>`:
+//! Rules, for texts in which the thought is between marks such as `<think>` and `</think>`:
 //! - A thought begins where its opening mark is the first thing in the text, or the first thing after another thought.
-//!   What may stand before the first mark: white space, invisible characters, the role (`assistant`,
+//!   What may be before the first mark: white space, invisible characters, the role (`assistant`,
 //!   `<|im_start|>assistant`), up to 8 characters that are neither letter nor digit, or one letter or digit, which is
 //!   the answer where none follows. A mark further on, for instance in an example or in a code block, is part of the
 //!   answer.
 //! - A thought ends at the first closing mark of its kind that is not in quotes; the marks of other kinds are part of
-//!   it. Where further opening marks stand inside it, the thought extends to their closing marks too, as far as there
+//!   it. Where further opening marks are inside it, the thought extends to their closing marks too, as far as there
 //!   are any. Closing marks that are repeated directly after it belong to it.
 //! - A text may begin inside a thought, because the chat template has written the opening mark. Where the prompt is
 //!   known, [`TextStart`] says with which mark, and only that one's closing mark ends it. Servers do not say so. A
 //!   closing mark without an opening one therefore ends a thought that began with the text, unless it is in quotes, in
 //!   code or in the middle of a sentence (a space before it, a space and a small letter after it).
 //! - A closing mark without an opening one at the end of a text: where the prompt is known to open no thought, it
-//!   closes nothing, and what stands before it is the answer. Where the prompt is not known, all of the text is
+//!   closes nothing, and what is before it is the answer. Where the prompt is not known, all of the text is
 //!   thought: a verdict is rather missed than read from a thought. At the end of an answer after a thought such a mark
 //!   is left out.
 //! - A thought without a closing mark is open: the text was cut, or the model forgot to answer. It has no answer.
@@ -23,7 +23,7 @@
 //!
 //! - Marks that are not known open a thought too where they are the first thing in the text and their name speaks of
 //!   thinking: `<name>` with `</name>`, `<|name|>` with `<|/name|>` or `</|name|>`, `[NAME]` with `[/NAME]`. In square
-//!   brackets the closing one has to be there, because a heading may stand in them.
+//!   brackets the closing one has to be there, because a heading may be in them.
 //!
 //! gpt-oss writes channels instead of marks (`<|channel|>analysis<|message|>...`): `final` is the answer, also where
 //! its header has a format (`final <|constrain|>json`), everything else is thought. The next channel may follow without
@@ -43,7 +43,7 @@ use marks::ROLES;
 
 pub use marks::{ReasoningMark, ReasoningMarks};
 
-/// Characters other than letters and digits that may stand before the first thought.
+/// Characters other than letters and digits that may be before the first thought.
 const MAX_SIGNS: usize = 8;
 
 /// Where a text begins, as far as the prompt before it is known.
@@ -169,7 +169,7 @@ impl Splitter<'_, '_> {
         }
     }
 
-    /// Skips what may stand before the first opening mark. False where there is none.
+    /// Skips what may be before the first opening mark. False where there is none.
     fn skip_lead(&mut self) -> bool {
         let rest = self.lower.trim_start_matches(is_unseen);
         let without_role = ROLES.iter().find_map(|role| rest.strip_prefix(role));
@@ -229,7 +229,7 @@ impl Splitter<'_, '_> {
         Some((mark.clone(), start + mark.open.len()))
     }
 
-    /// A closing mark that stands there again.
+    /// A closing mark that is there again.
     fn skip_repeated(&mut self, close: &str) {
         while let Some(rest) = self.lower[self.at..].trim_start().strip_prefix(close) {
             self.at = self.lower.len() - rest.len();

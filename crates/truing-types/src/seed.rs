@@ -25,6 +25,26 @@ impl Seed {
         ChaCha8Rng::from_seed(*hasher.finalize().as_bytes())
     }
 
+    /// The values in a random order (Fisher and Yates).
+    #[must_use]
+    pub fn shuffled<T>(self, mut values: Vec<T>, purpose: &str, indices: &[u64]) -> Vec<T> {
+        let mut generator = self.generator(purpose, indices);
+        for last in (1..values.len()).rev() {
+            values.swap(last, (generator.next_u64() % (last as u64 + 1)) as usize);
+        }
+        values
+    }
+
+    /// Moves `n` values, sampled without replacement, to the front; the order of the others changes too. With `n` or
+    /// fewer values, all are shuffled.
+    pub fn sample_to_front<T>(self, values: &mut [T], n: usize, purpose: &str, indices: &[u64]) {
+        let mut generator = self.generator(purpose, indices);
+        for idx in 0..n.min(values.len()) {
+            let n_left = (values.len() - idx) as u64;
+            values.swap(idx, idx + (generator.next_u64() % n_left) as usize);
+        }
+    }
+
     /// `n` normal numbers of mean 0 (Box and Muller 1958).
     #[must_use]
     pub fn normals(self, purpose: &str, n: usize, deviation: f32) -> Vec<f32> {
@@ -50,5 +70,36 @@ mod tests {
         assert_ne!(draw(1, "shuffle", &[0]), draw(1, "shuffle", &[1]));
         assert_ne!(draw(1, "shuffle", &[0]), draw(1, "sample", &[0]));
         assert_ne!(draw(1, "shuffle", &[0]), draw(2, "shuffle", &[0]));
+    }
+    #[test]
+    fn an_order_holds_every_value_and_follows_from_seed_purpose_and_indices() {
+        let order =
+            |seed, purpose: &str, idx| Seed(seed).shuffled((0..20).collect::<Vec<_>>(), purpose, &[idx]);
+        let one = order(1, "a", 0);
+        assert_eq!(one, order(1, "a", 0));
+        for other in [order(2, "a", 0), order(1, "b", 0), order(1, "a", 1)] {
+            assert_ne!(one, other);
+        }
+        let mut sorted = one;
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..20).collect::<Vec<_>>());
+        assert!(Seed(1).shuffled(Vec::<u8>::new(), "a", &[]).is_empty());
+    }
+
+    #[test]
+    fn a_sample_is_at_the_front_and_no_value_is_lost() {
+        let sampled = |n| {
+            let mut values: Vec<u32> = (0..20).collect();
+            Seed(1).sample_to_front(&mut values, n, "a", &[]);
+            values
+        };
+        assert_eq!(sampled(0), (0..20).collect::<Vec<_>>());
+        assert_eq!(sampled(5)[..5], sampled(9)[..5], "a larger sample continues a smaller one");
+        for n in [5, 20, 30] {
+            let mut sorted = sampled(n);
+            assert_ne!(sorted, (0..20).collect::<Vec<_>>());
+            sorted.sort_unstable();
+            assert_eq!(sorted, (0..20).collect::<Vec<_>>());
+        }
     }
 }

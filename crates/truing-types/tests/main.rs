@@ -1,6 +1,6 @@
-//! The plan of the house, held against `cargo metadata`: dependencies point down only.
+//! The layers of the workspace, checked against `cargo metadata`: dependencies point down only.
 //!
-//! It lives in the lowest crate because it belongs to no other: it reads manifests, and of the code what must stand in
+//! It lives in the lowest crate because it belongs to no other: it reads manifests, and of the code what must be in
 //! no library.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
@@ -56,7 +56,7 @@ const NEIGHBOURS: &[(&str, &str, &str)] = &[
 /// What talks to a person or decides about the process. Only the binary does.
 const BINARY_ONLY: &[&str] = &["clap", "indicatif", "ctrlc", "anyhow"];
 
-/// Where a crate stands in [`LAYERS`].
+/// Where a crate is in [`LAYERS`].
 fn layer_of(name: &str) -> Option<u8> {
     LAYERS.iter().find(|(known, _)| *known == name).map(|&(_, layer)| layer)
 }

@@ -1,5 +1,5 @@
-//! Every environment variable that `truing` reads, in one place; those of launchers are [`Rendezvous::VARIABLES`]. Nothing
-//! else in the workspace looks.
+//! Every environment variable that `truing` reads, in one place; those of launchers are [`Rendezvous::VARIABLES`].
+//! Nothing else in the workspace looks.
 
 use std::collections::BTreeMap;
 use std::env;

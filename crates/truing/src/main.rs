@@ -56,7 +56,11 @@ pub(crate) struct Context {
     name = "truing",
     version,
     arg_required_else_help = true,
-    after_help = "Examples:\n  truing quickstart\n  truing sft recipes/tiny.toml --plan\n  truing sft recipes/tiny.toml\n  truing chat --model runs/tiny/model"
+    after_help = "Examples:\
+                  \n  truing quickstart\
+                  \n  truing sft recipes/tiny.toml --plan\
+                  \n  truing sft recipes/tiny.toml\
+                  \n  truing chat --model runs/tiny/model"
 )]
 pub(crate) struct Cli {
     /// CPU threads. Default: all that this process may use. It never changes a result.
@@ -103,11 +107,8 @@ fn main() -> ExitCode {
 
 /// A number format by its name.
 fn compute_dtype(name: &str) -> Result<ComputeDtype, String> {
-    match name {
-        "f32" => Ok(ComputeDtype::F32),
-        "bf16" => Ok(ComputeDtype::Bf16),
-        _ => Err("expected `f32` or `bf16`".to_owned()),
-    }
+    let mut known = [ComputeDtype::F32, ComputeDtype::Bf16].into_iter();
+    known.find(|dtype| dtype.to_string() == name).ok_or_else(|| "expected `f32` or `bf16`".to_owned())
 }
 
 /// The hidden command with which this binary starts itself to run code that a model wrote.

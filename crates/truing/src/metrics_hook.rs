@@ -1,5 +1,5 @@
-//! Sends a run's metrics to a command of the user, for instance to an experiment tracker: one JSON object per line on its
-//! standard input.
+//! Sends a run's metrics to a command of the user, for instance to an experiment tracker: one JSON object per line on
+//! its standard input.
 
 use std::cell::RefCell;
 use std::io::{self, Write as _};
@@ -18,8 +18,8 @@ const RUN_VARIABLE: &str = "TRUING_RUN";
 /// Why the command did not take all metrics.
 pub(crate) type HookError = Rc<RefCell<Option<String>>>;
 
-/// The running command. It never slows the run down: lines wait in memory until it reads them. When the run ends, its input
-/// is closed and it is waited for.
+/// The running command. It never slows the run down: lines wait in memory until it reads them. When the run ends, its
+/// input is closed and it is waited for.
 pub(crate) struct MetricsHook {
     lines: Option<Sender<String>>,
     writer: Option<JoinHandle<Result<(), String>>>,

@@ -3,8 +3,8 @@
 //!
 //! Everything lies in one folder: the recipes and the data as files (so that `truing sft <folder>/sft.toml` does
 //! the same by hand), a run directory a stage, an evaluation before the first and after each stage that makes a
-//! policy, and `pipeline.json`, which says what is where. What is there already is not done again, so a resume is the same
-//! program once more.
+//! policy, and `pipeline.json`, which says what is where. What is there already is not done again, so a resume is the
+//! same program once more.
 
 use std::fs;
 use std::io::ErrorKind;

@@ -51,8 +51,8 @@ impl Ranks {
         Self { job: None, groups: Solo::groups(), n_planned: n_ranks }
     }
 
-    /// Joins the ranks that a launcher started; a single process where there is no launcher. `trains`: whether the stage can
-    /// run on several ranks.
+    /// Joins the ranks that a launcher started; a single process where there is no launcher. `trains`: whether the
+    /// stage can run on several ranks.
     pub(crate) fn start(trains: bool, context: &Context) -> anyhow::Result<Self> {
         let Some(place) = context.place.as_ref().filter(|place| place.world_size > 1) else {
             return Ok(Self::solo());

@@ -10,7 +10,8 @@ use crate::Cli;
 const HEAD: &str = "\
 # Command reference
 
-What `--help` prints, for every command. This page is generated. Recipes are described in [their own reference](recipes.md).
+What `--help` prints, for every command. This page is generated. Recipes are described in [their own \
+reference](recipes.md).
 ";
 
 /// A command's help, then that of each of its subcommands.

@@ -1,5 +1,5 @@
-//! The remaining time of a phase or of a whole run, estimated from work done (tokens, where a phase counts them), not from steps of
-//! different size; smoothed; and in words where there is nothing to tell.
+//! The remaining time of a phase or of a whole run, estimated from work done (tokens, where a phase counts them), not
+//! from steps of different size; smoothed; and in words where there is nothing to tell.
 
 use std::fmt;
 

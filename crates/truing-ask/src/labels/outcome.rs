@@ -23,8 +23,8 @@ pub struct LabelledPrompt {
     pub columns: Map<String, Value>,
     /// By dimension. A dimension without a label is not there.
     pub labels: BTreeMap<String, AssignedLabel>,
-    /// By dimension, above 0 to 1: the share of the weight of all votes that is behind the label. Labels of the data and of
-    /// corrections have 1.
+    /// By dimension, above 0 to 1: the share of the weight of all votes that is behind the label. Labels of the data
+    /// and of corrections have 1.
     pub confidence: BTreeMap<String, f64>,
     /// By dimension and label, how many votes name it.
     pub votes: BTreeMap<String, BTreeMap<String, u64>>,

@@ -10,8 +10,8 @@ use truing_run::RunError;
 use truing_types::{ChatRequest, Conversation, Message, Role, SamplingOptions};
 
 const PROMPT: &str = "\
-Classify the following user prompt. Do not answer it. For each dimension, choose the label from the list that fits best, and \
-write its name exactly as listed.
+Classify the following user prompt. Do not answer it. For each dimension, choose the label from the list that fits \
+best, and write its name exactly as listed.
 
 {dimensions}
 
@@ -72,7 +72,7 @@ fn described(set: &LabelSet, dimension_idx: usize) -> String {
     text
 }
 
-/// A long prompt's beginning and end: what is to be done stands before or behind long material.
+/// A long prompt's beginning and end: what is to be done is before or behind long material.
 fn cut(text: &str, max_characters: usize) -> String {
     let n_characters = text.chars().count();
     if n_characters <= max_characters {
@@ -143,9 +143,9 @@ pub struct ParsedLabels {
 /// Reads replies.
 ///
 /// Taken is the last JSON object that has a dimension for a key, with any text around it; without one, the last
-/// `dimension: label` in the text for each dimension. Where one dimension is asked, the reply may be nothing but a label (or
-/// several with commas, where they may hold together), or a text that names exactly one. Names count without case and punctuation, and what follows a name in brackets or
-/// behind a colon is no part of it.
+/// `dimension: label` in the text for each dimension. Where one dimension is asked, the reply may be nothing but a
+/// label (or several with commas, where they may hold together), or a text that names exactly one. Names count without
+/// case and punctuation, and what follows a name in brackets or behind a colon is no part of it.
 #[derive(Debug)]
 pub struct LabelReader<'a> {
     set: &'a LabelSet,
@@ -432,7 +432,8 @@ mod tests {
     fn a_question_names_every_label_below_what_it_is_a_kind_of() {
         let set = small_set();
         let text = FORM.text(&set, &[0, 1], "{form} 1 + 1?");
-        let expected = "ability: What to do. Choose one label.\n- knowledge Q&A\n- reasoning: Think.\n  - mathematics\n- code\n\n\
+        let expected = "ability: What to do. Choose one label.\n- knowledge Q&A\n- reasoning: Think.\
+                        \n  - mathematics\n- code\n\n\
                         language:  Choose one or more labels.\n- English\n- C++\n- C\n";
         assert!(text.contains(expected), "{text}");
         assert!(text.contains("<prompt>\n{form} 1 + 1?\n</prompt>"), "{text}");

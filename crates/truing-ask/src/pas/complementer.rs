@@ -5,7 +5,8 @@ use truing_types::{ChatError, ChatModel, ChatRequest, ChatResult, SamplingOption
 
 use super::questions;
 
-/// A trained complement model. It sees the prompt alone and decodes greedily, so that a prompt always gets the same complement.
+/// A trained complement model. It sees the prompt alone and decodes greedily, so that a prompt always gets the same
+/// complement.
 pub struct Complementer {
     model: Box<dyn ChatModel>,
     max_new_tokens: usize,
@@ -35,7 +36,8 @@ impl Complementer {
         self.ask(self.request(prompt, &[]))
     }
 
-    /// The complement of a prompt whose answer will be based on search results: it asks for nothing that they do not support.
+    /// The complement of a prompt whose answer will be based on search results: it asks for nothing that they do not
+    /// support.
     ///
     /// # Errors
     /// As [`complement`](Self::complement).

@@ -108,8 +108,8 @@ impl CriticCases {
     /// Reads a JSON Lines file; without a path the cases that truing brings.
     ///
     /// # Errors
-    /// When the file cannot be read or a row is no case, with file and line; when a language has fewer than two accepted
-    /// cases, or fewer than two faults.
+    /// When the file cannot be read or a row is no case, with file and line; when a language has fewer than two
+    /// accepted cases, or fewer than two faults.
     pub fn load(path: Option<&Path>) -> Result<Self, AskError> {
         let (name, text) = read(path, "the critic cases of truing", CASES)?;
         Self::parse(&text, Path::new(&name))
@@ -156,8 +156,9 @@ impl CriticCases {
         &self.0
     }
 
-    /// Four cases of a language: accepted, rejected, accepted, rejected for another fault. `rotation` turns to other faults and
-    /// cases, so that prompts of different categories are judged with different examples. `None` if there are too few.
+    /// Four cases of a language: accepted, rejected, accepted, rejected for another fault. `rotation` turns to other
+    /// faults and cases, so that prompts of different categories are judged with different examples. `None` if there
+    /// are too few.
     #[must_use]
     pub fn of(&self, language: Language, rotation: usize) -> Option<[&CriticCase; 4]> {
         let of_language = || self.0.iter().filter(move |case| case.language == language);
@@ -249,7 +250,10 @@ mod tests {
     #[test]
     fn bad_rows_are_named_with_file_and_line() {
         let pair = r#"{"category": "code", "language": "en", "prompt": "a", "complement": "b"}"#;
-        let case = r#"{"language": "en", "prompt": "a", "complement": "b", "fault": null, "reason": "c", "final_complement": "b"}"#;
+        let case = concat!(
+            r#"{"language": "en", "prompt": "a", "complement": "b", "fault": null, "reason": "c","#,
+            r#" "final_complement": "b"}"#,
+        );
         let golden = |text: String| GoldenPairs::parse(&text, Path::new("g.jsonl")).unwrap_err().to_string();
         let cases = |text: String| CriticCases::parse(&text, Path::new("c.jsonl")).unwrap_err().to_string();
         for (error, expected) in [

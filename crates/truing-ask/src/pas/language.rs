@@ -18,9 +18,9 @@ const MAX_LEADING_WORDS: usize = 2;
 
 impl Language {
     /// The language that a prompt is asked in. Prompts often quote material in another language (a text to translate, a
-    /// program), so the beginning decides: a Chinese prompt begins with a Chinese character and has at least four of them,
-    /// or as many as other words; or it begins with at most two other words and has more Chinese characters than words.
-    /// Japanese kana rule Chinese out.
+    /// program), so the beginning decides: a Chinese prompt begins with a Chinese character and has at least four of
+    /// them, or as many as other words; or it begins with at most two other words and has more Chinese characters than
+    /// words. Japanese kana rule Chinese out.
     #[must_use]
     pub fn of(prompt: &str) -> Self {
         let (mut n_han, mut n_words, mut n_leading) = (0, 0, 0);

@@ -5,8 +5,9 @@ use serde_json::value::RawValue;
 
 use super::SEPARATOR;
 
-/// Where the text of the last user turn ends in a JSON object: a row of SFT or RL data, or the body of a request. A complement
-/// is inserted there, and no other byte changes. Only the places of values are looked for; nothing is parsed and written again.
+/// Where the text of the last user turn ends in a JSON object: a row of SFT or RL data, or the body of a request. A
+/// complement is inserted there, and no other byte changes. Only the places of values are looked for; nothing is parsed
+/// and written again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastUserText {
     /// The text. Texts of several parts are joined by line breaks.
@@ -71,7 +72,8 @@ impl LastUserText {
         Self::find_in(row, conversation.ok_or(NoUserText::NoConversation)?)
     }
 
-    /// Finds it in a value of an object, which is the user's text or a list of turns. `conversation` borrows from `object`.
+    /// Finds it in a value of an object, which is the user's text or a list of turns. `conversation` borrows from
+    /// `object`.
     ///
     /// # Errors
     /// When the value is something else or holds no text of a user.
@@ -157,14 +159,27 @@ mod tests {
         for (object, text, expected) in [
             (r#"{"prompt": "a", "x": 1.0}"#, "a", r#"{"prompt": "a\n\"B\"", "x": 1.0}"#),
             (
-                r#"{ "n":1e5,"messages":[{"role":"user","content":"a\u00e9"},{"content":"q \"x\"", "role":"user"},{"role":"assistant","content":"r"}],"n2":12345678901234567890123 }"#,
+                concat!(
+                    r#"{ "n":1e5,"messages":[{"role":"user","content":"a\u00e9"},{"content":"q \"x\"","#,
+                    r#" "role":"user"},{"role":"assistant","content":"r"}],"n2":12345678901234567890123 }"#,
+                ),
                 "q \"x\"",
-                r#"{ "n":1e5,"messages":[{"role":"user","content":"a\u00e9"},{"content":"q \"x\"\n\"B\"", "role":"user"},{"role":"assistant","content":"r"}],"n2":12345678901234567890123 }"#,
+                concat!(
+                    r#"{ "n":1e5,"messages":[{"role":"user","content":"a\u00e9"},"#,
+                    r#"{"content":"q \"x\"\n\"B\"", "role":"user"},{"role":"assistant","content":"r"}],"#,
+                    r#""n2":12345678901234567890123 }"#,
+                ),
             ),
             (
-                r#"{"messages":[{"role":"user","content":[{"type":"text","text":"a"},{"type":"image_url","image_url":{"url":"u"}}]}]}"#,
+                concat!(
+                    r#"{"messages":[{"role":"user","content":[{"type":"text","text":"a"},"#,
+                    r#"{"type":"image_url","image_url":{"url":"u"}}]}]}"#,
+                ),
                 "a",
-                r#"{"messages":[{"role":"user","content":[{"type":"text","text":"a\n\"B\""},{"type":"image_url","image_url":{"url":"u"}}]}]}"#,
+                concat!(
+                    r#"{"messages":[{"role":"user","content":[{"type":"text","text":"a\n\"B\""},"#,
+                    r#"{"type":"image_url","image_url":{"url":"u"}}]}]}"#,
+                ),
             ),
             (
                 r#"{"conversations":[{"from":"human","value":"a"},{"from":"gpt","value":"b"}]}"#,
@@ -178,14 +193,26 @@ mod tests {
             ),
             (r#"{"prompt": null, "question":"a"}"#, "a", r#"{"prompt": null, "question":"a\n\"B\""}"#),
             (
-                r#"{"messages":[{"role":"user","content":[{"text":"a"},{"type":"input_text","text":"b"},{"type":"text","text":" "}]}]}"#,
+                concat!(
+                    r#"{"messages":[{"role":"user","content":[{"text":"a"},{"type":"input_text","#,
+                    r#""text":"b"},{"type":"text","text":" "}]}]}"#,
+                ),
                 "a\nb",
-                r#"{"messages":[{"role":"user","content":[{"text":"a"},{"type":"input_text","text":"b\n\"B\""},{"type":"text","text":" "}]}]}"#,
+                concat!(
+                    r#"{"messages":[{"role":"user","content":[{"text":"a"},{"type":"input_text","#,
+                    r#""text":"b\n\"B\""},{"type":"text","text":" "}]}]}"#,
+                ),
             ),
             (
-                r#"{"messages":[{"role":"user","content":"a"},{"role":"user","content":[{"type":"tool_result","content":"r"}]}]}"#,
+                concat!(
+                    r#"{"messages":[{"role":"user","content":"a"},{"role":"user","#,
+                    r#""content":[{"type":"tool_result","content":"r"}]}]}"#,
+                ),
                 "a",
-                r#"{"messages":[{"role":"user","content":"a\n\"B\""},{"role":"user","content":[{"type":"tool_result","content":"r"}]}]}"#,
+                concat!(
+                    r#"{"messages":[{"role":"user","content":"a\n\"B\""},{"role":"user","#,
+                    r#""content":[{"type":"tool_result","content":"r"}]}]}"#,
+                ),
             ),
         ] {
             let found = LastUserText::find(object).unwrap();

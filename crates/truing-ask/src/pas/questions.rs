@@ -30,8 +30,9 @@ pub const CATEGORY_REMINDER: &str =
 pub const COMPLEMENT_REMINDER: &str =
     "Write only the complement: a short text, without tags, labels or quotation marks.";
 /// Retry message for an unreadable verdict of the critic.
-pub const REVIEW_REMINDER: &str = "Your reply is not the JSON object that is required. Write only {\"reason\": \"...\", \"is_correct\": true or false, \
-     \"fault\": null or one of the five names, \"final_complement\": \"...\"}.";
+pub const REVIEW_REMINDER: &str = "Your reply is not the JSON object that is required. Write only \
+     {\"reason\": \"...\", \"is_correct\": true or false, \"fault\": null or one of the five names, \
+     \"final_complement\": \"...\"}.";
 
 /// The tags that separate data from instructions in the templates.
 static TAGS: LazyLock<Option<Regex>> =
@@ -126,8 +127,8 @@ pub fn complement_within(prompt: &str, results: &[&str]) -> String {
     RETRIEVAL.fill(Language::of(prompt), &[("{results}", &results), ("{prompt}", &escaped(prompt))])
 }
 
-/// The complement of a reply, without code fence, tags, label or quotation marks around it. `None` if nothing is left, or
-/// the templates' tags are inside.
+/// The complement of a reply, without code fence, tags, label or quotation marks around it. `None` if nothing is left,
+/// or the templates' tags are inside.
 #[must_use]
 pub fn read_complement(reply: &str) -> Option<String> {
     let mut text = reply.trim();

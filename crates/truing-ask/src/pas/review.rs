@@ -38,8 +38,8 @@ impl Review {
 
     /// Reads the last JSON object of a reply that has a verdict; text and code fences around it do not matter. Beside
     /// `is_correct`, `fault` and `final_complement` the keys of the original data are read (`Is_correct`: "Yes" or
-    /// "No", `FinalAPE` or `Final APE`). `None` without such an object, where a rejection has no correction, and where verdict
-    /// and fault contradict each other.
+    /// "No", `FinalAPE` or `Final APE`). `None` without such an object, where a rejection has no correction, and where
+    /// verdict and fault contradict each other.
     #[must_use]
     pub fn read(reply: &str) -> Option<Self> {
         let is_verdict = |object: &Map<String, Value>| field(object, &["iscorrect"]).is_some();
@@ -111,7 +111,10 @@ mod tests {
                 &accepted,
             ),
             (
-                r#"So: {"fault": "answers", "is_correct": false, "final_complement": " Say how. ", "reason": "It answers."}."#,
+                concat!(
+                    r#"So: {"fault": "answers", "is_correct": false, "final_complement": " Say how. ","#,
+                    r#" "reason": "It answers."}."#,
+                ),
                 &rejected(Some(Fault::Answers)),
             ),
             (
@@ -120,7 +123,10 @@ mod tests {
             ),
             // An object that only quotes the form does not count.
             (
-                r#"The form is {"is_correct": true}. {"reason": "It answers.", "is_correct": "No", "final_complement": "Say how."}"#,
+                concat!(
+                    r#"The form is {"is_correct": true}. {"reason": "It answers.", "is_correct": "No","#,
+                    r#" "final_complement": "Say how."}"#,
+                ),
                 &rejected(None),
             ),
             (r#"{"is_correct": false, "reason": "?"}"#, &None),

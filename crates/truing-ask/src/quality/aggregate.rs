@@ -1,5 +1,5 @@
-//! Verdicts added up: a prompt's share of wins and its strength on each dimension, with errors; and the judges' agreement
-//! and bias. A comparison without a verdict is left out and counted, never a draw.
+//! Verdicts added up: a prompt's share of wins and its strength on each dimension, with errors; and the judges'
+//! agreement and bias. A comparison without a verdict is left out and counted, never a draw.
 
 use std::collections::BTreeMap;
 
@@ -53,7 +53,7 @@ pub struct Comparison {
     pub pairs: Vec<Option<Pair>>,
 }
 
-/// Where a prompt stands against its bucket's mean, as far as errors tell.
+/// How a prompt compares with its bucket's mean, given the standard errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Label {
@@ -133,7 +133,7 @@ pub struct JudgeSummary {
     pub equal_share: Option<f64>,
     /// How far it agrees with itself when the order is swapped.
     pub order_agreement: Option<Agreement>,
-    /// How often it prefers what stands first, where it decides; 0.5 is fair.
+    /// How often it prefers what is first, where it decides; 0.5 is fair.
     pub first_share: Option<f64>,
 }
 

@@ -1,6 +1,5 @@
 //! Prompts to be compared, in buckets with anchors.
 
-use rand_chacha::rand_core::Rng;
 use serde_json::{Map, Value};
 use truing_types::{RowOrigin, Seed};
 
@@ -29,17 +28,13 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// Samples up to `n_anchors` of the members as anchors, by seed and the bucket's name: other buckets and their sizes
-    /// change nothing.
+    /// Samples up to `n_anchors` of the members as anchors, by seed and the bucket's name: other buckets and their
+    /// sizes change nothing.
     #[must_use]
     pub fn sample_anchors(name: &str, mut members: Vec<usize>, n_anchors: usize, seed: Seed) -> Self {
         let n_anchors = n_anchors.min(members.len());
         if n_anchors < members.len() {
-            let mut generator = seed.generator(&format!("anchors of {name}"), &[]);
-            for place in 0..n_anchors {
-                let left = (members.len() - place) as u64;
-                members.swap(place, place + (generator.next_u64() % left) as usize);
-            }
+            seed.sample_to_front(&mut members, n_anchors, &format!("anchors of {name}"), &[]);
             members[..n_anchors].sort_unstable();
             members[n_anchors..].sort_unstable();
         }

@@ -37,12 +37,13 @@ impl Dimension {
     pub fn definition(self) -> &'static str {
         match self {
             Self::Clarity => {
-                "which prompt states more clearly what is wanted (content, audience, format) and includes all the material that \
-                 the task needs"
+                "which prompt states more clearly what is wanted (content, audience, format) and includes \
+                 all the material that the task needs"
             }
             Self::Practicality => "which prompt is closer to a real need at work, in study or in daily life",
             Self::Complexity => {
-                "which prompt needs more to be answered well: knowledge, reasoning in several steps, constraints to satisfy"
+                "which prompt needs more to be answered well: knowledge, reasoning in several steps, \
+                 constraints to satisfy"
             }
             Self::Novelty => {
                 "which prompt is less common in its subject, its perspective or its requirements"

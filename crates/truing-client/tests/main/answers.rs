@@ -60,7 +60,7 @@ fn other_endpoints_lie_below_the_address_without_its_version_and_are_asked_again
     assert!(error.contains("`timeout_secs` is inf"), "{error}");
 }
 
-/// vLLM's form: the token that stands there is one more entry where it is not among the most likely.
+/// vLLM's form: the token that is there is one more entry where it is not among the most likely.
 #[test]
 fn log_probs_of_a_prompt_are_read_and_are_those_of_every_token() {
     let body = serde_json::json!({"choices": [{"text": "x", "prompt_logprobs": [

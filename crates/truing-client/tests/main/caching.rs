@@ -278,7 +278,8 @@ fn many_connections_that_open_a_new_file_at_once_all_get_it() {
             for _ in 0..N_CONNECTIONS {
                 scope.spawn(|| {
                     begin.wait();
-                    // Dropped at once: the last connection that closes removes the write-ahead file while others open it.
+                    // Dropped at once: the last connection that closes removes the write-ahead file while others open
+                    // it.
                     assert!(ReplyCache::open(&path).unwrap().is_empty().unwrap());
                 });
             }

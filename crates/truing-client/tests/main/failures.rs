@@ -256,7 +256,8 @@ fn what_refuses_everything_is_not_asked_a_hundred_times() {
     }
 }
 
-/// What becomes of requests that are asked one after the other: how many were sent, and which refusals are of everything.
+/// What becomes of requests that are asked one after the other: how many were sent, and which refusals are of
+/// everything.
 fn in_turn(script: Vec<Act>, n_requests: usize) -> (usize, Vec<bool>) {
     let setup = setup(script, |settings| settings.max_concurrency = 1);
     let requests: Vec<ChatRequest> = (0..n_requests).map(|i| request(&i.to_string())).collect();

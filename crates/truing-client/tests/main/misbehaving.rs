@@ -11,7 +11,8 @@ use crate::server::{
 };
 
 const STREAM_BEGINNING: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"good \"}}]}\n\n";
-const STREAM_END: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"answer\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+const STREAM_END: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"answer\"},\"finish_reason\":\"stop\"}]}\
+                          \n\ndata: [DONE]\n\n";
 
 /// Long enough for an answer on a busy machine.
 fn short_timeout(settings: &mut ClientSettings) {

@@ -152,6 +152,17 @@ pub struct PlannedCalls {
 }
 
 impl PlannedCalls {
+    /// Steps as `(step, n_calls, max_calls, prompt_bytes)`; those without a call are left out.
+    pub(super) fn of_steps(steps: impl IntoIterator<Item = (&'static str, u64, u64, u64)>) -> Vec<Self> {
+        let steps = steps.into_iter().map(|(step, n_calls, max_calls, prompt_bytes)| Self {
+            step,
+            n_calls,
+            max_calls,
+            prompt_bytes,
+        });
+        steps.filter(|step| step.max_calls > 0).collect()
+    }
+
     /// A step that asks once for each of `n` units, in at most `rounds` rounds; `prompt_bytes` are those of one round.
     pub(super) fn in_rounds(step: &'static str, n: usize, rounds: usize, prompt_bytes: u64) -> Self {
         let (n_calls, rounds) = (n as u64, rounds as u64);

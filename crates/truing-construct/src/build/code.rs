@@ -469,15 +469,7 @@ impl Job for CodeJob {
             ("writing deeper questions", n_follow_ups, n_follow_ups, about(&FOLLOW_UP)),
             ("reviewing deeper questions", n_follow_ups, n_follow_ups, about(&REVIEW_FOLLOW_UP)),
         ];
-        let calls = steps.into_iter().filter(|(_, _, max_calls, _)| *max_calls > 0);
-        calls
-            .map(|(step, n_calls, max_calls, prompt_bytes)| PlannedCalls {
-                step,
-                n_calls,
-                max_calls,
-                prompt_bytes,
-            })
-            .collect()
+        PlannedCalls::of_steps(steps)
     }
 
     fn build(&self, asking: &mut Asking<'_>) -> Result<Option<Vec<Built>>, StageError> {

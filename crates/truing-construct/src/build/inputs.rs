@@ -29,7 +29,7 @@ pub struct SeedRow {
     pub columns: Map<String, Value>,
     /// Fields that the built row keeps.
     pub kept: Map<String, Value>,
-    /// Where it stands.
+    /// Where it is.
     pub source: PromptSource,
     /// Why it is not used.
     pub dropped: Option<Dropped>,
@@ -86,7 +86,8 @@ impl BuildInputs {
             for row in &mut rows {
                 let (row, origin) = row?;
                 let is_single_turn = row.prompt.tools.is_empty()
-                    && matches!(row.prompt.messages.as_slice(), [only] if only.role == Role::User && only.parts.is_empty());
+                    && matches!(row.prompt.messages.as_slice(), [only]
+                        if only.role == Role::User && only.parts.is_empty());
                 let text = prompt_text(&row.prompt);
                 let language = Language::of(&text);
                 let source = PromptSource::of(&origin);

@@ -30,7 +30,6 @@ use super::builder::{BuilderInfo, Built, BuiltRow, Dropped, Fates, Job, PlannedC
 use super::config::{BuildConfig, require_bounded};
 use super::inputs::{SEED, SeedRow};
 use super::texts::{PromptText, prompt_text, tagged};
-use crate::shuffle::shuffled;
 use answers::{gives, is_readable};
 pub(super) use answers::{mentions_reference, reference_of};
 pub use points::{KnowledgePoint, Level, load_knowledge_points};
@@ -174,7 +173,7 @@ fn new_problems(
             let found = format!("{} without knowledge points", level.code());
             return bad("mathematics.levels", found, "levels that the file of knowledge points has");
         }
-        of_levels.push(shuffled(of_level, seed, "knowledge points", &[level as u64]));
+        of_levels.push(seed.shuffled(of_level, "knowledge points", &[level as u64]));
     }
     let (mut units, mut origins) = (Vec::new(), Vec::new());
     for row in 0..n_rows {

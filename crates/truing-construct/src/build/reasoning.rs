@@ -422,15 +422,7 @@ impl Job for ReasoningJob {
             ("comparing answers", 0, n_solved, compared.saturating_mul(n_answers)),
             ("correcting wrong answers", 0, n.saturating_mul(rounds), corrected.saturating_mul(rounds)),
         ];
-        let calls = steps.into_iter().filter(|(_, _, max_calls, _)| *max_calls > 0);
-        calls
-            .map(|(step, n_calls, max_calls, prompt_bytes)| PlannedCalls {
-                step,
-                n_calls,
-                max_calls,
-                prompt_bytes,
-            })
-            .collect()
+        PlannedCalls::of_steps(steps)
     }
 
     fn build(&self, asking: &mut Asking<'_>) -> Result<Option<Vec<Built>>, StageError> {

@@ -43,8 +43,8 @@ const GRADE: PromptText = prompt_text!("grade_response");
 
 const FAULTS_FORM: (&str, &str) = (
     "a critique and a verdict on each fault",
-    "Your reply lacks the critique between <critique> and </critique>, or does not end with one verdict for each fault, \
-     YES or NO, in double brackets. Write both.",
+    "Your reply lacks the critique between <critique> and </critique>, or does not end with one verdict for \
+     each fault, YES or NO, in double brackets. Write both.",
 );
 const REWRITE_FORM: (&str, &str) = (
     "a rewritten response",

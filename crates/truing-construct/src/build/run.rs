@@ -157,12 +157,12 @@ pub(super) fn run(
     let largest_template_share = screen_rows(plan, inputs, &mut built)?;
     let fates = fate_rows(plan.job.units(), &built);
     let summary = summarise(plan, &fates, &built, recheck, largest_template_share);
-    let fates_path = folder.join("fates.jsonl");
+    let fates_path = folder.join(crate::files::FATES);
     // What may differ between a run and its continuation is recorded as it was for these rows.
     run.write_inputs(&record)?;
     run.write_recipe(&config.to_toml())?;
     write_lines(&fates_path, &fates)?;
-    atomic::write_json(&folder.join("summary.json"), &summary)?;
+    atomic::write_json(&folder.join(crate::files::SUMMARY), &summary)?;
     if summary.n_kept == 0 {
         return Err(no_rows(plan.job.units(), &built, summary.n_begun, &fates_path));
     }
@@ -176,7 +176,7 @@ pub(super) fn run(
         events.emit(Event::Saved { what: name.trim_end_matches(".jsonl").into(), path: path.clone() });
         Ok(Some(path))
     };
-    let (rows, prompts) = (write("rows.jsonl", &rows)?, write("prompts.jsonl", &prompts)?);
+    let (rows, prompts) = (write(crate::files::ROWS, &rows)?, write(crate::files::PROMPTS, &prompts)?);
     summary.warnings.iter().for_each(|warning| events.emit(Event::Warning(warning.clone())));
     Ok(Ended::Finished(BuildOutcome { rows, prompts, fates: fates_path, summary }))
 }

@@ -57,7 +57,8 @@ const N_FIXED_QUESTIONS: usize = 4;
 
 const PARTS: (&str, &str) = (
     "the five components",
-    "Your reply lacks a component. Write all five between their tags: <task>, <workflow>, <output>, <rules>, <opening>.",
+    "Your reply lacks a component. Write all five between their tags: <task>, <workflow>, <output>, <rules>, \
+     <opening>.",
 );
 const MESSAGE: (&str, &str) = (
     "a system message",
@@ -375,15 +376,7 @@ impl Job for SystemMessagesJob {
             ("answering", n.min(most_answers), most_answers, answered.saturating_mul(rounds)),
             ("checking responses", n_checked.min(most_checks), most_checks, checked.saturating_mul(rounds)),
         ];
-        let calls = steps.into_iter().filter(|(_, _, max_calls, _)| *max_calls > 0);
-        calls
-            .map(|(step, n_calls, max_calls, prompt_bytes)| PlannedCalls {
-                step,
-                n_calls,
-                max_calls,
-                prompt_bytes,
-            })
-            .collect()
+        PlannedCalls::of_steps(steps)
     }
 
     fn build(&self, asking: &mut Asking<'_>) -> Result<Option<Vec<Built>>, StageError> {

@@ -114,7 +114,8 @@ mod tests {
         assert_eq!(between("<missing>\n</missing>", "missing"), Some(""));
     }
 
-    /// What stands between the marks of a thought is not part of an answer, so no text may ask for an answer in such marks.
+    /// What is between the marks of a thought is not part of an answer, so no text may ask for an answer in such
+    /// marks.
     #[test]
     fn no_tag_that_a_model_is_asked_for_marks_a_thought() {
         let root = env!("CARGO_MANIFEST_DIR");

@@ -14,9 +14,6 @@ use truing_types::{PromptRow, StageName};
 
 use crate::StageError;
 
-/// Rows whose labels are in doubt, in the run's folder.
-pub(super) const REVIEW: &str = "review.jsonl";
-
 /// One flat table, then `[columns]`, `[[data]]` and `[[judge]]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -230,7 +227,11 @@ impl LabelConfig {
             let expected = "`{prompt}`, `{dimensions}` and `{form}`";
             return bad("prompt", format!("missing the placeholder `{placeholder}`"), expected);
         }
-        if self.corrections.as_ref().is_some_and(|path| is_same_file(path, &self.output_dir.join(REVIEW))) {
+        if self
+            .corrections
+            .as_ref()
+            .is_some_and(|path| is_same_file(path, &self.output_dir.join(crate::files::REVIEW)))
+        {
             let expected = "a copy somewhere else: the run writes its own `review.jsonl` there";
             return bad("corrections", "the review file of this very run".into(), expected);
         }

@@ -13,9 +13,10 @@ use truing_run::rows::value_at;
 use truing_run::{DataReport, RunError};
 use truing_store::RunInputs;
 use truing_train::{Amount, PlanRow};
-use truing_types::{Event, EventSink, RowOrigin};
+use truing_types::{EventSink, RowOrigin};
 
 use super::config::{LabelConfig, OnUnknownLabel};
+use crate::sources::Sources;
 use crate::{StageError, StagePlan};
 
 /// Everything a plan looks at.
@@ -35,8 +36,8 @@ impl LabelInputs {
     /// Reads label set, prompts and corrections.
     ///
     /// # Errors
-    /// When a file cannot be read, a row cannot and `on_bad_row` is `error`, or a row carries a label that the set does not
-    /// know and `on_unknown_label` is `error`.
+    /// When a file cannot be read, a row cannot and `on_bad_row` is `error`, or a row carries a label that the set does
+    /// not know and `on_unknown_label` is `error`.
     pub fn load(config: &LabelConfig, events: &mut dyn EventSink) -> Result<Self, StageError> {
         config.check()?;
         let mut set = load_label_set(config.label_set.as_deref())?;
@@ -44,30 +45,20 @@ impl LabelInputs {
         for name in &config.dimensions {
             dimension_of(&set, "dimensions", name)?;
         }
-        events.emit(Event::PhaseStarted { phase: "reading the prompts".into(), total: None });
-        let (mut prompts, mut report) = (Vec::new(), DataReport::of("data"));
-        for source in &config.data {
-            let mut rows = read_prompts(&source.in_folder(&config.data_dir), config.on_bad_row)?;
-            for row in &mut rows {
-                let (row, origin) = row?;
-                let carried =
-                    match carried(&mut set, &columns, &row.columns, &origin, config.on_unknown_label) {
-                        Ok(carried) => carried,
-                        Err(error) => {
-                            report.skip(config.on_bad_row, error)?;
-                            continue;
-                        }
-                    };
-                let corrected = vec![None; carried.len()];
-                let text = question_text(&row.prompt);
-                prompts.push(LabelPrompt { text, columns: row.columns, origin, carried, corrected });
-            }
-            report.end_source(&rows);
-            events.emit(Event::Progress { done: prompts.len() as u64, note: String::new() });
-        }
-        report.n_rows = prompts.len() as u64;
-        events.emit(Event::PhaseFinished);
-        report.warn("the prompts", events);
+        let LabelConfig { data, data_dir, on_bad_row, .. } = config;
+        let sources = Sources { data, data_dir, on_bad_row: *on_bad_row };
+        let (mut prompts, report) = sources.read("the prompts", events, |row, origin, report| {
+            let carried = match carried(&mut set, &columns, &row.columns, &origin, config.on_unknown_label) {
+                Ok(carried) => carried,
+                Err(error) => {
+                    report.skip(config.on_bad_row, error)?;
+                    return Ok(None);
+                }
+            };
+            let corrected = vec![None; carried.len()];
+            let text = question_text(&row.prompt);
+            Ok(Some(LabelPrompt { text, columns: row.columns, origin, carried, corrected }))
+        })?;
         let n_stray_corrections = correct(config, &mut set, &mut prompts)?;
         Ok(Self { set, prompts, n_stray_corrections, report })
     }
@@ -115,7 +106,8 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// The labels of a value: a text, or a list of texts where the dimension has several; other values by what is printed.
+    /// The labels of a value: a text, or a list of texts where the dimension has several; other values by what is
+    /// printed.
     fn labels(
         &self,
         set: &mut LabelSet,

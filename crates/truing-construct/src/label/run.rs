@@ -17,7 +17,7 @@ use truing_run::{Ended, Recipe, RunError, write_skipped};
 use truing_store::atomic;
 use truing_types::{ChatModel, ChatRequest, Event};
 
-use super::config::{LabelConfig, REVIEW};
+use super::config::LabelConfig;
 use super::plan::{LabelInputs, LabelPlan};
 use crate::{RunContext, StageError};
 
@@ -38,8 +38,8 @@ pub struct LabelOutcome {
 /// used again.
 ///
 /// # Errors
-/// When the folder is in use or of a run with another recipe or inputs, a judge refuses everything, no prompt has a label in the end,
-/// or the disk fails.
+/// When the folder is in use or of a run with another recipe or inputs, a judge refuses everything, no prompt has a
+/// label in the end, or the disk fails.
 pub(super) fn run(
     plan: &LabelPlan,
     inputs: &LabelInputs,
@@ -113,11 +113,11 @@ fn write(config: &LabelConfig, rows: &[LabelledPrompt], summary: &Summary) -> Re
     let folder = &config.output_dir;
     let unlabelled = rows.iter().filter(|row| !row.unlabelled.is_empty()).map(LabelledPrompt::to_row);
     let unlabelled: Vec<_> = unlabelled.collect::<Result<_, _>>()?;
-    write_lines(&folder.join(REVIEW), &ReviewedPrompt::in_doubt(rows, config.min_confidence)?)?;
-    write_lines(&folder.join("unlabelled.jsonl"), &unlabelled)?;
+    write_lines(&folder.join(crate::files::REVIEW), &ReviewedPrompt::in_doubt(rows, config.min_confidence)?)?;
+    write_lines(&folder.join(crate::files::UNLABELLED), &unlabelled)?;
     let labelled: Vec<_> = rows.iter().map(LabelledPrompt::to_row).collect::<Result<_, _>>()?;
     write_lines(&folder.join(LabelledPrompt::FILE_NAME), &labelled)?;
-    Ok(atomic::write_json(&folder.join("summary.json"), summary)?)
+    Ok(atomic::write_json(&folder.join(crate::files::SUMMARY), summary)?)
 }
 
 /// One judge at work.
@@ -192,7 +192,8 @@ impl Asking<'_, '_, '_> {
         questions.iter().flat_map(votes).collect()
     }
 
-    /// A reply that names no label of a dimension is a ballot without one; a judge that failed, or whose reply was cut, has no ballot.
+    /// A reply that names no label of a dimension is a ballot without one; a judge that failed, or whose reply was cut,
+    /// has no ballot.
     fn take(
         &self,
         question: &Question,

@@ -39,8 +39,8 @@ pub struct PasConfig {
     pub critic_cases: Option<PathBuf>,
     /// Golden pairs shown for one complement.
     pub n_examples: usize,
-    /// Whether prompts are selected by `min_score` and `keep`. If false, as many prompts as they would keep are sampled at
-    /// random (ablation).
+    /// Whether prompts are selected by `min_score` and `keep`. If false, as many prompts as they would keep are sampled
+    /// at random (ablation).
     pub selection: bool,
     /// Column with the quality of a prompt, for instance `quality.win_rate` of `truing quality`.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,18 +1,17 @@
 //! The pool with what is known of each prompt, the examples, and what it will cost to make pairs.
 
-use rand_chacha::rand_core::Rng;
 use serde_json::{Map, Value};
 use truing_ask::judged_folder::JudgedInputs;
 use truing_ask::judging::BYTES_PER_TOKEN;
 use truing_ask::pas::{CriticCases, GoldenPairs, Language, questions};
-use truing_data::read_prompts;
 use truing_run::rows::value_at;
 use truing_run::{DataReport, RunError};
 use truing_store::RunInputs;
 use truing_train::{Amount, PlanRow};
-use truing_types::{Event, EventSink, Role, RowOrigin, Seed};
+use truing_types::{EventSink, Role, RowOrigin, Seed};
 
 use super::config::PasConfig;
+use crate::sources::Sources;
 use crate::{StageError, StagePlan};
 
 /// A prompt of the pool.
@@ -47,8 +46,8 @@ impl PasInputs {
     /// Reads examples and pool.
     ///
     /// # Errors
-    /// When a file cannot be read, an example is invalid, a row is and `on_bad_row` is `error`, or `category_names` names a
-    /// category without golden pairs.
+    /// When a file cannot be read, an example is invalid, a row is and `on_bad_row` is `error`, or `category_names`
+    /// names a category without golden pairs.
     pub fn load(config: &PasConfig, events: &mut dyn EventSink) -> Result<Self, StageError> {
         config.check()?;
         let golden = GoldenPairs::load(config.golden_pairs.as_deref())?;
@@ -61,37 +60,28 @@ impl PasInputs {
             }
             .into());
         }
-        events.emit(Event::PhaseStarted { phase: "reading the prompts".into(), total: None });
-        let (mut prompts, mut report) = (Vec::new(), DataReport::of("data"));
-        for source in &config.data {
-            let mut rows = read_prompts(&source.in_folder(&config.data_dir), config.on_bad_row)?;
-            for row in &mut rows {
-                let (row, origin) = row?;
-                let (text, unusable) = match row.prompt.messages.as_slice() {
-                    [only] if only.role == Role::User && row.prompt.tools.is_empty() => {
-                        let is_long = only.content.chars().count() > config.max_prompt_characters;
-                        (only.content.clone(), is_long.then_some("longer than `max_prompt_characters`"))
-                    }
-                    turns => {
-                        let asked = turns.iter().rev().find(|turn| turn.role == Role::User);
-                        let text = asked.map_or_else(String::new, |turn| turn.content.clone());
-                        (text, Some("not a single turn of a user"))
-                    }
-                };
-                prompts.push(PoolPrompt {
-                    text,
-                    origin,
-                    category: category(config, &golden, &row.columns),
-                    unusable,
-                    deselected: deselected(config, &row.columns),
-                });
-            }
-            report.end_source(&rows);
-            events.emit(Event::Progress { done: prompts.len() as u64, note: String::new() });
-        }
-        report.n_rows = prompts.len() as u64;
-        events.emit(Event::PhaseFinished);
-        report.warn("the prompts", events);
+        let PasConfig { data, data_dir, on_bad_row, .. } = config;
+        let sources = Sources { data, data_dir, on_bad_row: *on_bad_row };
+        let (prompts, report) = sources.read("the prompts", events, |row, origin, _| {
+            let (text, unusable) = match row.prompt.messages.as_slice() {
+                [only] if only.role == Role::User && row.prompt.tools.is_empty() => {
+                    let is_long = only.content.chars().count() > config.max_prompt_characters;
+                    (only.content.clone(), is_long.then_some("longer than `max_prompt_characters`"))
+                }
+                turns => {
+                    let asked = turns.iter().rev().find(|turn| turn.role == Role::User);
+                    let text = asked.map_or_else(String::new, |turn| turn.content.clone());
+                    (text, Some("not a single turn of a user"))
+                }
+            };
+            Ok(Some(PoolPrompt {
+                text,
+                origin,
+                category: category(config, &golden, &row.columns),
+                unusable,
+                deselected: deselected(config, &row.columns),
+            }))
+        })?;
         Ok(Self { golden, cases, prompts, report })
     }
 }
@@ -183,7 +173,7 @@ impl PasPlan {
                 dropped[idx].clone_from(&inputs.prompts[idx].deselected);
             }
         } else {
-            for idx in not_drawn(usable, n_selected, Seed(config.seed)) {
+            for idx in not_sampled(usable, n_selected, Seed(config.seed)) {
                 dropped[idx] = Some("not sampled (`selection = false`)".into());
             }
         }
@@ -241,12 +231,8 @@ pub(super) fn no_examples(inputs: &PasInputs, category: &str, prompt: &str) -> O
 }
 
 /// All but `n` places, the `n` sampled at random.
-fn not_drawn(mut indices: Vec<usize>, n: usize, seed: Seed) -> Vec<usize> {
-    let mut generator = seed.generator("prompts without selection", &[]);
-    for idx in 0..n.min(indices.len()) {
-        let left = (indices.len() - idx) as u64;
-        indices.swap(idx, idx + (generator.next_u64() % left) as usize);
-    }
+fn not_sampled(mut indices: Vec<usize>, n: usize, seed: Seed) -> Vec<usize> {
+    seed.sample_to_front(&mut indices, n, "prompts without selection", &[]);
     indices.split_off(n.min(indices.len()))
 }
 

@@ -118,12 +118,12 @@ impl Work<'_> {
     }
 }
 
-/// Asks and writes `pairs.jsonl`, `fates.jsonl`, `summary.json`, `recipe.resolved.toml` and `inputs.json`. The folder of a
-/// run with the same recipe and inputs is used again.
+/// Asks and writes `pairs.jsonl`, `fates.jsonl`, `summary.json`, `recipe.resolved.toml` and `inputs.json`. The folder
+/// of a run with the same recipe and inputs is used again.
 ///
 /// # Errors
-/// When the folder is in use or of a run with another recipe or inputs, a model refuses everything, no pair was made, or
-/// the disk fails.
+/// When the folder is in use or of a run with another recipe or inputs, a model refuses everything, no pair was made,
+/// or the disk fails.
 pub(super) fn run(
     plan: &PasPlan,
     inputs: &PasInputs,
@@ -171,12 +171,12 @@ pub(super) fn run(
 
     let fates = fate_rows(plan, inputs, work);
     let summary = summarise(plan, &fates);
-    let (pairs_path, fates_path) = (folder.join("pairs.jsonl"), folder.join("fates.jsonl"));
+    let (pairs_path, fates_path) = (folder.join(crate::files::PAIRS), folder.join(crate::files::FATES));
     // What may differ between a run and its continuation is recorded as it was for these pairs.
     run.write_inputs(&record)?;
     run.write_recipe(&config.to_toml())?;
     write_lines(&fates_path, &fates)?;
-    atomic::write_json(&folder.join("summary.json"), &summary)?;
+    atomic::write_json(&folder.join(crate::files::SUMMARY), &summary)?;
     if summary.n_pairs == 0 {
         let chosen = fates.iter().zip(&plan.dropped).filter(|(_, why)| why.is_none());
         let reasons = reasons_of(chosen.map(|(row, _)| row));

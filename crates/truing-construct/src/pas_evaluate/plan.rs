@@ -2,15 +2,15 @@
 
 use serde_json::{Map, Value};
 use truing_ask::judged_folder::JudgedInputs;
-use truing_data::read_prompts;
 use truing_reward::verifiers::ifeval::{IfevalConfig, check_ids};
 use truing_run::rows::value_at;
 use truing_run::{DataReport, RunError};
 use truing_store::RunInputs;
 use truing_train::{Amount, PlanRow};
-use truing_types::{Event, EventSink, Role, RowOrigin};
+use truing_types::{EventSink, Role, RowOrigin};
 
 use super::config::PasEvaluateConfig;
+use crate::sources::Sources;
 use crate::{StageError, StagePlan};
 
 /// A prompt to be answered twice.
@@ -41,58 +41,42 @@ impl PasEvaluateInputs {
     /// Reads the prompts.
     ///
     /// # Errors
-    /// When a file cannot be read; when a row cannot, is no single turn of a user, or has instructions that are not known, and
-    /// `on_bad_row` is `error`.
+    /// When a file cannot be read; when a row cannot, is no single turn of a user, or has instructions that are not
+    /// known, and `on_bad_row` is `error`.
     pub fn load(config: &PasEvaluateConfig, events: &mut dyn EventSink) -> Result<Self, StageError> {
         config.check()?;
-        events.emit(Event::PhaseStarted { phase: "reading the prompts".into(), total: None });
-        let (mut prompts, mut report) = (Vec::new(), DataReport::of("data"));
-        for source in &config.data {
-            let mut rows = read_prompts(&source.in_folder(&config.data_dir), config.on_bad_row)?;
-            for row in &mut rows {
-                let (row, origin) = row?;
-                let bad = |column: &str, found: String, expected| RunError::BadColumn {
-                    origin: origin.clone(),
-                    column: column.to_owned(),
-                    found,
-                    expected,
-                };
-                let problem = match row.prompt.messages.as_slice() {
-                    [only] if only.role == Role::User => {
-                        check_instructions(&row.columns).err().map(|found| {
-                            bad("instruction_id_list", found, "known instructions, each with its `kwargs`")
-                        })
-                    }
-                    turns => Some(bad("prompt", format!("{} turns", turns.len()), "a single turn of a user")),
-                };
-                if let Some(problem) = problem {
-                    report.skip(config.on_bad_row, StageError::from(problem))?;
-                    continue;
-                }
-                let category = match value_at(&row.columns, &config.category_column) {
-                    Some(Value::String(category)) => category.clone(),
-                    Some(other) => other.to_string(),
-                    None => String::new(),
-                };
-                prompts.push(EvaluationPrompt {
-                    text: row
-                        .prompt
-                        .messages
-                        .into_iter()
-                        .next()
-                        .map_or_else(String::new, |turn| turn.content),
-                    is_verifiable: !instructions(&row.columns).is_empty(),
-                    columns: row.columns,
-                    category,
-                    origin,
-                });
+        let PasEvaluateConfig { data, data_dir, on_bad_row, .. } = config;
+        let sources = Sources { data, data_dir, on_bad_row: *on_bad_row };
+        let (prompts, report) = sources.read("the prompts", events, |row, origin, report| {
+            let bad = |column: &str, found: String, expected| RunError::BadColumn {
+                origin: origin.clone(),
+                column: column.to_owned(),
+                found,
+                expected,
+            };
+            let problem = match row.prompt.messages.as_slice() {
+                [only] if only.role == Role::User => check_instructions(&row.columns).err().map(|found| {
+                    bad("instruction_id_list", found, "known instructions, each with its `kwargs`")
+                }),
+                turns => Some(bad("prompt", format!("{} turns", turns.len()), "a single turn of a user")),
+            };
+            if let Some(problem) = problem {
+                report.skip(config.on_bad_row, StageError::from(problem))?;
+                return Ok(None);
             }
-            report.end_source(&rows);
-            events.emit(Event::Progress { done: prompts.len() as u64, note: String::new() });
-        }
-        report.n_rows = prompts.len() as u64;
-        events.emit(Event::PhaseFinished);
-        report.warn("the prompts", events);
+            let category = match value_at(&row.columns, &config.category_column) {
+                Some(Value::String(category)) => category.clone(),
+                Some(other) => other.to_string(),
+                None => String::new(),
+            };
+            Ok(Some(EvaluationPrompt {
+                text: row.prompt.messages.into_iter().next().map_or_else(String::new, |turn| turn.content),
+                is_verifiable: !instructions(&row.columns).is_empty(),
+                columns: row.columns,
+                category,
+                origin,
+            }))
+        })?;
         Ok(Self { prompts, report })
     }
 }
@@ -178,7 +162,8 @@ impl StagePlan for PasEvaluatePlan {
 
     fn summary(&self) -> String {
         format!(
-            "{} prompts with and without complement, {} of them with instructions to check; {} calls of the judge at most",
+            "{} prompts with and without complement, {} of them with instructions to check; {} calls of the \
+             judge at most",
             self.n_prompts, self.n_verifiable, self.n_judge_calls
         )
     }

@@ -20,7 +20,8 @@ use truing_types::{ChatRequest, Event, EventSink, SamplingOptions};
 use super::plan::{EvaluationPrompt, PasEvaluateInputs, PasEvaluatePlan};
 use crate::{RunContext, StageError};
 
-const COMPARE_REMINDER: &str = "Your reply has no verdict in the required form. Write only one of [[A>>B]], [[A>B]], [[A=B]], [[B>A]], [[B>>A]].";
+const COMPARE_REMINDER: &str = "Your reply has no verdict in the required form. Write only one of [[A>>B]], \
+                                [[A>B]], [[A=B]], [[B>A]], [[B>>A]].";
 
 /// One prompt with both replies: a line of `results.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -130,12 +131,12 @@ pub struct PasEvaluateOutcome {
     pub summary: PasEvaluateSummary,
 }
 
-/// Asks and writes `results.jsonl`, `summary.json`, `recipe.resolved.toml` and `inputs.json`. The folder of a run with the
-/// same recipe and inputs is used again.
+/// Asks and writes `results.jsonl`, `summary.json`, `recipe.resolved.toml` and `inputs.json`. The folder of a run with
+/// the same recipe and inputs is used again.
 ///
 /// # Errors
-/// When the folder is in use or of a run with another recipe or inputs, a model refuses everything, nothing could be compared,
-/// or the disk fails.
+/// When the folder is in use or of a run with another recipe or inputs, a model refuses everything, nothing could be
+/// compared, or the disk fails.
 pub(super) fn run(
     plan: &PasEvaluatePlan,
     inputs: &PasEvaluateInputs,
@@ -174,9 +175,9 @@ pub(super) fn run(
     // What may differ between a run and its continuation is recorded as it was for these results.
     run.write_inputs(&record)?;
     run.write_recipe(&config.to_toml())?;
-    let path = folder.join("results.jsonl");
+    let path = folder.join(crate::files::RESULTS);
     write_lines(&path, &rows)?;
-    atomic::write_json(&folder.join("summary.json"), &summary)?;
+    atomic::write_json(&folder.join(crate::files::SUMMARY), &summary)?;
     if summary.overall == Compared::default() {
         let problem = format!("nothing could be compared: {}", main_reason(&summary.failures));
         let saved = format!("{} has every prompt; replies are kept", path.display());
@@ -315,7 +316,7 @@ fn compare(
     let answers = judge.ask("comparing replies", requests, COMPARE_REMINDER, read, events)?;
     for (row, pair) in compared.into_iter().zip(answers.chunks(2)) {
         match pair {
-            // The score of what stands first.
+            // The score of what is first.
             [Ok(with_first), Ok(without_first)] => {
                 let sum = with_first + 1.0 - without_first;
                 row.opinion = Some(match sum {

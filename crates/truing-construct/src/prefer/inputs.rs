@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
-use truing_data::read_prompts;
 use truing_reward::asking::question_text;
 use truing_run::rows::value_at;
 use truing_run::{DataReport, RunError};
 use truing_stages::StageError;
-use truing_types::{Conversation, Event, EventSink, PromptRow, RowOrigin};
+use truing_types::{Conversation, EventSink, PromptRow, RowOrigin};
 
 use super::config::PreferConfig;
+use crate::sources::Sources;
 
 /// Why a response is left out that is the same as an earlier one.
 const DUPLICATE: &str = "duplicate";
@@ -82,26 +82,20 @@ impl PreferInputs {
     /// When a setting is invalid, a file cannot be read, or a row cannot and `on_bad_row` is `error`.
     pub fn load(config: &PreferConfig, events: &mut dyn EventSink) -> Result<Self, StageError> {
         config.check()?;
-        events.emit(Event::PhaseStarted { phase: "reading the responses".into(), total: None });
-        let (mut groups, mut report) = (Vec::new(), DataReport::of("data"));
-        for source in &config.data {
-            let mut rows = read_prompts(&source.in_folder(&config.data_dir), config.on_bad_row)?;
-            for row in &mut rows {
-                let (row, origin) = row?;
-                if row.prompt.messages.iter().any(|turn| !turn.parts.is_empty()) {
-                    report.note("judges do not see the images and other parts of this prompt", &origin);
-                }
-                match group(row, origin, &config.skip_fates) {
-                    Ok(group) => groups.push(group),
-                    Err(error) => report.skip(config.on_bad_row, error)?,
+        let PreferConfig { data, data_dir, on_bad_row, .. } = config;
+        let sources = Sources { data, data_dir, on_bad_row: *on_bad_row };
+        let (groups, report) = sources.read("the responses", events, |row, origin, report| {
+            if row.prompt.messages.iter().any(|turn| !turn.parts.is_empty()) {
+                report.note("judges do not see the images and other parts of this prompt", &origin);
+            }
+            match group(row, origin, &config.skip_fates) {
+                Ok(group) => Ok(Some(group)),
+                Err(error) => {
+                    report.skip(config.on_bad_row, error)?;
+                    Ok(None)
                 }
             }
-            report.end_source(&rows);
-            events.emit(Event::Progress { done: groups.len() as u64, note: String::new() });
-        }
-        report.n_rows = groups.len() as u64;
-        events.emit(Event::PhaseFinished);
-        report.warn("the responses", events);
+        })?;
         Ok(Self { groups, report })
     }
 }

@@ -136,8 +136,8 @@ fn planned<'a>(
 ) -> Vec<Work<'a>> {
     let work = |(prompt, (group, decision)): (usize, (&'a PromptGroup, &Decision))| {
         let original = *ranked(&decision.scores).first().filter(|_| decision.fate == Fate::Paired)?;
-        let drawn = Seed(plan.config.seed).generator("defect", &[prompt as u64]).next_u64();
-        let defect = settings.defects[(drawn % settings.defects.len() as u64) as usize];
+        let number = Seed(plan.config.seed).generator("defect", &[prompt as u64]).next_u64();
+        let defect = settings.defects[(number % settings.defects.len() as u64) as usize];
         let copy = Err("not rewritten".to_owned());
         Some(Work { prompt, group, original, defect, copy, verdicts: Vec::new() })
     };

@@ -11,7 +11,6 @@ use truing_types::{ChatRequest, SamplingOptions, Seed};
 
 use super::config::{JudgeKind, PreferConfig, PreferJudge};
 use super::inputs::{PreferInputs, PromptGroup};
-use crate::shuffle::shuffled;
 
 /// What a question shows, as places of responses in their prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +37,7 @@ pub struct Call {
 pub struct JudgePlan {
     /// Its name.
     pub name: String,
-    /// The questions in their order; those that are asked twice stand at the end again.
+    /// The questions in their order; those that are asked twice are at the end again.
     pub calls: Vec<Call>,
     /// Calls at most, where each question is asked `max_attempts` times.
     pub max_calls: u64,
@@ -178,8 +177,13 @@ fn judge_plan(config: &PreferConfig, judge_idx: usize, inputs: &PreferInputs) ->
         }
     }
     let n_repeats = (config.repeat_share * calls.len() as f64).round() as usize;
-    let repeated =
-        drawn(calls.len(), n_repeats, Seed(config.seed), "questions asked twice", &[judge_idx as u64]);
+    let repeated = sampled_places(
+        calls.len(),
+        n_repeats,
+        Seed(config.seed),
+        "questions asked twice",
+        &[judge_idx as u64],
+    );
     let repeats: Vec<Call> = repeated.into_iter().map(|i| Call { is_repeat: true, ..calls[i] }).collect();
     calls.extend(repeats);
     let text = |call: &Call| question(judge, &inputs.groups[call.prompt], call.shown);
@@ -228,19 +232,19 @@ fn compared_pairs(n_responses: usize, max_pairs: usize, seed: Seed, key: &[u64])
     if all.len() <= max_pairs {
         return all;
     }
-    let order = shuffled((0..n_responses).collect::<Vec<_>>(), seed, "chain of comparisons", key);
+    let order = seed.shuffled((0..n_responses).collect::<Vec<_>>(), "chain of comparisons", key);
     let mut pairs: Vec<[usize; 2]> =
         order.windows(2).map(|link| [link[0].min(link[1]), link[0].max(link[1])]).collect();
     let rest: Vec<[usize; 2]> = all.into_iter().filter(|pair| !pairs.contains(pair)).collect();
     let n_more = max_pairs.saturating_sub(pairs.len());
-    pairs.extend(shuffled(rest, seed, "further comparisons", key).into_iter().take(n_more));
+    pairs.extend(seed.shuffled(rest, "further comparisons", key).into_iter().take(n_more));
     pairs.sort_unstable();
     pairs
 }
 
 /// `n` of the places below `n_places`, in ascending order.
-fn drawn(n_places: usize, n: usize, seed: Seed, purpose: &str, key: &[u64]) -> Vec<usize> {
-    let mut places = shuffled((0..n_places).collect::<Vec<_>>(), seed, purpose, key);
+fn sampled_places(n_places: usize, n: usize, seed: Seed, purpose: &str, key: &[u64]) -> Vec<usize> {
+    let mut places = seed.shuffled((0..n_places).collect::<Vec<_>>(), purpose, key);
     places.truncate(n);
     places.sort_unstable();
     places
@@ -367,10 +371,10 @@ mod tests {
     }
 
     #[test]
-    fn as_many_questions_are_drawn_as_asked_for() {
-        let places = drawn(100, 10, Seed(1), "test", &[]);
+    fn as_many_questions_are_sampled_as_asked_for() {
+        let places = sampled_places(100, 10, Seed(1), "test", &[]);
         assert_eq!(places.len(), 10);
         assert!(places.windows(2).all(|two| two[0] < two[1]) && places[9] < 100);
-        assert_eq!(drawn(3, 9, Seed(1), "test", &[]), [0, 1, 2]);
+        assert_eq!(sampled_places(3, 9, Seed(1), "test", &[]), [0, 1, 2]);
     }
 }

@@ -140,7 +140,7 @@ fn write(
     let mut summary = summarise(inputs, decisions, &pairs, &measured);
     let mut minimal_pairs = None;
     if let Some((pairs, minimal)) = made {
-        let path = at("minimal_pairs.jsonl");
+        let path = at(crate::files::MINIMAL_PAIRS);
         write_lines(&path, &pairs)?;
         if pairs.is_empty() {
             let reasons = main_reasons(&minimal.dropped);
@@ -150,10 +150,10 @@ fn write(
         minimal_pairs = Some(path);
     }
     let outcome = PreferOutcome {
-        pairs: at("pairs.jsonl"),
-        ranked: at("ranked.jsonl"),
-        edit_queue: at("edit_queue.jsonl"),
-        fates: at("fates.jsonl"),
+        pairs: at(crate::files::PAIRS),
+        ranked: at(crate::files::RANKED),
+        edit_queue: at(crate::files::EDIT_QUEUE),
+        fates: at(crate::files::FATES),
         minimal_pairs,
         measured,
         summary,
@@ -164,7 +164,7 @@ fn write(
     write_lines(&outcome.ranked, &ranked)?;
     write_lines(&outcome.pairs, &pairs)?;
     atomic::write_json(&at("judges.json"), &outcome.measured)?;
-    atomic::write_json(&at("summary.json"), &outcome.summary)?;
+    atomic::write_json(&at(crate::files::SUMMARY), &outcome.summary)?;
     Ok(outcome)
 }
 

@@ -12,8 +12,8 @@
 //! those with a weight above 0 that scored all of them. Where no judge did, they are over those that scored at least
 //! two, and a response that one of them did not score has no score; nothing is filled in.
 //!
-//! The rating of a response is the mean of the raw scores of absolute and golden judges, each with its reliability: also of
-//! a judge that gives every response the same, which says how good they are, though not which is better.
+//! The rating of a response is the mean of the raw scores of absolute and golden judges, each with its reliability:
+//! also of a judge that gives every response the same, which says how good they are, though not which is better.
 
 use std::collections::BTreeMap;
 

@@ -6,15 +6,15 @@ use serde_json::Value;
 use truing_ask::judged_folder::JudgedInputs;
 use truing_ask::judging::BYTES_PER_TOKEN;
 use truing_ask::quality::{Bucket, Calls, QualityPrompt};
-use truing_data::read_prompts;
 use truing_reward::asking::question_text;
 use truing_run::rows::value_at;
 use truing_run::{DataReport, RunError};
 use truing_store::RunInputs;
 use truing_train::{Amount, PlanRow};
-use truing_types::{Event, EventSink, Seed};
+use truing_types::{EventSink, Seed};
 
 use super::config::QualityConfig;
+use crate::sources::Sources;
 use crate::{StageError, StagePlan};
 
 /// The bucket of rows without a label.
@@ -36,27 +36,17 @@ impl QualityInputs {
     /// When a file cannot be read, or a row cannot and `on_bad_row` is `error`.
     pub fn load(config: &QualityConfig, events: &mut dyn EventSink) -> Result<Self, StageError> {
         config.check()?;
-        events.emit(Event::PhaseStarted { phase: "reading the prompts".into(), total: None });
-        let (mut prompts, mut report) = (Vec::new(), DataReport::of("data"));
-        for source in &config.data {
-            let source = source.in_folder(&config.data_dir);
-            let mut rows = read_prompts(&source, config.on_bad_row)?;
-            for row in &mut rows {
-                let (row, origin) = row?;
-                let bucket = match value_at(&row.columns, &config.bucket_column) {
-                    Some(Value::String(label)) => label.clone(),
-                    Some(other) => other.to_string(),
-                    None => UNLABELLED.to_owned(),
-                };
-                let text = question_text(&row.prompt);
-                prompts.push(QualityPrompt { text, columns: row.columns, bucket, origin });
-            }
-            report.end_source(&rows);
-            events.emit(Event::Progress { done: prompts.len() as u64, note: String::new() });
-        }
-        report.n_rows = prompts.len() as u64;
-        events.emit(Event::PhaseFinished);
-        report.warn("the prompts", events);
+        let QualityConfig { data, data_dir, on_bad_row, .. } = config;
+        let sources = Sources { data, data_dir, on_bad_row: *on_bad_row };
+        let (prompts, report) = sources.read("the prompts", events, |row, origin, _| {
+            let bucket = match value_at(&row.columns, &config.bucket_column) {
+                Some(Value::String(label)) => label.clone(),
+                Some(other) => other.to_string(),
+                None => UNLABELLED.to_owned(),
+            };
+            let text = question_text(&row.prompt);
+            Ok(Some(QualityPrompt { text, columns: row.columns, bucket, origin }))
+        })?;
         Ok(Self { prompts, report })
     }
 }

@@ -35,8 +35,8 @@ pub struct QualityOutcome {
 /// and `inputs.json`. The folder of a run with the same recipe and inputs is used again.
 ///
 /// # Errors
-/// When the folder is in use or of a run with another recipe or inputs, a judge refuses everything, none gives a single verdict, or
-/// the disk fails.
+/// When the folder is in use or of a run with another recipe or inputs, a judge refuses everything, none gives a single
+/// verdict, or the disk fails.
 pub(super) fn run(
     plan: &QualityPlan,
     inputs: &QualityInputs,
@@ -78,9 +78,9 @@ pub(super) fn run(
     // What may differ between a run and its continuation is recorded as it was for these scores.
     run.write_inputs(&record)?;
     run.write_recipe(&config.to_toml())?;
-    let path = folder.join("scores.jsonl");
+    let path = folder.join(crate::files::SCORES);
     write_lines(&path, &scores.iter().map(PromptScore::to_row).collect::<Vec<_>>())?;
-    atomic::write_json(&folder.join("summary.json"), &summary)?;
+    atomic::write_json(&folder.join(crate::files::SUMMARY), &summary)?;
     summary.warnings.iter().for_each(|warning| events.emit(Event::Warning(warning.clone())));
     events.emit(Event::Saved { what: "scores".into(), path: path.clone() });
     Ok(Ended::Finished(QualityOutcome { scores: path, summary }))

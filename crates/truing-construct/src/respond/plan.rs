@@ -7,16 +7,17 @@ use std::path::Path;
 use serde_json::Value;
 use truing_ask::judged_folder::JudgedInputs;
 use truing_ask::judging::BYTES_PER_TOKEN;
-use truing_data::{OnBadRow, read_prompts};
+use truing_data::OnBadRow;
 use truing_reward::{Completion, RewardError, Rewards};
 use truing_run::{DataReport, Machine, RunError};
 use truing_stages::{StageError, StagePlan};
 use truing_store::{Digest, RunInputs};
 use truing_text::RenderOptions;
 use truing_train::{Amount, PlanRow};
-use truing_types::{Conversation, Event, EventSink, FinishReason, Message, PromptRow, RowOrigin, Unscored};
+use truing_types::{Conversation, EventSink, FinishReason, Message, PromptRow, RowOrigin, Unscored};
 
 use super::config::RespondConfig;
+use crate::sources::Sources;
 
 /// Bytes that a turn takes beside its text, for estimates.
 const TURN_BYTES: usize = 16;
@@ -50,48 +51,39 @@ impl RespondInputs {
     /// Reads the prompts.
     ///
     /// # Errors
-    /// When a setting is invalid, a file cannot be read, or a reward is meant for a file that is not read. With
-    /// `on_bad_row = "error"` also when a row is invalid, or a reward is meant for it and will never score it.
+    /// When a setting is invalid, a file cannot be read, or a reward applies to a file that is not read. With
+    /// `on_bad_row = "error"` also when a row is invalid, or a reward applies to it and will never score it.
     pub fn load(
         config: &RespondConfig,
         render: RenderOptions,
         events: &mut dyn EventSink,
     ) -> Result<Self, StageError> {
         config.check()?;
-        events.emit(Event::PhaseStarted { phase: "reading the prompts".into(), total: None });
-        let (mut prompts, mut report) = (Vec::new(), DataReport::of("data"));
         // What is needed to run programs is not needed to look at columns.
         let mut rewards = Rewards::new(&config.reward, Some(Path::new("")))?;
         let mut first_rows: HashMap<Digest, RowOrigin> = HashMap::new();
-        for source in &config.data {
-            let mut rows = read_prompts(&source.in_folder(&config.data_dir), config.on_bad_row)?;
-            for row in &mut rows {
-                let (row, origin) = row?;
-                match check_columns(config, &mut rewards, &row, &origin) {
-                    Ok(()) => {}
-                    Err(RewardError::BadRow { origin, reward, reason })
-                        if config.on_bad_row == OnBadRow::Skip =>
-                    {
-                        report.leave_out(&origin, format!("reward `{reward}`: {reason}"));
-                        continue;
-                    }
-                    Err(error) => return Err(error.into()),
+        let RespondConfig { data, data_dir, on_bad_row, .. } = config;
+        let sources = Sources { data, data_dir, on_bad_row: *on_bad_row };
+        let (prompts, report) = sources.read("the prompts", events, |row, origin, report| {
+            match check_columns(config, &mut rewards, &row, &origin) {
+                Ok(()) => {}
+                Err(RewardError::BadRow { origin, reward, reason })
+                    if config.on_bad_row == OnBadRow::Skip =>
+                {
+                    report.leave_out(&origin, format!("reward `{reward}`: {reason}"));
+                    return Ok(None);
                 }
-                let repeats = match first_rows.entry(request_key(&row.prompt)) {
-                    Entry::Occupied(first) => Some(first.get().clone()),
-                    Entry::Vacant(place) => {
-                        place.insert(origin.clone());
-                        None
-                    }
-                };
-                prompts.push(SourcePrompt { row, origin, repeats });
+                Err(error) => return Err(error.into()),
             }
-            report.end_source(&rows);
-            events.emit(Event::Progress { done: prompts.len() as u64, note: String::new() });
-        }
-        report.n_rows = prompts.len() as u64;
-        events.emit(Event::PhaseFinished);
-        report.warn("the prompts", events);
+            let repeats = match first_rows.entry(request_key(&row.prompt)) {
+                Entry::Occupied(first) => Some(first.get().clone()),
+                Entry::Vacant(place) => {
+                    place.insert(origin.clone());
+                    None
+                }
+            };
+            Ok(Some(SourcePrompt { row, origin, repeats }))
+        })?;
         // Where a source is a folder, rows name its files.
         let mut known: BTreeSet<String> = report.files.iter().map(|file| file.to_string()).collect();
         known.extend(prompts.iter().map(|prompt| prompt.origin.source.to_string()));
@@ -105,7 +97,7 @@ impl RespondInputs {
     }
 }
 
-/// Refuses a row that a reward or the judge is meant for and will never score, for instance because it has no `answer`.
+/// Refuses a row that a reward or the judge applies to and will never score, for instance because it has no `answer`.
 fn check_columns(
     config: &RespondConfig,
     rewards: &mut Rewards,

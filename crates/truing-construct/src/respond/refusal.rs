@@ -25,7 +25,7 @@ const APOLOGIES: [&str; 14] = [
     "i am afraid",
     "unfortunately",
 ];
-/// What the model says of itself; the name of its maker or more may stand before the comma.
+/// What the model says of itself; the name of its maker or more may be before the comma.
 const SELF: [&str; 5] =
     ["as an ai", "as a language model", "as a large language model", "as a responsible ai", "being an ai"];
 /// Words between apology and refusal.

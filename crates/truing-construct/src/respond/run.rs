@@ -147,13 +147,13 @@ fn write(
 ) -> Result<RespondOutcome, StageError> {
     let config = &plan.config;
     let path = |name: &str| config.output_dir.join(name);
-    let (candidates, responses) = (path("candidates.jsonl"), path("responses.jsonl"));
+    let (candidates, responses) = (path(crate::files::CANDIDATES), path(crate::files::RESPONSES));
     let rows = || inputs.prompts.iter().zip(works);
     let all: Vec<Value> = rows().map(|(prompt, work)| candidates_row(prompt, work)).collect();
     write_lines(&candidates, &all)?;
     let accepted: Vec<Value> = rows().flat_map(|(prompt, work)| response_rows(prompt, work)).collect();
     write_lines(&responses, &accepted)?;
-    let prompts = config.pass_rate.map(|_| path("prompts.jsonl"));
+    let prompts = config.pass_rate.map(|_| path(crate::files::PROMPTS));
     match &prompts {
         Some(prompts) => {
             let in_range = rows().filter(|(_, work)| is_in_range(config, work));
@@ -161,9 +161,9 @@ fn write(
             write_lines(prompts, &in_range)?;
         }
         // One of an earlier run with a range.
-        None => remove(&path("prompts.jsonl"))?,
+        None => remove(&path(crate::files::PROMPTS))?,
     }
-    atomic::write_json(&path("summary.json"), &summary)?;
+    atomic::write_json(&path(crate::files::SUMMARY), &summary)?;
     if summary.n_accepted == 0 && summary.n_in_pass_rate.is_none_or(|n| n == 0) {
         return Err(nothing_accepted(&summary, &candidates));
     }

@@ -113,8 +113,8 @@ pub struct ClusterConfig {
     pub seed: u64,
 }
 
-/// The encoder's training on mined triplets. Its run lies in `encoder/`; every setting of `truing embed train` that is not
-/// here has its default.
+/// The encoder's training on mined triplets. Its run lies in `encoder/`; every setting of `truing embed train` that is
+/// not here has its default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TaskEmbeddingConfig {

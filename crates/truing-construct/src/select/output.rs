@@ -25,8 +25,6 @@ use super::pool::Pool;
 use super::vectors::Embedded;
 use crate::StageError;
 
-/// The chosen rows, as they were read.
-pub(super) const SELECTED: &str = "selected.jsonl";
 /// Every template with its slots, for people.
 const TEMPLATE_TABLE: &str = "templates.txt";
 /// Prompts whose fillers a template shows.
@@ -58,7 +56,7 @@ pub(super) fn write(
     atomic::write(&folder.path().join(TEMPLATE_TABLE), table.as_bytes())?;
     let skipped = pool.report.skipped.iter().chain(&pool.evaluation_report.skipped);
     write_skipped(folder.path(), skipped, events)?;
-    write_selected(plan, pool, &folder.path().join(SELECTED))?;
+    write_selected(plan, pool, &folder.path().join(crate::files::SELECTED))?;
     if plan.config.map.max_points > 0 {
         let path = folder.path().join(PromptMap::FILE_NAME);
         let map = serde_json::to_vec(&map(plan, &decisions, found)?)
@@ -68,7 +66,7 @@ pub(super) fn write(
     let summary = summary(plan, pool, &decisions, layers, n_tasks);
     atomic::write_json(&folder.path().join(SelectionSummary::FILE_NAME), &summary)?;
     events.emit(Event::PhaseFinished);
-    events.emit(Event::Saved { what: "selection".into(), path: folder.path().join(SELECTED) });
+    events.emit(Event::Saved { what: "selection".into(), path: folder.path().join(crate::files::SELECTED) });
     Ok(summary)
 }
 

@@ -72,7 +72,10 @@ impl SelectPlan {
         let mut parts = vec![format!("read {} source(s) and clean their prompts", config.data.len())];
         parts.push(match config.evaluation_data.len() {
             0 => "drop exact duplicates, and prompts that hold text of the bundled evaluation sets".into(),
-            n => format!("drop exact duplicates, and prompts that hold text of {n} given or of the bundled evaluation sets"),
+            n => format!(
+                "drop exact duplicates, and prompts that hold text of {n} given or of the bundled evaluation \
+                 sets"
+            ),
         });
         parts
             .push(format!("drop near duplicates (Jaccard of at least {})", config.near_duplicates.threshold));
@@ -226,7 +229,7 @@ fn check_options(config: &SelectConfig) -> Result<(), StageError> {
     Ok(())
 }
 
-/// The keys of the encoder's training as they stand in the recipe of a selection.
+/// The keys of the encoder's training as they are in the recipe of a selection.
 fn of_task_embedding(error: StageError) -> StageError {
     match error {
         StageError::Run(RunError::BadSetting { key, found, expected }) => {

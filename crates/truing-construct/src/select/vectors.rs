@@ -1,5 +1,5 @@
-//! One vector for each row that is left: read, made by a model and kept on disk for a resume, or made by the encoder after
-//! it was taught what a task is.
+//! One vector for each row that is left: read, made by a model and kept on disk for a resume, or made by the encoder
+//! after it was taught what a task is.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};

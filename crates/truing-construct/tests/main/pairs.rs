@@ -30,12 +30,15 @@ server = { base_url = "http://127.0.0.1:9/v1", model = "teacher" }
 const CRITIC: &str =
     "\n[critic_model]\nserver = { base_url = \"http://127.0.0.1:9/v1\", model = \"critic\" }\n";
 
-const ROWS: &str = r#"{"prompt": "Sort a list.", "category": "code", "score": 0.9, "level": ["easy", "x"]}
+const ROWS: &str = concat!(
+    r#"{"prompt": "Sort a list.", "category": "code", "score": 0.9, "level": ["easy", "x"]}
 {"prompt": "Why do stars twinkle?", "score": 0.2, "level": "easy"}
-{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}, {"role": "user", "content": "Bye"}], "score": 1}
+{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"},"#,
+    r#" {"role": "user", "content": "Bye"}], "score": 1}
 {"prompt": "把这段话译成英文：你好。", "category": "Translate", "score": 0.8, "level": "hard"}
 {"prompt": "Add 2 and 3.", "category": "math", "level": "easy"}
-"#;
+"#
+);
 
 pub(crate) fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();

@@ -34,7 +34,8 @@ pub(crate) fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let row = |prompt: &str, category: &str, ids: &str, kwargs: &str| {
         format!(
-            "{{\"prompt\": \"{prompt}\", \"category\": \"{category}\", \"instruction_id_list\": [{ids}], \"kwargs\": [{kwargs}]}}\n"
+            "{{\"prompt\": \"{prompt}\", \"category\": \"{category}\", \"instruction_id_list\": [{ids}], \
+             \"kwargs\": [{kwargs}]}}\n"
         )
     };
     let checked = |prompt: &str| row(prompt, "code", "\"punctuation:no_comma\"", "{}");

@@ -16,7 +16,8 @@ use truing_stages::training::TrainingConfig;
 use crate::setup::{self, check_before_data, refused};
 use crate::{pairs, pas_evaluations};
 
-/// Changes that decide nothing, those that decide only what a finished run leaves behind, and those that decide its steps.
+/// Changes that decide nothing, those that decide only what a finished run leaves behind, and those that decide its
+/// steps.
 struct Changes<'a> {
     nothing: &'a [&'a str],
     outcome: &'a [&'a str],

@@ -1,9 +1,9 @@
 //! OpenAI's messages: `{"messages": [{"role": "user", "content": "..."}, ...], "tools": [...]}`.
 //!
 //! A message may say how much it counts in the loss; see [`loss_weight`](crate::loss_weight).
-//! Other keys that a template knows are `tool_calls`, `name`, `tool_call_id` and `reasoning_content` (or `reasoning`, or
-//! `thinking`); unknown keys such as ids and time stamps are not read. OpenAI's older names are read too: `functions`
-//! as `tools`, `function_call` as the one of `tool_calls`, and the role `function` as `tool`.
+//! Other keys that a template knows are `tool_calls`, `name`, `tool_call_id` and `reasoning_content` (or `reasoning`,
+//! or `thinking`); unknown keys such as ids and time stamps are not read. OpenAI's older names are read too:
+//! `functions` as `tools`, `function_call` as the one of `tool_calls`, and the role `function` as `tool`.
 
 use truing_types::TrainingRow;
 

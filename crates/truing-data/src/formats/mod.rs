@@ -1,7 +1,7 @@
 //! The shapes in which training rows are written down: one file each, one line in [`FORMATS`].
 //!
-//! What they share lies here: reading messages, and the check that a conversation teaches something; [`tools`](crate::tools)
-//! reads tools and tool calls.
+//! What they share lies here: reading messages, and the check that a conversation teaches something;
+//! [`tools`](crate::tools) reads tools and tool calls.
 
 mod alpaca;
 mod messages;

@@ -1,7 +1,8 @@
-//! The files of a data folder: those that are read, in name order, and those that are not, which are reported. Subfolders
-//! are not read: they often hold other splits or other formats, and a test split must never be trained on by accident. For
-//! the same reason a folder with files of a train split (`train-00000.parquet`, `gsm8k_train.jsonl`) is read without those of
-//! its other splits (`test-*`, `validation-*`). A file that is named itself is read, of whichever split it is.
+//! The files of a data folder: those that are read, in name order, and those that are not, which are reported.
+//! Subfolders are not read: they often hold other splits or other formats, and a test split must never be trained on by
+//! accident. For the same reason a folder with files of a train split (`train-00000.parquet`, `gsm8k_train.jsonl`) is
+//! read without those of its other splits (`test-*`, `validation-*`). A file that is named itself is read, of whichever
+//! split it is.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -39,8 +40,9 @@ pub(crate) fn files(path: &Path) -> Result<Vec<PathBuf>, DataError> {
     Ok(files)
 }
 
-/// The files of a folder that are not read, sorted by path, [`MAX_UNREAD`] at most: names with other endings, hidden files,
-/// descriptions of data sets, and every file of a subfolder. A hidden subfolder and a link to a folder are one entry each.
+/// The files of a folder that are not read, sorted by path, [`MAX_UNREAD`] at most: names with other endings, hidden
+/// files, descriptions of data sets, and every file of a subfolder. A hidden subfolder and a link to a folder are one
+/// entry each.
 pub(crate) fn unread(path: &Path) -> Result<Vec<PathBuf>, DataError> {
     let mut unread = Vec::new();
     if !path.is_dir() {

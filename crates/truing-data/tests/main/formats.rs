@@ -339,7 +339,8 @@ fn bad_conversations_say_what_is_wrong() {
     );
     check_refused(
         r#"{"messages": [{"role": "robot", "content": "Hi"}]}"#,
-        "`messages[0].role` is the unknown role `robot`; expected one of system, developer, user, assistant, tool, function",
+        "`messages[0].role` is the unknown role `robot`; expected one of system, developer, user, assistant, \
+         tool, function",
     );
     check_refused(
         r#"{"messages": [{"role": "user", "content": 5}]}"#,
@@ -363,15 +364,19 @@ fn bad_conversations_say_what_is_wrong() {
     );
     check_refused(
         r#"{"messages": [{"role": "assistant", "content": "x", "weight": 1, "loss": true}]}"#,
-        "`messages[0].loss` is a second loss weight of this message; expected one of `weight`, `loss_weight`, `loss`, `train`, `training`, `masked`",
+        "`messages[0].loss` is a second loss weight of this message; expected one of `weight`, \
+         `loss_weight`, `loss`, `train`, `training`, `masked`",
     );
     check_refused(
         r#"{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}], "train": false}"#,
-        "`train` is false, a loss mask of the whole row, which is not read; expected no mask beside the messages: set in each turn what is trained on, with `weight` (a number) or `train` (true or false), and remove this column",
+        "`train` is false, a loss mask of the whole row, which is not read; expected no mask beside the \
+         messages: set in each turn what is trained on, with `weight` (a number) or `train` (true or false), \
+         and remove this column",
     );
     check_refused(
         r#"{"messages": [{"role": "assistant", "content": "x"}], "tools": "[{"}"#,
-        "`tools` is a string that is not JSON (EOF while parsing an object at line 1 column 2); expected a list of tool descriptions, or a string that holds one",
+        "`tools` is a string that is not JSON (EOF while parsing an object at line 1 column 2); expected a \
+         list of tool descriptions, or a string that holds one",
     );
     check_refused(
         r#"{"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]}]}"#,
@@ -379,7 +384,8 @@ fn bad_conversations_say_what_is_wrong() {
     );
     check_refused(
         r#"{"conversations": [{"from": "bird", "value": "x"}]}"#,
-        "`conversations[0].from` is the unknown role `bird`; expected one of human, user, gpt, assistant, system, observation, tool, function_call",
+        "`conversations[0].from` is the unknown role `bird`; expected one of human, user, gpt, assistant, \
+         system, observation, tool, function_call",
     );
     check_refused(
         r#"{"conversations": [{"from": "gpt"}]}"#,
@@ -406,7 +412,8 @@ fn wrong_settings_are_named_before_a_file_is_read() {
     };
     assert_eq!(
         message(|c| c.format = Some("mesages".into())),
-        "unknown format `mesages`; did you mean `messages`? expected one of: messages, sharegpt, alpaca, prompt_completion, text"
+        "unknown format `mesages`; did you mean `messages`? expected one of: messages, sharegpt, alpaca, \
+         prompt_completion, text"
     );
     let mapped = message(|c| {
         c.format = Some("prompt_completion".into());
@@ -414,7 +421,8 @@ fn wrong_settings_are_named_before_a_file_is_read() {
     });
     assert_eq!(
         mapped,
-        "format `prompt_completion` has no column `compeltion`; did you mean `completion`? expected one of: prompt, completion, system, tools"
+        "format `prompt_completion` has no column `compeltion`; did you mean `completion`? expected one of: \
+         prompt, completion, system, tools"
     );
     assert_eq!(message(|c| c.weight = 0.0), "source `rows.jsonl`: `weight` is 0; expected a number above 0");
     assert_eq!(

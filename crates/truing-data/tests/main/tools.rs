@@ -61,7 +61,9 @@ fn nulls_of_a_table_written_back_to_json_reach_no_prompt_and_a_null_that_is_mean
             "function": {"name": "add", "description": null, "parameters": parameters, "strict": null}}],
     });
     let read = only(&row);
-    let expected = json!({"type": "object", "properties": {"x": {"type": "integer"}, "unit": {"type": ["string", "null"]}}});
+    let expected = json!({
+        "type": "object", "properties": {"x": {"type": "integer"}, "unit": {"type": ["string", "null"]}}
+    });
     assert_eq!(
         read.tools,
         [json!({"type": "function", "function": {"name": "add", "parameters": expected}})]
@@ -142,10 +144,17 @@ fn a_bad_older_call_is_named_and_two_ways_to_call_are_refused() {
 #[test]
 fn reasoning_is_read_under_each_of_its_names() {
     for name in ["reasoning_content", "reasoning", "thinking"] {
-        let row = json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", name: "hm"}]});
+        let row = json!({
+            "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", name: "hm"}]
+        });
         assert_eq!(only(&row).messages[1].reasoning_content.as_deref(), Some("hm"), "{name}");
     }
     // Other programs keep other things under these names.
-    let row = json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "reasoning": {"effort": "low"}}]});
+    let row = json!({
+        "messages": [
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": "b", "reasoning": {"effort": "low"}}
+        ]
+    });
     assert_eq!(only(&row).messages[1].reasoning_content, None);
 }

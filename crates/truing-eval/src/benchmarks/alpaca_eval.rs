@@ -90,8 +90,10 @@ impl Benchmark for AlpacaEval {
 
     fn differences(&self) -> &[&str] {
         &[
-            "the preference is the mean of verdicts in both orders; the published one is the judge's token probability in one random order",
-            "the length control is fitted on this model's comparisons alone, without penalty; the published one has an L1 penalty chosen by cross-validation and two further baselines",
+            "the preference is the mean of verdicts in both orders; the published one is the judge's token \
+             probability in one random order",
+            "the length control is fitted on this model's comparisons alone, without penalty; the published \
+             one has an L1 penalty chosen by cross-validation and two further baselines",
         ]
     }
 

@@ -23,7 +23,8 @@ use super::{
 /// How often a verdict with a doubled sign counts.
 const DOUBLED: usize = 3;
 const REPLIES: usize = 2;
-const REMINDER: &str = "Your reply has no verdict in the required form. Write only one of [[A>>B]], [[A>B]], [[A=B]], [[B>A]], [[B>>A]].";
+const REMINDER: &str = "Your reply has no verdict in the required form. Write only one of [[A>>B]], [[A>B]], \
+                        [[A=B]], [[B>A]], [[B>>A]].";
 /// Draws for the interval of the style-controlled win rate.
 const STYLE_DRAWS: usize = 200;
 
@@ -46,16 +47,18 @@ pub(super) static ARENA_HARD_V2: ArenaHard = ArenaHard {
 pub fn comparison(prompt: &str, first: &str, second: &str) -> String {
     let mut text = String::from(
         "Two assistants answered the same prompt. Decide whose answer is better.\n\n\
-         First write your own answer to the prompt. Then compare both answers with it and name their mistakes. Prefer the answer that is \
-         correct and does what the prompt asks; then the one that is helpful, to the point and free of padding; then, where the prompt \
-         wants it, the more original one. Consider what is missing in each. Neither length nor the order of the answers is a merit.\n",
+         First write your own answer to the prompt. Then compare both answers with it and name their \
+         mistakes. Prefer the answer that is correct and does what the prompt asks; then the one that is \
+         helpful, to the point and free of padding; then, where the prompt wants it, the more original one. \
+         Consider what is missing in each. Neither length nor the order of the answers is a merit.\n",
     );
     for (name, content) in [("prompt", prompt), ("answer_a", first), ("answer_b", second)] {
         let _ = write!(text, "\n<{name}>\n{content}\n</{name}>\n");
     }
     text.push_str(
-        "\nEnd with exactly one verdict: [[A>>B]] if answer A is much better, [[A>B]] if it is somewhat better, [[A=B]] if they are about \
-         equal, [[B>A]] or [[B>>A]] if answer B is somewhat or much better.",
+        "\nEnd with exactly one verdict: [[A>>B]] if answer A is much better, [[A>B]] if it is somewhat \
+         better, [[A=B]] if they are about equal, [[B>A]] or [[B>>A]] if answer B is somewhat or much \
+         better.",
     );
     text
 }
@@ -101,7 +104,8 @@ pub(super) fn scores_of_label(label: &str) -> Option<Vec<f64>> {
     })
 }
 
-/// The score of the first answer in a judge's comparison of two: 1 better, 0.5 as good, 0 worse; `None` without a verdict.
+/// The score of the first answer in a judge's comparison of two: 1 better, 0.5 as good, 0 worse; `None` without a
+/// verdict.
 #[must_use]
 pub fn read_comparison(reply: &str) -> Option<f64> {
     scores_of_label(&read_label(reply)?)?.first().copied()
@@ -173,8 +177,10 @@ impl Benchmark for ArenaHard {
 
     fn differences(&self) -> &[&str] {
         &[
-            "style control: features are scaled but not moved to mean 0, so that equal style means equal, not this model's usual difference; lengths are characters unless both answers have token counts",
-            "the interval is a bootstrap over prompts, not over single verdicts, at 95 %; the published program resamples verdicts, 5 to 95 %",
+            "style control: features are scaled but not moved to mean 0, so that equal style means equal, \
+             not this model's usual difference; lengths are characters unless both answers have token counts",
+            "the interval is a bootstrap over prompts, not over single verdicts, at 95 %; the published \
+             program resamples verdicts, 5 to 95 %",
         ]
     }
 
@@ -282,8 +288,8 @@ pub struct Battle {
     pub scores: Vec<f64>,
 }
 
-/// Reads stored judgments of Arena-Hard (`uid` or `question_id`, `model`, `games` with `score`). A pair of games of which one has no verdict
-/// is left out, as published; the second number says how many.
+/// Reads stored judgments of Arena-Hard (`uid` or `question_id`, `model`, `games` with `score`). A pair of games of
+/// which one has no verdict is left out, as published; the second number says how many.
 ///
 /// # Errors
 /// When a row lacks a column or has a verdict that is not known.

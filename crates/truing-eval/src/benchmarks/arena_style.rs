@@ -39,7 +39,7 @@ static PATTERNS: LazyLock<Option<Patterns>> = LazyLock::new(|| {
 });
 
 impl StyleFeatures {
-    /// The style of a text; what stands in code blocks is not counted, but is part of the length in characters.
+    /// The style of a text; what is in code blocks is not counted, but is part of the length in characters.
     #[must_use]
     pub fn of(text: &str) -> Self {
         let length = text.chars().count() as f64;

@@ -274,7 +274,8 @@ impl Benchmark for CfBench {
             "a judge's reply out of form is read by lines, and lines with 0 count; the published program drops them",
             "a record without any readable verdict is unscored; the published program scores it 0",
             "the record without a prompt is unscored; the published program sends it",
-            "an unreadable reply is requested again with a reminder, 3 times in all; the published program repeats the same request 10 times",
+            "an unreadable reply is requested again with a reminder, 3 times in all; the published program \
+             repeats the same request 10 times",
         ]
     }
 

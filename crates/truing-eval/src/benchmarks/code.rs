@@ -57,7 +57,8 @@ impl Programs {
         let column = if row.get("text").is_some() { "text" } else { "prompt" };
         let tests = row.texts("test_list")?;
         Ok(format!(
-            "You are an expert Python programmer, and here is your task: {} Your code should pass these tests:\n\n{}\n[BEGIN]\n",
+            "You are an expert Python programmer, and here is your task: {} Your code should pass these \
+             tests:\n\n{}\n[BEGIN]\n",
             row.text(column)?,
             tests.iter().take(3).copied().collect::<Vec<_>>().join("\n")
         ))
@@ -67,7 +68,8 @@ impl Programs {
         let text = |column| Row(row).text(column);
         Ok(match self.shape {
             Shape::Function => Prompt::user(format!(
-                "Complete this Python function. Reply with the whole function, with what it imports, in one ```python block.\n\n```python\n{}\n```",
+                "Complete this Python function. Reply with the whole function, with what it imports, in one \
+                 ```python block.\n\n```python\n{}\n```",
                 text("prompt")?.trim_end()
             )),
             Shape::Continuation => {

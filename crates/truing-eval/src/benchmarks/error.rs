@@ -16,7 +16,10 @@ pub enum BenchmarkError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A column that the benchmark needs.
-    #[error("{origin}: `{column}` is missing, expected {expected}{}", nearest.as_ref().map(|name| format!("; the row has `{name}`")).unwrap_or_default())]
+    #[error(
+        "{origin}: `{column}` is missing, expected {expected}{}",
+        nearest.as_ref().map(|name| format!("; the row has `{name}`")).unwrap_or_default()
+    )]
     MissingColumn {
         /// The row.
         origin: RowOrigin,
@@ -88,7 +91,10 @@ pub enum BenchmarkError {
         expected: String,
     },
     /// A name that no benchmark has.
-    #[error("there is no benchmark `{name}`{}", nearest.map(|nearest| format!("; did you mean `{nearest}`?")).unwrap_or_default())]
+    #[error(
+        "there is no benchmark `{name}`{}",
+        nearest.map(|nearest| format!("; did you mean `{nearest}`?")).unwrap_or_default()
+    )]
     UnknownBenchmark {
         /// The name.
         name: String,

@@ -241,8 +241,10 @@ impl Benchmark for FbBench {
 
     fn differences(&self) -> &[&str] {
         &[
-            "a verdict has to name exactly the checkpoints of the list, and their weights are the list's; the published program takes checkpoints and weights as the judge writes them",
-            "a record without a readable verdict is unscored and counted; the published program leaves it out of the mean",
+            "a verdict has to name exactly the checkpoints of the list, and their weights are the list's; \
+             the published program takes checkpoints and weights as the judge writes them",
+            "a record without a readable verdict is unscored and counted; the published program leaves it \
+             out of the mean",
             "JSON is read anywhere in the reply; the published program requests JSON mode",
             "an unreadable reply is requested again with a reminder; the published program repeats the same request",
         ]

@@ -107,9 +107,10 @@ fn question(levels: &[Level<'_>], level: usize, answer: &str, options: &TaskOpti
     }
     let _ = write!(
         text,
-        "\nA model answered step {level}:\n\n<answer>\n{answer}\n</answer>\n\nName the constraint that each of the steps 1 to {level} adds. Then decide of \
-         each whether the answer meets it. End your reply with one line: a list of {level} words, YES or NO, in the order of the \
-         steps, such as [{}].",
+        "\nA model answered step {level}:\n\n<answer>\n{answer}\n</answer>\n\n\
+         Name the constraint that each of the steps 1 to {level} adds. Then decide of each whether the \
+         answer meets it. End your reply with one line: a list of {level} words, YES or NO, in the order of \
+         the steps, such as [{}].",
         vec!["YES"; level].join(", ")
     );
     Question::new(format!("level{level}"), text, REMINDER, options.max_judge_attempts.unwrap_or(REPLIES))
@@ -163,9 +164,8 @@ impl Benchmark for FollowBench {
     }
 
     fn differences(&self) -> &[&str] {
-        &[
-            "single instructions for which the published program has a rule of its own (cnn_dailymail, xsum, samsum, gigaword, arxiv, two of format) are judged",
-        ]
+        &["single instructions for which the published program has a rule of its own (cnn_dailymail, xsum, \
+           samsum, gigaword, arxiv, two of format) are judged"]
     }
 
     fn metrics(&self, _: &TaskOptions) -> Vec<MetricInfo> {

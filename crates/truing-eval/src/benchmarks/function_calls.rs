@@ -16,9 +16,10 @@ use super::{
     Scoring, TaskOptions,
 };
 
-const SYSTEM: &str = "You can call functions. If functions answer the question, reply with nothing but the calls, as a Python list with keyword \
-arguments: [function_name(argument=value), other_function(argument=value)]. If no function fits, or a required argument cannot be known, \
-say so in words and call nothing.
+const SYSTEM: &str =
+    "You can call functions. If functions answer the question, reply with nothing but the calls, as \
+a Python list with keyword arguments: [function_name(argument=value), other_function(argument=value)]. If no \
+function fits, or a required argument cannot be known, say so in words and call nothing.
 
 The functions, in JSON:
 ";
@@ -326,11 +327,14 @@ mod tests {
     #[test]
     fn calls_are_compared_by_syntax_tree() {
         let functions = [json!({"name": "geo.area", "parameters": {"type": "dict", "properties": {
-            "base": {"type": "integer"}, "height": {"type": "float"}, "unit": {"type": "string"}, "to": {"type": "dict"},
-            "tags": {"type": "array"}}, "required": ["base", "height"]}})];
-        let accepted = [
-            json!({"geo.area": {"base": [10], "height": [5, 5.5], "unit": ["sq. metres", ""], "to": [{"city": ["Oslo", "oslo, NO"], "zip": ["", "0150"]}, ""], "tags": [["a", "b"], ""]}}),
-        ];
+            "base": {"type": "integer"}, "height": {"type": "float"}, "unit": {"type": "string"},
+            "to": {"type": "dict"}, "tags": {"type": "array"}}, "required": ["base", "height"]}})];
+        let accepted = [json!({
+            "geo.area": {
+                "base": [10], "height": [5, 5.5], "unit": ["sq. metres", ""],
+                "to": [{"city": ["Oslo", "oslo, NO"], "zip": ["", "0150"]}, ""], "tags": [["a", "b"], ""]
+            }
+        })];
         for (reply, expected) in [
             ("[geo.area(base=10, height=5)]", None),
             ("geo_area(height=5.0, base=10, unit='Sq Metres')", None),

@@ -91,8 +91,8 @@ fn check_instructions(row: Row<'_>, columns: &Map<String, Value>) -> Result<(), 
     check_settings(row, "kwargs", columns)
 }
 
-/// Refuses settings that are missing or make no sense: they are so for every answer. A row in a language without rules is
-/// unscored, and not refused.
+/// Refuses settings that are missing or make no sense: they are so for every answer. A row in a language without rules
+/// is unscored, and not refused.
 fn check_settings(row: Row<'_>, column: &str, columns: &Map<String, Value>) -> Result<(), BenchmarkError> {
     let language = columns.get("language").and_then(Value::as_str).filter(|name| !name.trim().is_empty());
     if language.is_some_and(|name| Locale::find(name).is_none()) {
@@ -114,9 +114,11 @@ impl Benchmark for Ifeval {
     }
 
     fn differences(&self) -> &[&str] {
-        &[
-            "the language of a response (`language:response_language`, `change_case:english_lowercase`, `change_case:english_capital`) is detected by a trigram model that gives the same answer each time, and a text too short to tell counts as in the wanted language; langdetect, which the published program asks, draws at random and takes some English of a few words for another language",
-        ]
+        &["the language of a response (`language:response_language`, `change_case:english_lowercase`, \
+           `change_case:english_capital`) is detected by a trigram model that gives the same answer each \
+           time, and a text too short to tell counts as in the wanted language; langdetect, which the \
+           published program asks, draws at random and takes some English of a few words for another \
+           language"]
     }
 
     fn metrics(&self, _: &TaskOptions) -> Vec<MetricInfo> {

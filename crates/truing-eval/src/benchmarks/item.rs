@@ -19,7 +19,7 @@ pub struct Item {
     pub source: String,
     /// Line, counted from 1.
     pub line: u64,
-    /// The row; several rows that are one item stand under `rows`.
+    /// The row; several rows that are one item are under `rows`.
     pub row: Map<String, Value>,
     /// Columns of `row` that the benchmark added, with the row's own value where it had one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -60,7 +60,7 @@ impl Item {
         self.added.entry(column.to_owned()).or_insert(own);
     }
 
-    /// The row as it stands in the file.
+    /// The row as it is in the file.
     #[must_use]
     pub fn original_row(&self) -> Map<String, Value> {
         let mut row = self.row.clone();
@@ -80,8 +80,8 @@ impl Item {
         self
     }
 
-    /// Whether another item is made of the same row. Files of one benchmark in different forms may write a number as `3` or
-    /// `3.0`, and leave a column out or make it null.
+    /// Whether another item is made of the same row. Files of one benchmark in different forms may write a number as
+    /// `3` or `3.0`, and leave a column out or make it null.
     #[must_use]
     pub fn has_same_content(&self, other: &Self) -> bool {
         let is_of_file =
@@ -389,7 +389,10 @@ impl Answers {
     /// Whether one of the model's replies was cut at its limit.
     #[must_use]
     pub fn is_cut(&self) -> bool {
-        let is_cut = |answer: &Answer| matches!(answer, Answer::Reply(reply) if reply.finish_reason == FinishReason::Length);
+        let is_cut = |answer: &Answer| {
+            matches!(answer, Answer::Reply(reply)
+                if reply.finish_reason == FinishReason::Length)
+        };
         let is_of_judge =
             |id: &str| id.starts_with(super::judging::PREFIX) || id.starts_with(super::judging::REPEAT);
         self.0.iter().any(|(id, answer)| !is_of_judge(id) && is_cut(answer))

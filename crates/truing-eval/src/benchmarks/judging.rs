@@ -130,7 +130,7 @@ fn start_of(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(100).collect()
 }
 
-/// Where a verdict stands.
+/// The state of a verdict.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict<V> {
     /// It was read.

@@ -68,8 +68,8 @@ impl Loaded {
 /// Reads a benchmark's items: JSON Lines, a JSON list, Parquet, CSV or TSV, a file or a folder.
 ///
 /// # Errors
-/// When the file cannot be read, a row lacks a column, two items have one name, there is no item, or, in official mode, the
-/// file is not the published one.
+/// When the file cannot be read, a row lacks a column, two items have one name, there is no item, or, in official mode,
+/// the file is not the published one.
 pub fn load(benchmark: &dyn Benchmark, path: &Path, options: &TaskOptions) -> Result<Loaded, BenchmarkError> {
     let file = data_file(benchmark, path)?;
     if options.mode == ScoringMode::Official && !options.accept_other_version && file.known_as.is_none() {

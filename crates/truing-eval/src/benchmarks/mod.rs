@@ -160,8 +160,8 @@ pub trait Benchmark: Send + Sync {
         scoring: &Scoring<'_>,
     ) -> Vec<ItemScore>;
 
-    /// For each pair of responses that a judge saw in both orders: the score of one of them where it was shown first, and
-    /// where it was shown second, from 0 to 1. Pairs without both verdicts are left out.
+    /// For each pair of responses that a judge saw in both orders: the score of one of them where it was shown first,
+    /// and where it was shown second, from 0 to 1. Pairs without both verdicts are left out.
     fn both_orders(&self, _item: &Item, _answers: &Answers, _options: &TaskOptions) -> Vec<[f64; 2]> {
         Vec::new()
     }
@@ -185,8 +185,8 @@ pub fn pending(
     requests
 }
 
-/// Summarises a benchmark's items: its metrics over items, those that are none ([`Benchmark::further`]), and how its judge
-/// went. An item that was answered with several seeds occurs once for each of them.
+/// Summarises a benchmark's items: its metrics over items, those that are none ([`Benchmark::further`]), and how its
+/// judge went. An item that was answered with several seeds occurs once for each of them.
 #[must_use]
 pub fn summarise_benchmark(
     benchmark: &dyn Benchmark,

@@ -16,15 +16,17 @@ use super::{
 };
 
 const REPLIES: usize = 3;
-const REMINDER: &str = "Your reply has no grade in the required form. Write only the grade, from 1 to 10, in double brackets, such as [[6]].";
+const REMINDER: &str = "Your reply has no grade in the required form. Write only the grade, from 1 to 10, in \
+                        double brackets, such as [[6]].";
 
-const PROMPT: &str = "Grade the last answer of an assistant in the conversation below from 1 (useless) to 10 (could not be better). Weigh whether it is \
-helpful, relevant, correct, thorough and well written, and whether it does exactly what the last question asks. Its length alone is \
-no merit.
+const PROMPT: &str = "Grade the last answer of an assistant in the conversation below from 1 (useless) to 10 (could \
+not be better). Weigh whether it is helpful, relevant, correct, thorough and well written, and whether it does \
+exactly what the last question asks. Its length alone is no merit.
 {reference_part}
 {conversation}
 
-First explain in a few sentences what is good and what is wrong. Then end with the grade in double brackets, such as [[6]].";
+First explain in a few sentences what is good and what is wrong. Then end with the grade in double brackets, such as \
+[[6]].";
 
 pub(super) struct MtBench;
 
@@ -162,9 +164,9 @@ impl Benchmark for MtBench {
     }
 }
 
-/// Scores of one model from FastChat's stored judgments (`question_id`, `model`, `turn`, `judgment`, `score`), read from the judgment's text.
-/// A question that was judged several times has the mean of its grades. FastChat writes -1 where it could not read a grade; that is
-/// unscored here.
+/// Scores of one model from FastChat's stored judgments (`question_id`, `model`, `turn`, `judgment`, `score`), read
+/// from the judgment's text. A question that was judged several times has the mean of its grades. FastChat writes -1
+/// where it could not read a grade; that is unscored here.
 ///
 /// # Errors
 /// When a row lacks a column, or a stored score is another one than the text says.

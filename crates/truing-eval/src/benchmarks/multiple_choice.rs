@@ -296,7 +296,7 @@ fn written_question(question: &Question) -> String {
     let is_chinese = question.text.ends_with("答案：");
     let has_letters = question.options.first().is_some_and(|option| option == "A");
     let body = match has_letters {
-        // The options stand in the question; its last line asks for the answer.
+        // The options are in the question; its last line asks for the answer.
         true => question.text.rsplit_once('\n').map_or(question.text.as_str(), |(body, _)| body).to_owned(),
         false => {
             let text = question.text.trim_start_matches("Question: ").trim_end_matches("\nAnswer:");

@@ -158,7 +158,8 @@ mod tests {
     #[test]
     fn texts_are_detokenized_and_counted_as_in_lm_evaluation_harness() {
         // lm_eval.tasks.wikitext.preprocess_wikitext on the same text.
-        let page = " = Title = \n He said , \" it is 3 @.@ 5 @-@ metre ( long ) \" . The dogs ' bone 's \n = = Part = = \n";
+        let page = " = Title = \n He said , \" it is 3 @.@ 5 @-@ metre ( long ) \" . The dogs ' bone 's \
+                    \n = = Part = = \n";
         let expected = " = Title =\nHe said, \"it is 3.5-metre (long)\". The dogs'bone's\n== Part ==\n";
         assert_eq!(detokenized(page), expected);
         assert_eq!((n_words(page), n_words("a b"), n_words(" a ")), (31, 2, 3));

@@ -16,7 +16,8 @@ use super::{
 };
 
 const REPLIES: usize = 2;
-const REMINDER: &str = "Your reply has no verdict in the required form. Write only one of [[A>>B]], [[A>B]], [[A=B]], [[B>A]], [[B>>A]].";
+const REMINDER: &str = "Your reply has no verdict in the required form. Write only one of [[A>>B]], [[A>B]], \
+                        [[A=B]], [[B>A]], [[B>>A]].";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum By {

@@ -22,7 +22,7 @@ impl<'a> Row<'a> {
         &self.0.object
     }
 
-    /// Where it stands.
+    /// Where it is.
     #[must_use]
     pub fn origin(self) -> &'a RowOrigin {
         &self.0.origin

@@ -28,8 +28,8 @@ pub enum IntervalKind {
     Normal,
     /// A bootstrap over items.
     Bootstrap,
-    /// That of equal values ([`interval_of_equal_values`]): the items have no spread, and their number alone says how many
-    /// others may differ.
+    /// That of equal values ([`interval_of_equal_values`]): the items have no spread, and their number alone says how
+    /// many others may differ.
     EqualValues,
 }
 
@@ -151,7 +151,8 @@ impl Summary {
         self.n_items * self.n_seeds
     }
 
-    /// Replies from which the main metric's way of reading got no answer. Of a metric without a filter it is the only way.
+    /// Replies from which the main metric's way of reading got no answer. Of a metric without a filter it is the only
+    /// way.
     #[must_use]
     pub fn n_unread_of_main(&self) -> usize {
         match self.metrics.first().map(|summary| &*summary.metric.filter) {
@@ -256,7 +257,8 @@ fn summarise_metric(scored: &[&Scored<'_>], metric: &MetricInfo) -> MetricSummar
     summary
 }
 
-/// Parts of the variance of what was measured with several seeds. The seed of a value is its place among those of its item.
+/// Parts of the variance of what was measured with several seeds. The seed of a value is its place among those of its
+/// item.
 fn variance(measured: &Measured<'_>) -> Option<VarianceComponents> {
     let mut of_items: BTreeMap<&str, Vec<Vec<f64>>> = BTreeMap::new();
     for (item, measure) in measured.values.iter().filter(|(_, measure)| measure.weight != 0.0) {
@@ -305,7 +307,8 @@ fn estimate(summary: &mut MetricSummary, measured: &Measured<'_>, metric: &Metri
                 Aggregation::Bits => put(summary, found, |ratio| -ratio / LN_2, 1.0 / LN_2),
                 _ => put(summary, found, |ratio| ratio, 1.0),
             }
-            // An unscored item is taken to weigh as much as the others do on average; without others anything is possible.
+            // An unscored item is taken to weigh as much as the others do on average; without others anything is
+            // possible.
             if n_unscored > 0
                 && let Some(range) = range
             {

@@ -270,9 +270,11 @@ impl Benchmark for SysBench {
 
     fn differences(&self) -> &[&str] {
         &[
-            "JSON is read anywhere in a judge's reply; the published program cuts 7 and 3 characters and evaluates a Python literal",
+            "JSON is read anywhere in a judge's reply; the published program cuts 7 and 3 characters and \
+             evaluates a Python literal",
             "verdicts other than 是 and 否 are not read; the published program accepts them",
-            "an unreadable reply is requested again with a reminder, 3 times in all; the published program repeats the request 10 times, from the sixth on at temperature 0.5",
+            "an unreadable reply is requested again with a reminder, 3 times in all; the published program \
+             repeats the request 10 times, from the sixth on at temperature 0.5",
             "official mode reads JSON, not Python literals with single quotation marks",
         ]
     }

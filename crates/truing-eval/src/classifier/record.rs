@@ -43,8 +43,8 @@ pub struct DimensionEvaluation {
     pub baseline_accuracy: Option<f64>,
     /// Mean F1 of the labels that some text has or is said to have.
     pub macro_f1: Option<f64>,
-    /// Mean distance of confidence and accuracy, weighted by answers (expected calibration error, ten bins of equal width;
-    /// of several labels each label is an answer).
+    /// Mean distance of confidence and accuracy, weighted by answers (expected calibration error, ten bins of equal
+    /// width; of several labels each label is an answer).
     pub calibration_error: Option<f64>,
     /// Answers by confidence.
     pub calibration: Vec<CalibrationBin>,

@@ -47,7 +47,7 @@ pub enum OutputSpec {
     },
     /// A number: the output times the deviation, plus the mean.
     Score {
-        /// Mean of the scores that were learnt from.
+        /// Mean of the scores that were trained on.
         mean: f64,
         /// Their deviation.
         deviation: f64,

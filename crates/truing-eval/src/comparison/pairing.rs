@@ -47,8 +47,8 @@ pub(super) struct Pairing {
     pub(super) n_unscored: usize,
     /// Items of one name with different contents.
     pub(super) n_changed: usize,
-    /// Lowest and highest difference, had the missing scores been anything in the metric's range; `None` without missing
-    /// scores or without a range.
+    /// Lowest and highest difference, had the missing scores been anything in the metric's range; `None` without
+    /// missing scores or without a range.
     pub(super) bounds: Option<Interval>,
 }
 
@@ -132,7 +132,8 @@ impl Pairing {
     }
 }
 
-/// Numbers of items that are not compared, in words: those of the first run alone, of the second, unscored ones, changed ones.
+/// Numbers of items that are not compared, in words: those of the first run alone, of the second, unscored ones,
+/// changed ones.
 pub(super) fn missing(counts: [usize; 4]) -> Vec<String> {
     let texts = [
         "only in the first run",
@@ -144,8 +145,9 @@ pub(super) fn missing(counts: [usize; 4]) -> Vec<String> {
     named.map(|(n, text)| format!("{n} {text}")).collect()
 }
 
-/// The extremes of the difference of two means (or ratios) over all items: every missing score is as low, or as high, as the
-/// metric allows. A missing item weighs what it weighs in the other run, or as much as the known ones on average.
+/// The extremes of the difference of two means (or ratios) over all items: every missing score is as low, or as high,
+/// as the metric allows. A missing item weighs what it weighs in the other run, or as much as the known ones on
+/// average.
 fn bounds(metric: &MetricInfo, sides: &[[Option<Measure>; 2]]) -> Option<Interval> {
     let [low, high] = metric.range?;
     let is_ratio = match metric.aggregation {

@@ -10,7 +10,8 @@ const DATED_RESULTS: &str = "results_";
 /// The end of it.
 const JSON: &str = ".json";
 
-/// The name of the results in the form of lm-evaluation-harness: `results_<date>.json`, or [`HARNESS_RESULTS`] without a date.
+/// The name of the results in the form of lm-evaluation-harness: `results_<date>.json`, or [`HARNESS_RESULTS`] without
+/// a date.
 #[must_use]
 pub fn harness_results_name(date: Option<f64>) -> String {
     date.map_or_else(|| HARNESS_RESULTS.to_owned(), |date| format!("{DATED_RESULTS}{}{JSON}", date_id(date)))
@@ -26,7 +27,8 @@ pub fn harness_samples_name(task: &str, date: Option<f64>) -> String {
     }
 }
 
-/// The file in a run's folder with its results in the form of lm-evaluation-harness, the newest where there are several.
+/// The file in a run's folder with its results in the form of lm-evaluation-harness, the newest where there are
+/// several.
 #[must_use]
 pub fn find_harness_results(folder: &Path) -> Option<PathBuf> {
     let names = std::fs::read_dir(folder).ok()?.filter_map(Result::ok);
@@ -39,8 +41,8 @@ pub fn find_harness_results(folder: &Path) -> Option<PathBuf> {
     newest.or_else(|| Some(folder.join(HARNESS_RESULTS)).filter(|path| path.is_file()))
 }
 
-/// A moment, in seconds since 1970, in the names of files: `2026-01-31T23-59-58.250000` in UTC, Python's `isoformat` without
-/// colons.
+/// A moment, in seconds since 1970, in the names of files: `2026-01-31T23-59-58.250000` in UTC, Python's `isoformat`
+/// without colons.
 fn date_id(seconds: f64) -> String {
     const DAY: u64 = 86_400;
     let micros = (seconds.max(0.0) * 1e6).round() as u64;

@@ -21,7 +21,8 @@ struct PythonFormatter(PrettyFormatter<'static>);
 
 impl Formatter for PythonFormatter {
     fn write_f64<W: ?Sized + Write>(&mut self, writer: &mut W, value: f64) -> std::io::Result<()> {
-        // Both print the shortest digits, and exponents from 1e16 and below 1e-4; Python's exponents have a sign and two digits.
+        // Both print the shortest digits, and exponents from 1e16 and below 1e-4; Python's exponents have a sign and
+        // two digits.
         let text = format!("{value:?}");
         match text.split_once('e') {
             None => writer.write_all(text.as_bytes()),

@@ -152,7 +152,12 @@ fn runs_on_other_items_are_refused_and_other_settings_are_named() {
 #[test]
 fn ratios_are_compared_as_ratios() {
     let benchmark = find("ifeval").unwrap();
-    let row = |key: u64, n: usize| json!({"key": key, "prompt": "x", "instruction_id_list": vec!["punctuation:no_comma"; n], "kwargs": vec![json!({}); n]});
+    let row = |key: u64, n: usize| {
+        json!({
+            "key": key, "prompt": "x", "instruction_id_list": vec!["punctuation:no_comma"; n],
+            "kwargs": vec![json!({}); n]
+        })
+    };
     let options = TaskOptions::default();
     let rows: Vec<Value> = (0..30).map(|i| row(i, 1 + i as usize % 3)).collect();
     let items = loaded(benchmark, &rows, &options).unwrap().items;

@@ -21,7 +21,9 @@ fn held_items_are_named_with_their_rows_and_scores_are_made_without_them() {
         )
     };
     let rows: Vec<Value> = (0..30)
-        .map(|i| json!({"ID": i, "Body": format!("{}.", body(i)), "Question": "How many are left?", "Answer": 3, "Type": "t"}))
+        .map(|i| json!({
+            "ID": i, "Body": format!("{}.", body(i)), "Question": "How many are left?", "Answer": 3, "Type": "t"
+        }))
         .collect();
     let options = TaskOptions::default();
     let items = loaded(benchmark, &rows, &options).unwrap();
@@ -43,7 +45,12 @@ fn held_items_are_named_with_their_rows_and_scores_are_made_without_them() {
         summary,
     };
     let training = [
-        json!({"messages": [{"role": "user", "content": format!("Solve: {}!", body(0).to_uppercase())}, {"role": "assistant", "content": "3"}]}),
+        json!({
+            "messages": [
+                {"role": "user", "content": format!("Solve: {}!", body(0).to_uppercase())},
+                {"role": "assistant", "content": "3"}
+            ]
+        }),
         json!({"prompt": "Something else that nobody evaluates on, with quite a lot of words in it for good measure."}),
         json!({"text": format!("{} {}", body(0), body(1))}),
     ];

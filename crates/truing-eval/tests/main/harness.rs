@@ -46,7 +46,11 @@ fn contexts_and_continuations_are_lm_evaluation_harnesss() {
 #[test]
 fn examples_are_of_the_questions_subject() {
     let benchmark = find("mmlu").unwrap();
-    let question = |subject: &str, text: &str| json!({"question": text, "choices": ["a", "b"], "answer": 0, "subject": subject});
+    let question = |subject: &str, text: &str| {
+        json!({
+            "question": text, "choices": ["a", "b"], "answer": 0, "subject": subject
+        })
+    };
     let shots = [("anatomy", "bones"), ("law", "first"), ("anatomy", "blood"), ("law", "second")];
     let options = |n_shots| TaskOptions {
         n_shots: Some(n_shots),
@@ -113,7 +117,11 @@ fn an_empty_reference_is_refused_whatever_reads_the_answer() {
 #[test]
 fn the_mean_is_named_where_subjects_have_different_numbers_of_examples() {
     let mmlu = find("mmlu").unwrap();
-    let question = |subject: &str, text: &str| json!({"question": text, "choices": ["a", "b"], "answer": 0, "subject": subject});
+    let question = |subject: &str, text: &str| {
+        json!({
+            "question": text, "choices": ["a", "b"], "answer": 0, "subject": subject
+        })
+    };
     let options = TaskOptions {
         shots: vec![row(1, &question("law", "one")), row(2, &question("law", "two"))],
         ..TaskOptions::default()
@@ -131,7 +139,12 @@ fn likelihoods(sums: &[f64]) -> Answer {
 fn choices_are_plain_per_character_and_per_byte() {
     let arc = find("arc").unwrap();
     // 2, 8 and 4 characters; 2, 8 and 12 bytes. Right is the third.
-    let question = |id: &str| json!({"id": id, "question": "Q?", "answerKey": "C", "choices": {"text": ["ab", "abcdefgh", "四个字符"], "label": ["A", "B", "C"]}});
+    let question = |id: &str| {
+        json!({
+            "id": id, "question": "Q?", "answerKey": "C",
+            "choices": {"text": ["ab", "abcdefgh", "四个字符"], "label": ["A", "B", "C"]}
+        })
+    };
     let options = TaskOptions::default();
     let items =
         loaded(arc, &[question("1"), question("2"), question("3"), question("4")], &options).unwrap().items;
@@ -227,7 +240,8 @@ fn results_and_samples_have_the_harnesss_keys() {
     assert_eq!(results["n-samples"]["gsm8k"], json!({"original": 3, "effective": 3}));
     assert_eq!(results["higher_is_better"]["gsm8k"]["exact_match"], true);
     assert_eq!((&results["n-shot"]["gsm8k"], &results["task_hashes"]["gsm8k"]), (&json!(0), &json!(hash)));
-    // The names that lm-evaluation-harness 0.4.13 gives: `sanitize_model_name`, a string of arguments, a number as date.
+    // The names that lm-evaluation-harness 0.4.13 gives: `sanitize_model_name`, a string of arguments, a number as
+    // date.
     assert_eq!(results["model_name_sanitized"], "org__a b");
     assert_eq!(results["config"]["model_args"], "pretrained=org/a b");
     assert_eq!((&results["config"]["model"], &results["date"]), (&json!("truing"), &json!(1.5)));
@@ -276,7 +290,9 @@ fn items_are_read_as_they_were_written_and_can_be_scored_anew() {
 #[test]
 fn likelihoods_are_written_as_the_harness_writes_them() {
     let arc = find("arc").unwrap();
-    let question = json!({"id": "1", "question": "Q?", "answerKey": "A", "choices": {"text": ["x", "yy"], "label": ["A", "B"]}});
+    let question = json!({
+        "id": "1", "question": "Q?", "answerKey": "A", "choices": {"text": ["x", "yy"], "label": ["A", "B"]}
+    });
     let options = TaskOptions::default();
     let items = loaded(arc, &[question], &options).unwrap().items;
     let (records, _) = run(arc, &items, &options, |_, _| likelihoods(&[-1.0, -2.5]));

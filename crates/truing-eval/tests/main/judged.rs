@@ -89,7 +89,15 @@ fn official_scores_want_the_published_file() {
 fn sysbench_row() -> Value {
     let turn = |text: &str, alignment: &str, n: usize| {
         let criteria: Value = (1..=n)
-            .map(|i| (i.to_string(), json!({"criteria_id": i, "criteria_content": format!("要求{i}"), "criteria_type": if i == 1 { "内容约束" } else { "格式约束" }})))
+            .map(|i| {
+                (
+                    i.to_string(),
+                    json!({
+                        "criteria_id": i, "criteria_content": format!("要求{i}"),
+                        "criteria_type": if i == 1 { "内容约束" } else { "格式约束" }
+                    }),
+                )
+            })
             .collect::<serde_json::Map<String, Value>>()
             .into();
         (text.to_owned(), json!({"alignment": alignment, "criteria": criteria}))
@@ -101,7 +109,10 @@ fn sysbench_row() -> Value {
         messages.push(json!({"role": "user", "content": text}));
         messages.push(json!({"role": "assistant", "content": format!("给定{text}")}));
     }
-    json!({"system_id": 5, "system_prompt": "只用中文。", "messages": messages, "prompt_infos": infos, "rounds_related": true, "领域": "教育"})
+    json!({
+        "system_id": 5, "system_prompt": "只用中文。", "messages": messages, "prompt_infos": infos,
+        "rounds_related": true, "领域": "教育"
+    })
 }
 
 #[test]
@@ -152,8 +163,11 @@ fn sysbench_goes_turn_by_turn_with_its_own_or_the_given_history() {
 fn fbbench_means_are_by_task_and_weights_are_the_lists() {
     let benchmark = find("fbbench").unwrap();
     let record = |id: u64, bench: &str, task: &str, checklist: Value| {
-        json!({"id": id, "bench_type": bench, "task_type": task, "sub_task_type": "x", "user_query": "问", "origin_first_response": "答一",
-            "feedback": "不对", "error_type": ["Logical Error"], "feedback_type": ["Pointing Out Errors"], "checklist": checklist})
+        json!({
+            "id": id, "bench_type": bench, "task_type": task, "sub_task_type": "x", "user_query": "问",
+            "origin_first_response": "答一", "feedback": "不对", "error_type": ["Logical Error"],
+            "feedback_type": ["Pointing Out Errors"], "checklist": checklist
+        })
     };
     let weighted = json!([["承认错误", 0.3], ["给出102", 0.7]]);
     let rows = [
@@ -197,7 +211,12 @@ fn fbbench_means_are_by_task_and_weights_are_the_lists() {
 #[test]
 fn followbench_counts_levels_by_rule_and_by_judge() {
     let benchmark = find("followbench").unwrap();
-    let level = |category: &str, source: &str, level: u64, target: &str| json!({"example_id": 1, "category": category, "source": source, "level": level, "instruction": format!("step {level}"), "target": target});
+    let level = |category: &str, source: &str, level: u64, target: &str| {
+        json!({
+            "example_id": 1, "category": category, "source": source, "level": level,
+            "instruction": format!("step {level}"), "target": target
+        })
+    };
     let mut rows: Vec<Value> = (0..=5).map(|n| level("style", "oasst", n, "")).collect();
     rows.extend((0..=5).map(|n| level("content", "E2E", n, "Alimentum")));
     let options = TaskOptions::default();
@@ -265,8 +284,13 @@ fn mt_bench_grades_both_turns() {
 #[test]
 fn arena_hard_swaps_positions_and_needs_a_baseline() {
     let benchmark = find("arena_hard_v0.1").unwrap();
-    let rows: Vec<Value> =
-        (0..40).map(|i| json!({"uid": format!("u{i}"), "category": "hard", "cluster": "c", "prompt": format!("task {i}")})).collect();
+    let rows: Vec<Value> = (0..40)
+        .map(|i| {
+            json!({
+                "uid": format!("u{i}"), "category": "hard", "cluster": "c", "prompt": format!("task {i}")
+            })
+        })
+        .collect();
     let error = loaded(benchmark, &rows, &TaskOptions::default()).unwrap_err();
     assert!(error.contains("`baseline` is without an answer to `u0`"), "{error}");
     let baseline: BTreeMap<String, String> =

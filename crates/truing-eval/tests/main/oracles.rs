@@ -31,7 +31,10 @@ fn cfbench_records_have_the_scores_of_the_published_program() {
     let record = |idx: u64, parsing: &str, scores: &[&str], kinds: &[&str]| {
         let criteria: Vec<Value> =
             kinds.iter().map(|kind| json!([format!("点{idx}"), kind, "内容约束", ""])).collect();
-        json!({"idx": idx, "prompt": "写。", "split": "hard", "criteria": criteria, "judge_score": scores, "judge_parsing": parsing})
+        json!({
+            "idx": idx, "prompt": "写。", "split": "hard", "criteria": criteria, "judge_score": scores,
+            "judge_parsing": parsing
+        })
     };
     let (p, s) = ("主需", "次需");
     let rows = [
@@ -73,7 +76,12 @@ fn the_published_file_of_cfbench_is_known_by_its_digest() {
 
 #[test]
 fn sheets_of_sysbench_are_scored_by_dialogue() {
-    let line = |id: u64, round: u64, related: bool, alignment: &str, results: &str| json!({"system_id": id, "round_index": round, "multi_rounds_related": related, "alignment": alignment, "prompt": "问", "评判结果": results});
+    let line = |id: u64, round: u64, related: bool, alignment: &str, results: &str| {
+        json!({
+            "system_id": id, "round_index": round, "multi_rounds_related": related, "alignment": alignment,
+            "prompt": "问", "评判结果": results
+        })
+    };
     let rows = [
         line(1, 2, true, "misalign", "1. 内容约束 | 是\n2. 风格约束 | 否"),
         line(1, 1, true, "align", "1. 动作约束 | 是"),
@@ -171,8 +179,10 @@ fn the_published_judgments_of_fbbench_give_the_published_scores() {
 #[test]
 fn fbbench_records_have_the_scores_of_the_published_program() {
     let record = |id: u64, bench: &str, task: &str, checklist: Value, judgement: Value| {
-        json!({"id": id, "bench_type": bench, "task_type": task, "user_query": "问", "origin_first_response": "答", "feedback": "不对",
-            "checklist": checklist, "judgement": judgement})
+        json!({
+            "id": id, "bench_type": bench, "task_type": task, "user_query": "问", "origin_first_response": "答",
+            "feedback": "不对", "checklist": checklist, "judgement": judgement
+        })
     };
     let one = |verdict: &str, weight: Value| json!({"评判理由": "因", "评判结果": verdict, "weight": weight});
     let rows = [

@@ -13,9 +13,15 @@ use super::{loaded, reply, row, run, value};
 fn ifeval_has_four_rates_strict_and_loose() {
     let benchmark = find("ifeval").unwrap();
     let rows = [
-        json!({"key": 1, "prompt": "No commas. Two words.", "instruction_id_list": ["punctuation:no_comma", "length_constraints:number_words"],
-            "kwargs": [{}, {"relation": "less than", "num_words": 3}]}),
-        json!({"key": 2, "prompt": "End well.", "instruction_id_list": ["startend:end_checker"], "kwargs": [{"end_phrase": "the end"}]}),
+        json!({
+            "key": 1, "prompt": "No commas. Two words.",
+            "instruction_id_list": ["punctuation:no_comma", "length_constraints:number_words"],
+            "kwargs": [{}, {"relation": "less than", "num_words": 3}]
+        }),
+        json!({
+            "key": 2, "prompt": "End well.", "instruction_id_list": ["startend:end_checker"],
+            "kwargs": [{"end_phrase": "the end"}]
+        }),
     ];
     let options = TaskOptions::default();
     let items = loaded(benchmark, &rows, &options).unwrap().items;
@@ -53,7 +59,9 @@ fn ifeval_counts_chinese_in_characters() {
 fn settings_of_instructions_that_cannot_be_checked_are_refused_with_their_column() {
     let options = TaskOptions::default();
     let wrong = json!([{"num_words": 5, "relation": "below"}]);
-    let row = json!({"key": 7, "prompt": "x", "instruction_id_list": ["length_constraints:number_words"], "kwargs": wrong});
+    let row = json!({
+        "key": 7, "prompt": "x", "instruction_id_list": ["length_constraints:number_words"], "kwargs": wrong
+    });
     let error = loaded(find("ifeval").unwrap(), &[row], &options).unwrap_err();
     assert!(
         error.contains("own.jsonl:1: `kwargs` is") && error.contains("`relation` is \"below\""),
@@ -74,9 +82,11 @@ fn settings_of_instructions_that_cannot_be_checked_are_refused_with_their_column
 fn multi_if_adds_turns_and_means_over_them() {
     let benchmark = find("multi_if").unwrap();
     let rows = [json!({"key": "k", "language": "English",
-        "turn_1_prompt": "{\"role\": \"user\", \"content\": \"No commas.\"}", "turn_1_instruction_id_list": "[\"punctuation:no_comma\"]", "turn_1_kwargs": "[\"{}\"]",
+        "turn_1_prompt": "{\"role\": \"user\", \"content\": \"No commas.\"}",
+        "turn_1_instruction_id_list": "[\"punctuation:no_comma\"]", "turn_1_kwargs": "[\"{}\"]",
         "turn_2_prompt": "{\"role\": \"user\", \"content\": \"And small letters.\"}",
-        "turn_2_instruction_id_list": "[\"punctuation:no_comma\", \"change_case:english_lowercase\"]", "turn_2_kwargs": "[\"{}\", \"{}\"]",
+        "turn_2_instruction_id_list": "[\"punctuation:no_comma\", \"change_case:english_lowercase\"]",
+        "turn_2_kwargs": "[\"{}\", \"{}\"]",
         "turn_3_prompt": "None"})];
     let options = TaskOptions::default();
     let items = loaded(benchmark, &rows, &options).unwrap().items;
@@ -102,8 +112,13 @@ fn multi_if_adds_turns_and_means_over_them() {
 #[test]
 fn an_answer_that_failed_is_unscored_and_a_thought_without_an_answer_is_wrong() {
     let benchmark = find("svamp").unwrap();
-    let rows: Vec<Value> =
-        (1..=3).map(|i| json!({"ID": i, "Body": "Ann has 3 pens", "Question": "How many?", "Answer": 3.0, "Type": "t"})).collect();
+    let rows: Vec<Value> = (1..=3)
+        .map(|i| {
+            json!({
+                "ID": i, "Body": "Ann has 3 pens", "Question": "How many?", "Answer": 3.0, "Type": "t"
+            })
+        })
+        .collect();
     let options = TaskOptions::default();
     let items = loaded(benchmark, &rows, &options).unwrap().items;
     let (_, summary) = run(benchmark, &items, &options, |item, _| match item.id.as_str() {
@@ -162,8 +177,17 @@ fn programs_without_a_sandbox_are_unscored_and_with_one_have_pass_at_k() {
 #[test]
 fn function_calls_take_their_answers_from_a_second_file() {
     let benchmark = find("function_calls").unwrap();
-    let function = json!([{"name": "area", "parameters": {"type": "dict", "properties": {"base": {"type": "integer"}}, "required": ["base"]}}]);
-    let question = |id: &str| json!({"id": id, "question": [[{"role": "user", "content": "What is the area?"}]], "function": function});
+    let function = json!([
+        {
+            "name": "area",
+            "parameters": {"type": "dict", "properties": {"base": {"type": "integer"}}, "required": ["base"]}
+        }
+    ]);
+    let question = |id: &str| {
+        json!({
+            "id": id, "question": [[{"role": "user", "content": "What is the area?"}]], "function": function
+        })
+    };
     let rows = [question("simple_0"), question("simple_1"), question("irrelevance_0")];
     let error = loaded(benchmark, &rows, &TaskOptions::default()).unwrap_err();
     assert!(error.contains("own.jsonl:1: `ground_truth` is missing"), "{error}");
@@ -213,7 +237,12 @@ fn reward_models_choose_and_perplexities_are_over_words_and_bytes() {
 #[test]
 fn multiple_choice_is_read_out_of_a_written_answer() {
     let benchmark = find("arc_generate").unwrap();
-    let row = |id: &str| json!({"id": id, "question": "Sky?", "answerKey": "B", "choices": {"text": ["red", "blue"], "label": ["A", "B"]}});
+    let row = |id: &str| {
+        json!({
+            "id": id, "question": "Sky?", "answerKey": "B",
+            "choices": {"text": ["red", "blue"], "label": ["A", "B"]}
+        })
+    };
     let options = TaskOptions::default();
     let items = loaded(benchmark, &[row("1"), row("2"), row("3")], &options).unwrap().items;
     let Ask::Generate { prompt, .. } = &benchmark.requests(&items[0], &Answers::default(), &options)[0].ask
@@ -234,8 +263,10 @@ fn multiple_choice_is_read_out_of_a_written_answer() {
 #[test]
 fn a_users_own_benchmark_needs_no_code() {
     let config = |scorer: Value| -> CustomConfig {
-        serde_json::from_value(json!({"name": "capitals", "prompt": "Capital of {{ country }}?", "system": "One word.", "id_column": "n",
-            "category_columns": ["continent"], "cluster_column": "continent", "scorer": scorer}))
+        serde_json::from_value(json!({
+            "name": "capitals", "prompt": "Capital of {{ country }}?", "system": "One word.", "id_column": "n",
+            "category_columns": ["continent"], "cluster_column": "continent", "scorer": scorer
+        }))
         .unwrap()
     };
     let exact = json!({"kind": {"exact_match": {"column": "capital", "ignore_case": true}}});

@@ -10,8 +10,8 @@ use truing_eval::benchmarks::{Answer, Request};
 use truing_run::RunError;
 use truing_store::Digest;
 
-/// Name of the file in the run's folder.
-const FILE: &str = "answers.jsonl";
+/// All answers of models, in the run's folder.
+pub const ANSWERS: &str = "answers.jsonl";
 
 /// One line.
 #[derive(Serialize, Deserialize)]
@@ -36,7 +36,7 @@ pub(crate) struct AnswerLog {
 impl AnswerLog {
     /// Opens the log of a run, or begins one. A last line that was cut when the process was killed is removed.
     pub(crate) fn open(folder: &Path) -> Result<Self, RunError> {
-        let path = folder.join(FILE);
+        let path = folder.join(ANSWERS);
         let failed = |source| RunError::Read { path: path.clone(), source };
         let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(failed)?;
         let mut bytes = Vec::new();
@@ -87,7 +87,8 @@ impl AnswerLog {
         };
         let key = (line.task.clone(), line.item.clone(), line.request.clone());
         self.known.insert(key, (line.digest.clone(), line.answer.clone()));
-        let mut text = serde_json::to_vec(&line).map_err(|source| RunError::Json { name: FILE, source })?;
+        let mut text =
+            serde_json::to_vec(&line).map_err(|source| RunError::Json { name: ANSWERS, source })?;
         text.push(b'\n');
         self.file.write_all(&text).map_err(|source| RunError::Write { path: self.path.clone(), source })
     }
@@ -114,7 +115,7 @@ mod tests {
         log.keep("t", "1", &request("a"), &answer).unwrap();
         log.keep("t", "2", &request("b"), &answer).unwrap();
         drop(log);
-        let path = folder.path().join(FILE);
+        let path = folder.path().join(ANSWERS);
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() - 5]).unwrap();
         let mut log = AnswerLog::open(folder.path()).unwrap();

@@ -33,9 +33,9 @@ pub struct EvaluateConfig {
     pub data_dir: PathBuf,
     /// Random seed of samples.
     pub seed: u64,
-    /// Number of seeds with which each item is answered, from `seed` on. With several, scores are means over them, intervals
-    /// are clustered by item, and the variance is divided between items, seeds, answers and the judge. Of use only where
-    /// answers are sampled (`temperature` above 0).
+    /// Number of seeds with which each item is answered, from `seed` on. With several, scores are means over them,
+    /// intervals are clustered by item, and the variance is divided between items, seeds, answers and the judge. Of use
+    /// only where answers are sampled (`temperature` above 0).
     #[schemars(extend("x-decides" = "outcome"))]
     pub seeds: usize,
     /// Show prompts through the chat template. Default: if the model has one. Without it, prompts are one text.
@@ -50,8 +50,8 @@ pub struct EvaluateConfig {
     /// tokenizer does so itself, as Llama's does; so has lm-evaluation-harness. A chat template writes its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub add_bos_token: Option<bool>,
-    /// Only the first items of each task: so many, or below 1 that share of them (`0.1`: a tenth, rounded up). For tests: the
-    /// score of a part says little.
+    /// Only the first items of each task: so many, or below 1 that share of them (`0.1`: a tenth, rounded up). For
+    /// tests: the score of a part says little.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<f64>,
     /// Solved examples before each question, for all tasks without a number of their own.
@@ -87,8 +87,8 @@ pub struct EvaluateJudge {
     #[serde(alias = "most_replies")]
     #[schemars(extend("x-aliases" = ["most_replies"]))]
     pub max_attempts: Option<usize>,
-    /// Items of each task whose verdicts are requested a second time, to measure how often the judge agrees with itself.
-    /// 0 turns it off. A judge in this process at temperature 0 repeats itself and is not called again.
+    /// Items of each task whose verdicts are requested a second time, to measure how often the judge agrees with
+    /// itself. 0 turns it off. A judge in this process at temperature 0 repeats itself and is not called again.
     #[schemars(extend("x-decides" = "outcome"))]
     pub repeat_items: usize,
     /// File of LLMBar: the judge's accuracy on it is reported with every score that it gives.
@@ -408,7 +408,8 @@ fn baseline(path: &Path) -> Result<BTreeMap<String, String>, StageError> {
                 origin: row.origin,
                 column: "id".into(),
                 found: "a row without it, or without an answer".into(),
-                expected: "`id` and `answer`, both texts, or `uid` and `messages` as Arena-Hard's files of answers have them",
+                expected: "`id` and `answer`, both texts, or `uid` and `messages` as Arena-Hard's files of \
+                           answers have them",
             }
             .into());
         };
@@ -417,8 +418,8 @@ fn baseline(path: &Path) -> Result<BTreeMap<String, String>, StageError> {
     Ok(answers)
 }
 
-/// The answer of a row of the published files: the last message of the assistant (Arena-Hard), whose content may be an object
-/// with `answer`, or the first turn of the first choice (MT-Bench and the first files of Arena-Hard).
+/// The answer of a row of the published files: the last message of the assistant (Arena-Hard), whose content may be an
+/// object with `answer`, or the first turn of the first choice (MT-Bench and the first files of Arena-Hard).
 fn published_answer(row: &Map<String, Value>) -> Option<String> {
     let is_of_assistant = |message: &&Value| message.get("role").and_then(Value::as_str) == Some("assistant");
     let mut messages = row.get("messages").and_then(Value::as_array).into_iter().flatten();

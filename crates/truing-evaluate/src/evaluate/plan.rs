@@ -63,7 +63,8 @@ impl PlannedTask {
             None => "they need a file, `shots_path`".to_owned(),
         };
         Some(format!(
-            "{}: customary are {usual} solved examples, {shown} are shown: {why}; `num_fewshot = {shown}` says so in the recipe",
+            "{}: customary are {usual} solved examples, {shown} are shown: {why}; `num_fewshot = {shown}` \
+             says so in the recipe",
             self.config.name()
         ))
     }

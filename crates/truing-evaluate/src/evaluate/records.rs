@@ -1,5 +1,5 @@
-//! What a run leaves behind: scores of the answers, the records of items, and the results in both forms. The same files are
-//! made again of stored answers where a scorer has changed.
+//! What a run leaves behind: scores of the answers, the records of items, and the results in both forms. The same files
+//! are made again of stored answers where a scorer has changed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -41,9 +41,9 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    /// Of a run that began at `date` and took `seconds`, `None` where nothing was asked. A finished run that is extended, for
-    /// instance by more seeds, began where it did before, and took the time of both. Of a run that was stopped and continued
-    /// only the last part is known.
+    /// Of a run that began at `date` and took `seconds`, `None` where nothing was asked. A finished run that is
+    /// extended, for instance by more seeds, began where it did before, and took the time of both. Of a run that was
+    /// stopped and continued only the last part is known.
     pub(super) fn of_run(config: &EvaluateConfig, seconds: Option<f64>, date: Option<f64>) -> Self {
         let before = Self::stored(&config.output_dir);
         let seconds = match (before.as_ref().and_then(|facts| facts.seconds), seconds) {
@@ -66,7 +66,8 @@ impl Facts {
     }
 }
 
-/// Scores the answers to each benchmark's items, for each seed in the items' order, and writes all files of a finished run.
+/// Scores the answers to each benchmark's items, for each seed in the items' order, and writes all files of a finished
+/// run.
 pub(super) fn write_records(
     config: &EvaluateConfig,
     inputs: &EvaluateInputs,
@@ -94,8 +95,8 @@ fn name_accuracy_of_judge(tasks: &mut [TaskRecord]) {
     }
 }
 
-/// Scores the answers to a benchmark's items, and writes `items_<task>.jsonl` and `samples_<task>.jsonl`; the record, and the
-/// task's hash.
+/// Scores the answers to a benchmark's items, and writes `items_<task>.jsonl` and `samples_<task>.jsonl`; the record,
+/// and the task's hash.
 fn score_task(
     config: &EvaluateConfig,
     task: &PlannedTask,
@@ -218,12 +219,13 @@ fn write_results(
     Ok(atomic::write_json(&folder.join(RESULTS), &tasks)?)
 }
 
-/// Scores the stored answers of a finished run again, without asking: after a scorer has changed. `inputs` are those of the
-/// recipe of the run, loaded again; only how answers are scored may differ from it (`SCORING_KEYS`).
+/// Scores the stored answers of a finished run again, without asking: after a scorer has changed. `inputs` are those of
+/// the recipe of the run, loaded again; only how answers are scored may differ from it (`SCORING_KEYS`).
 ///
 /// # Errors
-/// When the folder holds no finished run, the recipe has other items, another model or other questions than the run, or an
-/// item has no stored answer; nothing is written then. Or when the disk fails; the same command then writes all files again.
+/// When the folder holds no finished run, the recipe has other items, another model or other questions than the run, or
+/// an item has no stored answer; nothing is written then. Or when the disk fails; the same command then writes all
+/// files again.
 pub fn rescore(
     config: &EvaluateConfig,
     inputs: &EvaluateInputs,

@@ -23,11 +23,12 @@ const REQUESTS_OF_A_CHUNK: usize = 64;
 /// Items that are asked about to the end before the others, at most, until a judge has given a verdict.
 const ITEMS_TO_TRY: usize = 3;
 
-/// Asks model and judge, and writes `results.json`, `items_<task>.jsonl`, and lm-evaluation-harness's `results_*.json` and
-/// `samples_*.jsonl`. The folder of a run with the same recipe and inputs is used again.
+/// Asks model and judge, and writes `results.json`, `items_<task>.jsonl`, and lm-evaluation-harness's `results_*.json`
+/// and `samples_*.jsonl`. The folder of a run with the same recipe and inputs is used again.
 ///
 /// # Errors
-/// When the folder is in use or of a run with another recipe or inputs, the model refuses everything, or the disk fails.
+/// When the folder is in use or of a run with another recipe or inputs, the model refuses everything, or the disk
+/// fails.
 pub(super) fn run<E: Engine + 'static>(
     plan: &EvaluatePlan,
     inputs: &EvaluateInputs,
@@ -107,8 +108,8 @@ struct Variation {
     is_repeat: bool,
 }
 
-/// Between the seeds of the first and the second answer to a request. Benchmarks that sample several answers use the seeds
-/// between.
+/// Between the seeds of the first and the second answer to a request. Benchmarks that sample several answers use the
+/// seeds between.
 const SEED_STRIDE: u64 = 1_000_000;
 /// Between the seeds of a judge's first verdict and its second.
 const REPEAT_STRIDE: u64 = 500_000;
@@ -172,8 +173,8 @@ impl<'a, E: Engine> Asking<'a, E> {
         }
     }
 
-    /// The answers to items of a benchmark, given by their places, for each seed in the order of `places`; `None` when the
-    /// run is to stop.
+    /// The answers to items of a benchmark, given by their places, for each seed in the order of `places`; `None` when
+    /// the run is to stop.
     pub(crate) fn task(
         &mut self,
         task: &PlannedTask,
@@ -209,9 +210,9 @@ impl<'a, E: Engine> Asking<'a, E> {
         Ok(Some(of_seeds))
     }
 
-    /// Asks about the first items to the end, one by one, until the judge has given a verdict: that it does not answer is found
-    /// before the answers to all items are paid for. It is given up where its verdicts on [`ITEMS_TO_TRY`] items failed and more
-    /// items remain. False when the run is to stop.
+    /// Asks about the first items to the end, one by one, until the judge has given a verdict: that it does not answer
+    /// is found before the answers to all items are paid for. It is given up where its verdicts on [`ITEMS_TO_TRY`]
+    /// items failed and more items remain. False when the run is to stop.
     fn try_judge(
         &mut self,
         task: &PlannedTask,
@@ -250,7 +251,8 @@ impl<'a, E: Engine> Asking<'a, E> {
         refusal("judge.model", &name, reason)
     }
 
-    /// Of the items at `places` those whose verdicts are asked for a second time, evenly spaced among those with verdicts.
+    /// Of the items at `places` those whose verdicts are asked for a second time, evenly spaced among those with
+    /// verdicts.
     fn repeated_items(&self, task: &PlannedTask, item_indices: &[usize], answers: &[Answers]) -> Vec<usize> {
         let Some(judge) = &self.config.judge else { return Vec::new() };
         // A judge in this process that takes the most likely token says the same again.

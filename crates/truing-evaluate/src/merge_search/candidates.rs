@@ -212,15 +212,15 @@ impl Candidate {
     }
 }
 
-/// The candidates of the first round: round-robin over the methods, equal weights first, then sampled ones. A method without
-/// settings has one.
+/// The candidates of the first round: round-robin over the methods, equal weights first, then sampled ones. A method
+/// without settings has one.
 pub(super) fn first_candidates(methods: &[String], n_models: usize, n: usize, seed: Seed) -> Vec<Candidate> {
     let mut found: Vec<Candidate> = Vec::new();
     // A method without settings, or repeated samples, must not make an endless loop.
     for turn in 0..4 * n {
         for (idx, method) in methods.iter().enumerate() {
             let Some(known) = searchable(method) else { continue };
-            let candidate = drawn(known, n_models, turn, seed, idx as u64);
+            let candidate = sampled(known, n_models, turn, seed, idx as u64);
             if found.len() < n && !found.contains(&candidate) {
                 found.push(candidate);
             }
@@ -229,7 +229,7 @@ pub(super) fn first_candidates(methods: &[String], n_models: usize, n: usize, se
     found
 }
 
-fn drawn(known: &Searchable, n_models: usize, turn: usize, seed: Seed, idx: u64) -> Candidate {
+fn sampled(known: &Searchable, n_models: usize, turn: usize, seed: Seed, idx: u64) -> Candidate {
     let mut generator = seed.generator("merge candidates", &[idx, turn as u64]);
     let mut unit = || {
         use rand_chacha::rand_core::Rng as _;
@@ -257,7 +257,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn candidates_are_drawn_in_turn_and_have_recipes() {
+    fn candidates_are_sampled_in_turn_and_have_recipes() {
         let methods: Vec<String> = SEARCHABLE.iter().map(|known| known.name.to_owned()).collect();
         let candidates = first_candidates(&methods, 2, 40, Seed(1));
         assert_eq!(candidates.len(), 40);

@@ -51,10 +51,11 @@ pub struct MergeSearchConfig {
     pub n_candidates: usize,
     /// Rounds of successive halving: after each but the last, the better half stays, with twice as many items.
     pub n_rounds: usize,
-    /// Further candidates near the best one, with settings a step up or down, and smaller steps where nothing is better.
+    /// Further candidates near the best one, with settings a step up or down, and smaller steps where nothing is
+    /// better.
     pub n_refined: usize,
-    /// Share of the items of each task that candidates are compared on. The others are seen once, by the chosen merge and its
-    /// parents.
+    /// Share of the items of each task that candidates are compared on. The others are seen once, by the chosen merge
+    /// and its parents.
     pub search_share: f64,
     /// What the best candidate maximises.
     pub objective: Objective,
@@ -89,8 +90,8 @@ pub struct SearchModel {
     /// A path or a name.
     #[schemars(extend("x-decides" = "content"))]
     pub model: String,
-    /// The task that it was trained for. The merge is compared with it there. Default: each task is that of the model with
-    /// the highest score on the search items.
+    /// The task that it was trained for. The merge is compared with it there. Default: each task is that of the model
+    /// with the highest score on the search items.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ability: Option<String>,
 }

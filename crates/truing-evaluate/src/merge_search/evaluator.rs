@@ -41,8 +41,8 @@ pub(super) struct Evaluator<'a> {
 }
 
 impl Evaluator<'_> {
-    /// Evaluates a contestant on items of each task, given by their places. What the log of its answers holds is not asked
-    /// again, and its merge is made only where something is asked.
+    /// Evaluates a contestant on items of each task, given by their places. What the log of its answers holds is not
+    /// asked again, and its merge is made only where something is asked.
     pub(super) fn evaluate<E: Engine + 'static>(
         &mut self,
         contestant: Contestant,

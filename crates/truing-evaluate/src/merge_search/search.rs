@@ -79,7 +79,8 @@ impl Search<'_> {
         Ok(known)
     }
 
-    /// Successive halving: the last round is on all search items. Its candidates, best first, and those that were dropped before.
+    /// Successive halving: the last round is on all search items. Its candidates, best first, and those that were
+    /// dropped before.
     fn halve<E: Engine + 'static>(
         &mut self,
         known: &[Evaluated],
@@ -150,7 +151,8 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// Evaluates base, parents and the chosen merge once on items that decided nothing, and compares the merge with the parents.
+    /// Evaluates base, parents and the chosen merge once on items that decided nothing, and compares the merge with the
+    /// parents.
     fn confirm<E: Engine + 'static>(
         &mut self,
         known: &[Evaluated],

@@ -56,7 +56,10 @@ fn write_lines(path: &Path, rows: impl IntoIterator<Item = Value>) {
 fn folder() -> tempfile::TempDir {
     let folder = setup::folder();
     let sums = (0..12).map(|n| {
-        json!({"question": format!("{n} + 1 ="), "answer": (n + 1).to_string(), "kind": if n < 6 { "small" } else { "large" }})
+        json!({
+            "question": format!("{n} + 1 ="), "answer": (n + 1).to_string(),
+            "kind": if n < 6 { "small" } else { "large" }
+        })
     });
     write_lines(&folder.path().join("sums.jsonl"), sums);
     let arc = (0..5).map(|n| {

@@ -216,7 +216,7 @@ fn a_stopped_search_continues_without_asking_or_merging_again() {
     };
     let resumed = finished(ended);
     assert_eq!(names(&resumed), names(&whole));
-    // Every answer stands there once.
+    // Every answer is there once.
     for (name, text) in answers(other.path()) {
         let mut lines: Vec<&str> = text.lines().collect();
         let n = lines.len();

@@ -113,7 +113,8 @@ fn rows_of(
         Rows::Prompts => {
             if !name.is_empty() {
                 let text = format!(
-                    "the function `{name}` that makes prompts of rows: write them as `{{\"prompt\": ...}}` with the columns that rewards read"
+                    "the function `{name}` that makes prompts of rows: write them as `{{\"prompt\": ...}}` \
+                     with the columns that rewards read"
                 );
                 job.finding_at(Kind::NoCounterpart, &key, Some(place), text);
             }
@@ -121,7 +122,7 @@ fn rows_of(
     }
 }
 
-/// The format of rows to train on. `name` is their `type`, which stands at `place` under `key`.
+/// The format of rows to train on. `name` is their `type`, which is at `place` under `key`.
 fn training_rows(
     job: &mut Job<'_>,
     at: &str,
@@ -154,7 +155,13 @@ fn training_rows(
             set.column("text", &item.get("field").and_then(as_text).unwrap_or_else(|| "text".to_owned()));
         }
         "input_output" => {
-            job.finding_at(Kind::NoCounterpart, key, Some(place), "rows of segments with labels; turns set their loss with `weight` or `loss` in the format `messages`");
+            job.finding_at(
+                Kind::NoCounterpart,
+                key,
+                Some(place),
+                "rows of segments with labels; turns set their loss with `weight` or `loss` in the format \
+                 `messages`",
+            );
         }
         _ if name.starts_with("alpaca") => {
             set.format = Some("alpaca");
@@ -162,7 +169,8 @@ fn training_rows(
                 Kind::Changed,
                 key,
                 Some(place),
-                "the instruction is a user's turn in the chat template; axolotl writes it below `### Instruction:` (a `prompt_template` can say so)",
+                "the instruction is a user's turn in the chat template; axolotl writes it below `### \
+                 Instruction:` (a `prompt_template` can say so)",
             );
         }
         _ => {

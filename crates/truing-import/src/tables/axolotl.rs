@@ -140,7 +140,8 @@ pub(crate) static AXOLOTL: &[Group] = &[
     not_available(&["chat_template_kwargs"], "the chat template gets no further arguments"),
     becomes(
         &["default_system_message"],
-        "the system prompt of rows without one is `[[data]] system` (preferences and prompts); in SFT it is part of the data",
+        "the system prompt of rows without one is `[[data]] system` (preferences and prompts); in SFT it is \
+         part of the data",
     ),
     becomes(&["dataset_exact_deduplication"], "`truing select` removes duplicates"),
     not_available(

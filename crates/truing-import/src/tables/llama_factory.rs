@@ -92,7 +92,8 @@ pub(crate) static LLAMA_FACTORY: &[Group] = &[
     becomes(&["mix_strategy", "interleave_probs"], "data sets are mixed by `[[data]] weight`"),
     becomes(
         &["default_system"],
-        "the system prompt of rows without one is `[[data]] system` (preferences and prompts); in SFT it is part of the data",
+        "the system prompt of rows without one is `[[data]] system` (preferences and prompts); in SFT it is \
+         part of the data",
     ),
     not_available(
         &["tool_format", "enable_thinking", "preserve_thinking"],

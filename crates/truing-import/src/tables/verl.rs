@@ -160,7 +160,8 @@ pub(crate) static VERL: &[Group] = &[
     ),
     becomes(
         &["actor_rollout_ref.actor.loss_agg_mode"],
-        "it is `loss_type`: `dapo` for `token-mean`, `grpo` for `seq-mean-token-mean`, `dr_grpo` for `seq-mean-token-sum-norm`",
+        "it is `loss_type`: `dapo` for `token-mean`, `grpo` for `seq-mean-token-mean`, `dr_grpo` for \
+         `seq-mean-token-sum-norm`",
     ),
     becomes(
         &["actor_rollout_ref.actor.use_kl_loss", "algorithm.use_kl_in_reward"],

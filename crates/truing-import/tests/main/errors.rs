@@ -60,8 +60,8 @@ fn an_unknown_tool_or_trainer_is_asked_for() {
     );
     assert_eq!(
         error("base_model: a\nstage: sft\n"),
-        "x.yaml: cannot detect which tool this file is for (axolotl and LLaMA-Factory would fit); expected a file of TRL, \
-         axolotl, LLaMA-Factory or verl"
+        "x.yaml: cannot detect which tool this file is for (axolotl and LLaMA-Factory would fit); expected a \
+         file of TRL, axolotl, LLaMA-Factory or verl"
     );
     let text = "model_name_or_path: org/m\ndataset_name: org/d\nmax_length: 512\n";
     assert_eq!(

@@ -4,7 +4,8 @@
 //!   characters and on words, one thread, and of random candidate pairs as the miners ask for them.
 //! - `... -- kmeans FILE DIM K...`: k-means on little-endian `f32` rows of a file.
 //! - `... -- write FILE N DIM`: writes such a file, unit vectors in 300 uneven heaps.
-//! - `... -- scale N [DIM]`: every step on N synthetic prompts (`synthetic.rs`): seconds, and the process's peak memory.
+//! - `... -- scale N [DIM]`: every step on N synthetic prompts (`synthetic.rs`): seconds, and the process's peak
+//!   memory.
 //! - `... -- templates N`: templates of N synthetic prompts, alone.
 
 #![allow(clippy::print_stdout, reason = "a program whose output is its purpose")]

@@ -40,8 +40,8 @@ pub struct Merge {
 /// All merges of a hierarchy, lowest first, `len - 1` of them. Any beginning of the list is the clustering at that
 /// height.
 ///
-/// `weights` says how many rows each vector is the mean of, one for each; single linkage and complete linkage do not look.
-/// Needs a `[len, len]` table of distances.
+/// `weights` says how many rows each vector is the mean of, one for each; single linkage and complete linkage do not
+/// look. Needs a `[len, len]` table of distances.
 pub fn agglomerate(vectors: Vectors<'_>, weights: &[f32], linkage: Linkage) -> Vec<Merge> {
     let n = vectors.len();
     let mut distances = match linkage {

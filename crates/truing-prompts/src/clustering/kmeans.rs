@@ -7,8 +7,8 @@
 //!   distances are made to the centroids that moved alone, and to all of them for the rows whose own centroid moved
 //!   farther away than the others are known to be. Distances are matrix products. Bounds from how far centroids moved
 //!   (Hamerly 2010) were there before: between embeddings of hundreds of numbers they leave most rows in doubt.
-//! - Pools with more than [`KmeansOptions::max_rows_per_cluster`] rows a cluster: the centroids are those of a sample of
-//!   that size, and every row then goes to its nearest.
+//! - Pools with more than [`KmeansOptions::max_rows_per_cluster`] rows a cluster: the centroids are those of a sample
+//!   of that size, and every row then goes to its nearest.
 //!
 //! Sums run in the order of the rows, so no bit depends on the number of threads.
 
@@ -402,7 +402,8 @@ impl<'a> Lloyd<'a> {
     }
 
     /// Brings rows to their nearest centroids, where only those that moved can be nearer than their own: what stood
-    /// still is no nearer than `lower`. How many changed, and the rows whose own centroid is no nearer than that either.
+    /// still is no nearer than `lower`. How many changed, and the rows whose own centroid is no nearer than that
+    /// either.
     fn compare_with_moved(&mut self, rows: &[u32], moved: &[u32]) -> (usize, Vec<u32>) {
         let dim = self.vectors.dim();
         let centroids = Vectors { data: &self.centroids, dim }.gather(moved);

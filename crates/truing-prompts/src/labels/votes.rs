@@ -1,13 +1,13 @@
 //! Votes on one dimension of one prompt, added up.
 //!
 //! Where one label holds, the one with most weight wins. A tie is won by what all tied labels are a kind of, with the
-//! weight of everything below it; where they have nothing in common, by the label that stands first in the set. Where
+//! weight of everything below it; where they have nothing in common, by the label that is first in the set. Where
 //! several labels may hold, every label holds that at least half of the weight names; where none has half, the one with
 //! most weight.
 //!
 //! Confidence is the winner's share of the weight of all ballots, those that named no label included. Where several may
-//! hold it is the share behind the least certain decision: of a label that holds the share that names it, of one that does
-//! not the share that does not.
+//! hold it is the share behind the least certain decision: of a label that holds the share that names it, of one that
+//! does not the share that does not.
 
 use super::LabelSet;
 

@@ -12,7 +12,8 @@ const MAX_ROUNDS: u32 = 16;
 const MIN_MERGED: f64 = 0.01;
 
 impl Run<'_> {
-    /// The rows of each task, in order: clusters whose mean cosine is that of two vectors at most `task_distance` apart.
+    /// The rows of each task, in order: clusters whose mean cosine is that of two vectors at most `task_distance`
+    /// apart.
     pub(super) fn tasks(&self, rows: &[u32]) -> Result<Vec<Vec<u32>>, PromptsError> {
         let distance = self.options.task_distance;
         let options = SelectionOptions { linkage: Linkage::MeanCosine, ..self.options.clone() };

@@ -11,8 +11,8 @@ use crate::tokens::{END, START};
 
 /// Leaders that a skeleton is compared with: those that share the most n-grams with it.
 const CANDIDATES: usize = 8;
-/// Leaders that an n-gram proposes: the first, whose skeletons are the most frequent. It bounds the cost of n-grams that
-/// every skeleton holds.
+/// Leaders that an n-gram proposes: the first, whose skeletons are the most frequent. It bounds the cost of n-grams
+/// that every skeleton holds.
 const LEADERS_OF_NGRAM: usize = 64;
 /// A skeleton of more tokens is text that recurs whole, not a template.
 const MAX_FIXED_TOKENS: usize = 512;

@@ -21,8 +21,8 @@ const MAX_ROUNDS: usize = 4;
 /// Fixed text with slots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
-    /// The runs of fixed tokens. The first begins with [`START`] when the template stands at a prompt's beginning, the
-    /// last ends with [`END`] when it stands at its end.
+    /// The runs of fixed tokens. The first begins with [`START`] when the template is at a prompt's beginning, the
+    /// last ends with [`END`] when it is at its end.
     pub runs: Vec<Vec<u32>>,
     /// Prompts that match no template with more fixed text.
     pub n_rows: usize,

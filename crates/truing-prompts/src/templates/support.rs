@@ -17,8 +17,8 @@ use crate::tokens::{END, START, TokenPool};
 pub(super) const NGRAM: usize = 3;
 /// N-grams sorted at a time; what bounds the memory.
 const NGRAMS_PER_PASS: usize = 16 << 20;
-/// Standard deviations (of a Poisson count) by which an n-gram must be more frequent than by chance. With more of them a pool
-/// of one short template, whose words are a large share of all, would lose it.
+/// Standard deviations (of a Poisson count) by which an n-gram must be more frequent than by chance. With more of them
+/// a pool of one short template, whose words are a large share of all, would lose it.
 const DEVIATIONS: f64 = 3.0;
 /// Where counting of an n-gram ends. Threads that count it at the same moment go beyond by one each, and never to 256.
 const ENOUGH: u8 = 100;
@@ -111,8 +111,8 @@ fn padded(row: &[u32]) -> Vec<u32> {
     std::iter::once(START).chain(row.iter().copied()).chain([END]).collect()
 }
 
-/// How often n-grams occur, at least: counts by hash, which a few n-grams share. What occurs too seldom for a template need
-/// not be sorted, and that is most of a pool.
+/// How often n-grams occur, at least: counts by hash, which a few n-grams share. What occurs too seldom for a template
+/// need not be sorted, and that is most of a pool.
 struct Occurrences(Vec<AtomicU8>);
 
 impl Occurrences {
@@ -141,14 +141,14 @@ impl Occurrences {
     }
 }
 
-/// How often three tokens would stand in a row if the one at an end were there by chance. In a large pool runs of frequent
-/// words recur often enough for a template, and are none.
+/// How often three tokens would stand in a row if the one at an end were there by chance. In a large pool runs of
+/// frequent words recur often enough for a template, and are none.
 #[derive(Debug)]
 struct Chance {
     /// Of each token, its share of all tokens.
     shares: Vec<f64>,
-    /// How often two tokens stand in a row, by their hash. A place is shared by a few pairs of a large pool: what that adds
-    /// to a count is small beside what a chance run needs.
+    /// How often two tokens stand in a row, by their hash. A place is shared by a few pairs of a large pool: what that
+    /// adds to a count is small beside what a chance run needs.
     pairs: Vec<AtomicU32>,
 }
 
@@ -178,8 +178,8 @@ impl Chance {
         &self.pairs[hash_tokens(pair) as usize & (self.pairs.len() - 1)]
     }
 
-    /// Whether a count lies within what chance brings together: [`DEVIATIONS`] above the expectation, the greater of the two
-    /// that one gets by taking either end for random.
+    /// Whether a count lies within what chance brings together: [`DEVIATIONS`] above the expectation, the greater of
+    /// the two that one gets by taking either end for random.
     fn explains(&self, ngram: &[u32], count: u32) -> bool {
         let share = |token: Option<&u32>| token.and_then(|&token| self.shares.get(token as usize)).copied();
         let n = |pair: &[u32]| f64::from(self.place(pair).load(Ordering::Relaxed));
@@ -201,7 +201,7 @@ fn rarest_tokens(pool: &TokenPool) -> Vec<u32> {
         }
     }
     let rarest = |row: usize| {
-        // Equally rare tokens: one that does not depend on where they stand.
+        // Equally rare tokens: one that does not depend on where they are.
         pool.row(row)
             .iter()
             .copied()

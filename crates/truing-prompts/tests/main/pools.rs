@@ -108,7 +108,10 @@ fn text_that_fills_many_templates_is_no_template() {
     let texts: Vec<String> = (0..300)
         .map(|row| {
             let (name, passage) = (names[row % 10], row / 10);
-            format!("Answer as {name} would: of p{passage}a and p{passage}b the question is p{passage}c, not p{passage}d")
+            format!(
+                "Answer as {name} would: of p{passage}a and p{passage}b the question is p{passage}c, not \
+                 p{passage}d"
+            )
         })
         .collect();
     let pool = pool(&texts);

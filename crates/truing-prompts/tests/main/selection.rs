@@ -18,7 +18,7 @@ fn check_invariants(selection: &Selection, n: usize, qualities: &[f32]) {
         assert!(selection.chosen.binary_search(&d.chosen).is_ok(), "{d:?}");
         assert!(rank(d.representative) < rank(d.row), "the better row survives: {d:?}");
         match dropped.get(&d.representative) {
-            // A stand-in outlives the layer it stands in.
+            // A representative outlives the layer it is in.
             Some(next) => assert!(next.layer > d.layer && next.chosen == d.chosen, "{d:?}, {next:?}"),
             None => assert_eq!(d.chosen, d.representative),
         }
@@ -84,7 +84,13 @@ proptest! {
         seed in 0..1000_u64,
         share in 0.01..1.0_f64,
         block_rows in 4..80_usize,
-        linkage in prop_oneof![Just(Linkage::Ward), Just(Linkage::Average), Just(Linkage::Complete), Just(Linkage::Single), Just(Linkage::MeanCosine)],
+        linkage in prop_oneof![
+            Just(Linkage::Ward),
+            Just(Linkage::Average),
+            Just(Linkage::Complete),
+            Just(Linkage::Single),
+            Just(Linkage::MeanCosine)
+        ],
         has_repeats in any::<bool>(),
     ) {
         let mut data = random_vectors(seed, n, 6);

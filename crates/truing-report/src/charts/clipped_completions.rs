@@ -8,7 +8,8 @@ use crate::run_record::StageRecord;
 pub(super) const CHART: Chart = Chart {
     name: "clipped_completions",
     title: "Completions cut off",
-    caption: "Fraction of completions that end at `max_completion_length`. Their rewards are those of unfinished texts.",
+    caption: "Fraction of completions that end at `max_completion_length`. Their rewards are those of \
+              unfinished texts.",
     draw,
 };
 

@@ -37,15 +37,15 @@ fn draw(stage: &StageRecord) -> Option<Figure> {
     let mut before = 0;
     for (dimension, labels) in &shown {
         for &truth in labels {
-            let (mut row, mut told) = (vec![None; names.len()], vec![String::new(); names.len()]);
+            let (mut row, mut texts) = (vec![None; names.len()], vec![String::new(); names.len()]);
             let support = dimension.labels[truth].support;
             for (i, &said) in labels.iter().enumerate() {
                 let n = dimension.confusion[truth][said];
                 row[before + i] = Some(n as f64 / support.max(1) as f64);
-                told[before + i] = format!("{n} of {support} texts");
+                texts[before + i] = format!("{n} of {support} texts");
             }
             shares.push(row);
-            words.push(told);
+            words.push(texts);
         }
         before += labels.len();
     }

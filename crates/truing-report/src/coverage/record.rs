@@ -111,7 +111,7 @@ impl CoverageRecord {
             self.largest_clusters().into_iter().flat_map(|(_, cluster)| cluster.examples()).collect();
         let mut wanted: Vec<u64> =
             self.dropped.iter().chain(&self.map.ids).chain(&examples).copied().collect();
-        // The file is in order, but a stand-in may come before or after what it stands for.
+        // The file is in order, but a representative may come before or after what it stands for.
         for _ in 0..2 {
             wanted.sort_unstable();
             wanted.dedup();

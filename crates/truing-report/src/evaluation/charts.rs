@@ -44,7 +44,7 @@ fn bars(name: &str, color: Color, summaries: &[&MetricSummary]) -> Series {
     Series::bars(name, color, values).interval(low, high).words(words)
 }
 
-/// The main metric of each category, one chart a dimension. With two runs their bars stand beside each other.
+/// The main metric of each category, one chart a dimension. With two runs their bars are beside each other.
 pub(super) fn categories(task: usize, runs: &[(&str, &Summary)]) -> Vec<TaskChart> {
     let Some((_, first)) = runs.first() else { return Vec::new() };
     let Some(metric) = first.metrics.first().map(|summary| &summary.metric) else { return Vec::new() };

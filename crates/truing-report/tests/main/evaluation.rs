@@ -156,7 +156,7 @@ fn the_page_of_an_evaluation_has_every_score_and_every_item() {
         failed["values"][0].is_null() && failed["why"].to_string().contains("a bad <gateway>"),
         "{failed}"
     );
-    // Options stand beside their likelihoods.
+    // Options are beside their likelihoods.
     let likelihoods = samples[20]["runs"][0]["answers"][0]["text"].as_str().unwrap();
     assert!(likelihoods.contains("-1.000  the answer  (2 tokens)"), "{likelihoods}");
     let charts = script_data(&html, "charts");

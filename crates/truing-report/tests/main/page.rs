@@ -79,7 +79,12 @@ fn write_pipeline(folder: &Path, n_steps: u64) {
             "label": label, "heldout_loss": loss, "heldout_accuracy": 0.7, "n_heldout_tokens": 1873,
             "answers": [
                 answer("order", "an order as JSON", first, right),
-                answer("label", "a feeling as one word", if right { "negative" } else { "The feeling is negative." }, right),
+                answer(
+                    "label",
+                    "a feeling as one word",
+                    if right { "negative" } else { "The feeling is negative." },
+                    right
+                ),
                 answer("lines", "exactly three lines", "- one\n- two\n- three", true),
                 answer("number", "a bare number", if right { "" } else { "12" }, !right),
             ],
@@ -231,7 +236,9 @@ fn a_reward_models_page_tells_what_its_scores_are_worth() {
     let mut metrics = String::new();
     for step in 1..=200_u64 {
         let t = step as f64 / 200.0;
-        let row = json!({ "step": step, "loss": 0.7 - 0.2 * t, "accuracy": 0.5 + 0.3 * t, "margin": t, "mean_reward": 0.5 * t });
+        let row = json!({
+            "step": step, "loss": 0.7 - 0.2 * t, "accuracy": 0.5 + 0.3 * t, "margin": t, "mean_reward": 0.5 * t
+        });
         metrics += &format!("{row}\n");
     }
     fs::write(folder.path().join("recipe.resolved.toml"), "seed = 1\n").unwrap();

@@ -1,8 +1,11 @@
 //! The types that a program checks: each is an instruction of IFEval. `detectable_format:constrained_response`, the
 //! types of letter case and that of letters exist in English alone.
 
+mod words;
+
 use super::table::Part::{Amount, Beginning, Case, Commas, Division, Ending, Language, Lists, Prose};
 use super::table::{ConstraintGroup, ConstraintType, Domain, Parameter, Part, TypeCheck};
+use words::{DISPENSABLE_WORDS, FIRST_PHRASES, FIRST_WORDS, LAST_PHRASES, USUAL_WORDS};
 
 const AT_LEAST: (&str, &str) = ("relation", "at least");
 const LESS_THAN: (&str, &str) = ("relation", "less than");
@@ -40,45 +43,6 @@ macro_rules! several {
         Parameter { name: $name, domain: Domain::Several($n, $texts) }
     };
 }
-
-/// Words that fit nearly any subject.
-const USUAL_WORDS: [Texts; 2] = [
-    &[
-        "example",
-        "first",
-        "important",
-        "reason",
-        "result",
-        "usually",
-        "compare",
-        "question",
-        "people",
-        "because",
-    ],
-    &["例如", "首先", "重要", "原因", "结果", "通常", "比较", "问题", "因此", "同时"],
-];
-/// Words that can be done without.
-const DISPENSABLE_WORDS: [Texts; 2] = [
-    &["very", "really", "always", "never", "things", "obviously", "actually", "just"],
-    &["非常", "其实", "永远", "当然", "显然", "特别", "真的", "总之"],
-];
-const FIRST_WORDS: [Texts; 2] = [
-    &["Meanwhile", "However", "Imagine", "Today", "Consider", "Often"],
-    &["此外", "然而", "试想", "如今", "一般", "有时"],
-];
-const LAST_PHRASES: [Texts; 2] = [
-    &[
-        "That is the whole story.",
-        "Ask me if anything is unclear.",
-        "Now it is your turn.",
-        "More on this another day.",
-    ],
-    &["以上就是全部内容。", "如有疑问请再问我。", "接下来就看你的了。", "其余的改日再谈。"],
-];
-const FIRST_PHRASES: [Texts; 2] = [
-    &["Here is what I suggest.", "Let us look at this together.", "Good question.", "In one sentence:"],
-    &["我的看法如下。", "我们一起来看。", "这是个好问题。", "用一句话说："],
-];
 
 /// All of them.
 pub(super) static RULES: &[ConstraintType] = &[

@@ -1,6 +1,6 @@
-//! What a sandboxed program may do to files, by Landlock: read and execute some directories, write to three devices and,
-//! in a file tree of its own, to `/tmp`. It signals nobody outside and opens no TCP connection, where the kernel knows
-//! these rules.
+//! What a sandboxed program may do to files, by Landlock: read and execute some directories, write to three devices
+//! and, in a file tree of its own, to `/tmp`. It signals nobody outside and opens no TCP connection, where the kernel
+//! knows these rules.
 
 use std::path::PathBuf;
 

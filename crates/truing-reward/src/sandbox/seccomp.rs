@@ -266,8 +266,8 @@ const FILE_COMMANDS: &[i64] = &[
     libc::F_NOTIFY as i64,
 ];
 
-/// All that `ioctl` may do, on descriptors that are open anyway: asking whether it is a terminal and how wide, asking for
-/// what can be read, and not waiting. Others set owners of signals, type into terminals or seal files for good.
+/// All that `ioctl` may do, on descriptors that are open anyway: asking whether it is a terminal and how wide, asking
+/// for what can be read, and not waiting. Others set owners of signals, type into terminals or seal files for good.
 const DEVICE_COMMANDS: &[u32] = &[
     libc::TCGETS as u32,
     libc::TCGETS2 as u32,

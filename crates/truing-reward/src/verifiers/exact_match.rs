@@ -3,12 +3,12 @@
 //! With `contained`, the reference has to stand somewhere in the completion as words and numbers of its own:
 //! `cat` is not in `concatenate`, nor `5` in `15`, `-5`, `5.2`, `5,000`, `5 000`, `5/6`, `5:30`, `5%`, `5 %`, `5kg` or
 //! `5万`. Symbols that make another name or number belong to it: `C` is not in `C++` or `C#`, `B` not in `B+` or `B-52`,
-//! and `5` not in `+5`, `5!` (a factorial), `5+`, `5×10`, `5*3` or `√5`. Spaces around such a symbol make a formula, and
-//! `5` is in `5 × 10`. A comma directly between digits counts as a part of the number, so `5` is not in `4,5` but it is in
-//! `4, 5`. Between letters of scripts that write without spaces between words (Chinese, Japanese, Thai and so
-//! on), and in Korean, where particles follow a word directly, a word ends anywhere; words in katakana end
-//! where katakana ends, and numerals where the numeral ends (`五` is not in `十五`). That the text denies the
-//! reference ("not B") is not seen.
+//! and `5` not in `+5`, `5!` (a factorial), `5+`, `5×10`, `5*3` or `√5`. Spaces around such a symbol make a formula,
+//! and `5` is in `5 × 10`. A comma directly between digits counts as a part of the number, so `5` is not in `4,5` but
+//! it is in `4, 5`. Between letters of scripts that write without spaces between words (Chinese, Japanese, Thai and so
+//! on), and in Korean, where particles follow a word directly, a word ends anywhere; words in katakana end where
+//! katakana ends, and numerals where the numeral ends (`五` is not in `十五`). That the text denies the reference ("not
+//! B") is not seen.
 
 use std::sync::LazyLock;
 
@@ -142,7 +142,8 @@ fn is_digit(letter: char) -> bool {
 
 /// Whether a letter between two digits makes one number, date, time or range of them.
 fn is_within_number(letter: char) -> bool {
-    const SEPARATORS: &str = ".,:/'^-\u{2019}\u{2212}\u{2010}\u{2011}\u{2013}\u{ff0e}\u{ff0c}\u{ff1a}\u{ff0f}\u{66b}\u{66c}\u{a0}\u{2009}\u{202f}";
+    const SEPARATORS: &str = ".,:/'^-\u{2019}\u{2212}\u{2010}\u{2011}\u{2013}\u{ff0e}\u{ff0c}\u{ff1a}\u{ff0f}\
+                              \u{66b}\u{66c}\u{a0}\u{2009}\u{202f}";
     SEPARATORS.contains(letter)
 }
 
@@ -235,11 +236,11 @@ fn is_dash(letter: char) -> bool {
     matches!(letter, '-' | '\u{2212}' | '\u{2010}' | '\u{2011}' | '\u{2013}')
 }
 
-/// Signs that compute with what stands directly beside them.
+/// Signs that compute with what is directly beside them.
 const OPERATORS: [char; 7] = ['\u{d7}', '\u{f7}', '\u{b7}', '\u{22c5}', '\u{2219}', '*', '&'];
 
-/// Whether a text starts with an operator and the number or name that it joins. `*` and `**` also stand around bold text:
-/// one computes where a letter or digit follows it, two where a digit does.
+/// Whether a text starts with an operator and the number or name that it joins. `*` and `**` are also around bold
+/// text: one computes where a letter or digit follows it, two where a digit does.
 fn is_operator_after(after: &str) -> bool {
     const COMMANDS: [&str; 4] = ["\\times", "\\cdot", "\\div", "\\pm"];
     let next = |n: usize| after.chars().nth(n);
@@ -269,7 +270,7 @@ fn is_group(text: &str) -> bool {
     digits.chars().take_while(|c| is_digit(*c)).count() == 3
 }
 
-/// Whether a reference starts with a group of three digits, and up to three digits and a space stand before it.
+/// Whether a reference starts with a group of three digits, and up to three digits and a space are before it.
 fn is_later_group(before: &str, reference: &str) -> bool {
     let n_digits = |text: &str| text.chars().rev().take_while(|c| is_digit(*c)).count();
     reference.chars().take_while(|c| is_digit(*c)).count() == 3

@@ -57,7 +57,10 @@ mod tests {
     fn what_python_reads_in_another_way_is_refused() {
         let new = |pattern: &str| Format::new(&FormatConfig { pattern: pattern.into() });
         let error = new(r"\<think\>.*\</think\>").unwrap_err().to_string();
-        let expected = r"reward `format`: `pattern` has `\<`, which is the beginning of a word here and not the sign `<`: write `<`, or `\b{start}` for the beginning of a word";
+        let expected = concat!(
+            r"reward `format`: `pattern` has `\<`, which is the beginning of a word here and not the sign ",
+            r"`<`: write `<`, or `\b{start}` for the beginning of a word",
+        );
         assert_eq!(error, expected);
         assert!(new(r"[\w\>]").unwrap_err().to_string().contains(r"`\b{end}`"));
         for pattern in [r"<think>.*</think>", r"\\<a", r"(?s)^<a>\n?.*", r"\b{start}a", r"\$\{x\}"] {

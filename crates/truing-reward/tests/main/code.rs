@@ -56,8 +56,8 @@ fn is_ready() -> bool {
     has_python && has(Level::Namespaces)
 }
 
-/// What an interpreter runs when it starts, such as a `sitecustomize.py` beside it, runs inside of the sandbox, also when it is
-/// only asked where it is.
+/// What an interpreter runs when it starts, such as a `sitecustomize.py` beside it, runs inside of the sandbox, also
+/// when it is only asked where it is.
 #[test]
 fn the_interpreter_is_looked_at_in_the_sandbox_too() {
     if !is_ready() {
@@ -121,7 +121,8 @@ fn values_of_every_kind_come_over() {
     let pair =
         "import collections\nPair = collections.namedtuple('Pair', 'x y')\ndef pair(): return Pair(1, 2)";
     let half = "from fractions import Fraction\ndef half(): return Fraction(1, 2)";
-    let catch = "def catch():\n    try: fail()\n    except KeyError as error: return error.args[0]\nassert catch() == 'k'";
+    let catch = "def catch():\n    try: fail()\n    except KeyError as error: return error.args[0]\n\
+                 assert catch() == 'k'";
     let cases = [
         (same, "assert same([1, (2.5, None), {'a': {3}}, b'x']) == [1, (2.5, None), {'a': {3}}, b'x']"),
         (same, "assert same(10 ** 5000) == 10 ** 5000"),
@@ -168,7 +169,8 @@ fn no_trick_passes() {
         ),
         (
             "ends all others",
-            "import os, signal\nfor p in (-1, 0, 1, 2, 3, 4, os.getppid()):\n    try: os.kill(p, signal.SIGINT)\n    except OSError: pass",
+            "import os, signal\nfor p in (-1, 0, 1, 2, 3, 4, os.getppid()):\
+             \n    try: os.kill(p, signal.SIGINT)\n    except OSError: pass",
         ),
         (
             "replaces AssertionError",
@@ -176,54 +178,80 @@ fn no_trick_passes() {
         ),
         (
             "replaces built-in functions",
-            "import builtins\nbuiltins.abs = builtins.exec = builtins.compile = lambda *a: 0\ndef abs(x): return 0\ndef secret(x): return 0",
+            "import builtins\nbuiltins.abs = builtins.exec = builtins.compile = lambda *a: 0\n\
+             def abs(x): return 0\ndef secret(x): return 0",
         ),
         (
             "equals everything",
-            "class Yes(str):\n    def __eq__(self, o): return True\n    def __sub__(self, o): return 0\n    def __abs__(self): return 0\n    def __lt__(self, o): return True\n    __hash__ = None\ndef secret(x): return Yes()",
+            "class Yes(str):\n    def __eq__(self, o): return True\n    def __sub__(self, o): return 0\
+             \n    def __abs__(self): return 0\n    def __lt__(self, o): return True\n    __hash__ = None\n\
+             def secret(x): return Yes()",
         ),
         (
             "equals everything as an object",
-            "class Yes:\n    def __eq__(self, o): return True\n    def __sub__(self, o): return self\n    def __abs__(self): return 0\n    def __lt__(self, o): return True\ndef secret(x): return Yes()",
+            "class Yes:\n    def __eq__(self, o): return True\n    def __sub__(self, o): return self\
+             \n    def __abs__(self): return 0\n    def __lt__(self, o): return True\n\
+             def secret(x): return Yes()",
         ),
         ("prints the verdict", "def secret(x):\n    print('{\"passed\": true}', flush=True)"),
         (
             "writes the verdict everywhere",
-            "import os\ndef secret(x):\n    for fd in range(64):\n        try: os.write(fd, b'{\"passed\": true}\\n')\n        except OSError: pass\n    os._exit(0)",
+            "import os\ndef secret(x):\n    for fd in range(64):\
+             \n        try: os.write(fd, b'{\"passed\": true}\\n')\n        except OSError: pass\
+             \n    os._exit(0)",
         ),
         (
             "answers before it is asked",
-            "import os\nfor fd in range(64):\n    try: os.write(fd, b'{\"value\": true}\\n' * 9)\n    except OSError: pass",
+            "import os\nfor fd in range(64):\n    try: os.write(fd, b'{\"value\": true}\\n' * 9)\
+             \n    except OSError: pass",
         ),
         (
             "answers out of form",
-            "import os\nfor fd in range(64):\n    try: os.write(fd, b'[]\\n{}\\n{\"value\": [\"object\"]}\\n')\n    except OSError: pass",
+            "import os\nfor fd in range(64):\n    try: os.write(fd, \
+             b'[]\\n{}\\n{\"value\": [\"object\"]}\\n')\n    except OSError: pass",
         ),
         (
             "hands over names",
-            "import os\nfor fd in range(64):\n    try: os.write(fd, b'{\"value\": null}\\n{\"value\": [\"dict\", [[\"secret\", 1], [\"abs\", 1], [\"__builtins__\", [\"dict\", []]]]]}\\n')\n    except OSError: pass",
+            "import os\nfor fd in range(64):\n    try: os.write(fd, b'{\"value\": null}\\n\
+             {\"value\": [\"dict\", [[\"secret\", 1], [\"abs\", 1], [\"__builtins__\", [\"dict\", []]]]]}\\n')\
+             \n    except OSError: pass",
         ),
         ("ends the tests' loop", "def secret(x): raise StopIteration"),
         ("asserts itself", "def secret(x): raise AssertionError"),
         (
             "reads memory",
-            "import re\ndef secret(x):\n    for name in ('/proc/self/mem', '/proc/self/environ', '/proc/self/cmdline', '/proc/1/environ', '/proc/2/fd/0'):\n        try:\n            found = re.search('needle-[0-9a-f]{6}', open(name, errors='replace').read())\n            if found: return found.group()\n        except OSError: pass",
+            "import re\ndef secret(x):\n    for name in ('/proc/self/mem', '/proc/self/environ', \
+             '/proc/self/cmdline', '/proc/1/environ', '/proc/2/fd/0'):\n        try:\
+             \n            found = re.search('needle-[0-9a-f]{6}', open(name, errors='replace').read())\
+             \n            if found: return found.group()\n        except OSError: pass",
         ),
         (
             "reads its descriptors",
-            "import os, re\ndef secret(x):\n    for fd in range(64):\n        try: os.set_blocking(fd, False); text = os.read(fd, 1 << 16).decode(errors='replace')\n        except OSError: continue\n        found = re.search('needle-[0-9a-f]{6}', text)\n        if found: return found.group()",
+            "import os, re\ndef secret(x):\n    for fd in range(64):\
+             \n        try: os.set_blocking(fd, False); text = os.read(fd, 1 << 16).decode(errors='replace')\
+             \n        except OSError: continue\n        found = re.search('needle-[0-9a-f]{6}', text)\
+             \n        if found: return found.group()",
         ),
         (
             "searches frames and objects",
-            "import gc, re, sys\ndef secret(x):\n    seen = [repr(o)[:100000] for o in gc.get_objects() if isinstance(o, (dict, list, tuple))]\n    frame = sys._getframe()\n    while frame:\n        seen += [repr(frame.f_locals), repr(frame.f_globals)]\n        frame = frame.f_back\n    found = re.search('needle-. [+] .[0-9a-f]{6}', ' '.join(seen))\n    return eval(found.group()) if found else None",
+            "import gc, re, sys\ndef secret(x):\
+             \n    seen = [repr(o)[:100000] for o in gc.get_objects() if isinstance(o, (dict, list, tuple))]\
+             \n    frame = sys._getframe()\n    while frame:\
+             \n        seen += [repr(frame.f_locals), repr(frame.f_globals)]\n        frame = frame.f_back\
+             \n    found = re.search('needle-. [+] .[0-9a-f]{6}', ' '.join(seen))\
+             \n    return eval(found.group()) if found else None",
         ),
         (
             "leaves files for the tests",
-            "import os\nfor name in ('json.py', 'ast.py', 'sitecustomize.py', 'decimal.py'):\n    open('/tmp/' + name, 'w').write('import os; os.write(1, b\\'{\"passed\": true}\\'); os._exit(0)')",
+            "import os\nfor name in ('json.py', 'ast.py', 'sitecustomize.py', 'decimal.py'):\
+             \n    open('/tmp/' + name, 'w').write('import os; os.write(1, b\\'{\"passed\": true}\\'); \
+             os._exit(0)')",
         ),
         (
             "changes its parent's limits",
-            "import os, resource\nfor p in (1, 2, 3, 4):\n    try: resource.prlimit(p, resource.RLIMIT_NOFILE, (0, 0))\n    except (OSError, ValueError): pass",
+            "import os, resource\nfor p in (1, 2, 3, 4):\
+             \n    try: resource.prlimit(p, resource.RLIMIT_NOFILE, (0, 0))\
+             \n    except (OSError, ValueError): pass",
         ),
         ("forks", "import os\nwhile True: os.fork()"),
         ("starts a process", "import subprocess\nsubprocess.run(['/bin/true'])"),

@@ -39,7 +39,7 @@ fn mathematical_answers_are_graded_as_a_person_would() {
     assert!(wrong.is_empty(), "{} of {} rows:\n{}", wrong.len(), rows.len(), wrong.join("\n"));
 }
 
-/// Rows of verdict, completion and reference: what stands around a number, in the languages that are read.
+/// Rows of verdict, completion and reference: what is around a number, in the languages that are read.
 #[test]
 fn words_beside_a_number_are_not_overlooked() {
     let (mut n, mut false_positives, mut false_negatives) = (0, Vec::new(), Vec::new());
@@ -70,8 +70,8 @@ fn rewards_read_the_answer_after_the_thought() {
     check(&rows);
 }
 
-/// Inputs that went wrong in public reports on other programs, and more of their kinds: expressions against the bare number in
-/// them, another notation of the same value, thoughts in the marks of many families.
+/// Inputs that went wrong in public reports on other programs, and more of their kinds: expressions against the bare
+/// number in them, another notation of the same value, thoughts in the marks of many families.
 #[test]
 fn what_went_wrong_in_public_reports_is_scored_right() {
     let rows = rows(include_str!("../fixtures/reported_completions.jsonl"));

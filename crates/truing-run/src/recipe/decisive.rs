@@ -15,7 +15,8 @@ const DECIDES: &str = "x-decides";
 pub enum Scope {
     /// Whether one can continue the other: equal steps, from equal weights.
     Resume,
-    /// Whether the finished runs leave the same behind: also their number of steps, the evaluations and the saved model.
+    /// Whether the finished runs leave the same behind: also their number of steps, the evaluations and the saved
+    /// model.
     Content,
     /// How many steps they take: the length alone.
     Length,
@@ -64,7 +65,8 @@ impl Decides {
     }
 }
 
-/// Removes from a table all settings that do not decide what `scope` is about. `schemas` are the alternatives for the table.
+/// Removes from a table all settings that do not decide what `scope` is about. `schemas` are the alternatives for the
+/// table.
 pub(super) fn keep_decisive(schemas: &[&Json], table: &mut Table, scope: Scope) {
     let alternatives: Vec<&Json> = schemas.iter().flat_map(|schema| flatten(schema)).collect();
     let free: Vec<&Json> = alternatives.iter().filter_map(|schema| free_values(schema)).collect();

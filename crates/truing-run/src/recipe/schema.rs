@@ -18,8 +18,8 @@ pub fn schema_of<R: JsonSchema>() -> Json {
     settings.into_generator().into_root_schema_for::<R>().to_value()
 }
 
-/// The JSON schema of a recipe's settings with the defaults of this recipe. Sections that several recipes share have none of
-/// their own.
+/// The JSON schema of a recipe's settings with the defaults of this recipe. Sections that several recipes share have
+/// none of their own.
 #[must_use]
 pub fn recipe_schema_of<R: Recipe>() -> Json {
     let mut schema = schema_of::<R>();

@@ -22,7 +22,8 @@ pub struct Prompt {
 }
 
 impl Prompt {
-    /// A key that prompts of equal tokens share, by which they are held out together: the hash of Fowler, Noll and Vo (FNV-1a).
+    /// A key that prompts of equal tokens share, by which they are held out together: the hash of Fowler, Noll and Vo
+    /// (FNV-1a).
     #[must_use]
     pub fn key(&self) -> u64 {
         self.tokens.iter().fold(0xcbf2_9ce4_8422_2325, |key, &token| {

@@ -46,8 +46,8 @@ pub struct ResponseOptions {
 }
 
 impl RowReader<'_> {
-    /// Reads preference rows, or single verdicts, as groups of responses. `role` and `what` name the data in the report and
-    /// in messages.
+    /// Reads preference rows, or single verdicts, as groups of responses. `role` and `what` name the data in the report
+    /// and in messages.
     ///
     /// # Errors
     /// When a file cannot be read, a row is unusable and bad rows are errors, or no sample is left.

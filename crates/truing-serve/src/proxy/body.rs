@@ -1,5 +1,5 @@
-//! Where in a request's body the user's text ends. The complement is written there, and every other byte stays as it is:
-//! unknown fields, their order, numbers and white space are the client's own.
+//! Where in a request's body the user's text ends. The complement is written there, and every other byte stays as it
+//! is: unknown fields, their order, numbers and white space are the client's own.
 //!
 //! Bodies of `/v1/chat/completions` and `/v1/messages` (`messages`) and of `/v1/responses` (`input`) are read.
 
@@ -94,26 +94,54 @@ mod tests {
                 r#"{"messages":[{"role":"user","content":"Hi \"you\"\nSay \"why\".\n轮"}],"x":1.50}"#,
             ),
             (
-                r#"{ "x" : {"messages":[]}, "messages": [ {"content":"A","role":"user"}, {"role":"assistant","content":"B"}, {"role":"user","content":"C"}, {"role":"tool","content":"D"}] }"#,
-                r#"{ "x" : {"messages":[]}, "messages": [ {"content":"A","role":"user"}, {"role":"assistant","content":"B"}, {"role":"user","content":"C\nSay \"why\".\n轮"}, {"role":"tool","content":"D"}] }"#,
+                concat!(
+                    r#"{ "x" : {"messages":[]}, "messages": [ {"content":"A","role":"user"},"#,
+                    r#" {"role":"assistant","content":"B"}, {"role":"user","content":"C"}, {"role":"tool","#,
+                    r#""content":"D"}] }"#,
+                ),
+                concat!(
+                    r#"{ "x" : {"messages":[]}, "messages": [ {"content":"A","role":"user"},"#,
+                    r#" {"role":"assistant","content":"B"}, {"role":"user","content":"C\nSay \"why\".\n轮"},"#,
+                    r#" {"role":"tool","content":"D"}] }"#,
+                ),
             ),
             (
-                r#"{"messages":[{"role":"user","content":[{"type":"text","text":"A"},{"type":"text","text":"B"},{"type":"image_url","image_url":{"url":"u"}}]}]}"#,
-                r#"{"messages":[{"role":"user","content":[{"type":"text","text":"A"},{"type":"text","text":"B\nSay \"why\".\n轮"},{"type":"image_url","image_url":{"url":"u"}}]}]}"#,
+                concat!(
+                    r#"{"messages":[{"role":"user","content":[{"type":"text","text":"A"},{"type":"text","#,
+                    r#""text":"B"},{"type":"image_url","image_url":{"url":"u"}}]}]}"#,
+                ),
+                concat!(
+                    r#"{"messages":[{"role":"user","content":[{"type":"text","text":"A"},{"type":"text","#,
+                    r#""text":"B\nSay \"why\".\n轮"},{"type":"image_url","image_url":{"url":"u"}}]}]}"#,
+                ),
             ),
             (r#"{"input":"A","model":"m"}"#, r#"{"input":"A\nSay \"why\".\n轮","model":"m"}"#),
             (
                 r#"{"input":[{"type":"message","role":"user","content":[{"type":"input_text","text":"A"}]}]}"#,
-                r#"{"input":[{"type":"message","role":"user","content":[{"type":"input_text","text":"A\nSay \"why\".\n轮"}]}]}"#,
+                concat!(
+                    r#"{"input":[{"type":"message","role":"user","content":[{"type":"input_text","#,
+                    r#""text":"A\nSay \"why\".\n轮"}]}]}"#,
+                ),
             ),
             (
-                r#"{"messages":[{"role":"user","content":"A"},{"role":"assistant","content":[{"type":"tool_use","id":"1","name":"f","input":{}}]},{"role":"user","content":[{"type":"tool_result","tool_use_id":"1","content":"r"}]}]}"#,
-                r#"{"messages":[{"role":"user","content":"A\nSay \"why\".\n轮"},{"role":"assistant","content":[{"type":"tool_use","id":"1","name":"f","input":{}}]},{"role":"user","content":[{"type":"tool_result","tool_use_id":"1","content":"r"}]}]}"#,
+                concat!(
+                    r#"{"messages":[{"role":"user","content":"A"},{"role":"assistant","#,
+                    r#""content":[{"type":"tool_use","id":"1","name":"f","input":{}}]},{"role":"user","#,
+                    r#""content":[{"type":"tool_result","tool_use_id":"1","content":"r"}]}]}"#,
+                ),
+                concat!(
+                    r#"{"messages":[{"role":"user","content":"A\nSay \"why\".\n轮"},{"role":"assistant","#,
+                    r#""content":[{"type":"tool_use","id":"1","name":"f","input":{}}]},{"role":"user","#,
+                    r#""content":[{"type":"tool_result","tool_use_id":"1","content":"r"}]}]}"#,
+                ),
             ),
         ] {
             assert_eq!(edited(body), expected);
         }
-        let parts = r#"{"messages":[{"role":"user","content":[{"type":"text","text":"A"},{"type":"text","text":"B"}]}]}"#;
+        let parts = concat!(
+            r#"{"messages":[{"role":"user","content":[{"type":"text","text":"A"},{"type":"text","#,
+            r#""text":"B"}]}]}"#,
+        );
         assert_eq!(outline(parts).unwrap().user.text, "A\nB");
     }
 
@@ -178,7 +206,10 @@ mod tests {
             let last = text();
             let is_parts = text().as_str().unwrap().len().is_multiple_of(2);
             turns.push(match is_parts {
-                true => json!({"content": [{"text": text(), "type": "text"}, {"type": "text", "text": last}], "role": "user"}),
+                true => json!({
+                    "content": [{"text": text(), "type": "text"}, {"type": "text", "text": last}],
+                    "role": "user"
+                }),
                 false => json!({"role": "user", "name": text(), "content": last}),
             });
             let mut body = serde_json::Map::new();

@@ -67,7 +67,10 @@ fn an_echo_scores_the_prompt() {
     }
     let generated = server.post(
         "/inference/v1/generate",
-        &json!({"token_ids": tokens, "request_id": "mine", "sampling_params": {"max_tokens": 2, "temperature": 0, "prompt_logprobs": 0, "logprobs": 1}}),
+        &json!({
+            "token_ids": tokens, "request_id": "mine",
+            "sampling_params": {"max_tokens": 2, "temperature": 0, "prompt_logprobs": 0, "logprobs": 1}
+        }),
     );
     let generated = generated.json();
     assert_eq!(generated["request_id"], "mine");

@@ -1,5 +1,5 @@
-//! What a request gets depends on the request alone: not on what runs beside it, on the order of arrival, on clients that leave,
-//! or on what is cached.
+//! What a request gets depends on the request alone: not on what runs beside it, on the order of arrival, on clients
+//! that leave, or on what is cached.
 
 use std::io::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,8 +15,11 @@ fn requests() -> Vec<(&'static str, Value)> {
     let common = "A long beginning that many of the prompts share, word by word. ".repeat(4);
     (0..24)
         .map(|idx: usize| {
-            let text = format!("{}{}", &common[..if idx.is_multiple_of(3) { 0 } else { common.len() }], "x".repeat(idx));
-            let base = json!({"max_tokens": 3 + idx % 17, "seed": idx, "temperature": (idx % 3) as f64 * 0.6, "n": 1 + idx % 2});
+            let beginning = if idx.is_multiple_of(3) { "" } else { common.as_str() };
+            let text = format!("{beginning}{}", "x".repeat(idx));
+            let base = json!({
+                "max_tokens": 3 + idx % 17, "seed": idx, "temperature": (idx % 3) as f64 * 0.6, "n": 1 + idx % 2
+            });
             let more = match idx % 5 {
                 0 => json!({"logprobs": 2}),
                 1 => json!({"presence_penalty": 1.0, "frequency_penalty": 0.5, "logprobs": 0}),

@@ -76,7 +76,8 @@ fn pages_of_other_sites_are_not_answered() {
     let body = r#"{"prompt": "x", "max_tokens": 1}"#;
     let with_host = |host: &str| {
         let head = format!(
-            "POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            "POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
         server.raw(head.as_bytes()).status
@@ -125,7 +126,8 @@ fn broken_requests_get_the_error_shape() {
     assert_eq!(server.request("POST", "/v1/completions", &[], large.as_bytes()).status, 413);
     // Also where the size is not announced.
     let chunk = format!("{:x}\r\n{}\r\n", 600, " ".repeat(600)).repeat(3);
-    let head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n\
+    let head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+                Content-Type: application/json\r\n\
                 Transfer-Encoding: chunked\r\n\r\n";
     assert_eq!(server.raw(format!("{head}{chunk}0\r\n\r\n").as_bytes()).status, 413);
     assert_eq!(server.raw(format!("{head}zz\r\n").as_bytes()).status, 400);

@@ -1,4 +1,5 @@
-//! A server on loopback with a small model of random weights. What it says is forced by grammars where a test needs words.
+//! A server on loopback with a small model of random weights. What it says is forced by grammars where a test needs
+//! words.
 
 #![allow(
     clippy::unwrap_used,

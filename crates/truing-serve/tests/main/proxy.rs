@@ -151,7 +151,10 @@ impl Proxy {
 }
 
 fn hello(model: &str) -> Value {
-    json!({"model": model, "messages": [{"role": "user", "content": "Hello"}], "temperature": 0.10, "unknown": [1, null]})
+    json!({
+        "model": model, "messages": [{"role": "user", "content": "Hello"}], "temperature": 0.10,
+        "unknown": [1, null]
+    })
 }
 
 #[test]
@@ -176,7 +179,10 @@ fn a_complement_is_appended_and_everything_else_passes() {
     assert_eq!(header_of(&reply.head, "x-truing-complement").as_deref(), Some("applied"));
     let seen = server.seen.lock().unwrap().remove(0);
     assert!(seen.head.starts_with("POST /v1/chat/completions?x=1 HTTP/1.1"), "{}", seen.head);
-    let expected = r#"{ "messages": [{"role": "user", "content": "Hello\nBe brief about 5."}], "n": 1.50, "model": "m" }"#;
+    let expected = concat!(
+        r#"{ "messages": [{"role": "user", "content": "Hello\nBe brief about 5."}], "n": 1.50,"#,
+        r#" "model": "m" }"#,
+    );
     assert_eq!(String::from_utf8(seen.body).unwrap(), expected);
     for (name, value) in [
         ("x-mine", Some("a")),
@@ -391,7 +397,8 @@ fn streams_pass_byte_for_byte() {
     let server = upstream(move |seen, stream| {
         let seed: u64 = header_of(&seen.head, "x-seed").unwrap().parse().unwrap();
         let _ = stream.set_nodelay(true);
-        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n";
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\
+                    Connection: close\r\n\r\n";
         let _ = stream.write_all(head.as_bytes());
         for piece in random(seed) {
             let chunk = [format!("{:x}\r\n", piece.len()).as_bytes(), &piece, b"\r\n"].concat();

@@ -66,7 +66,7 @@ pub struct ClassifierInputs {
     pub model: ClassifierModel,
     /// What its outputs mean.
     pub spec: ClassifierSpec,
-    /// What is learnt from.
+    /// What is trained on.
     pub train: LabelledData,
     /// What is evaluated on, if anything.
     pub eval: Option<LabelledData>,

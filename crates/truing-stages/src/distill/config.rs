@@ -41,18 +41,18 @@ pub struct DistillationConfig {
     /// completions repeat texts and few are decoded in parallel. It never changes a result.
     #[schemars(extend("x-decides" = "nothing"))]
     pub prompt_lookup_num_tokens: usize,
-    /// Weights that completions are sampled with. `int8` is faster; the completions are then those of a slightly different
-    /// student, the divergence at their tokens is exact.
+    /// Weights that completions are sampled with. `int8` is faster; the completions are then those of a slightly
+    /// different student, the divergence at their tokens is exact.
     pub rollout_quantization: DecodingWeights,
     /// Divergence of the student from the teacher that is minimised at every token.
     pub divergence: DivergenceName,
-    /// `jensen_shannon`: weight of the teacher in the mixture, between 0 and 1. Near 0 it acts like `forward_kl`, near 1 like
-    /// `reverse_kl` (`beta` of TRL's GKD).
+    /// `jensen_shannon`: weight of the teacher in the mixture, between 0 and 1. Near 0 it acts like `forward_kl`, near
+    /// 1 like `reverse_kl` (`beta` of TRL's GKD).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-default" = 0.5))]
     pub beta: Option<f64>,
-    /// Number of tokens at each position that the divergence is computed over (TRL's `loss_top_k`). Both distributions are
-    /// renormalised over them. Servers give at most 20 unless they are set up for more.
+    /// Number of tokens at each position that the divergence is computed over (TRL's `loss_top_k`). Both distributions
+    /// are renormalised over them. Servers give at most 20 unless they are set up for more.
     #[serde(alias = "loss_top_k", skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-default" = "100; 20 with `teacher.server`", "x-aliases" = ["loss_top_k"]))]
     pub kl_top_k: Option<usize>,
@@ -65,17 +65,18 @@ pub struct DistillationConfig {
     pub teacher: TeacherConfig,
 }
 
-/// The teacher of a distillation. Without `model_name_or_path` it is the student itself, and reads what the student does not.
+/// The teacher of a distillation. Without `model_name_or_path` it is the student itself, and reads what the student
+/// does not.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TeacherConfig {
-    /// A model with the student's tokenizer: a model directory, a `.gguf` file, or the name of a model (`org/name`). Default: the
-    /// student.
+    /// A model with the student's tokenizer: a model directory, a `.gguf` file, or the name of a model (`org/name`).
+    /// Default: the student.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-decides" = "content"))]
     pub model_name_or_path: Option<String>,
-    /// A model on a server that gives the log-probabilities of a prompt's tokens (`prompt_logprobs` of `/v1/completions`, as vLLM and
-    /// `truing serve` do). Its token ids have to be the student's, which is not checked.
+    /// A model on a server that gives the log-probabilities of a prompt's tokens (`prompt_logprobs` of
+    /// `/v1/completions`, as vLLM and `truing serve` do). Its token ids have to be the student's, which is not checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<ClientSettings>,
     /// Where the student is its own teacher: its weights before the first step, or its present weights.
@@ -218,14 +219,14 @@ impl DistillationConfig {
         let is_student = teacher.is_student();
         let reads_more = teacher.privileged_column.is_some() || teacher.system_prompt.is_some();
         match self {
-            Self { beta: Some(_), divergence: DivergenceName::ReverseKl | DivergenceName::ForwardKl, .. } => {
-                Err(RunError::Conflict {
-                    first: "distillation.beta",
-                    second: "distillation.divergence",
-                    reason: "`beta` belongs to `jensen_shannon`",
-                }
-                .into())
+            Self {
+                beta: Some(_), divergence: DivergenceName::ReverseKl | DivergenceName::ForwardKl, ..
+            } => Err(RunError::Conflict {
+                first: "distillation.beta",
+                second: "distillation.divergence",
+                reason: "`beta` belongs to `jensen_shannon`",
             }
+            .into()),
             Self { beta: Some(beta), .. } if !(*beta > 0.0 && *beta < 1.0) => bad(
                 "distillation.beta",
                 beta.to_string(),
@@ -238,15 +239,18 @@ impl DistillationConfig {
             ),
             _ if is_student && !reads_more => Err(RunError::MissingSetting {
                 key: "distillation.teacher",
-                expected: "a `model_name_or_path` or a `server`, or a `privileged_column` or `system_prompt` that the student does not read",
+                expected: "a `model_name_or_path` or a `server`, or a `privileged_column` or `system_prompt` \
+                           that the student does not read",
             }
             .into()),
-            _ if teacher.server.is_some() && teacher.model_name_or_path.is_some() => Err(RunError::Conflict {
-                first: "distillation.teacher.server",
-                second: "distillation.teacher.model_name_or_path",
-                reason: "a teacher runs either in this process or on a server",
+            _ if teacher.server.is_some() && teacher.model_name_or_path.is_some() => {
+                Err(RunError::Conflict {
+                    first: "distillation.teacher.server",
+                    second: "distillation.teacher.model_name_or_path",
+                    reason: "a teacher runs either in this process or on a server",
+                }
+                .into())
             }
-            .into()),
             c if teacher.server.is_some() && c.kl_tokens == KlTokens::Student => Err(RunError::Conflict {
                 first: "distillation.kl_tokens",
                 second: "distillation.teacher.server",

@@ -259,8 +259,8 @@ impl Reading<'_> {
         }
         if n_too_long > 0 {
             let text = format!(
-                "{what}: {n_too_long} are dropped, because with their completions they are longer than `max_length = {}` or the \
-                 teacher's context of {}",
+                "{what}: {n_too_long} are dropped, because with their completions they are longer than \
+                 `max_length = {}` or the teacher's context of {}",
                 self.config.max_length, self.teacher_context
             );
             events.emit(truing_types::Event::Warning(text));
@@ -455,7 +455,8 @@ impl TrainingInputs for DistillInputs {
     }
 }
 
-/// Whether the student's weights before the first step have to be loaded a second time: adapters that are new can be disabled.
+/// Whether the student's weights before the first step have to be loaded a second time: adapters that are new can be
+/// disabled.
 pub(super) fn loads_initial_weights(config: &TrainingConfig, inputs: &DistillInputs) -> bool {
     let settings = config.distillation.clone().unwrap_or_default();
     let is_student = settings.teacher.is_student() && settings.teacher.weights == TeacherWeights::Initial;

@@ -35,7 +35,8 @@ pub(super) struct OnPolicyDistillation<'a, E> {
     inputs: &'a DistillInputs,
     objective: Distillation,
     ids: SampledIds,
-    /// Tokens that the teacher is not asked about: those of the student, and rows of its head that the student does not have.
+    /// Tokens that the teacher is not asked about: those of the student, and rows of its head that the student does not
+    /// have.
     teacher_excluded: ExcludedTokens,
     /// The teacher, where it is an engine and not the one that learns.
     teacher: Option<E>,
@@ -94,8 +95,8 @@ impl<'a, E: Engine> OnPolicyDistillation<'a, E> {
     ) -> Result<Option<Vec<Vec<SampledCompletion>>>, StageError> {
         let settings = &self.settings;
         let (split, step, groups) = (coming.split, coming.step, coming.groups);
-        // Random numbers of its own for each place of a step, for a step may visit a prompt twice. Every evaluation has the same
-        // ones, so that two differ by their weights alone.
+        // Random numbers of its own for each place of a step, for a step may visit a prompt twice. Every evaluation has
+        // the same ones, so that two differ by their weights alone.
         let seed_indices = |pack_idx: usize, place: usize, sample: u32| match split {
             Split::Train => {
                 let pack_idx = groups.data.rank().0 + pack_idx * groups.data.world_size();
@@ -261,7 +262,8 @@ fn end_where_any_failed(failure: Option<ChatError>, world: &dyn Communicator) ->
     }
 }
 
-/// The completions of a pack's prompts, after the student's prompts or the teacher's. `of_prompt` gives the tokens of a prompt.
+/// The completions of a pack's prompts, after the student's prompts or the teacher's. `of_prompt` gives the tokens of a
+/// prompt.
 fn one_pack<'a>(
     data: &'a DistillPrompts,
     samples: &[u32],
@@ -285,8 +287,8 @@ fn one_pack<'a>(
     packed.pop().map(|pack| pack.batch).ok_or(BatchError::NoSequences)
 }
 
-/// Rows of most likely tokens as a table: as many of each as all have, at a temperature and renormalised over them. `None` where a
-/// row is empty.
+/// Rows of most likely tokens as a table: as many of each as all have, at a temperature and renormalised over them.
+/// `None` where a row is empty.
 fn renormalised(rows: &[Vec<(TokenId, f32)>], temperature: f32) -> Option<TopLogProbs> {
     let k = rows.iter().map(Vec::len).min().filter(|&k| k > 0)?;
     let mut top = HostTopLogProbs { k, tokens: Vec::new(), log_probs: Vec::new() };

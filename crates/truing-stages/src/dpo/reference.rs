@@ -167,9 +167,9 @@ pub(super) fn mismatched(data: &ResponseDataset, budget: u32) -> Result<Response
     Ok(builder.finish()?.0)
 }
 
-/// For each group the index of one with another prompt: of the next run of groups that share a prompt, the group at the same
-/// place in its run. The verdicts of a pair stand side by side, so that a chosen response is followed by a chosen one. Where all
-/// groups share one prompt it is the next group.
+/// For each group the index of one with another prompt: of the next run of groups that share a prompt, the group at the
+/// same place in its run. The verdicts of a pair stand side by side, so that a chosen response is followed by a chosen
+/// one. Where all groups share one prompt it is the next group.
 fn of_other_prompts(groups: &[ResponseGroup]) -> Vec<usize> {
     let mut runs: Vec<Range<usize>> = Vec::new();
     for run in groups.chunk_by(|a, b| a.prefix == b.prefix) {
@@ -190,8 +190,8 @@ fn of_other_prompts(groups: &[ResponseGroup]) -> Vec<usize> {
     others
 }
 
-/// Cuts a list of groups where the tokens of a part would pass the budget: mismatched groups have other lengths than those
-/// that the packs were made for.
+/// Cuts a list of groups where the tokens of a part would pass the budget: mismatched groups have other lengths than
+/// those that the packs were made for.
 pub(super) fn within_budget<'a>(
     data: &ResponseDataset,
     groups: &'a [u32],

@@ -1,4 +1,5 @@
-//! Teaching an encoder what belongs together: fine-tuning on triplets of an anchor, a text of its kind and one of another.
+//! Teaching an encoder what belongs together: fine-tuning on triplets of an anchor, a text of its kind and one of
+//! another.
 //!
 //! [`EmbedTrainConfig`] is what was typed, [`EmbedTrainPlan`] every decision that can be made before work starts.
 //! The run itself is that of every encoder.

@@ -1,5 +1,5 @@
-//! What a run does where rewards cannot be computed, or are all the same: it says so at once, and ends by policy. A run that
-//! learnt nothing never ends as if all were well.
+//! What a run does where rewards cannot be computed, or are all the same: it says so at once, and ends by policy. A run
+//! that learnt nothing never ends as if all were well.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -111,10 +111,12 @@ impl<E: Engine> Running<'_, E> {
             if watch.n_flat_in_a_row == FLAT_STEPS {
                 let first = step + 1 - FLAT_STEPS as u64;
                 let why = match unscored_text(&self.prompts) {
-                    None => "in each group all rewards were equal (`frac_reward_zero_std`); are the prompts too hard or too \
-                             easy, or does a reward not tell completions apart?"
+                    None => "in each group all rewards were equal (`frac_reward_zero_std`); are the prompts \
+                             too hard or too easy, or does a reward not tell completions apart?"
                         .into(),
-                    Some(text) => format!("in each group rewards were missing or equal; in all steps so far {text}"),
+                    Some(text) => {
+                        format!("in each group rewards were missing or equal; in all steps so far {text}")
+                    }
                 };
                 let text = format!("steps {first} to {step} had no training signal: {why}");
                 self.events.emit(Event::Warning(text));
@@ -170,8 +172,8 @@ impl<E: Engine> Running<'_, E> {
         if n_scored_steps > 0 {
             let why = match unscored_text(&self.prompts) {
                 None if self.plan.config.mask_truncated_completions == Some(true) => {
-                    "in every step the rewards of each group were equal (`frac_reward_zero_std`), or its completions were \
-                     truncated and masked (`mask_truncated_completions`)"
+                    "in every step the rewards of each group were equal (`frac_reward_zero_std`), or its \
+                     completions were truncated and masked (`mask_truncated_completions`)"
                         .into()
                 }
                 None => "in every step all rewards of each group were equal (`frac_reward_zero_std`)".into(),

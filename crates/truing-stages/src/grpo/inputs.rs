@@ -24,7 +24,7 @@ pub struct GrpoInputs {
     pub model: ModelFiles,
     /// Its tokenizer and template.
     pub renderer: ChatRenderer,
-    /// What is learnt from.
+    /// What is trained on.
     pub prompts: Vec<Prompt>,
     /// What is evaluated on; may be empty.
     pub eval: Vec<Prompt>,

@@ -64,7 +64,7 @@ impl<E: Engine> Running<'_, E> {
         Ok(Some(columns))
     }
 
-    /// The completions that are learnt from, by group.
+    /// The completions that are trained on, by group.
     fn sequences<'g>(&self, groups: &[&'g Group]) -> Vec<Vec<Sequence<'g>>>
     where
         Self: 'g,
@@ -203,7 +203,7 @@ impl<E: Engine> Running<'_, E> {
         }
     }
 
-    /// The rewards that are learnt from, of all completions in order.
+    /// The rewards that are trained on, of all completions in order.
     fn shape(&self, groups: &[&Group], metrics: &mut Metrics) -> Vec<Option<f64>> {
         let config = &self.plan.config;
         let Some(shaping) = config.shaping.as_ref().filter(|shaping| !shaping.is_nothing()) else {
@@ -231,9 +231,9 @@ impl<E: Engine> Running<'_, E> {
         shaped
     }
 
-    /// Whether a completion's reward enters the mean of its group. One that was cut off and carries no loss does, as in TRL,
-    /// but not where the KL is part of the outcome: its KL is not computed, so that its outcome would lack what the
-    /// others' have.
+    /// Whether a completion's reward enters the mean of its group. One that was cut off and carries no loss does, as in
+    /// TRL, but not where the KL is part of the outcome: its KL is not computed, so that its outcome would lack what
+    /// the others' have.
     fn enters_mean(&self, completion: &SampledCompletion) -> bool {
         let config = &self.plan.config;
         let options = config.advantages();

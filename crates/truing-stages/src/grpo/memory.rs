@@ -111,8 +111,8 @@ fn n_top_tokens(config: &GrpoConfig, inputs: &GrpoInputs) -> usize {
     (n_targets + n_ptx_targets) * config.kl_top_k.min(inputs.model.spec.vocab_size)
 }
 
-/// Tokens whose keys and values are cached. A prompt's blocks are shared by its completions, but for the last one, which
-/// each copies to write on. The prompt that the next completions continue is held beside the running ones.
+/// Tokens whose keys and values are cached. A prompt's blocks are shared by its completions, but for the last one,
+/// which each copies to write on. The prompt that the next completions continue is held beside the running ones.
 fn n_cached_tokens(config: &GrpoConfig, inputs: &GrpoInputs, n_running: usize) -> usize {
     let blocks = |n_tokens: usize| n_tokens.div_ceil(CACHE_BLOCK) * CACHE_BLOCK;
     // Held-out prompts may have fewer completions each.
@@ -130,9 +130,9 @@ pub(super) fn longest_prompt(inputs: &GrpoInputs) -> usize {
     inputs.prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(0)
 }
 
-/// Tokens of the largest pack to plan for. A pack holds whole completions, and often the next one, or the next prompt with its
-/// first completion, leaves a part of the budget unused. Which part depends on the lengths: those of the prompts are known,
-/// and the completions are taken to be all of one length between half of the most and the most.
+/// Tokens of the largest pack to plan for. A pack holds whole completions, and often the next one, or the next prompt
+/// with its first completion, leaves a part of the budget unused. Which part depends on the lengths: those of the
+/// prompts are known, and the completions are taken to be all of one length between half of the most and the most.
 pub(super) fn largest_pack(config: &GrpoConfig, inputs: &GrpoInputs) -> usize {
     let mut prompts: Vec<usize> = inputs.prompts.iter().map(|prompt| prompt.tokens.len()).collect();
     prompts.sort_unstable();

@@ -136,8 +136,8 @@ impl GrpoPlan {
         self.lasting_bytes() - self.step_bytes.top_token + self.step_bytes.cache + self.step_bytes.decoding
     }
 
-    /// The most memory of the run, as planned: that of the phase of a step which needs the most. Each gives back what the
-    /// next one does not need.
+    /// The most memory of the run, as planned: that of the phase of a step which needs the most. Each gives back what
+    /// the next one does not need.
     #[must_use]
     pub fn peak_bytes(&self) -> u64 {
         let comparing = self.lasting_bytes() + self.step_bytes.comparing;
@@ -223,7 +223,7 @@ fn check_sources(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageEr
     Ok(config.rewards().check_sources(&known, "`data` or `eval_data`")?)
 }
 
-/// Refuses rows that a reward is meant for and will never score.
+/// Refuses rows that a reward applies to and will never score.
 fn check_rows(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageError> {
     let mut prompts = inputs.prompts.iter().chain(&inputs.eval);
     prompts.try_for_each(|prompt| config.rewards().check_row(&prompt.row.columns, &prompt.origin))
@@ -289,12 +289,13 @@ fn check_numbers(config: &GrpoConfig) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Checks the settings that no other step looks at, without model and data. `has_eval` says whether there is anything to
-/// evaluate on, as far as is known.
+/// Checks the settings that no other step looks at, without model and data. `has_eval` says whether there is anything
+/// to evaluate on, as far as is known.
 pub(super) fn check(config: &GrpoConfig, has_eval: bool) -> Result<(), StageError> {
     require_output_dir(&config.output_dir, "a folder for the run")?;
     if config.rewards().is_empty() {
-        let expected = "at least one [[reward]] table, for instance with `kind = { math_answer = {} }`, a [reward_model] or a [judge]";
+        let expected = "at least one [[reward]] table, for instance with `kind = { math_answer = {} }`, a \
+                        [reward_model] or a [judge]";
         return Err(RunError::MissingSetting { key: "reward", expected }.into());
     }
     config.rewards().check()?;

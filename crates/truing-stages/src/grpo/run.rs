@@ -1,4 +1,5 @@
-//! The work: load, then sample, score, compute advantages, and update step by step, with evaluations and checkpoints; save.
+//! The work: load, then sample, score, compute advantages, and update step by step, with evaluations and checkpoints;
+//! save.
 
 use std::collections::BTreeMap;
 

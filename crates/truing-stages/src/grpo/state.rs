@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use rand_chacha::rand_core::Rng;
 use serde::{Deserialize, Serialize};
 use truing_reward::unscored::UnscoredCount;
 use truing_run::RunError;
@@ -64,7 +63,8 @@ impl PromptState {
         while chosen.len() < n {
             let epoch = self.position / n_prompts as u64;
             if order.as_ref().is_none_or(|(of, _)| *of != epoch) {
-                order = Some((epoch, shuffled(n_prompts, seed, epoch)));
+                let prompts = (0..n_prompts as u32).collect();
+                order = Some((epoch, seed.shuffled(prompts, "prompts", &[epoch])));
             }
             let Some((_, indices)) = &order else { break };
             let prompt = indices[(self.position % n_prompts as u64) as usize];
@@ -78,16 +78,6 @@ impl PromptState {
         }
         chosen
     }
-}
-
-/// Fisher and Yates, keyed by seed and epoch.
-fn shuffled(n: usize, seed: Seed, epoch: u64) -> Vec<u32> {
-    let mut generator = seed.generator("prompts", &[epoch]);
-    let mut order: Vec<u32> = (0..n as u32).collect();
-    for last in (1..n).rev() {
-        order.swap(last, (generator.next_u64() % (last as u64 + 1)) as usize);
-    }
-    order
 }
 
 #[cfg(test)]

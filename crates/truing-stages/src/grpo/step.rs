@@ -33,7 +33,7 @@ pub(super) struct StepRecord {
 #[derive(Debug, Default)]
 struct SampledGroups {
     all: Vec<Group>,
-    /// Indices of those that are learnt from.
+    /// Indices of those that are trained on.
     used: Vec<usize>,
     /// Indices of the others.
     left_out: Vec<usize>,
@@ -106,8 +106,8 @@ impl<E: Engine> Running<'_, E> {
         Ok(Some(StepRecord { metrics, prompts: prompt_state, n_tokens, is_unscored, has_signal }))
     }
 
-    /// Samples and scores the groups of a step, in several rounds where groups of equal rewards are replaced; `None` if it
-    /// was interrupted.
+    /// Samples and scores the groups of a step, in several rounds where groups of equal rewards are replaced; `None` if
+    /// it was interrupted.
     fn sample_groups(
         &mut self,
         step: u64,
@@ -175,7 +175,7 @@ impl<E: Engine> Running<'_, E> {
         Ok(Some(sampled))
     }
 
-    /// The step's completions for the disk: those that were learnt from, then those of groups that were left out.
+    /// The step's completions for the disk: those that were trained on, then those of groups that were left out.
     fn rollouts<'g>(
         &self,
         step: u64,

@@ -32,7 +32,7 @@ pub struct JudgeReward {
 }
 
 impl JudgeReward {
-    /// Checks of a row that it has the columns that the judge needs, where it is meant for the row and not `optional`.
+    /// Checks of a row that it has the columns that the judge needs, where it applies to the row and is not `optional`.
     /// `completion` has no text. Nothing is asked.
     ///
     /// # Errors

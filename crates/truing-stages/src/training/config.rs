@@ -22,7 +22,8 @@ use crate::training::{
 
 /// One flat table, then `[[data]]`, `[[eval_data]]` and `[lora]`, and the table of the stage, if it has one:
 /// `[preference]` for `truing dpo`, `[reward_model]` for `truing reward train`, `[distillation]` for `truing distill`,
-/// `[classifier]` for `truing label train` and `truing quality train`. Where the report states no value, the default is ours.
+/// `[classifier]` for `truing label train` and `truing quality train`. Where the report states no value, the default is
+/// ours.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct TrainingConfig {
@@ -41,7 +42,8 @@ pub struct TrainingConfig {
     /// Random seed of the data order, the held-out split, and the initialisation of adapters and heads.
     pub seed: u64,
 
-    /// Maximum tokens of a sample, and token budget of a pack. A sample of preferences is the prompt with all its responses.
+    /// Maximum tokens of a sample, and token budget of a pack. A sample of preferences is the prompt with all its
+    /// responses.
     pub max_length: u32,
     /// Sequence packing.
     pub packing: PackingMode,
@@ -71,8 +73,8 @@ pub struct TrainingConfig {
 
     /// Packs per optimiser step, over all ranks (gradient accumulation).
     pub packs_per_step: usize,
-    /// Tokens per optimiser step, over all ranks. It replaces `packs_per_step`: a step takes `tokens_per_step / max_length`
-    /// packs, rounded up.
+    /// Tokens per optimiser step, over all ranks. It replaces `packs_per_step`: a step takes
+    /// `tokens_per_step / max_length` packs, rounded up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_per_step: Option<u64>,
 

@@ -64,7 +64,8 @@ impl DivisibleData for ResponseDataset {
 }
 
 impl<D: DivisibleData> DecoderInputs<D> {
-    /// Opens the model, and reads the data with `read`, which is given the sources, their role, and what messages call them.
+    /// Opens the model, and reads the data with `read`, which is given the sources, their role, and what messages call
+    /// them.
     pub(crate) fn open(
         config: &TrainingConfig,
         wanted: Opened,

@@ -1,5 +1,5 @@
-//! Every decision of a run of a text encoder that can be made before work starts. A step is a number of samples, or as many as
-//! hold some tokens; it is cut into packs by what fits in memory.
+//! Every decision of a run of a text encoder that can be made before work starts. A step is a number of samples, or as
+//! many as hold some tokens; it is cut into packs by what fits in memory.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use truing_model::{ComputeDtype, EncoderSpec, Engine, EngineMemory, TrainableSpe
 use truing_run::Machine;
 use truing_run::folder::DecisiveOf;
 use truing_store::Digest;
-use truing_train::{Amount, OptimizerConfig, PlanError, PlanRow, Schedule, SegmentPlan};
+use truing_train::{Amount, PlanError, PlanRow, Schedule, SegmentPlan};
 use truing_types::Seed;
 
 use super::{
@@ -84,7 +84,7 @@ pub(crate) enum StepSize {
 pub(crate) struct SampleLengths {
     /// What one is called: `triplet`, `text`.
     pub(crate) unit: &'static str,
-    /// Tokens of each sample that is learnt from, over all its texts.
+    /// Tokens of each sample that is trained on, over all its texts.
     pub(crate) train: Vec<u64>,
     /// Of each that is evaluated on; empty for none.
     pub(crate) eval: Vec<u64>,
@@ -95,8 +95,8 @@ pub(crate) struct SampleLengths {
 }
 
 impl EncoderPlan {
-    /// Makes the plan, or says why there is none. Pure: it opens no file. `couples_packs`: the loss wants a step's packs
-    /// to be few.
+    /// Makes the plan, or says why there is none. Pure: it opens no file. `couples_packs`: the loss wants a step's
+    /// packs to be few.
     ///
     /// # Errors
     /// When the memory does not suffice.
@@ -183,35 +183,17 @@ impl RunPlan for EncoderPlan {
             logging_steps: settings.logging_steps,
             merge_adapter: false,
             pack_capacity: None,
+            trainable: &settings.trainable,
+            segments: self.segments,
+            optimizer: settings.optimizer.config(),
+            schedule: self.schedule,
+            n_threads: self.n_threads,
+            digest: self.digest,
         }
-    }
-
-    fn trainable(&self) -> &TrainableSpec {
-        &self.settings.trainable
-    }
-
-    fn segments(&self) -> SegmentPlan {
-        self.segments
-    }
-
-    fn optimizer(&self) -> OptimizerConfig {
-        self.settings.optimizer.config()
-    }
-
-    fn schedule(&self) -> Schedule {
-        self.schedule
     }
 
     fn n_steps(&self) -> u64 {
         self.n_steps
-    }
-
-    fn n_threads(&self) -> usize {
-        self.n_threads
-    }
-
-    fn digest(&self) -> Digest {
-        self.digest
     }
 
     fn packs_of(&self, step: u64) -> StepPacks<'_> {

@@ -8,8 +8,8 @@ use truing_run::inputs::resume_key;
 use truing_run::{Machine, Recipe, RunError, recipe, settings};
 use truing_store::Digest;
 use truing_train::{
-    Amount, MemoryPlan, OptimizerConfig, PlanError, PlanRow, Schedule, SegmentChoice, SegmentPlan, StepFlops,
-    StepShape, TrainError, plan_segments,
+    Amount, MemoryPlan, OptimizerConfig, PlanError, PlanRow, Schedule, SegmentChoice, StepFlops, StepShape,
+    TrainError, plan_segments,
 };
 use truing_types::Seed;
 
@@ -196,35 +196,17 @@ impl RunPlan for TrainingPlan {
             logging_steps: config.logging_steps,
             merge_adapter: config.merge_adapter,
             pack_capacity: Some(config.max_length),
+            trainable: &self.trainable,
+            segments: self.memory.chosen.segments,
+            optimizer: self.optimizer,
+            schedule: self.schedule,
+            n_threads: self.n_threads,
+            digest: self.digest,
         }
-    }
-
-    fn trainable(&self) -> &TrainableSpec {
-        &self.trainable
-    }
-
-    fn segments(&self) -> SegmentPlan {
-        self.memory.chosen.segments
-    }
-
-    fn optimizer(&self) -> OptimizerConfig {
-        self.optimizer
-    }
-
-    fn schedule(&self) -> Schedule {
-        self.schedule
     }
 
     fn n_steps(&self) -> u64 {
         self.n_steps
-    }
-
-    fn n_threads(&self) -> usize {
-        self.n_threads
-    }
-
-    fn digest(&self) -> Digest {
-        self.digest
     }
 
     fn packs_of(&self, step: u64) -> StepPacks<'_> {
@@ -360,8 +342,8 @@ fn does_not_fit(source: PlanError, fits_with_lora: bool, n_dividing: usize) -> S
     StageError::DoesNotFit { source, hints }
 }
 
-/// Checks the settings that no other step looks at, without model and data. `has_eval` says whether there is anything to
-/// evaluate on, as far as is known.
+/// Checks the settings that no other step looks at, without model and data. `has_eval` says whether there is anything
+/// to evaluate on, as far as is known.
 pub(crate) fn check(config: &TrainingConfig, has_eval: bool) -> Result<(), StageError> {
     let bad = |key, found: String, expected: &str| {
         Err(RunError::BadSetting { key, found, expected: expected.to_owned() }.into())

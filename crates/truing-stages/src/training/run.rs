@@ -44,8 +44,8 @@ struct Running<'a, E: Engine, P, W: Workload<E>> {
     saving: Saving<'a>,
 }
 
-/// Runs the plan. `stop` is looked at after every pack: a set flag saves a checkpoint of the last whole step and ends the
-/// run.
+/// Runs the plan. `stop` is looked at after every pack: a set flag saves a checkpoint of the last whole step and ends
+/// the run.
 ///
 /// # Errors
 /// When the folder cannot be used, numbers are not finite (naming step and rows), or the disk fails.
@@ -65,7 +65,7 @@ pub(crate) fn run<E: Engine, P: RunPlan, W: Workload<E>>(
         recipe: &settings.recipe,
         decisive_of: settings.decisive_of,
         inputs: inputs.record(),
-        digest: plan.digest(),
+        digest: settings.digest,
         n_steps: plan.n_steps(),
         plan: plan.to_json(),
         skipped: inputs.skipped(),
@@ -76,16 +76,16 @@ pub(crate) fn run<E: Engine, P: RunPlan, W: Workload<E>>(
     };
     let options = EngineOptions {
         zero_stage: settings.resources.zero_stage,
-        ..EngineOptions::with_threads(plan.n_threads(), Seed(settings.seed))
+        ..EngineOptions::with_threads(settings.n_threads, Seed(settings.seed))
     };
-    let mut engine: E = inputs.model().load(plan.trainable(), &options, groups, events)?;
-    let run_start = RunStart { folder: folder.path(), groups, n_threads: plan.n_threads(), events, stop };
+    let mut engine: E = inputs.model().load(settings.trainable, &options, groups, events)?;
+    let run_start = RunStart { folder: folder.path(), groups, n_threads: settings.n_threads, events, stop };
     if workload.begin(&mut engine, inputs, run_start)?.is_break() {
         return Ok(Ended::Interrupted { step: Some(0) });
     }
-    let mut trainer = Trainer::new(engine, plan.segments(), plan.optimizer(), plan.schedule())?
+    let mut trainer = Trainer::new(engine, settings.segments, settings.optimizer, settings.schedule)?
         .dividing_packs(groups.sequence.world_size() > 1);
-    let mut state = TrainerState::start(settings.seed, plan.digest());
+    let mut state = TrainerState::start(settings.seed, settings.digest);
     state.is_evaluation_due = settings.evaluation.eval_on_start;
     if let Some(directory) = checkpoint {
         state = checkpoint::restore(trainer.engine_mut(), &directory)?;
@@ -364,8 +364,8 @@ impl<E: Engine, P: RunPlan, W: Workload<E>> Running<'_, E, P, W> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// An evaluation whose loss is not finite is reported and is not the best; the steps so far are not lost to it. Where the
-    /// weights are to blame, the next step ends the run.
+    /// An evaluation whose loss is not finite is reported and is not the best; the steps so far are not lost to it.
+    /// Where the weights are to blame, the next step ends the run.
     fn note_non_finite_evaluation(&mut self, error: &TrainError) {
         self.events.emit(Event::PhaseFinished);
         self.events.emit(Event::Warning(format!("{error}; this evaluation cannot be the best")));

@@ -58,7 +58,7 @@ pub(crate) fn memory_parts(rows: &[PlanRow]) -> Vec<serde_json::Value> {
         .collect()
 }
 
-/// Where a run writes, and how often it logs, evaluates and saves.
+/// What a run trains and how, where it writes, and how often it logs, evaluates and saves.
 #[derive(Debug, Clone)]
 pub struct RunSettings<'a> {
     /// Folder of the run.
@@ -83,26 +83,26 @@ pub struct RunSettings<'a> {
     pub merge_adapter: bool,
     /// Tokens that a pack can hold, where packs are to be filled.
     pub pack_capacity: Option<u32>,
+    /// What learns.
+    pub trainable: &'a TrainableSpec,
+    /// Which segments save their activations.
+    pub segments: SegmentPlan,
+    /// Optimiser without what changes by step.
+    pub optimizer: OptimizerConfig,
+    /// Learning rate by step.
+    pub schedule: Schedule,
+    /// Threads to compute with.
+    pub n_threads: usize,
+    /// Digest of everything that decides the weights.
+    pub digest: Digest,
 }
 
 /// A plan as a training run sees it.
 pub trait RunPlan {
-    /// Where the run writes, and how often.
+    /// What the run trains and how, where it writes, and how often.
     fn settings(&self) -> RunSettings<'_>;
-    /// What learns.
-    fn trainable(&self) -> &TrainableSpec;
-    /// Which segments save their activations.
-    fn segments(&self) -> SegmentPlan;
-    /// Optimiser without what changes by step.
-    fn optimizer(&self) -> OptimizerConfig;
-    /// Learning rate by step.
-    fn schedule(&self) -> Schedule;
     /// Optimiser steps of the run.
     fn n_steps(&self) -> u64;
-    /// Threads to compute with.
-    fn n_threads(&self) -> usize;
-    /// Digest of everything that decides the weights.
-    fn digest(&self) -> Digest;
     /// `plan.json` of the run directory.
     fn to_json(&self) -> serde_json::Value;
     /// The packs of one step, counted from 1.

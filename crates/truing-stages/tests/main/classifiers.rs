@@ -1,5 +1,5 @@
-//! `truing label train` and `truing quality train` on a tiny encoder and a tiny decoder: what can be learnt is learnt and
-//! what cannot is not, interrupted runs end with the same bits, and a saved model says the same.
+//! `truing label train` and `truing quality train` on a tiny encoder and a tiny decoder: what can be learnt is learnt
+//! and what cannot is not, interrupted runs end with the same bits, and a saved model says the same.
 
 use crate::embeddings;
 use crate::setup::{self, Events, MACHINE, Ticks, is_metrics_of, never};

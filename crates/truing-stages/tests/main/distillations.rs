@@ -1,5 +1,5 @@
-//! `truing distill` on a tiny model: the student moves to its teacher, and a run that is interrupted anywhere ends with the same
-//! tokens and the same bits.
+//! `truing distill` on a tiny model: the student moves to its teacher, and a run that is interrupted anywhere ends with
+//! the same tokens and the same bits.
 
 use crate::setup::{self, Cpu, Events, MACHINE, SOLO, Ticks, never};
 use crate::tiny_model;
@@ -318,7 +318,12 @@ fn interrupted_anywhere_and_resumed_samples_the_same_tokens_and_ends_with_the_sa
     run(straight.path(), &[], Start::Fresh, never);
     let expected = (weights(straight.path()), metrics(straight.path()), sampled(straight.path()));
     assert!(!expected.2.is_empty());
-    let phase = |wanted: &'static str| move |event: &Event| matches!(event, Event::PhaseStarted { phase, .. } if phase.starts_with(wanted));
+    let phase = |wanted: &'static str| {
+        move |event: &Event| {
+            matches!(event, Event::PhaseStarted { phase, .. }
+            if phase.starts_with(wanted))
+        }
+    };
     let stops: [StopWhen; 4] = [
         Box::new(phase("step 1 of 4: sampling completions")),
         Box::new(phase("step 3 of 4: asking the teacher")),
@@ -388,11 +393,13 @@ fn what_cannot_be_distilled_is_refused() {
     for (overrides, expected) in [
         (
             &["distillation.teacher={}"][..],
-            "missing setting `distillation.teacher`: expected a `model_name_or_path` or a `server`, or a `privileged_column`",
+            "missing setting `distillation.teacher`: expected a `model_name_or_path` or a `server`, or a \
+             `privileged_column`",
         ),
         (
             &["distillation.teacher.privileged_template={prompt}"],
-            "`distillation.teacher.privileged_template` is `{prompt}`: expected `{prompt}` and `{privileged}` once each",
+            "`distillation.teacher.privileged_template` is `{prompt}`: expected `{prompt}` and \
+             `{privileged}` once each",
         ),
         (
             &["distillation.teacher.privileged_column=none"],
@@ -420,7 +427,8 @@ fn what_cannot_be_distilled_is_refused() {
         ),
         (
             &["distillation.beta=0.3"],
-            "`distillation.beta` and `distillation.divergence` cannot both be given: `beta` belongs to `jensen_shannon`",
+            "`distillation.beta` and `distillation.divergence` cannot both be given: `beta` belongs to \
+             `jensen_shannon`",
         ),
         (&["long_samples=truncate"], "`long_samples` is truncate: expected `error` or `drop`"),
         (

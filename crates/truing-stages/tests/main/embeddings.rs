@@ -144,7 +144,8 @@ pub(crate) fn config(folder: &Path, settings: &[&str]) -> EmbedTrainConfig {
     // In-batch negatives are only negatives where a batch's triplets are of different kinds.
     let n_kinds = if settings.iter().any(|setting| setting.contains("multiple")) { 20 } else { 2 };
     write_triplets(&folder.join("triplets.jsonl"), 60, n_kinds);
-    let text = "stage = \"embed\"\nmodel_name_or_path = \"model\"\noutput_dir = \"run\"\ntrain_data = \"triplets.jsonl\"\n\
+    let text = "stage = \"embed\"\nmodel_name_or_path = \"model\"\noutput_dir = \"run\"\n\
+                train_data = \"triplets.jsonl\"\n\
                 eval_fraction = 0.2\nnum_train_epochs = 2\nbatch_size = 8\nlearning_rate = 3e-3\nthreads = 2\n";
     let overrides: Vec<String> = settings.iter().map(ToString::to_string).collect();
     EmbedTrainConfig::from_toml(text, &folder.join("recipe.toml"), &overrides).unwrap()

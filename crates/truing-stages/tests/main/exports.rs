@@ -1,5 +1,5 @@
-//! What is saved works elsewhere, and here again: score heads beside adapters, padding tokens, adapters that are trained
-//! further, values that a dtype cannot hold.
+//! What is saved works elsewhere, and here again: score heads beside adapters, padding tokens, adapters that are
+//! trained further, values that a dtype cannot hold.
 
 use crate::policies;
 use crate::preferences;
@@ -286,8 +286,8 @@ fn saved_scorers_name_a_padding_token_that_ends_no_conversation_in_every_file() 
             assert_eq!((&config["pad_token_id"], &config["bos_token_id"]), (&json!(258), &json!(256)));
         }
     }
-    // An adapter is loaded with its base's configuration: a token that it names is taken where it can pad, else it is said which
-    // one to give.
+    // An adapter is loaded with its base's configuration: a token that it names is taken where it can pad, else it is
+    // said which one to give.
     let config = folder.path().join("model/config.json");
     let before = fs::read_to_string(&config).unwrap();
     for (of_base, token, id) in [
@@ -301,7 +301,10 @@ fn saved_scorers_name_a_padding_token_that_ends_no_conversation_in_every_file() 
         let output = format!("output_dir=adapter-{of_base}");
         let (model, events) = finished(Stage::Reward, folder.path(), &["max_steps=1", &output]);
         assert_eq!(json_file(model.join("tokenizer_config.json"))["pad_token"], token, "{of_base}");
-        let is_told = |e: &Event| matches!(e, Event::Note(text) if text.contains(&format!("load it with `pad_token_id={id}`")));
+        let is_told = |e: &Event| {
+            matches!(e, Event::Note(text)
+                if text.contains(&format!("load it with `pad_token_id={id}`")))
+        };
         assert_eq!(events.iter().any(is_told), of_base != json!(id), "{of_base}: {events:?}");
     }
     fs::write(&config, before).unwrap();
@@ -337,7 +340,10 @@ fn training_continues_on_an_adapters_own_weights() {
         let from = format!("model_name_or_path={}", begun.display());
         let still = [&from[..], "output_dir=still", "max_steps=1", "learning_rate=1e-60"];
         let (same, events) = finished(second, folder.path(), &still);
-        let is_told = |e: &Event| matches!(e, Event::Note(text) if text.contains("is an adapter") && text.ends_with(fate));
+        let is_told = |e: &Event| {
+            matches!(e, Event::Note(text)
+                if text.contains("is an adapter") && text.ends_with(fate))
+        };
         assert!(events.iter().any(is_told), "{events:?}");
         let base = json_file(same.join("adapter_config.json"))["base_model_name_or_path"].clone();
         assert_eq!(
@@ -472,7 +478,8 @@ fn the_saved_model_has_small_updates_unless_bf16_is_asked_for() {
     assert_eq!(GrpoConfig::default().checkpoint.save_dtype, SaveDtype::F32);
 }
 
-/// A reward model or a classifier cannot write; every stage that needs a model that can says so before it makes a folder.
+/// A reward model or a classifier cannot write; every stage that needs a model that can says so before it makes a
+/// folder.
 #[test]
 fn a_model_without_a_language_model_head_is_refused_at_opening() {
     let folder = folder();

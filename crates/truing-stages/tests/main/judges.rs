@@ -68,7 +68,10 @@ fn a_judged_run_that_is_broken_off_goes_on_bit_for_bit_and_asks_nothing_twice() 
     let folder = policies::folder();
     let cache = folder.path().join("replies.sqlite");
     let judge = judge();
-    let is_learning = |event: &Event| matches!(event, Event::PhaseStarted { phase, .. } if phase.starts_with("step 2 of 3: updating the policy"));
+    let is_learning = |event: &Event| {
+        matches!(event, Event::PhaseStarted { phase, .. }
+            if phase.starts_with("step 2 of 3: updating the policy"))
+    };
     let outcome =
         run(folder.path(), &overrides, Start::Fresh, Some(judge.cached(&cache)), is_learning).unwrap();
     assert!(matches!(outcome, Ended::Interrupted { .. }), "{outcome:?}");
@@ -309,7 +312,8 @@ fn an_optional_judge_that_fails_is_left_out_and_told() {
     );
     let record = policies::metrics(folder.path()).remove(0);
     assert!(record.contains_key("reward") && !record.contains_key("unscored/judge_failed"), "{record:?}");
-    // A server that is down or refuses is reported in the first step, with its message; training uses the other rewards.
+    // A server that is down or refuses is reported in the first step, with its message; training uses the other
+    // rewards.
     for (judge, words) in [
         (Scripted::fails(), "the server is down"),
         (Scripted::refuses("status 401: wrong key"), "status 401: wrong key"),
@@ -372,7 +376,7 @@ fn groups_of_a_prompt_that_is_drawn_again_are_all_kept() {
     let folder = policies::folder();
     std::fs::write(folder.path().join("prompts.jsonl"), "{\"prompt\": \"Say it.\"}\n").unwrap();
     let n = std::cell::Cell::new(0);
-    // The first group is all equal and so left out, the two after it are learnt from.
+    // The first group is all equal and so left out, the two after it are trained on.
     let judge = Scripted::new(move |_| {
         n.set(n.get() + 1);
         Ok(format!("[[{}]]", if n.get() <= 4 { 5 } else { 1 + n.get() % 3 }))
@@ -479,7 +483,11 @@ fn serve(folder: &Path) -> String {
             };
             let reply = model.chat(&request, &mut |_| ControlFlow::Continue(())).unwrap();
             let body = json!({
-                "choices": [{"index": 0, "message": {"role": "assistant", "content": reply.text}, "finish_reason": "length"}],
+                "choices": [{
+                    "index": 0,
+                    "message": {"role": "assistant", "content": reply.text},
+                    "finish_reason": "length"
+                }],
                 "usage": {"prompt_tokens": reply.n_prompt_tokens, "completion_tokens": reply.n_completion_tokens},
             })
             .to_string();

@@ -180,7 +180,8 @@ fn settings_out_of_range_are_refused_before_the_data_is_read() {
         ["max_length=1", "packs_per_step=0", "logging_steps=0", "lora.alpha=0", "merge_adapter=true"];
     let recipe = |stage: &str| {
         format!(
-            "stage = \"{stage}\"\nmodel_name_or_path = \"model\"\noutput_dir = \"run\"\n[[data]]\npath = \"missing.jsonl\"\n"
+            "stage = \"{stage}\"\nmodel_name_or_path = \"model\"\noutput_dir = \"run\"\n[[data]]\n\
+             path = \"missing.jsonl\"\n"
         )
     };
     let trained = [&common[..], &decoder, &["max_length=100000"]].concat();
@@ -213,7 +214,8 @@ fn settings_out_of_range_are_refused_before_the_data_is_read() {
 
     let encoder = embeddings::folder();
     let encoder = encoder.path();
-    let embed = "stage = \"embed\"\nmodel_name_or_path = \"model\"\noutput_dir = \"run\"\ntrain_data = \"missing.jsonl\"\n";
+    let embed = "stage = \"embed\"\nmodel_name_or_path = \"model\"\noutput_dir = \"run\"\n\
+                 train_data = \"missing.jsonl\"\n";
     let own = ["batch_size=0", "scale=0", "triplet_margin=-1", "logging_steps=0"];
     check_before_data::<EmbedStage>(embed, encoder, &[&common[..], &own].concat());
     let own = ["max_length=1", "packs_per_step=0", "classifier.min_confidence=2"];

@@ -114,7 +114,12 @@ fn interrupted_anywhere_and_resumed_draws_the_same_tokens_and_ends_with_the_same
     run(straight.path(), &overrides, Start::Fresh, never).unwrap();
     let expected = everything(straight.path());
     assert!(!expected.2.is_empty());
-    let phase = |wanted: &'static str| move |event: &Event| matches!(event, Event::PhaseStarted { phase, .. } if phase.starts_with(wanted));
+    let phase = |wanted: &'static str| {
+        move |event: &Event| {
+            matches!(event, Event::PhaseStarted { phase, .. }
+            if phase.starts_with(wanted))
+        }
+    };
     let stops: [StopWhen; 4] = [
         Box::new(phase("step 1 of 4: sampling rollouts")),
         Box::new(phase("step 3 of 4: computing log-probabilities")),
@@ -183,7 +188,10 @@ fn rollouts_of_8_bits_are_weighted_and_resumed_bit_for_bit() {
     assert_ne!(first["grad_norm"], halved["grad_norm"]);
 
     let folder = folder();
-    let stop = |event: &Event| matches!(event, Event::PhaseStarted { phase, .. } if phase == "step 3 of 4: sampling rollouts");
+    let stop = |event: &Event| {
+        matches!(event, Event::PhaseStarted { phase, .. }
+            if phase == "step 3 of 4: sampling rollouts")
+    };
     let (outcome, _) = run(folder.path(), &overrides, Start::Fresh, stop).unwrap();
     assert!(matches!(outcome, Ended::Interrupted { step: Some(2) }), "{outcome:?}");
     let resumed: Vec<&str> =
@@ -419,8 +427,8 @@ fn a_schema_file_that_changed_is_another_run() {
     run(folder.path(), &[&reward], Start::Resume, never).unwrap();
 }
 
-/// A head of 300 rows over a tokenizer of 259 tokens, as Qwen's is padded: the rows past the tokens are never drawn, and what
-/// the trainer computes is over the same tokens. So the run is that of a head without these rows.
+/// A head of 300 rows over a tokenizer of 259 tokens, as Qwen's is padded: the rows past the tokens are never sampled,
+/// and what the trainer computes is over the same tokens. So the run is that of a head without these rows.
 #[test]
 fn a_head_with_more_rows_than_tokens_learns_as_one_without() {
     let overrides = ["max_steps=3", "temperature=1.2", "beta=0.1"];
@@ -470,7 +478,10 @@ fn an_evaluation_without_a_score_is_reported_and_never_the_best() {
     let stop = |event: &Event| matches!(event, Event::Metrics { step: 3, .. });
     let (outcome, events) = run(folder.path(), &overrides, Start::Fresh, stop).unwrap();
     assert!(matches!(outcome, Ended::Interrupted { .. }), "{outcome:?}");
-    let warned = |event: &Event| matches!(event, Event::Warning(text) if text.contains("none of 1 completions could be scored"));
+    let warned = |event: &Event| {
+        matches!(event, Event::Warning(text)
+            if text.contains("none of 1 completions could be scored"))
+    };
     assert!(events.iter().any(warned), "{events:?}");
     for entry in fs::read_dir(folder.path().join("run/checkpoints")).unwrap() {
         let state = fs::read_to_string(entry.unwrap().path().join("trainer_state.json")).unwrap();
@@ -480,7 +491,10 @@ fn an_evaluation_without_a_score_is_reported_and_never_the_best() {
     let best = [&overrides[..], &["load_best_model_at_end=true"]].concat();
     let (outcome, events) = run(folder.path(), &best, Start::Resume, never).unwrap();
     assert!(matches!(outcome, Ended::Finished(_)));
-    let warned = |event: &Event| matches!(event, Event::Warning(text) if text.contains("no step is the best") && text.contains("the last weights are saved"));
+    let warned = |event: &Event| {
+        matches!(event, Event::Warning(text)
+            if text.contains("no step is the best") && text.contains("the last weights are saved"))
+    };
     assert_eq!(events.iter().filter(|event| warned(event)).count(), 1, "{events:?}");
     let straight = self::folder();
     fs::write(straight.path().join("eval.jsonl"), "{\"prompt\": \"Say 1.\"}\n").unwrap();

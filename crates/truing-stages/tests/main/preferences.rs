@@ -46,7 +46,8 @@ pub(crate) fn folder() -> TempDir {
         let (yes, no) = (format!("yes {}", "x".repeat(i % 5)), format!("no {}", "x".repeat(i % 3)));
         writeln!(
             pairs,
-            r#"{{"prompt": "{i}?", "responses": [{{"content": "{yes}", "score": {}}}, {{"content": "{no}", "score": {}}}]}}"#,
+            "{{\"prompt\": \"{i}?\", \"responses\": [{{\"content\": \"{yes}\", \"score\": {}}}, \
+             {{\"content\": \"{no}\", \"score\": {}}}]}}",
             7 + i % 3,
             1 + i % 3
         )

@@ -1,5 +1,5 @@
-//! Every training stage on several ranks: the weights, the metrics and what evaluations find are those of one rank, and one
-//! rank alone writes the run's folder.
+//! Every training stage on several ranks: the weights, the metrics and what evaluations find are those of one rank, and
+//! one rank alone writes the run's folder.
 
 use crate::setup::{self, Events, MACHINE, Ticks, is_metrics_of, never};
 use crate::setup::{Cpu, SOLO};
@@ -427,9 +427,10 @@ fn a_stop_on_one_rank_ends_all_at_the_same_step_and_any_number_of_ranks_resumes(
         _ => Box::new(never),
     };
     let stop_drawing: StopWhen = |rank| match rank {
-        1 => Box::new(
-            |event| matches!(event, Event::PhaseStarted { phase, .. } if phase.starts_with("step 3 of 4: sampling rollouts")),
-        ),
+        1 => Box::new(|event| {
+            matches!(event, Event::PhaseStarted { phase, .. }
+                if phase.starts_with("step 3 of 4: sampling rollouts"))
+        }),
         _ => Box::new(never),
     };
     for (stage, folder, stop_when) in [

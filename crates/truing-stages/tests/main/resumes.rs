@@ -1,5 +1,5 @@
-//! What `--resume` finds: runs that were killed while their folder was made, folders of something else, settings and places
-//! that changed.
+//! What `--resume` finds: runs that were killed while their folder was made, folders of something else, settings and
+//! places that changed.
 
 use crate::embeddings;
 use crate::setup::{self, Events, MACHINE, Ticks, is_metrics_of, never};
@@ -49,7 +49,10 @@ fn a_run_killed_at_any_of_its_first_files_is_resumed_from_the_start() {
         }
         let (outcome, events) = setup::run(folder.path(), &[], Start::Resume, never).unwrap();
         assert!(matches!(outcome, Ended::Finished(_)));
-        let is_told = |event: &Event| matches!(event, Event::Note(text) if text.contains("it starts from the beginning") || text.contains("no checkpoint yet"));
+        let is_told = |event: &Event| {
+            matches!(event, Event::Note(text)
+                if text.contains("it starts from the beginning") || text.contains("no checkpoint yet"))
+        };
         assert!(events.iter().any(is_told), "{n_files} files, half: {is_half}");
         assert!(model_bytes(&expected) == model_bytes(&run), "{n_files} files, half: {is_half}");
         let steps = |run: &Path| {

@@ -130,7 +130,8 @@ fn a_classifier_lists_rows_that_cannot_be_read_and_rows_whose_columns_cannot_be_
 
 fn embed_config(folder: &Path, train_data: &str, overrides: &[&str]) -> EmbedTrainConfig {
     let text = format!(
-        "stage = \"embed\"\nmodel_name_or_path = \"model\"\noutput_dir = \"run\"\ntrain_data = \"{train_data}\"\nsave_steps = 1\n\
+        "stage = \"embed\"\nmodel_name_or_path = \"model\"\noutput_dir = \"run\"\n\
+         train_data = \"{train_data}\"\nsave_steps = 1\n\
          batch_size = 8\nthreads = 2\n"
     );
     let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
@@ -208,9 +209,10 @@ fn rows_that_the_template_refuses_are_in_no_remark() {
     let rows: String =
         ["bad", "good", "bad", "good"].iter().map(|question| format!("{}\n", row(question))).collect();
     fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
-    let refusing = "{%- for m in messages %}{%- if m.content == 'bad' %}{{ raise_exception('no') }}{%- endif %}{{ '<|im_start|>' + \
-                    m.role + '\n' + m.content + '<|im_end|>\n' }}{%- endfor %}{%- if add_generation_prompt %}{{ \
-                    '<|im_start|>assistant\n' }}{%- endif %}";
+    let refusing = "{%- for m in messages %}{%- if m.content == 'bad' %}{{ raise_exception('no') \
+                    }}{%- endif %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n\
+                    ' }}{%- endfor %}{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n\
+                    ' }}{%- endif %}";
     fs::write(folder.path().join("template.jinja"), refusing).unwrap();
     let template = format!("chat_template={}", folder.path().join("template.jinja").display());
     let overrides = [SKIP, "max_steps=1", "eval_fraction=0.0", "eval_steps=", &template];
@@ -233,7 +235,10 @@ fn files_of_a_folder_that_are_not_read_are_named() {
     let overrides = ["max_steps=1", "data=[{path=\"data\"}]"];
     let (_, events) = setup::run(folder.path(), &overrides, Start::Fresh, never).unwrap();
     let start = "the training data: 3 files are not read (csv, hidden, in a subfolder): ";
-    let is_said = |event: &Event| matches!(event, Event::Note(text) if text.starts_with(start) && text.ends_with("test/rows.jsonl"));
+    let is_said = |event: &Event| {
+        matches!(event, Event::Note(text)
+            if text.starts_with(start) && text.ends_with("test/rows.jsonl"))
+    };
     assert!(events.iter().any(is_said), "{events:?}");
     let inputs = fs::read_to_string(folder.path().join("run/inputs.json")).unwrap();
     assert_eq!(inputs.matches("rows.").count(), 1, "{inputs}");
@@ -270,7 +275,8 @@ fn a_changed_file_of_a_folder_is_other_data_for_a_policy() {
     fs::write(data.join("b.jsonl"), text.replacen("\"answer\": \"3\"", "\"answer\": \"4\"", 1)).unwrap();
     let error = policies::run(folder.path(), &overrides, Start::Resume, never).unwrap_err();
     assert!(
-        matches!(&error, StageError::Run(RunError::FileChanged { role, path }) if role == "data" && path.ends_with("b.jsonl")),
+        matches!(&error, StageError::Run(RunError::FileChanged { role, path })
+            if role == "data" && path.ends_with("b.jsonl")),
         "{error}"
     );
     fs::write(data.join("b.jsonl"), text).unwrap();
@@ -290,7 +296,7 @@ fn is_metrics_of_step(step: u64) -> impl Fn(&Event) -> bool + 'static {
     move |event| matches!(event, Event::Metrics { step: found, .. } if *found == step)
 }
 
-/// A tool's name, and a word of the reasoning, stand in the question: a search for them finds them.
+/// A tool's name, and a word of the reasoning, are in the question: a search for them finds them.
 fn with_tools(n: usize) -> String {
     let row = json!({
         "messages": [
@@ -368,8 +374,14 @@ fn a_classifier_warns_of_parts_of_a_prompt_that_it_does_not_read() {
 
 #[test]
 fn odd_turns_are_counted_refused_or_left_out() {
-    let odd = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}, {"role": "assistant", "content": "c"}]}"#;
-    let pictured = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "c"}], "images": ["a.png"]}"#;
+    let odd = concat!(
+        r#"{"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"},"#,
+        r#" {"role": "assistant", "content": "c"}]}"#,
+    );
+    let pictured = concat!(
+        r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "c"}],"#,
+        r#" "images": ["a.png"]}"#,
+    );
     let folder = setup::folder();
     let path = folder.path().join("rows.jsonl");
     let rows = fs::read_to_string(&path).unwrap();

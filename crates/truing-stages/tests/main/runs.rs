@@ -166,7 +166,12 @@ fn an_evaluation_is_logged_once_however_often_it_is_interrupted() {
     let straight = setup::folder();
     setup::run(straight.path(), &overrides, Start::Fresh, never).unwrap();
     let expected = straight.path().join("run");
-    let is_evaluation_of = |step: u64| move |event: &Event| matches!(event, Event::Metrics { step: found, values } if *found == step && values.contains_key("eval_loss"));
+    let is_evaluation_of = |step: u64| {
+        move |event: &Event| {
+            matches!(event, Event::Metrics { step: found, values }
+            if *found == step && values.contains_key("eval_loss"))
+        }
+    };
     let is_evaluating =
         |event: &Event| matches!(event, Event::PhaseStarted { phase, .. } if phase == "evaluating");
     let folder = setup::folder();
@@ -223,7 +228,10 @@ fn a_resume_with_another_recipe_or_other_data_is_refused() {
     let text = fs::read_to_string(&rows).unwrap();
     fs::write(&rows, text.replace("very", "quite")).unwrap();
     let error = setup::run(folder.path(), &[], Start::Resume, never);
-    let is_of_rows = |error: &StageError| matches!(error, StageError::Run(RunError::FileChanged { role, path }) if role == "data" && *path == rows);
+    let is_of_rows = |error: &StageError| {
+        matches!(error, StageError::Run(RunError::FileChanged { role, path })
+            if role == "data" && *path == rows)
+    };
     assert!(is_of_rows(error.as_ref().unwrap_err()), "{error:?}");
     fs::write(&rows, text).unwrap();
     setup::run(folder.path(), &[], Start::Resume, never).unwrap();
@@ -337,7 +345,10 @@ fn an_evaluation_whose_loss_is_not_finite_is_said_and_the_run_goes_on() {
     let overrides =
         ["eval_fraction=0.0", "eval_data=[{path=\"eval.jsonl\"}]", "keep_best=true", "max_steps=5"];
     let (outcome, events) = setup::run(folder.path(), &overrides, Start::Fresh, never).unwrap();
-    let warned = |event: &Event| matches!(event, Event::Warning(text) if text.contains("eval.jsonl:1") && text.ends_with("this evaluation cannot be the best"));
+    let warned = |event: &Event| {
+        matches!(event, Event::Warning(text)
+            if text.contains("eval.jsonl:1") && text.ends_with("this evaluation cannot be the best"))
+    };
     assert_eq!(events.iter().filter(|event| warned(event)).count(), 2, "at steps 4 and 5: {events:?}");
     assert!(outcome.finished().unwrap().model.join("config.json").is_file());
     let lines = metrics(&folder.path().join("run"));

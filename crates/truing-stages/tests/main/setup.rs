@@ -83,7 +83,8 @@ pub(crate) fn folder() -> TempDir {
         let answer = "very ".repeat(i % 7);
         writeln!(
             rows,
-            r#"{{"messages": [{{"role": "user", "content": "{i} + 1?"}}, {{"role": "assistant", "content": "{answer}{}"}}]}}"#,
+            "{{\"messages\": [{{\"role\": \"user\", \"content\": \"{i} + 1?\"}}, \
+             {{\"role\": \"assistant\", \"content\": \"{answer}{}\"}}]}}",
             i + 1
         )
         .unwrap();
@@ -141,7 +142,10 @@ pub(crate) fn run(
 }
 
 pub(crate) fn is_metrics_of(step: u64) -> impl Fn(&Event) -> bool + 'static {
-    move |event| matches!(event, Event::Metrics { step: found, values } if *found == step && values.contains_key("loss"))
+    move |event| {
+        matches!(event, Event::Metrics { step: found, values }
+        if *found == step && values.contains_key("loss"))
+    }
 }
 
 pub(crate) fn never(_: &Event) -> bool {

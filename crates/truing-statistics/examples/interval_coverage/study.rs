@@ -196,8 +196,8 @@ pub(crate) fn differences(n: usize, items: usize, p: f64) -> Vec<Coverage> {
     })
 }
 
-/// The same where the models differ on few items: on the share `discordant` of them one alone is right, three times out of four
-/// the second. Both are right on 70 % of the others.
+/// The same where the models differ on few items: on the share `discordant` of them one alone is right, three times out
+/// of four the second. Both are right on 70 % of the others.
 pub(crate) fn rare_differences(n: usize, items: usize, discordant: f64) -> Vec<Coverage> {
     let setting = format!("{items} items, {:.0} % discordant", 100.0 * discordant);
     let truth = discordant * (0.75 - 0.25);
@@ -280,7 +280,8 @@ pub(crate) fn page(n: usize) -> String {
         "# Coverage of intervals, and what tests find\n\n\
          Made by `cargo run --release -p truing-statistics --example interval_coverage`. Each row is {n} simulated\n\
          comparisons with a known truth; the intervals claim 95 %. A coverage measured so has a standard error of 0.7\n\
-         points. `(off)` marks what is more than 2 points from 95 %; `(used)` is the method that `truing evaluate` prints.\n\
+         points. `(off)` marks what is more than 2 points from 95 %; `(used)` is the method that `truing \
+         evaluate` prints.\n\
          Bootstraps draw {RESAMPLES} samples.\n"
     );
     let of_shares: Vec<Coverage> = [20, 100, 500]
@@ -309,7 +310,8 @@ pub(crate) fn page(n: usize) -> String {
     table(&mut page, "Differences of two models that differ on few items", &of_rare);
     page.push_str(
         "\n## Tests at 5 %\n\n\
-         Share of comparisons in which a test finds a difference. Without a difference it should be at most 5 %. At the\n\
+         Share of comparisons in which a test finds a difference. Without a difference it should be at most \
+         5 %. At the\n\
          smallest difference that the items resolve (`Power::paired_shares`) McNemar's test should find it in 80 %.\n\n\
          | setting | true difference | McNemar, exact (used) | exchange (used) | unpaired |\n|---|---|---|---|---|\n",
     );
@@ -339,11 +341,15 @@ const FAILURES: &str = "
   repairs that; a benchmark of 20 items should not be compared by its mean.
 - Turns of a dialogue taken as independent: intervals a third too narrow. The cluster bootstrap needs more than ten
   dialogues; Student's t by dialogue does not.
-- The bootstrap and Student's t of two models that differ on few items: a sample without a discordant item has an interval of
-  width 0, and one with few has too narrow a one. Newcombe's interval for paired shares is used; it holds more often than it
+- The bootstrap and Student's t of two models that differ on few items: a sample without a discordant item has an \
+interval of
+  width 0, and one with few has too narrow a one. Newcombe's interval for paired shares is used; it holds more often \
+than it
   claims there, as it cannot know that the models are so alike.
-- Grades that are all equal have no spread either. Their interval is that of a share of which none was seen, times the range of the
-  grades (`interval_of_equal_values`); without a range there is none. With few units that differ the bootstrap of other scores
+- Grades that are all equal have no spread either. Their interval is that of a share of which none was seen, times \
+the range of the
+  grades (`interval_of_equal_values`); without a range there is none. With few units that differ the bootstrap of \
+other scores
   than right or wrong is too narrow, like that of shares.
 - Differences from two separate intervals: they hold the truth, but are a third to two thirds too wide, and miss many
   differences that the paired test finds.

@@ -1,10 +1,10 @@
-//! AdvantageOptions: from the rewards of a group of completions to an advantage for every token. One file a rule; the trainer
-//! knows none of them by name.
+//! AdvantageOptions: from the rewards of a group of completions to an advantage for every token. One file a rule; the
+//! trainer knows none of them by name.
 //!
 //! A completion without a reward takes no part: the group is judged by its scored members, and has no advantages
 //! where fewer than two remain. Where all rewards are equal the outcome's part is exactly 0: equality is compared,
-//! rounding is not divided by an epsilon. KL that is part of the outcome ([`KlInReward::InOutcome`]) is then centred and not
-//! divided.
+//! rounding is not divided by an epsilon. KL that is part of the outcome ([`KlInReward::InOutcome`]) is then centred
+//! and not divided.
 
 mod group_normalised;
 mod leave_one_out;

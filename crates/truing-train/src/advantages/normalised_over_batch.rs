@@ -3,8 +3,8 @@
 
 use super::{Scale, group_normalised};
 
-/// `is_equal` says of each group whether its rewards are all equal: what differs in it is KL alone, which enters neither the
-/// deviation nor is divided by it.
+/// `is_equal` says of each group whether its rewards are all equal: what differs in it is KL alone, which enters
+/// neither the deviation nor is divided by it.
 pub(super) fn normalise(
     groups: &[Vec<Option<f64>>],
     is_equal: &[bool],

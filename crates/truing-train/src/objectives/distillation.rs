@@ -5,9 +5,9 @@
 //! L = sum_t D(p_t, q_t) / n        p_t: student, q_t: teacher, each after the same completion tokens
 //! ```
 //!
-//! `D` is a [`Divergence`] over the k tokens of the pack at each target, exact and with its own gradient at each token. The
-//! gradient through which completions are sampled is left out, as in GKD. The teacher may have read another prompt than the
-//! student: a complement, a golden answer, a critique.
+//! `D` is a [`Divergence`] over the k tokens of the pack at each target, exact and with its own gradient at each token.
+//! The gradient through which completions are sampled is left out, as in GKD. The teacher may have read another prompt
+//! than the student: a complement, a golden answer, a critique.
 
 use std::borrow::Cow;
 
@@ -23,8 +23,8 @@ pub struct DistillationPack {
     pub batch: PackedBatch,
     /// Tokens of each completion.
     pub n_targets: Vec<usize>,
-    /// The teacher's log-probabilities at every target, in the order of [`PackedBatch::targets`] `[n_targets, k]`. Shared, because
-    /// they are the largest part.
+    /// The teacher's log-probabilities at every target, in the order of [`PackedBatch::targets`] `[n_targets, k]`.
+    /// Shared, because they are the largest part.
     pub teacher: TopLogProbs,
 }
 

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! The triplet loss is that of Schroff et al., "FaceNet" (arXiv 1503.03832), with the distances and default margin of
-//! sentence-transformers' `TripletLoss`; the in-batch negatives are those of Henderson et al. (arXiv 1705.00652), van den
-//! Oord et al.'s InfoNCE (1807.03748), with the default scale of its `MultipleNegativesRankingLoss`. Numerators and
+//! sentence-transformers' `TripletLoss`; the in-batch negatives are those of Henderson et al. (arXiv 1705.00652), van
+//! den Oord et al.'s InfoNCE (1807.03748), with the default scale of its `MultipleNegativesRankingLoss`. Numerators and
 //! denominators stay apart: both losses are means over the step's triplets. Everything runs in f64: it is little beside
 //! the encoder.
 

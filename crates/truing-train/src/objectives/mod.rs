@@ -102,8 +102,8 @@ pub trait Objective {
         self.metric_names().first().and_then(|name| means.get(*name)).copied().unwrap_or(f64::NAN)
     }
 
-    /// Whether the loss of a pack depends on the other packs of its step, as with in-batch negatives. The trainer then runs
-    /// all packs forward first, and asks [`gradients_of_step`](Self::gradients_of_step) and
+    /// Whether the loss of a pack depends on the other packs of its step, as with in-batch negatives. The trainer then
+    /// runs all packs forward first, and asks [`gradients_of_step`](Self::gradients_of_step) and
     /// [`measure_step`](Self::measure_step) about all of them.
     fn couples_packs(&self) -> bool {
         false
@@ -138,8 +138,8 @@ pub trait Objective {
     }
 }
 
-/// Where the values of a whole sequence come from: a reward model's or classifier's score at the last token, or the vector of
-/// an encoder or a pooled decoder.
+/// Where the values of a whole sequence come from: a reward model's or classifier's score at the last token, or the
+/// vector of an encoder or a pooled decoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SequenceHead {
     /// The score head at the last token of each sequence.

@@ -9,21 +9,21 @@
 //! ```
 //!
 //! Weights and their sum `W` are the [`Aggregation`]. The exact `kl_t` depends on the state before the token alone:
-//! as a number in the reward it teaches only earlier tokens. Its direct gradient is the part `kl` here. With `c = beta`,
-//! weights that are the same for every token ([`Aggregation::ConstantLength`]) and advantages that are centred and not
-//! divided, both together are the full gradient of the report's Eq. 2. In all other cases they are not the gradient of one
-//! objective: [`Aggregation::SequenceMean`] divides by the completion's own length, which is random;
-//! [`Aggregation::TokenMean`] by the tokens of the step; a division by the group's deviation scales the reward's part, and
-//! with it a KL in the outcome ([`KlInReward::InOutcome`](crate::KlInReward)), but not the direct part. The sign of the printed
-//! gamma term is that of a penalty.
+//! as a number in the reward it teaches only earlier tokens. Its direct gradient is the part `kl` here. With
+//! `c = beta`, weights that are the same for every token ([`Aggregation::ConstantLength`]) and advantages that are
+//! centred and not divided, both together are the full gradient of the report's Eq. 2. In all other cases they are not
+//! the gradient of one objective: [`Aggregation::SequenceMean`] divides by the completion's own length, which is
+//! random; [`Aggregation::TokenMean`] by the tokens of the step; a division by the group's deviation scales the
+//! reward's part, and with it a KL in the outcome ([`KlInReward::InOutcome`](crate::KlInReward)), but not the direct
+//! part. The sign of the printed gamma term is that of a penalty.
 //!
-//! Completions that another policy `mu` has drawn (the same weights in 8 bits) carry importance weights, which multiply
-//! each token's part of the first line: `pi_old(o_t) / mu(o_t)`, truncated. Token by token this mends the distribution of
-//! each token given what came before it. What came before, and what follows and decides the reward, stay `mu`'s: the
-//! expectation is the gradient of `sum_t E_{s_t ~ mu} sum_o pi(o | s_t) Q_mu(s_t, o)`, which differs from that of the
-//! policy's own expected reward in the first order of `pi - mu`. A KL part is an expectation over `mu`'s states too,
-//! and truncation takes weight from the tokens that `mu` draws too rarely. Only weights of the whole completion (their
-//! product) would be free of bias, at a variance that grows with its length.
+//! Completions that another policy `mu` has sampled (the same weights in 8 bits) carry importance weights, which
+//! multiply each token's part of the first line: `pi_old(o_t) / mu(o_t)`, truncated. Token by token this mends the
+//! distribution of each token given what came before it. What came before, and what follows and decides the reward,
+//! stay `mu`'s: the expectation is the gradient of `sum_t E_{s_t ~ mu} sum_o pi(o | s_t) Q_mu(s_t, o)`, which differs
+//! from that of the policy's own expected reward in the first order of `pi - mu`. A KL part is an expectation over
+//! `mu`'s states too, and truncation takes weight from the tokens that `mu` draws too rarely. Only weights of the whole
+//! completion (their product) would be free of bias, at a variance that grows with its length.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -55,14 +55,14 @@ pub struct PolicyPack {
     pub completions: Vec<u32>,
     /// `[n_targets]`; empty for fine-tuning data.
     pub advantages: Vec<f32>,
-    /// Log-probabilities when the completions were drawn `[n_targets]`; empty for fine-tuning data.
+    /// Log-probabilities when the completions were sampled `[n_targets]`; empty for fine-tuning data.
     pub old_log_probs: Vec<f32>,
     /// Log-probabilities under the reference, for the sampled estimator `[n_targets]`; empty where not used.
     pub reference_log_probs: Vec<f32>,
-    /// Weights for what was drawn from another distribution than the policy's, truncated `[n_targets]`; empty for 1.
+    /// Weights for what was sampled from another distribution than the policy's, truncated `[n_targets]`; empty for 1.
     pub importance_weights: Vec<f32>,
-    /// The reference's most likely tokens `[n_targets, k]`, for the exact KL. The largest part of a pack by far, so it is shared
-    /// by all updates that learn from it.
+    /// The reference's most likely tokens `[n_targets, k]`, for the exact KL. The largest part of a pack by far, so it
+    /// is shared by all updates that learn from it.
     pub reference: Option<TopLogProbs>,
 }
 
@@ -104,7 +104,7 @@ pub enum KlInLoss {
     None,
     /// The exact KL over the reference's top tokens, with its own gradient.
     Exact(f64),
-    /// `pi_ref / pi - log(pi_ref / pi) - 1` of the token drawn (k3; DeepSeekMath). Its gradient is that of the KL
+    /// `pi_ref / pi - log(pi_ref / pi) - 1` of the token sampled (k3; DeepSeekMath). Its gradient is that of the KL
     /// in the other direction, not of the reverse KL that its value estimates.
     K3(f64),
 }
@@ -112,7 +112,7 @@ pub enum KlInLoss {
 /// The objective.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
-    /// Temperature that the completions were drawn at; the policy is the tempered distribution.
+    /// Temperature that the completions were sampled at; the policy is the tempered distribution.
     pub temperature: f32,
     /// Tokens that are never sampled; the policy is the distribution over all others.
     pub excluded: ExcludedTokens,

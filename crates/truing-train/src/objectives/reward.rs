@@ -2,12 +2,15 @@
 //! the same scalar head.
 //!
 //! ```text
-//! L = mean_pairs -log sigma(r_w - r_l - m) + alpha mean_pairs ((r_w - rhat_w)^2 + (r_l - rhat_l)^2) + c mean_pairs (r_w + r_l)^2
+//! L = mean_pairs -log sigma(r_w - r_l - m)
+//!     + alpha mean_pairs ((r_w - rhat_w)^2 + (r_l - rhat_l)^2)
+//!     + c mean_pairs (r_w + r_l)^2
 //! ```
 //!
 //! A response in several pairs of a ranking counts in each of them ([`MseDenominator::AllPairs`]), or once
-//! ([`MseDenominator::Scored`]). The squared error is taken only of responses that have a score (`alpha = 0` is plain Bradley-Terry, bit for
-//! bit); centring keeps the scale from drifting (Eisenstein et al. 2023, arXiv 2312.09244). Bradley and Terry 1952.
+//! ([`MseDenominator::Scored`]). The squared error is taken only of responses that have a score (`alpha = 0` is plain
+//! Bradley-Terry, bit for bit); centring keeps the scale from drifting (Eisenstein et al. 2023, arXiv 2312.09244).
+//! Bradley and Terry 1952.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -50,8 +53,8 @@ impl TrainingPack for RewardPack {
 /// What the squared error is a mean over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MseDenominator {
-    /// All pairs, as Eq. 1 is written: the errors of both responses are summed over pairs, so that a response of a ranking counts
-    /// in each of its pairs. Sources without scores weaken the term.
+    /// All pairs, as Eq. 1 is written: the errors of both responses are summed over pairs, so that a response of a
+    /// ranking counts in each of its pairs. Sources without scores weaken the term.
     #[default]
     AllPairs,
     /// The responses that have a score, each once.
@@ -96,8 +99,8 @@ fn scored<'a>(pack: &'a RewardPack, output: &'a HeadOutput) -> impl Iterator<Ite
     known.map(|(i, score)| (i, f64::from(output.scores[i]), f64::from(score)))
 }
 
-/// In how many pairs each response is, but at least 1: Eq. 1 sums the squared errors of both responses over pairs, and a
-/// response without a pair counts once.
+/// In how many pairs each response is, but at least 1: Eq. 1 sums the squared errors of both responses over pairs, and
+/// a response without a pair counts once.
 fn times_in_pairs(pack: &RewardPack) -> Vec<f64> {
     let mut times = vec![0.0_f64; pack.scores.len()];
     for pair in &pack.pairs {

@@ -7,8 +7,8 @@
 //!
 //! The gradient depends on nothing but the weights, so it is known before the forward pass.
 //!
-//! The softmax is over every row of the head, as in transformers, rows without a token included: fine-tuning then teaches
-//! the model not to predict them. (Sampling, and [`Policy`](super::Policy) with it, excludes these rows.)
+//! The softmax is over every row of the head, as in transformers, rows without a token included: fine-tuning then
+//! teaches the model not to predict them. (Sampling, and [`Policy`](super::Policy) with it, excludes these rows.)
 
 use std::borrow::Cow;
 

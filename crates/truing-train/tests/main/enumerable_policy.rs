@@ -1,5 +1,6 @@
 //! A policy so small that every group of completions can be counted out: the expectation of the estimated gradient,
-//! made by the advantage estimators and the policy's objective themselves, against the exact gradient of what is stated.
+//! made by the advantage estimators and the policy's objective themselves, against the exact gradient of what is
+//! stated.
 //!
 //! Vocabulary of 3 tokens, completions of 2; a table of logits for each beginning is all there is to learn.
 

@@ -32,7 +32,7 @@ pub(super) fn count_unquoted(lower: &str, mark: &str) -> usize {
     lower.match_indices(mark).filter(|(at, _)| !is_quoted(lower, &(*at..at + mark.len()))).count()
 }
 
-/// Whether quotes stand directly around it. A quote that opens and closes alike is no opening one right after a word or
+/// Whether quotes are directly around it. A quote that opens and closes alike is no opening one right after a word or
 /// the end of a sentence: `"yes"</think>"yes"` are two quotations, one before the mark and one after it.
 pub(super) fn is_quoted(text: &str, range: &Range<usize>) -> bool {
     const QUOTES: [(char, char); 8] =

@@ -149,7 +149,7 @@ impl ReasoningMarks {
 
     /// The mark of a thought that the beginning of an assistant's turn opens and leaves open, as where a chat template
     /// also writes the first words of the thought. `turn` is the end of the prompt, from the last special token on that
-    /// is not a mark of a thought; where a template has no special tokens, all of the prompt. The role may stand before
+    /// is not a mark of a thought; where a template has no special tokens, all of the prompt. The role may be before
     /// the mark; a mark further on, for instance in a question, opens nothing.
     #[must_use]
     pub fn opened_in_turn(&self, turn: &str) -> Option<ReasoningMark> {

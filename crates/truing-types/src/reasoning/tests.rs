@@ -93,7 +93,7 @@ const REPLIES: &[(&str, Option<&str>, Option<&str>)] = &[
     ("<think>a</think>7\n</think>\n</think>\n", Some("a"), Some("7")),
     ("<think>a</think>7 <think>b</think>", Some("a"), Some("7 <think>b</think>")),
     ("<think>a</think> 18 </thinking> 3", Some("a"), Some("18 </thinking> 3")),
-    // What may stand before the first mark.
+    // What may be before the first mark.
     ("\u{feff}<think>a</think>b", Some("a"), Some("b")),
     ("\u{200b} \u{feff}\n<think>a", Some("a"), None),
     (".<think>maybe 18", Some("maybe 18"), None),
@@ -110,7 +110,8 @@ const REPLIES: &[(&str, Option<&str>, Option<&str>)] = &[
     ("`<think>` opens it.", None, Some("`<think>` opens it.")),
     // Channels.
     (
-        "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final <|constrain|>json<|message|>{\"x\":1}<|return|>",
+        "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final \
+         <|constrain|>json<|message|>{\"x\":1}<|return|>",
         Some("a"),
         Some("{\"x\":1}"),
     ),
@@ -121,7 +122,8 @@ const REPLIES: &[(&str, Option<&str>, Option<&str>)] = &[
         None,
     ),
     (
-        "<|channel|>commentary to=f <|constrain|>json<|message|>{}<|call|><|start|>assistant<|channel|>final<|message|>b",
+        "<|channel|>commentary to=f \
+         <|constrain|>json<|message|>{}<|call|><|start|>assistant<|channel|>final<|message|>b",
         Some("{}"),
         Some("b"),
     ),
@@ -137,7 +139,8 @@ const REPLIES: &[(&str, Option<&str>, Option<&str>)] = &[
     ("<|channel|>analysis<|message|>2 + 2 is 4.<|channel|>final<|message|>4", Some("2 + 2 is 4."), Some("4")),
     ("<|channel|>analysis<|message|>a\n<|channel|>final<|message|>\nb", Some("a"), Some("b")),
     (
-        "<|channel|>analysis<|message|>a<|channel|>commentary<|message|>c<|channel|>final <|constrain|>json<|message|>[1]",
+        "<|channel|>analysis<|message|>a<|channel|>commentary<|message|>c<|channel|>final \
+         <|constrain|>json<|message|>[1]",
         Some("a\n\nc"),
         Some("[1]"),
     ),

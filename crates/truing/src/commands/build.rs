@@ -10,7 +10,7 @@ use truing_construct::build::{
 use truing_stages::{StageError, StagePlan};
 
 use super::judging::{self, share};
-use super::stage::{RecipeArguments, RunArguments, StageCommand};
+use super::stage::{RecipeArguments, RunArguments, RunKind, StageCommand};
 use crate::Context;
 use crate::outcome::Outcome;
 use crate::printer::clean_path;
@@ -80,10 +80,7 @@ fn list(as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
 }
 
 impl StageCommand for BuildStage {
-    const STOPPING: &'static str = judging::STOPPING;
-    const STOPPED: &'static str = judging::STOPPED;
-    const CONTINUES: bool = true;
-    const TRAINS: bool = false;
+    const KIND: RunKind = judging::KIND;
 
     fn announce(plan: &BuildPlan, context: &Context) {
         context.printer.note(plan.summary());

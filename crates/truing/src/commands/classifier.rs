@@ -28,7 +28,8 @@ pub(crate) enum LabelCommand {
     Train(stage::Arguments),
     /// Label rows with a trained classifier.
     #[command(
-        after_help = "Example: truing label predict --model runs/labels/model --data prompts.jsonl --output labels.jsonl"
+        after_help = "Example: truing label predict --model runs/labels/model --data prompts.jsonl --output \
+                      labels.jsonl"
     )]
     Predict(PredictArguments),
 }
@@ -41,7 +42,8 @@ pub(crate) enum ScoreCommand {
     Train(stage::Arguments),
     /// Score rows with a trained scorer.
     #[command(
-        after_help = "Example: truing quality score --model runs/quality/model --data prompts.jsonl --output scores.jsonl"
+        after_help = "Example: truing quality score --model runs/quality/model --data prompts.jsonl --output \
+                      scores.jsonl"
     )]
     Score(PredictArguments),
 }
@@ -139,8 +141,8 @@ fn print_summary(summary: &PredictionSummary, context: &Context) -> anyhow::Resu
     for (dimension, labels) in &summary.labels {
         let mut by_count: Vec<_> = labels.iter().collect();
         by_count.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
-        let told: Vec<String> = by_count.iter().map(|(label, n)| format!("{label} {n}")).collect();
-        printer.line(format_args!("{dimension}: {}", told.join(", ")))?;
+        let counts: Vec<String> = by_count.iter().map(|(label, n)| format!("{label} {n}")).collect();
+        printer.line(format_args!("{dimension}: {}", counts.join(", ")))?;
     }
     for (name, mean) in &summary.mean_scores {
         printer.line(format_args!("{name}: mean {mean:.3}"))?;

@@ -1,5 +1,5 @@
-//! `truing evaluate`: a model on benchmarks, as a recipe or the command line says; two evaluations compared; stored answers
-//! scored again; the list of benchmarks.
+//! `truing evaluate`: a model on benchmarks, as a recipe or the command line says; two evaluations compared; stored
+//! answers scored again; the list of benchmarks.
 
 mod quick;
 
@@ -19,7 +19,7 @@ use truing_statistics::Interval;
 use quick::Quick;
 
 use super::judging;
-use super::stage::{self, RecipeArguments, RunArguments, StageCommand};
+use super::stage::{self, RecipeArguments, RunArguments, RunKind, StageCommand};
 use crate::Context;
 use crate::outcome::Outcome;
 use crate::printer::clean_path;
@@ -50,9 +50,10 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// List the benchmarks, or how scores of one differ from those of its published program.
-    #[command(
-        after_help = "Examples:\n  truing evaluate list\n  truing evaluate list cfbench\n  truing evaluate list --differences"
-    )]
+    #[command(after_help = "Examples:\
+                            \n  truing evaluate list\
+                            \n  truing evaluate list cfbench\
+                            \n  truing evaluate list --differences")]
     List {
         /// A benchmark: what it measures, and the differences from its published program.
         benchmark: Option<String>,
@@ -135,10 +136,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
 }
 
 impl StageCommand for EvaluateStage {
-    const STOPPING: &'static str = judging::STOPPING;
-    const STOPPED: &'static str = judging::STOPPED;
-    const CONTINUES: bool = true;
-    const TRAINS: bool = false;
+    const KIND: RunKind = judging::KIND;
 
     fn announce(plan: &EvaluatePlan, context: &Context) {
         super::plan::announce_differences(plan, context);
@@ -183,7 +181,9 @@ fn print_outcome(outcome: &EvaluateOutcome, as_json: bool, context: &Context) ->
     let has_unscored = |task: &TaskRecord| task.summary.metrics.iter().any(|metric| metric.n == 0);
     let exit = if outcome.tasks.iter().any(has_unscored) { Outcome::Finding } else { Outcome::Fine };
     if as_json {
-        printer.json(&json!({ "status": "finished", "folder": outcome.folder, "report": page, "tasks": outcome.tasks }))?;
+        printer.json(&json!({
+            "status": "finished", "folder": outcome.folder, "report": page, "tasks": outcome.tasks
+        }))?;
         return Ok(exit);
     }
     let mut table = Table::new(&[

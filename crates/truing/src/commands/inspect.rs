@@ -42,7 +42,8 @@ enum What {
 /// Rows as a recipe's `[[data]]` would name them.
 #[derive(Debug, Args)]
 struct SourceArguments {
-    /// A file or folder of rows, in any format that training takes, or a data set of the Hugging Face hub (`org/name:split`).
+    /// A file or folder of rows, in any format that training takes, or a data set of the Hugging Face hub
+    /// (`org/name:split`).
     #[arg(long, short, value_name = "PATH", required = true, num_args = 1..)]
     data: Vec<PathBuf>,
     /// Format of the rows, if it cannot be detected from the first rows.

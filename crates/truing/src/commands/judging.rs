@@ -5,7 +5,7 @@ use std::path::Path;
 use truing_stages::{RunError, StageError};
 use truing_statistics::Agreement;
 
-use super::stage::{self, RecipeArguments, RunArguments, StageCommand};
+use super::stage::{self, RecipeArguments, RunArguments, RunKind, StageCommand};
 use crate::Context;
 use crate::outcome::Outcome;
 use crate::printer::clean_path;
@@ -13,11 +13,13 @@ use crate::printer::clean_path;
 /// The file in a run's folder with the judges' replies, unless a judge's `cache` names another one.
 const REPLIES: &str = "replies.sqlite";
 
-/// Printed when the user stops the run.
-pub(crate) const STOPPING: &str =
-    "stopping: replies that come within 5 s are kept; run the same command to continue";
-/// Printed at the end of a stopped run.
-pub(crate) const STOPPED: &str = "stopped; run the same command to continue; all replies that came are kept";
+/// Runs that keep the replies of models as they arrive.
+pub(crate) const KIND: RunKind = RunKind {
+    stopping: "stopping: replies that come within 5 s are kept; run the same command to continue",
+    stopped: "stopped; run the same command to continue; all replies that came are kept",
+    continues: true,
+    trains: false,
+};
 
 /// Runs the recipe; without one, an error with an example of the command.
 pub(crate) fn run<S: StageCommand>(
@@ -45,8 +47,9 @@ pub(crate) fn outcome(says_little: bool) -> Outcome {
     if says_little { Outcome::Finding } else { Outcome::Fine }
 }
 
-/// What to do about a folder that holds another run. The same command continues a run, so nothing else is advised. `cache_key`
-/// is the setting of the stage that names the file with the judge's replies; a stage without a judge has none.
+/// What to do about a folder that holds another run. The same command continues a run, so nothing else is advised.
+/// `cache_key` is the setting of the stage that names the file with the judge's replies; a stage without a judge has
+/// none.
 pub(crate) fn advice(error: &StageError, folder: &Path, cache_key: Option<&str>) -> Option<String> {
     let is_other_run = matches!(
         error,

@@ -11,7 +11,7 @@ use truing_stages::{StageError, StagePlan};
 
 use super::classifier::{self, LabelCommand};
 use super::judging::{self, share};
-use super::stage::{RecipeArguments, RunArguments, StageCommand};
+use super::stage::{RecipeArguments, RunArguments, RunKind, StageCommand};
 use crate::Context;
 use crate::outcome::Outcome;
 use crate::table::{Align, Table};
@@ -38,10 +38,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
 }
 
 impl StageCommand for LabelStage {
-    const STOPPING: &'static str = judging::STOPPING;
-    const STOPPED: &'static str = judging::STOPPED;
-    const CONTINUES: bool = true;
-    const TRAINS: bool = false;
+    const KIND: RunKind = judging::KIND;
 
     fn announce(plan: &LabelPlan, context: &Context) {
         context.printer.note(plan.summary());

@@ -45,10 +45,11 @@ pub(crate) struct Arguments {
 /// What else can be done with merges.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Search for the merge that loses least: methods and weights, chosen on a part of the items, confirmed on the others.
-    #[command(
-        after_help = "Examples:\n  truing merge search recipes/merge_search.toml --plan\n  truing merge search recipes/merge_search.toml"
-    )]
+    /// Search for the merge that loses least: methods and weights, chosen on a part of the items, confirmed on the
+    /// others.
+    #[command(after_help = "Examples:\
+                            \n  truing merge search recipes/merge_search.toml --plan\
+                            \n  truing merge search recipes/merge_search.toml")]
     Search(stage::Arguments),
 }
 
@@ -58,8 +59,8 @@ pub(crate) fn is_recipe(path: &Path) -> bool {
     (is_of("toml") || is_of("yaml") || is_of("yml")) && path.is_file()
 }
 
-/// The model that a recipe makes: merged into the recipe's `output_dir` where it is not there. A folder with another merge is
-/// refused.
+/// The model that a recipe makes: merged into the recipe's `output_dir` where it is not there. A folder with another
+/// merge is refused.
 pub(crate) fn made(path: &Path, context: &Context) -> anyhow::Result<PathBuf> {
     let mut recipe = read(path, None, context)?;
     recipe.check()?;
@@ -181,7 +182,8 @@ fn read(path: &Path, output: Option<&Path>, context: &Context) -> anyhow::Result
     Ok(recipe)
 }
 
-/// Paths in a recipe are relative to its folder; those of mergekit's files to where the program runs, else to the folder.
+/// Paths in a recipe are relative to its folder; those of mergekit's files to where the program runs, else to the
+/// folder.
 pub(super) fn resolve_paths(recipe: &mut MergeRecipe, folder: &Path, is_yaml: bool) {
     let resolve = |name: &mut String| {
         if !(is_yaml && Path::new(name).exists()) {

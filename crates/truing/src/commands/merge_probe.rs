@@ -1,5 +1,5 @@
-//! Whether a merge of models with different vocabularies still reads: bits per byte of a few texts, of every model and of the
-//! merged one. A row that was given to the wrong token shows here at once.
+//! Whether a merge of models with different vocabularies still reads: bits per byte of a few texts, of every model and
+//! of the merged one. A row that was given to the wrong token shows here at once.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -20,10 +20,13 @@ use crate::table::{Align, Table};
 const TEXTS: [&str; 8] = [
     "The ferry leaves the harbour at seven in the morning and returns before dark, unless the wind turns to the north.",
     "\"Have you seen my glasses?\" she asked. \"They are on your nose,\" he said, and went on reading the newspaper.",
-    "To make bread, mix flour, water, salt and yeast, let the dough rise for an hour, and bake it until the crust is brown.",
+    "To make bread, mix flour, water, salt and yeast, let the dough rise for an hour, and bake it until the \
+     crust is brown.",
     "If 12 boxes hold 144 pencils in all, then each box holds 144 / 12 = 12 pencils, and 5 boxes hold 60 pencils.",
-    "def mean(values):\n    if not values:\n        raise ValueError(\"no values\")\n    return sum(values) / len(values)\n",
-    "Water boils at 100 degrees Celsius at sea level; on a high mountain, where the pressure is lower, it boils earlier.",
+    "def mean(values):\n    if not values:\n        raise ValueError(\"no values\")\
+     \n    return sum(values) / len(values)\n",
+    "Water boils at 100 degrees Celsius at sea level; on a high mountain, where the pressure is lower, it \
+     boils earlier.",
     "Der Zug nach Hamburg hat heute leider zwanzig Minuten Verspätung, weil auf der Strecke gebaut wird.",
     "春天来了，公园里的花都开了，孩子们在草地上跑来跑去，老人坐在长椅上晒太阳。",
 ];
@@ -78,8 +81,8 @@ pub(crate) fn show(probed: &[Probed], context: &Context) -> anyhow::Result<()> {
     let worst = models.iter().map(|one| one.bits_per_byte).fold(0.0, f64::max);
     if merged.bits_per_byte > TOLERANCE * worst {
         context.printer.warning(format_args!(
-            "the merged model needs {:.3} bits per byte for plain texts, the worst of the others {worst:.3}: rows of its \
-             embedding may not fit their tokens; measure it before you use it",
+            "the merged model needs {:.3} bits per byte for plain texts, the worst of the others {worst:.3}: \
+             rows of its embedding may not fit their tokens; measure it before you use it",
             merged.bits_per_byte
         ));
     }

@@ -14,7 +14,7 @@ use truing_types::counted;
 
 use super::evaluate::p_value;
 use super::judging;
-use super::stage::StageCommand;
+use super::stage::{RunKind, StageCommand};
 use crate::Context;
 use crate::outcome::Outcome;
 use crate::printer::{Style, clean_path};
@@ -24,10 +24,12 @@ use crate::table::{Align, Table};
 const N_CANDIDATES: usize = 8;
 
 impl StageCommand for MergeSearchStage {
-    const STOPPING: &'static str = "stopping: all answers are kept; run the same command to continue";
-    const STOPPED: &'static str = "stopped; run the same command to continue; stored answers are reused";
-    const CONTINUES: bool = true;
-    const TRAINS: bool = false;
+    const KIND: RunKind = RunKind {
+        stopping: "stopping: all answers are kept; run the same command to continue",
+        stopped: "stopped; run the same command to continue; stored answers are reused",
+        continues: true,
+        trains: false,
+    };
 
     fn announce(plan: &Self::Plan, context: &Context) {
         super::plan::announce_differences(plan, context);
@@ -168,7 +170,8 @@ fn print_optimism(record: &SearchRecord, context: &Context) -> anyhow::Result<()
         format!("; of that {optimism:+.3} is expected of the best of {}", record.n_finalists)
     });
     context.printer.line(format_args!(
-        "objective of the chosen merge: {:+.3} on the search items, {:+.3} on the held-out items, difference {:+.3}{expected}",
+        "objective of the chosen merge: {:+.3} on the search items, {:+.3} on the held-out items, difference \
+         {:+.3}{expected}",
         chosen.objective,
         confirmed.objective,
         chosen.objective - confirmed.objective,

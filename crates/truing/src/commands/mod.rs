@@ -65,46 +65,53 @@ pub(crate) enum Command {
     #[command(after_help = "Example: truing run recipes/tiny.toml --set learning_rate=2e-5")]
     Run(stage::Arguments),
     /// Fine-tune a model on conversations (SFT).
-    #[command(
-        after_help = "Examples:\n  truing sft recipes/tiny.toml --plan\n  truing sft recipes/tiny.toml\n  truing sft recipes/tiny.toml --resume"
-    )]
+    #[command(after_help = "Examples:\
+                            \n  truing sft recipes/tiny.toml --plan\
+                            \n  truing sft recipes/tiny.toml\
+                            \n  truing sft recipes/tiny.toml --resume")]
     Sft(stage::Arguments),
     /// Train on preferences without a reward model (DPO, IPO, SimPO, ORPO, KTO and others).
     #[command(after_help = "Example: truing dpo recipes/dpo.toml --set preference.beta=0.05")]
     Dpo(stage::Arguments),
-    /// Distil a teacher into a model on the model's own completions: a larger model, or the model itself with a privileged prompt.
-    #[command(
-        after_help = "Examples:\n  truing distill recipes/distill.toml --plan\n  truing distill recipes/distill.toml --set distillation.divergence=forward_kl"
-    )]
+    /// Distil a teacher into a model on the model's own completions: a larger model, or the model itself with a
+    /// privileged prompt.
+    #[command(after_help = "Examples:\
+                            \n  truing distill recipes/distill.toml --plan\
+                            \n  truing distill recipes/distill.toml --set distillation.divergence=forward_kl")]
     Distill(stage::Arguments),
     /// Train, apply or evaluate a reward model.
     #[command(
         subcommand,
-        after_help = "Examples:\n  truing reward train recipes/reward_model.toml\n  truing reward score runs/reward_model/model pairs.jsonl -o scores.jsonl\n  truing reward evaluate runs/reward_model/model pairs.jsonl"
+        after_help = "Examples:\
+                      \n  truing reward train recipes/reward_model.toml\
+                      \n  truing reward score runs/reward_model/model pairs.jsonl -o scores.jsonl\
+                      \n  truing reward evaluate runs/reward_model/model pairs.jsonl"
     )]
     Reward(reward::Command),
     /// Train a policy with reinforcement learning (GRPO, RLOO, DAPO, GSPO and others).
     #[command(after_help = "Example: truing grpo recipes/grpo_ifeval.toml --set num_generations=8")]
     Grpo(stage::Arguments),
     /// Label prompts by votes of LLM judges, or train and use a classifier.
-    #[command(
-        after_help = "Examples:\n  truing label recipes/label.toml --plan\n  truing label train recipes/label_encoder.toml"
-    )]
+    #[command(after_help = "Examples:\
+                            \n  truing label recipes/label.toml --plan\
+                            \n  truing label train recipes/label_encoder.toml")]
     Label(label::Arguments),
     /// Score the quality of prompts by pairwise comparisons of LLM judges, or train and use a scorer.
-    #[command(
-        after_help = "Examples:\n  truing quality recipes/quality.toml --plan\n  truing quality train recipes/quality_scorer.toml"
-    )]
+    #[command(after_help = "Examples:\
+                            \n  truing quality recipes/quality.toml --plan\
+                            \n  truing quality train recipes/quality_scorer.toml")]
     Quality(quality::Arguments),
     /// Evaluate a model on benchmarks; compare two evaluations; score stored answers again.
-    #[command(
-        after_help = "Examples:\n  truing evaluate --model runs/tiny/model --task gsm8k=gsm8k_test.jsonl --limit 100\n  truing evaluate recipes/evaluate.toml --plan\n  truing evaluate compare runs/eval_before runs/eval_after"
-    )]
+    #[command(after_help = "Examples:\
+                            \n  truing evaluate --model runs/tiny/model --task gsm8k=gsm8k_test.jsonl --limit 100\
+                            \n  truing evaluate recipes/evaluate.toml --plan\
+                            \n  truing evaluate compare runs/eval_before runs/eval_after")]
     Evaluate(evaluate::Arguments),
     /// Merge models: averages, task vectors, TIES, DARE, Model Stock and others, from a recipe or a mergekit file.
-    #[command(
-        after_help = "Examples:\n  truing merge recipes/merge.toml --plan\n  truing merge mergekit.yaml --output runs/merged\n  truing merge search recipes/merge_search.toml --plan"
-    )]
+    #[command(after_help = "Examples:\
+                            \n  truing merge recipes/merge.toml --plan\
+                            \n  truing merge mergekit.yaml --output runs/merged\
+                            \n  truing merge search recipes/merge_search.toml --plan")]
     Merge(merge::Arguments),
     /// Show the rollouts of a GRPO or distillation run: completions, rewards, advantages.
     #[command(after_help = "Example: truing rollouts runs/grpo_ifeval")]
@@ -118,35 +125,41 @@ pub(crate) enum Command {
     #[command(after_help = "Example: truing select recipes/select.toml --set selection.target_size=1000")]
     Select(stage::Arguments),
     /// Sample responses to prompts from several models, filter and score them, and keep the best (rejection sampling).
-    #[command(
-        after_help = "Examples:\n  truing respond recipes/respond.toml --plan\n  truing respond recipes/respond.toml --set select=top_n"
-    )]
+    #[command(after_help = "Examples:\
+                            \n  truing respond recipes/respond.toml --plan\
+                            \n  truing respond recipes/respond.toml --set select=top_n")]
     Respond(stage::Arguments),
     /// Prompt augmentation (PAS): make pairs, train a complement model, use it, measure it.
     #[command(
         subcommand,
-        after_help = "Examples:\n  truing pas build recipes/pas.toml --plan\n  truing pas train recipes/pas_sft.toml\n  truing pas complete --model runs/pas_sft/model \"Why is the sky blue?\""
+        after_help = "Examples:\
+                      \n  truing pas build recipes/pas.toml --plan\
+                      \n  truing pas train recipes/pas_sft.toml\
+                      \n  truing pas complete --model runs/pas_sft/model \"Why is the sky blue?\""
     )]
     Pas(pas::Command),
     /// Make preference data: judge the responses of prompts, measure the judges, and choose pairs.
-    #[command(
-        after_help = "Examples:\n  truing prefer recipes/prefer.toml --plan\n  truing prefer recipes/prefer.toml\n  truing prefer --self-test"
-    )]
+    #[command(after_help = "Examples:\
+                            \n  truing prefer recipes/prefer.toml --plan\
+                            \n  truing prefer recipes/prefer.toml\
+                            \n  truing prefer --self-test")]
     Prefer(prefer::Arguments),
     /// Make training data for one ability with models: constraints, reversal, mathematics, system messages.
-    #[command(
-        after_help = "Examples:\n  truing build list\n  truing build recipes/build_constraints.toml --plan\n  truing build recipes/build_constraints.toml"
-    )]
+    #[command(after_help = "Examples:\
+                            \n  truing build list\
+                            \n  truing build recipes/build_constraints.toml --plan\
+                            \n  truing build recipes/build_constraints.toml")]
     Build(build::Arguments),
     /// Embed texts, or train an embedding model.
-    #[command(
-        after_help = "Examples:\n  truing embed --data prompts.jsonl -o vectors.npy\n  truing embed train recipes/embed.toml"
-    )]
+    #[command(after_help = "Examples:\
+                            \n  truing embed --data prompts.jsonl -o vectors.npy\
+                            \n  truing embed train recipes/embed.toml")]
     Embed(embed::Arguments),
     /// Print the cost of a recipe before running it: memory, activation checkpointing, steps, time.
-    #[command(
-        after_help = "Examples:\n  truing plan recipes/tiny.toml --set memory_gib=4\n  truing plan --cluster recipes/cluster_h100.toml --model Qwen/Qwen2.5-72B-Instruct\n  truing plan recipes/sft_7b_full.toml --cluster recipes/cluster_h100.toml"
-    )]
+    #[command(after_help = "Examples:\
+                            \n  truing plan recipes/tiny.toml --set memory_gib=4\
+                            \n  truing plan --cluster recipes/cluster_h100.toml --model Qwen/Qwen2.5-72B-Instruct\
+                            \n  truing plan recipes/sft_7b_full.toml --cluster recipes/cluster_h100.toml")]
     Plan(plan::Arguments),
     /// Run a training command as several processes on this machine, over MPI.
     #[command(after_help = "Example: truing launch -n 2 -- sft recipes/tiny.toml")]
@@ -154,16 +167,19 @@ pub(crate) enum Command {
     /// Run several stages as one recipe says: what is unchanged is not done again.
     #[command(
         subcommand,
-        after_help = "Examples:\n  truing pipeline plan recipes/pipeline_tiny.toml\n  truing pipeline apply recipes/pipeline_tiny.toml"
+        after_help = "Examples:\
+                      \n  truing pipeline plan recipes/pipeline_tiny.toml\
+                      \n  truing pipeline apply recipes/pipeline_tiny.toml"
     )]
     Pipeline(pipeline::Command),
     /// Check on your model and data that packing, checkpointing and micro-batches do not change results.
     #[command(visible_alias = "prove", after_help = "Example: truing verify --data quickstart/train.jsonl")]
     Verify(verify::Arguments),
     /// Inspect a conversation, a dataset or a model.
-    #[command(
-        after_help = "Examples:\n  truing inspect data --data quickstart/train.jsonl\n  truing inspect conversation --data quickstart/train.jsonl\n  truing inspect model runs/tiny/model"
-    )]
+    #[command(after_help = "Examples:\
+                            \n  truing inspect data --data quickstart/train.jsonl\
+                            \n  truing inspect conversation --data quickstart/train.jsonl\
+                            \n  truing inspect model runs/tiny/model")]
     Inspect(inspect::Arguments),
     /// Chat with a model in the terminal.
     #[command(
@@ -171,19 +187,24 @@ pub(crate) enum Command {
     )]
     Chat(chat::Arguments),
     /// Generate replies to one or many prompts.
-    #[command(
-        after_help = "Examples:\n  truing generate --model runs/tiny/model \"Name three colours.\"\n  truing generate --file prompts.jsonl --json"
-    )]
+    #[command(after_help = "Examples:\
+                            \n  truing generate --model runs/tiny/model \"Name three colours.\"\
+                            \n  truing generate --file prompts.jsonl --json")]
     Generate(generate::Arguments),
     /// Serve models to OpenAI-compatible clients, with a chat page.
-    #[command(
-        after_help = "Examples:\n  truing serve --model runs/tiny/model\n  truing serve --model chat=runs/grpo/model --model reward=runs/reward_model/model --port 8080\n  truing serve --host 0.0.0.0 --api-key-file keys.txt"
-    )]
+    #[command(after_help = "Examples:\
+                            \n  truing serve --model runs/tiny/model\
+                            \n  truing serve --model chat=runs/grpo/model --model \
+                            reward=runs/reward_model/model --port 8080\
+                            \n  truing serve --host 0.0.0.0 --api-key-file keys.txt")]
     Serve(serve::Arguments),
     /// Have people rank, rate, mark, edit and label responses on local pages; agreement, and training data.
     #[command(
         subcommand,
-        after_help = "Examples:\n  truing annotate serve recipes/annotate.toml --port 8010\n  truing annotate status runs/annotate\n  truing annotate export runs/annotate --output data/annotated"
+        after_help = "Examples:\
+                      \n  truing annotate serve recipes/annotate.toml --port 8010\
+                      \n  truing annotate status runs/annotate\
+                      \n  truing annotate export runs/annotate --output data/annotated"
     )]
     Annotate(annotate::Command),
     /// Check this machine (processor, memory, caches, Python) and say what to fix.

@@ -56,8 +56,8 @@ impl ModelArguments {
     }
 }
 
-/// Finds a model by path or name, fetching it where need be. A recipe of a merge is the model that it makes, merged first where
-/// it is not there.
+/// Finds a model by path or name, fetching it where need be. A recipe of a merge is the model that it makes, merged
+/// first where it is not there.
 pub(crate) fn find(reference: &str, context: &Context) -> anyhow::Result<PathBuf> {
     if merge::is_recipe(Path::new(reference)) {
         return merge::made(Path::new(reference), context);

@@ -1,5 +1,5 @@
-//! `truing pas`: prompt augmentation. Makes training pairs, trains the complement model, writes complements, adds them to data,
-//! and measures what they change.
+//! `truing pas`: prompt augmentation. Makes training pairs, trains the complement model, writes complements, adds them
+//! to data, and measures what they change.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,7 +28,7 @@ use super::judging;
 use super::model::ModelArguments;
 use super::output::check_is_no_input;
 use super::pas_serve;
-use super::stage::{self, StageCommand};
+use super::stage::{self, RunKind, StageCommand};
 use crate::outcome::{Outcome, WithHint};
 use crate::printer::clean_path;
 use crate::table::{Align, Table};
@@ -43,17 +43,18 @@ const ALL: &str = "all";
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Make training pairs: complements for a pool of prompts, written and reviewed by language models.
-    #[command(
-        after_help = "Examples:\n  truing pas build recipes/pas.toml --plan\n  truing pas build recipes/pas.toml --set critic=false"
-    )]
+    #[command(after_help = "Examples:\
+                            \n  truing pas build recipes/pas.toml --plan\
+                            \n  truing pas build recipes/pas.toml --set critic=false")]
     Build(stage::Arguments),
     /// Train the complement model on pairs (SFT).
     #[command(after_help = "Example: truing pas train recipes/pas_sft.toml")]
     Train(stage::Arguments),
     /// Write the complement of one or many prompts.
-    #[command(
-        after_help = "Examples:\n  truing pas complete --model runs/pas_sft/model \"Why is the sky blue?\"\n  truing pas complete --model runs/pas_sft/model --file prompts.jsonl > complements.jsonl"
-    )]
+    #[command(after_help = "Examples:\
+                            \n  truing pas complete --model runs/pas_sft/model \"Why is the sky blue?\"\
+                            \n  truing pas complete --model runs/pas_sft/model --file prompts.jsonl > \
+                            complements.jsonl")]
     Complete(CompleteArguments),
     /// Append complements to the last user turn of SFT or RL rows; nothing else of a row changes.
     #[command(
@@ -61,9 +62,9 @@ pub(crate) enum Command {
     )]
     Apply(ApplyArguments),
     /// Measure what complements change: replies with and without, checked by programs and compared by a judge.
-    #[command(
-        after_help = "Examples:\n  truing pas evaluate recipes/pas_evaluate.toml --plan\n  truing pas evaluate recipes/pas_evaluate.toml --json"
-    )]
+    #[command(after_help = "Examples:\
+                            \n  truing pas evaluate recipes/pas_evaluate.toml --plan\
+                            \n  truing pas evaluate recipes/pas_evaluate.toml --json")]
     Evaluate(stage::Arguments),
     /// Run a proxy before an OpenAI-compatible server that appends complements to prompts.
     #[command(
@@ -103,7 +104,8 @@ pub(crate) struct CompleteArguments {
     file: Option<PathBuf>,
     #[command(flatten)]
     complementer: ComplementerArguments,
-    /// A search result that the answer will be based on; the complement asks for nothing else. May be given several times.
+    /// A search result that the answer will be based on; the complement asks for nothing else. May be given several
+    /// times.
     #[arg(long, value_name = "TEXT")]
     search_result: Vec<String>,
     /// Print one JSON object per prompt, with `prompt` and `complement`, or `error`. JSON Lines are always answered so.
@@ -289,17 +291,14 @@ fn advice(error: &StageError) -> Option<String> {
         )
     );
     is_other_run.then(|| {
-        "`--set output_dir=...` starts another run; a `cache` that names `replies.sqlite` of the first one lets it use the \
-         replies that were paid for"
+        "`--set output_dir=...` starts another run; a `cache` that names `replies.sqlite` of the first one \
+         lets it use the replies that were paid for"
             .to_owned()
     })
 }
 
 impl StageCommand for PasStage {
-    const STOPPING: &'static str = judging::STOPPING;
-    const STOPPED: &'static str = judging::STOPPED;
-    const CONTINUES: bool = true;
-    const TRAINS: bool = false;
+    const KIND: RunKind = judging::KIND;
 
     fn announce(plan: &PasPlan, context: &Context) {
         context.printer.note(plan.summary());
@@ -356,10 +355,7 @@ fn print_pairs(summary: &PasSummary, context: &Context) -> anyhow::Result<()> {
 }
 
 impl StageCommand for PasEvaluateStage {
-    const STOPPING: &'static str = judging::STOPPING;
-    const STOPPED: &'static str = judging::STOPPED;
-    const CONTINUES: bool = true;
-    const TRAINS: bool = false;
+    const KIND: RunKind = judging::KIND;
 
     fn announce(plan: &PasEvaluatePlan, context: &Context) {
         context.printer.note(plan.summary());

@@ -12,7 +12,7 @@ use truing_stages::{StageError, StagePlan};
 use truing_types::Silent;
 
 use super::judging::{self, share};
-use super::stage::{self, RecipeArguments, RunArguments, StageCommand};
+use super::stage::{self, RecipeArguments, RunArguments, RunKind, StageCommand};
 use crate::Context;
 use crate::outcome::Outcome;
 use crate::printer::clean_path;
@@ -99,10 +99,7 @@ fn print_self_test(rows: &[SelfTestRow], context: &Context) -> anyhow::Result<()
 }
 
 impl StageCommand for PreferStage {
-    const STOPPING: &'static str = judging::STOPPING;
-    const STOPPED: &'static str = judging::STOPPED;
-    const CONTINUES: bool = true;
-    const TRAINS: bool = false;
+    const KIND: RunKind = judging::KIND;
 
     fn announce(plan: &PreferPlan, context: &Context) {
         context.printer.note(plan.summary());

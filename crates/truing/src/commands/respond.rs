@@ -9,17 +9,14 @@ use truing_construct::respond::{
 use truing_stages::{StageError, StagePlan};
 
 use super::judging::{self, share};
-use super::stage::StageCommand;
+use super::stage::{RunKind, StageCommand};
 use crate::Context;
 use crate::outcome::Outcome;
 use crate::printer::clean_path;
 use crate::table::{Align, Table};
 
 impl StageCommand for RespondStage {
-    const STOPPING: &'static str = judging::STOPPING;
-    const STOPPED: &'static str = judging::STOPPED;
-    const CONTINUES: bool = true;
-    const TRAINS: bool = false;
+    const KIND: RunKind = judging::KIND;
 
     fn announce(plan: &RespondPlan, context: &Context) {
         context.printer.note(plan.summary());

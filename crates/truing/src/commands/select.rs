@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use truing_construct::select::{SelectPlan, SelectReport, SelectStage};
 
-use super::stage::StageCommand;
+use super::stage::{RunKind, StageCommand};
 use crate::Context;
 use crate::outcome::Outcome;
 use crate::printer::Style;
@@ -15,8 +15,8 @@ use crate::table::{Align, Table};
 const N_TEMPLATE_LINES: usize = 40;
 
 impl StageCommand for SelectStage {
-    const STOPPING: &'static str = "stopping at the end of this part";
-    const TRAINS: bool = false;
+    const KIND: RunKind =
+        RunKind { stopping: "stopping at the end of this part", trains: false, ..RunKind::TRAINING };
 
     fn print_plan(plan: &SelectPlan, context: &Context) -> anyhow::Result<()> {
         for (number, part) in plan.parts().iter().enumerate() {

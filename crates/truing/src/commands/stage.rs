@@ -39,8 +39,8 @@ pub(crate) struct RecipeArguments {
     pub(crate) overrides: Vec<String>,
 }
 
-/// What is done with a recipe. Apart from [`RecipeArguments`], because clap finds out by a struct's own arguments whether
-/// an optional one is given.
+/// What is done with a recipe. Apart from [`RecipeArguments`], because clap finds out by a struct's own arguments
+/// whether an optional one is given.
 #[derive(Debug, Args)]
 pub(crate) struct RunArguments {
     /// Print the plan and stop.
@@ -67,17 +67,34 @@ pub(crate) struct Arguments {
     pub(crate) run: RunArguments,
 }
 
+/// How the runs of a stage stop and continue.
+#[derive(Debug)]
+pub(crate) struct RunKind {
+    /// Printed when the user stops the run.
+    pub(crate) stopping: &'static str,
+    /// Printed at the end of a stopped run without steps.
+    pub(crate) stopped: &'static str,
+    /// Whether the same command continues a run whose folder is there, also without `--resume`: a stage whose answers
+    /// are kept as they arrive. Another recipe or other inputs are refused either way.
+    pub(crate) continues: bool,
+    /// Whether the stage trains: its metrics go to TensorBoard files, and a stopped run has a report as well.
+    pub(crate) trains: bool,
+}
+
+impl RunKind {
+    /// Runs that train.
+    pub(crate) const TRAINING: Self = Self {
+        stopping: "stopping: saving a checkpoint of the last complete step",
+        stopped: "stopped; --resume continues from there",
+        continues: false,
+        trains: true,
+    };
+}
+
 /// A stage as its command needs it.
 pub(crate) trait StageCommand: Stage {
-    /// Printed when the user stops the run.
-    const STOPPING: &'static str = "stopping: saving a checkpoint of the last complete step";
-    /// Printed at the end of a stopped run without steps.
-    const STOPPED: &'static str = "stopped; --resume continues from there";
-    /// Whether the same command continues a run whose folder is there, also without `--resume`: a stage whose answers are kept
-    /// as they arrive. Another recipe or other inputs are refused either way.
-    const CONTINUES: bool = false;
-    /// Whether the stage trains: its metrics go to TensorBoard files, and a stopped run has a report as well.
-    const TRAINS: bool = true;
+    /// How its runs stop and continue.
+    const KIND: RunKind = RunKind::TRAINING;
 
     /// Prints a plan.
     fn print_plan(plan: &Self::Plan, context: &Context) -> anyhow::Result<()> {
@@ -171,7 +188,7 @@ pub(crate) fn run_config<S: StageCommand>(
     arguments: &RunArguments,
     context: &Context,
 ) -> anyhow::Result<Outcome> {
-    let ranks = Ranks::start(S::TRAINS, context)?;
+    let ranks = Ranks::start(S::KIND.trains, context)?;
     let ended = run_on_ranks::<S>(config, arguments, &ranks, context);
     ranks.end(ended)
 }
@@ -195,7 +212,7 @@ fn run_on_ranks<S: StageCommand>(
     }
     ranks.check_same(|| Ok(S::content_key::<LocalEngine>(&plan, &inputs)?.to_string()))?;
     S::announce(&plan, context);
-    let stop = interrupt::stop_flag(S::STOPPING);
+    let stop = interrupt::stop_flag(S::KIND.stopping);
     let mut sinks: Vec<Box<dyn EventSink>> = vec![progress::for_this_terminal(&context.printer)];
     let (mut recording_error, mut hook_error) = (None, None);
     if let Some(command) = &arguments.metrics_command
@@ -206,7 +223,7 @@ fn run_on_ranks<S: StageCommand>(
         sinks.push(Box::new(hook));
         hook_error = Some(error);
     }
-    if S::TRAINS && ranks.is_first() {
+    if S::KIND.trains && ranks.is_first() {
         let (tensor_board, error) = TensorBoard::new(&folder.join("events"));
         sinks.push(Box::new(tensor_board));
         recording_error = Some(error);
@@ -249,9 +266,9 @@ fn run_on_ranks<S: StageCommand>(
 
 /// Checks, before anything is read, that the run's folder can be used.
 fn check_folder<S: StageCommand>(folder: &Path, resume: bool) -> anyhow::Result<()> {
-    let blocks = |error: &StoreError| !(S::CONTINUES && matches!(error, StoreError::RunExists { .. }));
+    let blocks = |error: &StoreError| !(S::KIND.continues && matches!(error, StoreError::RunExists { .. }));
     // Stages that ask models may have the file with their replies in the folder.
-    let check_empty = |()| if S::TRAINS { RunDirectory::check_empty(folder) } else { Ok(()) };
+    let check_empty = |()| if S::KIND.trains { RunDirectory::check_empty(folder) } else { Ok(()) };
     if !resume
         && let Err(error) = RunDirectory::check_free(folder).and_then(check_empty)
         && blocks(&error)
@@ -281,7 +298,7 @@ fn interrupted<S: StageCommand>(
     context: &Context,
 ) -> anyhow::Result<Outcome> {
     let mut fields = json!({ "status": "interrupted" });
-    if S::TRAINS {
+    if S::KIND.trains {
         fields["report"] = json!(write_report(folder)?);
     }
     if let Some(step) = step {
@@ -292,12 +309,13 @@ fn interrupted<S: StageCommand>(
         Some(step) => {
             context.printer.line(format_args!("stopped after step {step}; --resume continues from there"))?;
         }
-        None => context.printer.line(S::STOPPED)?,
+        None => context.printer.line(S::KIND.stopped)?,
     }
     Ok(Outcome::Interrupted)
 }
 
-/// Makes the plan of a recipe for `n_ranks` ranks and prints it; a recipe that cannot fit is a finding, with what would.
+/// Makes the plan of a recipe for `n_ranks` ranks and prints it; a recipe that cannot fit is a finding, with what
+/// would.
 pub(crate) fn show_recipe<S: StageCommand>(
     recipe: &RecipeArguments,
     n_ranks: usize,

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use truing_construct::build::BuildStage;
+use truing_construct::files;
 use truing_construct::label::LabelStage;
 use truing_construct::pas::PasStage;
 use truing_construct::pas_evaluate::PasEvaluateStage;
@@ -10,7 +11,7 @@ use truing_construct::prefer::PreferStage;
 use truing_construct::quality::QualityStage;
 use truing_construct::respond::RespondStage;
 use truing_construct::select::SelectStage;
-use truing_evaluate::evaluate::EvaluateStage;
+use truing_evaluate::evaluate::{self, EvaluateStage};
 use truing_evaluate::merge_search::{self, MergeSearchStage};
 use truing_pipeline::{Host, NamedOutput, Settings, SettleError, Settled, StageKind, settle};
 use truing_stages::classifier::ClassifierStage;
@@ -51,38 +52,41 @@ pub(crate) struct StageEntry {
 /// All stages, in the order of [`truing_types::STAGES`].
 const STAGES: [StageEntry; truing_types::STAGES.len()] = [
     entry::<BuildStage>(&[
-        output("rows", "rows.jsonl"),
-        output("prompts", "prompts.jsonl"),
-        output("fates", "fates.jsonl"),
+        output("rows", files::ROWS),
+        output("prompts", files::PROMPTS),
+        output("fates", files::FATES),
     ]),
     entry::<MergeSearchStage>(&[
         MODEL,
         output("recipe", merge_search::MERGE_RECIPE),
         output("record", merge_search::RECORD),
     ]),
-    entry::<PasStage>(&[output("pairs", "pairs.jsonl"), output("fates", "fates.jsonl")]),
-    entry::<PasEvaluateStage>(&[output("results", "results.jsonl"), output("summary", "summary.json")]),
+    entry::<PasStage>(&[output("pairs", files::PAIRS), output("fates", files::FATES)]),
+    entry::<PasEvaluateStage>(&[output("results", files::RESULTS), output("summary", files::SUMMARY)]),
     entry::<RespondStage>(&[
-        output("responses", "responses.jsonl"),
-        output("candidates", "candidates.jsonl"),
-        output("prompts", "prompts.jsonl"),
+        output("responses", files::RESPONSES),
+        output("candidates", files::CANDIDATES),
+        output("prompts", files::PROMPTS),
     ]),
     entry::<PreferStage>(&[
-        output("pairs", "pairs.jsonl"),
-        output("ranked", "ranked.jsonl"),
-        output("edit_queue", "edit_queue.jsonl"),
-        output("minimal_pairs", "minimal_pairs.jsonl"),
-        output("fates", "fates.jsonl"),
+        output("pairs", files::PAIRS),
+        output("ranked", files::RANKED),
+        output("edit_queue", files::EDIT_QUEUE),
+        output("minimal_pairs", files::MINIMAL_PAIRS),
+        output("fates", files::FATES),
     ]),
-    entry::<EvaluateStage>(&[output("results", "results.json"), output("answers", "answers.jsonl")]),
-    entry::<SelectStage>(&[output("selected", "selected.jsonl"), output("decisions", "decisions.jsonl")]),
+    entry::<EvaluateStage>(&[
+        output("results", truing_eval::results::RESULTS),
+        output("answers", evaluate::ANSWERS),
+    ]),
+    entry::<SelectStage>(&[output("selected", files::SELECTED), output("decisions", files::DECISIONS)]),
     entry::<EmbedStage>(&[MODEL]),
     entry::<LabelStage>(&[
-        output("labels", "labels.jsonl"),
-        output("review", "review.jsonl"),
-        output("unlabelled", "unlabelled.jsonl"),
+        output("labels", files::LABELS),
+        output("review", files::REVIEW),
+        output("unlabelled", files::UNLABELLED),
     ]),
-    entry::<QualityStage>(&[output("scores", "scores.jsonl")]),
+    entry::<QualityStage>(&[output("scores", files::SCORES)]),
     entry::<GrpoStage>(&[MODEL]),
     entry::<ClassifierStage>(&[MODEL]),
     entry::<DistillStage>(&[MODEL]),

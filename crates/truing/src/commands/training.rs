@@ -1,5 +1,5 @@
-//! `truing sft`, `truing dpo`, `truing distill` and `truing reward train`: the stages that share one training run, which plan,
-//! print and end alike.
+//! `truing sft`, `truing dpo`, `truing distill` and `truing reward train`: the stages that share one training run,
+//! which plan, print and end alike.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use truing_stages::training::TrainingPlan;
 use truing_stages::{Stage, TrainedModel};
 
 use super::plan;
-use super::stage::{StageCommand, finish_training};
+use super::stage::{RunKind, StageCommand, finish_training};
 use crate::Context;
 use crate::outcome::Outcome;
 
@@ -25,7 +25,8 @@ impl TrainingStage for DistillStage {}
 impl TrainingStage for RewardModelStage {}
 
 impl<S: TrainingStage> StageCommand for S {
-    const STOPPING: &'static str = "stopping: the run is saved after this pack";
+    const KIND: RunKind =
+        RunKind { stopping: "stopping: the run is saved after this pack", ..RunKind::TRAINING };
 
     fn print_plan(plan: &TrainingPlan, context: &Context) -> anyhow::Result<()> {
         plan::print(plan, context)

@@ -1,6 +1,7 @@
 //! The main errors as a user reads them, word for word: `tests/approved/errors.txt` is what the program prints.
 //!
-//! `TRUING_WRITE_REFERENCE=1 cargo test -p truing` writes the file anew; a change of it is to be read like one of the code.
+//! `TRUING_WRITE_REFERENCE=1 cargo test -p truing` writes the file anew; a change of it is to be read like one of the
+//! code.
 
 use std::fmt::Write as _;
 use std::fs;

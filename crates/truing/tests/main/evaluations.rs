@@ -1,5 +1,5 @@
-//! `truing evaluate` and `truing merge search` from the command line: the same command continues a run, with and without
-//! `--resume`.
+//! `truing evaluate` and `truing merge search` from the command line: the same command continues a run, with and
+//! without `--resume`.
 
 use std::fs;
 use std::path::Path;

@@ -154,7 +154,15 @@ fn real_chats_pack_to_98_percent() {
 }
 
 /// Tools, a call, its result and reasoning; the question names the function, so that a search for its name finds it.
-const TOOL_ROW: &str = r#"{"messages":[{"role":"user","content":"Which tides today at Brest?"},{"role":"assistant","content":null,"tool_calls":[{"id":"c1","type":"function","function":{"name":"tides","arguments":"{\"port\": \"Brest\"}"}}]},{"role":"tool","tool_call_id":"c1","name":"tides","content":"high 06:12"},{"role":"assistant","content":"High at 06:12.","reasoning_content":"High."}],"tools":[{"type":"function","function":{"name":"tides","description":"Tide times","parameters":{"type":"object","properties":{"port":{"type":"string"}}}}}]}"#;
+const TOOL_ROW: &str = concat!(
+    r#"{"messages":[{"role":"user","content":"Which tides today at Brest?"},{"role":"assistant","#,
+    r#""content":null,"tool_calls":[{"id":"c1","type":"function","function":{"name":"tides","#,
+    r#""arguments":"{\"port\": \"Brest\"}"}}]},{"role":"tool","tool_call_id":"c1","name":"tides","#,
+    r#""content":"high 06:12"},{"role":"assistant","content":"High at 06:12.","#,
+    r#""reasoning_content":"High."}],"tools":[{"type":"function","function":{"name":"tides","#,
+    r#""description":"Tide times","parameters":{"type":"object","#,
+    r#""properties":{"port":{"type":"string"}}}}}]}"#,
+);
 
 #[test]
 fn what_the_template_does_not_show_is_noted_in_a_conversation_and_counted_in_a_data_set() {
@@ -176,7 +184,10 @@ fn what_the_template_does_not_show_is_noted_in_a_conversation_and_counted_in_a_d
 
 #[test]
 fn odd_turns_and_pictures_are_noted_for_the_row_that_has_them() {
-    let odd = r#"{"messages":[{"role":"user","content":"a"},{"role":"user","content":" "},{"role":"assistant","content":"c"}],"images":["a.png"]}"#;
+    let odd = concat!(
+        r#"{"messages":[{"role":"user","content":"a"},{"role":"user","content":" "},{"role":"assistant","#,
+        r#""content":"c"}],"images":["a.png"]}"#,
+    );
     let bench = Bench::new(&format!("{odd}\n{odd}\n{}", ROWS.lines().next().unwrap()));
     for row in ["1", "2"] {
         let shown = bench.inspect("conversation", &["--row", row]).expect_status(0);
@@ -196,9 +207,17 @@ fn odd_turns_and_pictures_are_noted_for_the_row_that_has_them() {
 
 #[test]
 fn a_padded_tool_description_is_shown_without_its_nulls_and_an_older_call_as_a_call() {
-    let rows = r#"{"messages":[{"role":"user","content":"Add"},{"role":"assistant","content":"5"}],"tools":[{"type":"function","function":{"name":"add","description":"adds","parameters":{"type":"object","properties":{"x":{"type":"integer","enum":null},"port":null}},"strict":null}}]}
-{"messages":[{"role":"user","content":"Tide?"},{"role":"assistant","content":null,"function_call":{"name":"tides","arguments":"{}"}},{"role":"function","name":"tides","content":"high"},{"role":"assistant","content":"High."}],"functions":[{"name":"tides","parameters":{}}]}
-"#;
+    let rows = concat!(
+        r#"{"messages":[{"role":"user","content":"Add"},{"role":"assistant","content":"5"}],"tools":["#,
+        r#"{"type":"function","function":{"name":"add","description":"adds","parameters":{"type":"object","#,
+        r#""properties":{"x":{"type":"integer","enum":null},"port":null}},"strict":null}}]}"#,
+        "\n",
+        r#"{"messages":[{"role":"user","content":"Tide?"},{"role":"assistant","content":null,"#,
+        r#""function_call":{"name":"tides","arguments":"{}"}},"#,
+        r#"{"role":"function","name":"tides","content":"high"},{"role":"assistant","content":"High."}],"#,
+        r#""functions":[{"name":"tides","parameters":{}}]}"#,
+        "\n",
+    );
     let bench = Bench::new(rows);
     let path = bench.model().join("tokenizer_config.json");
     let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
@@ -208,7 +227,10 @@ fn a_padded_tool_description_is_shown_without_its_nulls_and_an_older_call_as_a_c
     config["chat_template"] = format!("{tools}{template}").into();
     fs::write(&path, config.to_string()).unwrap();
     let shown = bench.inspect("conversation", &["--row", "1"]).expect_status(0);
-    let expected = r#"{"type": "function", "function": {"name": "add", "description": "adds", "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}}}}"#;
+    let expected = concat!(
+        r#"{"type": "function", "function": {"name": "add", "description": "adds","#,
+        r#" "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}}}}"#,
+    );
     assert!(shown.stdout.contains(expected) && !shown.stdout.contains("null"), "{}", shown.stdout);
     let shown = bench.inspect("conversation", &["--row", "2"]).expect_status(0);
     for text in [

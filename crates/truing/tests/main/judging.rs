@@ -15,7 +15,8 @@ fn a_recipe_is_planned_and_run_by_the_command_that_the_readme_names() {
     let rows: String = (0..3).map(|i| format!("{{\"prompt\": \"hello {i}\", \"n\": {i}}}\n")).collect();
     fs::write(path("prompts.jsonl"), rows).unwrap();
     let recipe = path("recipe.toml");
-    let text = "stage = \"STAGE\"\noutput_dir = \"out\"\n[[data]]\npath = \"prompts.jsonl\"\n[[judge]]\nname = \"tiny\"\n[judge.model]\n\
+    let text = "stage = \"STAGE\"\noutput_dir = \"out\"\n[[data]]\npath = \"prompts.jsonl\"\n[[judge]]\n\
+                name = \"tiny\"\n[judge.model]\n\
                 model_name_or_path = \"model\"\n";
     for command in ["label", "quality"] {
         fs::write(&recipe, text.replace("STAGE", command)).unwrap();

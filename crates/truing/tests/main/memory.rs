@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use crate::command::run;
 use crate::tiny_model::{Sizes, TINY, write_with};
 
-/// Most that the predicted peak may differ from the measured one, as a share of the measured one (ARCHITECTURE.md, invariant 4).
+/// Most that the predicted peak may differ from the measured one, as a share of the measured one (ARCHITECTURE.md,
+/// invariant 4).
 const TOLERANCE: f64 = 0.1;
 /// Large enough that what is planned is most of what the process holds.
 const SIZES: Sizes =

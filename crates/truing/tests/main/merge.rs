@@ -8,10 +8,12 @@ use serde_json::Value;
 use crate::command::{Finished, run_inside};
 use crate::tiny_model;
 
-const RECIPE: &str = "method = \"ties\"\nbase_model = \"base\"\noutput_dir = \"merged\"\nparameters = { density = 0.5 }\n\
-    [[models]]\nmodel = \"a\"\nparameters = { weight = [0.2, 0.8] }\n[[models]]\nmodel = \"b\"\n";
-const YAML: &str = "merge_method: ties\nbase_model: base\nmodels:\n  - model: a\n    parameters: {weight: [0.2, 0.8]}\n  - model: b\n    \
-    parameters: {weight: 1}\nparameters: {density: 0.5, int8_mask: true}\n";
+const RECIPE: &str = "method = \"ties\"\nbase_model = \"base\"\noutput_dir = \"merged\"\n\
+                      parameters = { density = 0.5 }\n\
+                      [[models]]\nmodel = \"a\"\nparameters = { weight = [0.2, 0.8] }\n[[models]]\nmodel = \"b\"\n";
+const YAML: &str = "merge_method: ties\nbase_model: base\nmodels:\n  - model: a\
+                    \n    parameters: {weight: [0.2, 0.8]}\n  - model: b\n    parameters: {weight: 1}\n\
+                    parameters: {density: 0.5, int8_mask: true}\n";
 
 /// `base`, and two models whose weights differ from it.
 fn models() -> tempfile::TempDir {

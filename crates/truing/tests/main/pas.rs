@@ -12,7 +12,8 @@ fn recipes_are_planned_and_failing_complements_leave_data_as_it_is() {
     let home = tempfile::tempdir().unwrap();
     let path = |name: &str| home.path().join(name).to_string_lossy().into_owned();
     tiny_model::write(&home.path().join("model"));
-    let rows = "{\"prompt\": \"Why?\", \"category\": \"open_qa\", \"x\": 1.50}\n\n{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}\n{\"text\": \"t\"}\n";
+    let rows = "{\"prompt\": \"Why?\", \"category\": \"open_qa\", \"x\": 1.50}\n\n\
+                {\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}\n{\"text\": \"t\"}\n";
     fs::write(path("rows.jsonl"), rows).unwrap();
     let data = "[[data]]\npath = \"rows.jsonl\"\nmax_samples = 2\n";
     let model = "model_name_or_path = \"model\"\n";

@@ -31,7 +31,8 @@ impl Workshop {
             })
             .collect();
         fs::write(folder.path().join("songs.jsonl"), rows).unwrap();
-        let recipe = "stage = \"sft\"\nmodel_name_or_path = \"model\"\noutput_dir = \"run\"\nseed = 3\nmax_length = 256\n\
+        let recipe = "stage = \"sft\"\nmodel_name_or_path = \"model\"\noutput_dir = \"run\"\nseed = 3\n\
+                      max_length = 256\n\
                       packs_per_step = 2\nmax_steps = 12\nlearning_rate = 1e-3\neval_fraction = 0.1\neval_steps = 4\n\
                       save_steps = 3\n\n[[data]]\npath = \"songs.jsonl\"\n";
         fs::write(folder.path().join("recipe.toml"), recipe).unwrap();
@@ -282,7 +283,8 @@ fn a_termination_ends_as_ctrl_c_does_before_and_during_the_work() {
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130));
 }
 
-/// Whenever the signal comes: before the folder is made, while the model loads, between steps. What is left can be resumed.
+/// Whenever the signal comes: before the folder is made, while the model loads, between steps. What is left can be
+/// resumed.
 #[test]
 #[cfg(unix)]
 fn a_termination_at_any_moment_leaves_nothing_or_a_run_that_resumes() {

@@ -46,8 +46,8 @@ impl Spec {
         ]
     }
 
-    /// The parts of a task that the writer replies with, each between its tags, on a line of its own. None of these tags
-    /// is one that is taken out of data.
+    /// The parts of a task that the writer replies with, each between its tags, on a line of its own. None of these
+    /// tags is one that is taken out of data.
     pub(super) fn outline(self, language: Language) -> String {
         let is_english = language == Language::En;
         let mut lines = vec![match is_english {
@@ -189,8 +189,9 @@ mod tests {
     #[test]
     fn tasks_have_the_parts_of_their_category() {
         let debugging = spec(CodeCategory::Debugging, ProgrammingLanguage::Python);
-        let reply = "<request>It is wrong.</request>\n<given_code>\n```python\ndef f():\n    return 2\n```\n</given_code>\n\
-            <solution>def f():\n    return 1</solution><tests>assert f() == 1</tests>";
+        let reply = "<request>It is wrong.</request>\n<given_code>\n```python\ndef f():\n    return 2\n```\n\
+                     </given_code>\n\
+                     <solution>def f():\n    return 1</solution><tests>assert f() == 1</tests>";
         let task = Task::read(reply, debugging).unwrap();
         assert_eq!(task.prompt, "It is wrong.\n\n```python\ndef f():\n    return 2\n```");
         assert_eq!(task.given_code.as_deref(), Some("def f():\n    return 2"));

@@ -25,7 +25,7 @@ static REPLACEMENTS: [(&str, &str); 19] = [
 /// Words that are replaced where they stand alone.
 static WORDS: [(&str, &str); 2] = [("True", "False"), ("False", "True")];
 
-/// A place in a program, what stands there, and what is put in its place.
+/// A place in a program, what is there, and what is put in its place.
 struct Site {
     at: usize,
     length: usize,

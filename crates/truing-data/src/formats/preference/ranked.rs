@@ -1,6 +1,6 @@
 //! Ranked lists: `{"prompt", "responses": [...]}`. A response is a string, or `content`, `messages`, `response` or
 //! `text` with a `score` (`overall_score`, `rating`, `reward`) and scores by aspect in `scores`; UltraFeedback's
-//! `completions` with their `annotations` are one too. The scores may stand beside the responses instead: `scores`
+//! `completions` with their `annotations` are one too. The scores may be beside the responses instead: `scores`
 //! (`rewards`, `ratings`, or one of their singulars), a list of one number a response.
 //!
 //! The order comes from `ranks` (`rank`, `ranking`), beside the responses or inside each: one number a response, the
@@ -102,7 +102,7 @@ const RANKS_INSIDE: Inside = Inside { name: "ranks", expected: "a rank for every
 const SCORES_INSIDE: Inside =
     Inside { name: "scores", expected: "a score for every response, none, or `ranks`" };
 
-/// Numbers that stand inside the responses, for messages.
+/// Numbers that are inside the responses, for messages.
 struct Inside {
     name: &'static str,
     expected: &'static str,

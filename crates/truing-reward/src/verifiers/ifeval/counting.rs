@@ -36,7 +36,7 @@ pub(super) fn count_sentences(text: &str, locale: Locale) -> usize {
     }
 }
 
-/// Sentences of Chinese and Japanese: up to a mark or the end of a line. In Japanese what stands between
+/// Sentences of Chinese and Japanese: up to a mark or the end of a line. In Japanese what is between
 /// quotation marks or parentheses belongs to the sentence around it.
 fn wide_sentences(text: &str, locale: Locale) -> usize {
     let (mut n, mut depth, mut has_letters) = (0, 0_usize, false);
@@ -202,14 +202,14 @@ pub(super) fn is_all(text: &str, is_of_script: fn(char) -> bool) -> bool {
     text.chars().all(|letter| is_of_script(letter) || letter == 'ー' || !is_letter(letter))
 }
 
-/// Whether every sentence ends with the same letters, besides what stands between quotation marks.
+/// Whether every sentence ends with the same letters, besides what is between quotation marks.
 pub(super) fn all_sentences_end_with(text: &str, ending: &str) -> bool {
     static QUOTED: LazyLock<Regex> = LazyLock::new(|| pattern("「.*?」|『.*?』"));
     let text = QUOTED.replace_all(text, "");
     text.split(['。', '！', '？']).filter(|part| !part.is_empty()).all(|part| part.ends_with(ending))
 }
 
-/// Whether a question or exclamation stands between its two marks, with something between them.
+/// Whether a question or exclamation is between its two marks, with something between them.
 pub(super) fn has_between(text: &str, open: char, close: char) -> bool {
     let mut rest = text;
     while let Some(at) = rest.find(open) {

@@ -105,8 +105,8 @@ impl RewardFunction for Ifeval {
     }
 }
 
-/// Checks that the ids of a row's `instruction_id_list` are known, in the language that stands before them,
-/// before anything is drawn. What else may be wrong with a row is found when it is scored.
+/// Checks that the ids of a row's `instruction_id_list` are known, in the language that is before them,
+/// before anything is sampled. What else may be wrong with a row is found when it is scored.
 ///
 /// # Errors
 /// The first id that is not known, with the nearest known ones.
@@ -439,7 +439,8 @@ mod tests {
             ),
             (
                 json!({"instruction_id_list": ["length_constraints:number_words"], "kwargs": [{"relation": "about"}]}),
-                "bad_reference: `length_constraints:number_words`: `relation` is \"about\", expected `less than` or `at least`",
+                "bad_reference: `length_constraints:number_words`: `relation` is \"about\", expected `less \
+                 than` or `at least`",
             ),
         ] {
             let row: Map<String, Value> = serde_json::from_value(row).unwrap();

@@ -39,11 +39,11 @@ pub(super) fn time(text: &str) -> Option<String> {
 pub(super) fn date(text: &str) -> Option<String> {
     static DATE: LazyLock<Regex> = LazyLock::new(|| {
         let day = |name: &str| format!(r"(?:the )?(?P<{name}>\d{{1,2}})(?:st|nd|rd|th)?");
-        let month = |name: &str| {
-            format!(
-                r"(?P<{name}>january|february|march|april|may|june|july|august|september|october|november|december|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec)"
-            )
-        };
+        let months = concat!(
+            r"january|february|march|april|may|june|july|august|september|october|november|december",
+            r"|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec",
+        );
+        let month = |name: &str| format!("(?P<{name}>{months})");
         let (first, second) = (
             format!("{}(?: of)? {}", day("day"), month("month")),
             format!("{} {}", month("name"), day("number")),

@@ -160,11 +160,11 @@ pub(super) fn parts(text: &str) -> Vec<Part> {
     found
 }
 
-/// What stands around a number.
+/// What is around a number.
 pub(super) struct Around<'a> {
     pub(super) before: &'a str,
     pub(super) after: &'a str,
-    /// Whether a cue stands before all of it.
+    /// Whether a cue is before all of it.
     pub(super) is_cued: bool,
     /// Whether it is the right side of an equation, which is a cue of its own.
     pub(super) is_equation: bool,
@@ -186,7 +186,7 @@ impl Around<'_> {
     }
 }
 
-/// Whether words may stand before an equation without computing with it.
+/// Whether words may be before an equation without computing with it.
 fn precedes_equation(before: &str) -> bool {
     let parts = parts(before);
     let near = clause(&parts);
@@ -196,7 +196,7 @@ fn precedes_equation(before: &str) -> bool {
     !is_doubted && ends_well && is_plain_subject(near)
 }
 
-/// Whether what stands before a number leads to it.
+/// Whether what is before a number leads to it.
 fn leads_to(before_text: &str, is_cued: bool) -> bool {
     let parts = parts(before_text);
     if parts.iter().any(|part| part.word().is_some_and(|word| lists(DOUBT, word))) {
@@ -280,7 +280,7 @@ fn is_french_subject(before: &[Part]) -> bool {
     before.last().and_then(Part::word).is_some_and(|word| lists("elle il on", word))
 }
 
-/// Whether a word leads to a number: one that is known to, or a verb by its ending or by what stands before it.
+/// Whether a word leads to a number: one that is known to, or a verb by its ending or by what is before it.
 fn is_cue(word: &str, before: &[Part]) -> bool {
     // Verbs that set a number apart or compute with it.
     const OTHERS: &str = "\
@@ -349,8 +349,8 @@ fn is_plain_subject(parts: &[Part]) -> bool {
     })
 }
 
-/// Whether the text before a cue leaves what the cue says: it neither denies, doubts, supposes nor computes with it, and
-/// does not give it as another's.
+/// Whether the text before a cue leaves what the cue says: it neither denies, doubts, supposes nor computes with it,
+/// and does not give it as another's.
 pub(super) fn is_asserted(before: &str) -> bool {
     let own = before.rsplit(';').next().unwrap_or(before);
     let parts = parts(own);
@@ -363,18 +363,25 @@ pub(super) fn is_asserted(before: &str) -> bool {
 pub(super) fn is_of_another(sentence: &str) -> bool {
     static OTHERS: LazyLock<Regex> = LazyLock::new(|| {
         pattern(concat!(
-            r"(?i)\b(?:thinks|says|claims|believes|argues|insists|guesses|answers|suggests|maintains|asserts)\b(?:\s+that)?[\s,:\x22\u{201c}]*(?:the\s|it\s|\x22|\u{201c}|[$\\\d]|$)",
-            r"|\b(?:he|she|they|someone|somebody|student|students|people|friend|teacher|textbook|book|manual|key)\s+(?:said|thought|claimed|believed|argued|insisted|guessed|answered|wrote|suggested|told\s+\w+|(?:would\s+)?(?:answer|say|think))\b(?:\s+(?:that|it|the)\b|[\s,:$\\\x22\u{201c}\d.]*$)",
-            r"|\baccording\s+to\s+(?:him|her|them|my|some|a\s|the\s+(?:text)?book|the\s+(?:teacher|student|manual|key|answer\s+key|internet|author))",
-            r"|\b(?:my|another|one|some)\s+(?:friends?|classmates?|students?|teacher|colleague|tutor)\s+(?:gets?|got|obtains?|obtained|had|found)\s+[$\\]*(?:\d[\d.,]*[\s.$]*)?$",
+            r"(?i)\b(?:thinks|says|claims|believes|argues|insists|guesses|answers|suggests|maintains",
+            r"|asserts)\b(?:\s+that)?[\s,:\x22\u{201c}]*(?:the\s|it\s|\x22|\u{201c}|[$\\\d]|$)",
+            r"|\b(?:he|she|they|someone|somebody|student|students|people|friend|teacher|textbook|book|manual",
+            r"|key)\s+(?:said|thought|claimed|believed|argued|insisted|guessed|answered|wrote|suggested",
+            r"|told\s+\w+|(?:would\s+)?(?:answer|say|think))\b",
+            r"(?:\s+(?:that|it|the)\b|[\s,:$\\\x22\u{201c}\d.]*$)",
+            r"|\baccording\s+to\s+(?:him|her|them|my|some|a\s|the\s+(?:text)?book|the\s+",
+            r"(?:teacher|student|manual|key|answer\s+key|internet|author))",
+            r"|\b(?:my|another|one|some)\s+(?:friends?|classmates?|students?|teacher|colleague|tutor)\s+",
+            r"(?:gets?|got|obtains?|obtained|had|found)\s+[$\\]*(?:\d[\d.,]*[\s.$]*)?$",
             r"|\b(?:textbook|manual|answer\s+key|solution\s+key|calculator)\s+(?:gives|has|shows|lists|states)\b",
         ))
     });
     // Names begin with a capital.
     static NAMED: LazyLock<Regex> = LazyLock::new(|| {
-        pattern(
-            r"\b[A-Z][a-z]+\s+(?:said|thought|claimed|believed|argued|insisted|guessed|answered|wrote|suggested|told\s+\w+)\b(?:\s+(?:that|it|the)\b|[\s,:$\\\x22\u{201c}\d.]*$)",
-        )
+        pattern(concat!(
+            r"\b[A-Z][a-z]+\s+(?:said|thought|claimed|believed|argued|insisted|guessed|answered|wrote",
+            r"|suggested|told\s+\w+)\b(?:\s+(?:that|it|the)\b|[\s,:$\\\x22\u{201c}\d.]*$)",
+        ))
     });
     static ACCORDING: LazyLock<Regex> = LazyLock::new(|| pattern(r"[Aa]ccording\s+to\s+[A-Z]"));
     let sentence = sentence.rsplit(';').next().unwrap_or(sentence);

@@ -37,8 +37,10 @@ pub(super) fn quantity(sentence: &str, is_cued: bool) -> Option<Option<String>> 
 /// A sentence that concludes that nothing is left, or a part or multiple without a number.
 static NOTHING: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
-        r"(?i)\b(?:none|nothing|nobody)\b[^.]*\b(?:left|remains?|remaining)\b|\b(?:leaves|has|have|had|is|are)\s+(?:none|nothing|nobody)\b|\bno\s+\w+\s+(?:is|are)\s+left\b",
-        r"|^\W*(?:so|thus|hence|therefore|finally)\b[^.]*\b(?:twice|double|triple|both|none|nothing|neither)\b|没有剩|一个也没|一点也没|全部(?:卖|吃|用|花)完",
+        r"(?i)\b(?:none|nothing|nobody)\b[^.]*\b(?:left|remains?|remaining)\b|\b",
+        r"(?:leaves|has|have|had|is|are)\s+(?:none|nothing|nobody)\b|\bno\s+\w+\s+(?:is|are)\s+left\b",
+        r"|^\W*(?:so|thus|hence|therefore|finally)\b[^.]*\b",
+        r"(?:twice|double|triple|both|none|nothing|neither)\b|没有剩|一个也没|一点也没|全部(?:卖|吃|用|花)完",
     ))
 });
 
@@ -81,14 +83,17 @@ pub(super) fn several(sentence: &str) -> Option<Option<String>> {
     });
     // What leads on from one value to another.
     static LEADS: LazyLock<Regex> = LazyLock::new(|| {
-        pattern(
-            r"(?i)\b(?:so|thus|hence|therefore|then|gives?|giving|means|implies|get|yields?|since|because|if|when|for|with|where|making|which)\b|\\(?:implies|Rightarrow)|\x{21d2}|所以|则|得|那么|即",
-        )
+        pattern(concat!(
+            r"(?i)\b(?:so|thus|hence|therefore|then|gives?|giving|means|implies|get|yields?|since",
+            r"|because|if|when|for|with|where|making|which)\b|\\(?:implies|Rightarrow)|\x{21d2}|所以|则|得",
+            r"|那么|即",
+        ))
     });
     static CASE: LazyLock<Regex> = LazyLock::new(|| {
-        pattern(
-            r"(?i)\b(?:for|when|if|with|since|at|where|setting|taking|substituting|plugging(?:\s+in)?|because|given|let|using|as)\s+[$\\(]*$|[当设把将由因]$|如果$|因为$|代入$",
-        )
+        pattern(concat!(
+            r"(?i)\b(?:for|when|if|with|since|at|where|setting|taking|substituting|plugging(?:\s+in)?",
+            r"|because|given|let|using|as)\s+[$\\(]*$|[当设把将由因]$|如果$|因为$|代入$",
+        ))
     });
     let is_name = |start: usize| {
         let before = sentence[..start].trim_end_matches([' ', '$', '{']);
@@ -132,8 +137,9 @@ const CHINESE_UNITS: &str =
 fn compound(sentence: &str, is_cued: bool) -> Option<Option<String>> {
     static COMPOUND: LazyLock<Regex> = LazyLock::new(|| {
         let chinese = format!(r"\d+\s?(?:{CHINESE_UNITS})(?:零?\d+(?:\.\d+)?\s?(?:{CHINESE_UNITS}))+");
+        let last = r"(?P<last>\d+(?:\.\d+)?\s*[A-Za-z]+)";
         pattern(&format!(
-            r"(?P<all>\b\d+\s*[A-Za-z]+\.?(?:(?:\s*,\s*|\s+and\s+|\s*)(?P<last>\d+(?:\.\d+)?\s*[A-Za-z]+))+)|(?P<run>{chinese})"
+            r"(?P<all>\b\d+\s*[A-Za-z]+\.?(?:(?:\s*,\s*|\s+and\s+|\s*){last})+)|(?P<run>{chinese})"
         ))
     });
     let found = COMPOUND.find_iter(sentence).last()?;
@@ -215,7 +221,8 @@ fn english(sentence: &str) -> Option<Words> {
     static SAYS_ONE: LazyLock<Regex> = LazyLock::new(|| {
         pattern(concat!(
             r"(?i)^\W*(?:so|thus|hence|therefore|finally)\b[^.]*\bone\b(?:\s+[a-np-z]|\s*$)",
-            r"|\b(?:is|are|leaves|equals|has|have|gets|remains?)\s+(?:only\s+|just\s+|exactly\s+)?one\b(?:\s+[a-np-z]|\s*$)",
+            r"|\b(?:is|are|leaves|equals|has|have|gets|remains?)\s+(?:only\s+|just\s+|exactly\s+)?one\b",
+            r"(?:\s+[a-np-z]|\s*$)",
         ))
     });
     let words: Vec<(usize, usize, String)> = WORD

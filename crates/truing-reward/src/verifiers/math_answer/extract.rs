@@ -26,8 +26,8 @@ pub(super) enum Marked {
 /// What a text gives as its answer, as it is written; `None` where it gives none.
 ///
 /// Between `<answer>` and `</answer>`, where there are such tags: the last `\boxed{...}` or `####` counts,
-/// unless a correction follows it; then the last "the answer is"; then what stands between the tags, or where
-/// there are none and marks are not required, the last number with the whole expression that it stands in.
+/// unless a correction follows it; then the last "the answer is"; then what is between the tags, or where
+/// there are none and marks are not required, the last number with the whole expression that it is in.
 #[must_use]
 pub fn extract_answer(text: &str, marked_only: bool) -> Option<String> {
     let text = &*reply(text);
@@ -41,15 +41,19 @@ pub fn extract_answer(text: &str, marked_only: bool) -> Option<String> {
 /// The letter that a text chooses of several.
 pub(super) fn choice(text: &str) -> Option<String> {
     static CHOSEN: LazyLock<Regex> = LazyLock::new(|| {
-        pattern(
-            r"(?:\b(?:correct|right|best)\s+(?:option|choice|answer)\s+is|\b(?:option|choice)\s+is|\bI\s+(?:choose|pick|select)|故选|故選|(?:^|[\s,;:。,;:]|所以|因此|故|答案|最后|最终|于是)(?:应该|应|只能|要)?(?:选择|选))\s*[:\u{ff1a}]?[\s*_$]*(?P<letter>\(?[A-Z](?:[).:][^\n]*|[\s*.\u{3002}]*$))",
-        )
+        pattern(concat!(
+            r"(?:\b(?:correct|right|best)\s+(?:option|choice|answer)\s+is|\b(?:option|choice)\s+is",
+            r"|\bI\s+(?:choose|pick|select)|故选|故選|(?:^|[\s,;:。,;:]|所以|因此|故|答案|最后|最终|于是)(?:应该|应|只能|要)?",
+            r"(?:选择|选))\s*[:\u{ff1a}]?[\s*_$]*(?P<letter>\(?[A-Z](?:[).:][^\n]*|[\s*.\u{3002}]*$))",
+        ))
     });
     // "Therefore, option B is correct."
     static RIGHT: LazyLock<Regex> = LazyLock::new(|| {
-        pattern(
-            r"(?:^|[.,!]\s+)(?:(?:So|Thus|Hence|Therefore|so|thus|hence|therefore),?\s+)?(?:[Oo]nly\s+)?(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+\(?(?P<letter>[A-Z])\)?\s+is\s+(?:the\s+)?(?:correct|right)(?:\s+(?:option|choice|answer|one))?[.!*\s]*$",
-        )
+        pattern(concat!(
+            r"(?:^|[.,!]\s+)(?:(?:So|Thus|Hence|Therefore|so|thus|hence|therefore),?\s+)?(?:[Oo]nly\s+)?",
+            r"(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+\(?(?P<letter>[A-Z])\)?\s+is\s+(?:the\s+)?",
+            r"(?:correct|right)(?:\s+(?:option|choice|answer|one))?[.!*\s]*$",
+        ))
     });
     let text = &*reply(text);
     match marked(text) {
@@ -81,8 +85,11 @@ pub(super) fn truth(word: &str) -> Option<&'static str> {
 pub(super) fn truth_said(text: &str) -> Option<&'static str> {
     static SAID: LazyLock<Regex> = LazyLock::new(|| {
         pattern(concat!(
-            r"(?i)^\W*(?:(?:since|because|as)\b[^.;\n]{1,200},\s+)?(?:(?:so|thus|hence|therefore)\b,?\s*)?(?:(?:the|this|that)\s+(?:given\s+)?(?:statement|claim|assertion|proposition|equation|inequality|conjecture)\s+is\s+)?",
-            r"(?:(?P<said>true|false|yes|no)|(?P<yes>yes),\s+\w+\s+(?:is|are|does|do|can|will)|(?P<no>no),\s+\w+\s+(?:is|are|does|do|can|will)\s*(?:not|n['\u{2019}]t))\W*$",
+            r"(?i)^\W*(?:(?:since|because|as)\b[^.;\n]{1,200},\s+)?(?:(?:so|thus|hence|therefore)\b,?\s*)?",
+            r"(?:(?:the|this|that)\s+(?:given\s+)?(?:statement|claim|assertion|proposition|equation",
+            r"|inequality|conjecture)\s+is\s+)?",
+            r"(?:(?P<said>true|false|yes|no)|(?P<yes>yes),\s+\w+\s+(?:is|are|does|do|can|will)|",
+            r"(?P<no>no),\s+\w+\s+(?:is|are|does|do|can|will)\s*(?:not|n['\u{2019}]t))\W*$",
         ))
     });
     let text = &*reply(text);
@@ -104,9 +111,11 @@ pub(super) fn truth_said(text: &str) -> Option<&'static str> {
 /// The letter of `D`, `(D)`, `option D`, `D) Paris`.
 pub(super) fn letter_of(answer: &str) -> Option<String> {
     static LETTER: LazyLock<Regex> = LazyLock::new(|| {
-        pattern(
-            r"^[\s*_>$]*(?:\\text(?:bf)?\{)?\s*(?:(?:[Oo]ption|[Cc]hoice)\s+|选项|選項|选择|选)?(?:(?P<d>[A-Ea-e])\)|\((?P<a>[A-Z])\)(?P<x>.*)|(?P<b>[A-Z])(?P<y>[).:]\s*\S.*)|(?P<c>[A-Z])(?:\s+\((?P<z>[^()]*)\))?)[}\s*_$.\u{3002}]*$",
-        )
+        pattern(concat!(
+            r"^[\s*_>$]*(?:\\text(?:bf)?\{)?\s*(?:(?:[Oo]ption|[Cc]hoice)\s+|选项|選項|选择|选)?",
+            r"(?:(?P<d>[A-Ea-e])\)|\((?P<a>[A-Z])\)(?P<x>.*)|(?P<b>[A-Z])(?P<y>[).:]\s*\S.*)|",
+            r"(?P<c>[A-Z])(?:\s+\((?P<z>[^()]*)\))?)[}\s*_$.\u{3002}]*$",
+        ))
     });
     static OTHERS: LazyLock<Regex> = LazyLock::new(|| {
         pattern(
@@ -181,7 +190,7 @@ fn tagged(text: &str) -> Option<Option<(usize, usize)>> {
     }
 }
 
-/// What stands between tags as an answer: all of it where it can be read or is qualified, else its last number.
+/// What is between tags as an answer: all of it where it can be read or is qualified, else its last number.
 fn of_tag(inside: &str) -> String {
     let all = trimmed(inside);
     if let Some(value) = clarified(&all) {
@@ -220,9 +229,10 @@ fn marked_outside_tags(text: &str) -> Marked {
 fn hashed(text: &str) -> Option<(usize, String)> {
     static HASHES: LazyLock<Regex> = LazyLock::new(|| pattern(r"#{4,}([^\n#]*)"));
     static NAME: LazyLock<Regex> = LazyLock::new(|| {
-        pattern(
-            r"(?i)^[\s*_]*(?:(?:so|thus|therefore|hence)\b,?\s*)?(?:the\s+)?(?:final\s+|correct\s+)?answer\b[\s*_]*(?:\b(?:is|was)\b|[:=\u{ff1a}])?[\s*_:\u{ff1a}]*",
-        )
+        pattern(concat!(
+            r"(?i)^[\s*_]*(?:(?:so|thus|therefore|hence)\b,?\s*)?(?:the\s+)?",
+            r"(?:final\s+|correct\s+)?answer\b[\s*_]*(?:\b(?:is|was)\b|[:=\u{ff1a}])?[\s*_:\u{ff1a}]*",
+        ))
     });
     static NUMBERED: LazyLock<Regex> = LazyLock::new(|| pattern(r"^[\s*_]*\d+\s*[.)]\s+\D"));
     let mut found: Vec<_> = HASHES.captures_iter(text).filter_map(|found| found.get(1)).collect();
@@ -384,7 +394,7 @@ fn closing(text: &str) -> Option<usize> {
 }
 
 /// The last box, or the last boxes where only "and", "or", commas, the labels of parts ("(b)", "Part 2:", "x =") or
-/// nothing stands between them, with what stands around them; the answer is `None` where that makes of them something
+/// nothing is between them, with what is around them; the answer is `None` where that makes of them something
 /// else. The same box twice is one.
 fn joined(text: &str, boxes: &[(usize, usize, &str)]) -> Option<(usize, Option<String>)> {
     let (last, before) = boxes.split_last()?;
@@ -427,20 +437,22 @@ fn joined(text: &str, boxes: &[(usize, usize, &str)]) -> Option<(usize, Option<S
     Some((last.1, answer))
 }
 
-/// Whether what stands between two boxes makes of them the ends of a range.
+/// Whether what is between two boxes makes of them the ends of a range.
 fn is_range(between: &str) -> bool {
     let between = between.replace(['$', ' ', '\n', '{', '}'], "").replace("\\text", "");
     matches!(between.as_str(), "to" | "through" | "until" | "-" | "--" | "\u{2013}" | "\u{2014}")
 }
 
-/// Whether what stands between two boxes leaves them parts of one answer.
+/// Whether what is between two boxes leaves them parts of one answer.
 fn is_join(between: &str) -> bool {
     static LABEL: LazyLock<Regex> = LazyLock::new(|| {
         pattern(concat!(
             r"(?i)(?:^|[\s$,;.])(?:\\?[a-z](?:_\{?\w\}?)?\s*=",
-            r"|(?:(?:part|question|problem|case|item|answer)\s*)?(?:\([a-z0-9]{1,3}\)|[a-z0-9][.):](?:\s|$)|[ivx]{1,4}[.):])",
+            r"|(?:(?:part|question|problem|case|item|answer)\s*)?",
+            r"(?:\([a-z0-9]{1,3}\)|[a-z0-9][.):](?:\s|$)|[ivx]{1,4}[.):])",
             r"|(?:part|question|problem|case|item|answer)\s+[a-z0-9]{1,2}\s*[:.)]?",
-            r"|(?:[a-z]+\s+)?(?:length|width|height|area|perimeter|volume|radius|diameter|sum|product|mean|median|mode|range|minimum|maximum|min|max|first|second|third|other|x|y|z)\s*(?::|=|is\b))",
+            r"|(?:[a-z]+\s+)?(?:length|width|height|area|perimeter|volume|radius|diameter|sum|product|mean",
+            r"|median|mode|range|minimum|maximum|min|max|first|second|third|other|x|y|z)\s*(?::|=|is\b))",
             r"[\s*$:]*$",
         ))
     });

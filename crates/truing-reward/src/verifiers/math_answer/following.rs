@@ -13,16 +13,18 @@ use crate::verifiers::pattern::pattern;
 
 /// German verbs before a number of things.
 static GERMAN: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(
-        r"(?i)\b(?:hat|haben|zahlt|zahlen|kostet|kosten|verdient|verdienen|bleiben|bleibt|sind)(?:\s+(?:also|insgesamt|noch|somit|damit|genau))*\s+$",
-    )
+    pattern(concat!(
+        r"(?i)\b(?:hat|haben|zahlt|zahlen|kostet|kosten|verdient|verdienen|bleiben|bleibt|sind)",
+        r"(?:\s+(?:also|insgesamt|noch|somit|damit|genau))*\s+$",
+    ))
 });
 
 /// Verbs after which "18 more" is all that is needed.
 static NEEDS: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(
-        r"(?i)\b(?:needs?|needed|requires?|required|must|ha(?:s|ve|d)\s+to|should|takes?|left|remain\w*|buy|earn|save|still)\b",
-    )
+    pattern(concat!(
+        r"(?i)\b(?:needs?|needed|requires?|required|must|ha(?:s|ve|d)\s+to|should|takes?|left|remain\w*",
+        r"|buy|earn|save|still)\b",
+    ))
 });
 
 impl Around<'_> {

@@ -14,21 +14,27 @@ use super::structure::{Answer, parse};
 use super::token::Relation;
 use crate::verifiers::pattern::pattern;
 
-/// What a sentence says whose last words before the formula that ends it lead to one; the inner `None` where they say it
-/// of something else or the formula does not answer.
+/// What a sentence says whose last words before the formula that ends it lead to one; the inner `None` where they say
+/// it of something else or the formula does not answer.
 pub(super) fn said(sentence: &str) -> Option<Option<String>> {
     static LEADS: LazyLock<Regex> = LazyLock::new(|| {
         pattern(concat!(
-            r"(?i)(?:\b(?:has|have)\s+(?:the\s+|an?\s+|as\s+its\s+)?(?:\w+\s+)?equation|\bequation\b(?:\s+(?:of|for)\s+[^.,;=]{1,60})?\s+is",
-            r"|\b(?:is|are)\s+(?:then\s+|thus\s+|therefore\s+)?given\s+by|\bcan\s+(?:also\s+|then\s+|thus\s+|now\s+)?be\s+(?:re)?written\s+as)",
+            r"(?i)(?:\b(?:has|have)\s+(?:the\s+|an?\s+|as\s+its\s+)?(?:\w+\s+)?equation|\bequation\b",
+            r"(?:\s+(?:of|for)\s+[^.,;=]{1,60})?\s+is",
+            r"|\b(?:is|are)\s+(?:then\s+|thus\s+|therefore\s+)?given\s+by|\bcan\s+",
+            r"(?:also\s+|then\s+|thus\s+|now\s+)?be\s+(?:re)?written\s+as)",
             r"(?:\s+the\s+(?:equation|formula|expression))?\s*:?\s*$",
         ))
     });
     // What is known, another's, or about another thing.
     static OTHERS: LazyLock<Regex> = LazyLock::new(|| {
         pattern(concat!(
-            r"(?i)\b(?:given\s+(?:line|circle|curve|parabola|equation|function|plane)|original|other|another|first|second|old|initial|former|wrong|incorrect|false|perpendicular\s+to|parallel\s+to|tangent\s+to",
-            r"|since|because|where|whose|which|that|who|if|when|suppose|let|assume|would|cannot|not|never|auxiliary|characteristic|homogeneous|corresponding|directrix|axis|asymptote|derivative|slope)\b",
+            r"(?i)\b(?:given\s+(?:line|circle|curve|parabola|equation|function|plane)|original|other|another",
+            r"|first|second|old|initial|former|wrong|incorrect|false|perpendicular\s+to|parallel\s+to",
+            r"|tangent\s+to",
+            r"|since|because|where|whose|which|that|who|if|when|suppose|let|assume|would|cannot|not|never",
+            r"|auxiliary|characteristic|homogeneous|corresponding|directrix|axis|asymptote|derivative",
+            r"|slope)\b",
         ))
     });
     let formula = spans(sentence).into_iter().next_back().filter(|(_, end, _)| {

@@ -30,9 +30,10 @@ pub(super) fn labelled(text: &str) -> Option<Answer> {
 /// `3 out of 10`, `1 in 6`: a share of all.
 fn share(text: &str) -> Option<Answer> {
     static SHARE: LazyLock<Regex> = LazyLock::new(|| {
-        pattern(
-            r"^[\s$]*(?:\\text\s*\{\s*)?(?:(?P<a>\d{1,9})[\s}]*(?:\\text\s*\{)?\s*out\s+of[\s}]*|1[\s}]*(?:\\text\s*\{)?\s*in[\s}]*)(?P<b>\d{1,9})[\s}$]*$",
-        )
+        pattern(concat!(
+            r"^[\s$]*(?:\\text\s*\{\s*)?(?:(?P<a>\d{1,9})[\s}]*(?:\\text\s*\{)?\s*out\s+of[\s}]*|1[\s}]*",
+            r"(?:\\text\s*\{)?\s*in[\s}]*)(?P<b>\d{1,9})[\s}$]*$",
+        ))
     });
     let found = SHARE.captures(text)?;
     let above = found.name("a").map_or("1", |above| above.as_str());
@@ -43,7 +44,8 @@ fn share(text: &str) -> Option<Answer> {
 fn choice(text: &str) -> Option<Answer> {
     static CHOICE: LazyLock<Regex> = LazyLock::new(|| {
         pattern(concat!(
-            r"^[\s$]*(?:\\(?:text|textbf|textrm|mathrm|mathbf|bf)\s*\{?\s*)?(?:\((?P<a>[A-E])\)|(?P<b>[A-E])[.):])[\s}]*",
+            r"^[\s$]*(?:\\(?:text|textbf|textrm|mathrm|mathbf|bf)\s*\{?\s*)?",
+            r"(?:\((?P<a>[A-E])\)|(?P<b>[A-E])[.):])[\s}]*",
             r"(?:\\[ ,;:]|\\q?quad\b|[\s~:$]|\}\s*)+(?P<rest>\S.*)$",
         ))
     });
@@ -135,17 +137,20 @@ pub(super) fn before(text: &str) -> Option<String> {
         .or_else(|| part("word").map(|word| format!("\\text{{{word}}}:")))
 }
 
-/// `\int_0^1 x\,dx = \frac12`, `\lim_{x \to 0} f(x) = 3`, `\frac{dy}{dx} = 2x`, `\vec{v} = (1, 2)`: what stands before
+/// `\int_0^1 x\,dx = \frac12`, `\lim_{x \to 0} f(x) = 3`, `\frac{dy}{dx} = 2x`, `\vec{v} = (1, 2)`: what is before
 /// the equals sign only names the value.
 fn named(text: &str) -> Option<Answer> {
     // The fifth line: f'(x), f^{-1}(x), f(g(2)), (f \circ g)(x).
     static NAME: LazyLock<Regex> = LazyLock::new(|| {
         pattern(concat!(
             r"^(?:\\(?:i{1,3}nt|oint|lim|sum|prod|det|triangle|dim|deg|Pr)(?:[^a-zA-Z]|$)",
-            r"|\\[dt]?frac\s*\{\s*(?:d|\\mathrm\s*\{\s*d\s*\}|\\partial)\s*\^?\{?\d?\}?\s*[a-z]?\s*\}\s*\{\s*(?:d|\\mathrm\s*\{\s*d\s*\}|\\partial)\s*[a-z]",
-            r"|d[a-z]\s*/\s*d[a-z]\b|\\(?:mathbb|mathrm|operatorname|text)\s*\{\s*(?:E|P|Var|Pr|rank|tr|det|Area|area)\s*\}\s*(?:\\left)?\s*[(\[]",
+            r"|\\[dt]?frac\s*\{\s*(?:d|\\mathrm\s*\{\s*d\s*\}",
+            r"|\\partial)\s*\^?\{?\d?\}?\s*[a-z]?\s*\}\s*\{\s*(?:d|\\mathrm\s*\{\s*d\s*\}|\\partial)\s*[a-z]",
+            r"|d[a-z]\s*/\s*d[a-z]\b|\\(?:mathbb|mathrm|operatorname|text)\s*\{\s*",
+            r"(?:E|P|Var|Pr|rank|tr|det|Area|area)\s*\}\s*(?:\\left)?\s*[(\[]",
             r"|(?:[fgh]|\(\s*[fgh]\s*\\circ\s*[fgh]\s*\))(?:'{1,3}|\^\{?-1\}?|\^\{?\(\w\)\}?)?(?:\\left)?\(.*\)$",
-            r"|[PE](?:\\left)?[(\[][A-Z|,\s\\{}a-z^'<>=\d\x{2264}\x{2265}]*(?:\\right)?[)\]]$|\\?\|\s*(?:\\vec|\\overrightarrow|[A-Z]\s*(?:\\cup|\\cap|\\setminus)).*\|$",
+            r"|[PE](?:\\left)?[(\[][A-Z|,\s\\{}a-z^'<>=\d\x{2264}\x{2265}]*(?:\\right)?[)\]]$|\\?\|\s*",
+            r"(?:\\vec|\\overrightarrow|[A-Z]\s*(?:\\cup|\\cap|\\setminus)).*\|$",
             r"|[A-Z]\^)",
         ))
     });
@@ -173,7 +178,7 @@ fn named(text: &str) -> Option<Answer> {
     }
 }
 
-/// A text without what stands in round or square brackets.
+/// A text without what is in round or square brackets.
 fn without_brackets(text: &str) -> String {
     let mut depth = 0_i32;
     let kept = |letter: &char| {
@@ -243,8 +248,8 @@ pub(super) fn same_name(a: &str, b: &str) -> bool {
     }
 }
 
-/// The name of a value in words, by which values of other names differ from it; `None` where the words only say that it is
-/// an answer.
+/// The name of a value in words, by which values of other names differ from it; `None` where the words only say that it
+/// is an answer.
 pub(super) fn name_of<'a>(words: impl Iterator<Item = &'a str>) -> Option<String> {
     let words: Vec<String> = words.map(str::to_lowercase).collect();
     words.iter().any(|word| !lists(NEUTRAL, word)).then(|| format!(":{}", words.join(" ")))

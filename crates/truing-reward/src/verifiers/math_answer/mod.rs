@@ -5,24 +5,25 @@
 //! answer would be 26") does not; where it is taken back and no other value can be read, or the text gives up after
 //! it, there is no answer.
 //! Otherwise the last "the answer is", "Final answer:", `A:`, 答案是 and the like; otherwise, unless `marked_only`
-//! is set, the last number together with the expression that it stands in. Boxes with only "and", "or" or a
+//! is set, the last number together with the expression that it is in. Boxes with only "and", "or" or a
 //! comma between them are one list. A box that never closes is no answer, nor is "the answer is not 18".
 //! A text that continues with another question after its answer (`Q:`, `Human:`, the marks of chat templates)
 //! counts up to there.
 //!
 //! *Words around it.* A number in a sentence is its answer only where known words lead to it and a unit or
 //! counted things follow it (`clause`): "half of 18", "16 or 18" and "18 squared" are texts, which equal no
-//! number. What stands around a box counts too (`boxed`): `-\boxed{18}` is -18, `\boxed{18} million` is
+//! number. What is around a box counts too (`boxed`): `-\boxed{18}` is -18, `\boxed{18} million` is
 //! 18000000, and `\sqrt{\boxed{18}}`, "not `\boxed{18}`" and "`\boxed{18}` is wrong" give no answer. Neither do
-//! "Upper bound: 18", "18 fewer", "3. Subtract the rest", "the answer has 18 digits" and "18 per week, so 36 in two". "I am 90% sure" after an answer
-//! and a bracket that explains or repeats it ("eighteen (18)", "7 (out of 10)") are left out. An exclamation mark
-//! after the end of a formula or of bold text (`$\boxed{18}$!`, `**18**!`) is punctuation; directly after a number
-//! (`18!`) it is a factorial. A right answer in unusual words is refused rather than a wrong one accepted.
+//! "Upper bound: 18", "18 fewer", "3. Subtract the rest", "the answer has 18 digits" and "18 per week, so 36 in two".
+//! "I am 90% sure" after an answer and a bracket that explains or repeats it ("eighteen (18)", "7 (out of 10)") are
+//! left out. An exclamation mark after the end of a formula or of bold text (`$\boxed{18}$!`, `**18**!`) is
+//! punctuation; directly after a number (`18!`) it is a factorial. A right answer in unusual words is refused rather
+//! than a wrong one accepted.
 //!
 //! Without a mark the unit, percent sign or counted thing after the last number comes with it ("5 m long"), as do the
 //! letters of a currency before it, all values of several ("x = 2 and y = 3") and all parts of a quantity ("2 hours
-//! 15 minutes", `3元5角`); where they cannot be read together there is no answer. A number in words is read where the last
-//! sentence has no digits (`closing`).
+//! 15 minutes", `3元5角`); where they cannot be read together there is no answer. A number in words is read where the
+//! last sentence has no digits (`closing`).
 //!
 //! *Parsing.* LaTeX and plain notation become numbers, expressions, tuples, sets, lists, intervals, unions,
 //! equations, inequalities, ratios and matrices; full-width forms, Arabic and Indian digits, Chinese numerals, number
@@ -47,7 +48,8 @@
 //! - Times and dates: `7:45 PM` is "7:45 p.m." and `19:45`, "March 5th" is "5 March"; they equal nothing else.
 //! - Bases: `101_2`, "101 in base 2", is neither `101`, whichever of them is the reference, nor `101_3`; only base ten
 //!   may be left out.
-//! - Ratios: `3:2` is `6:4`, but no fraction (`1:2`, `1/2`). What may be a time is compared digit by digit (`7:30`, `14:60`).
+//! - Ratios: `3:2` is `6:4`, but no fraction (`1:2`, `1/2`). What may be a time is compared digit by digit (`7:30`,
+//!   `14:60`).
 //! - Letters: `c` is not `C`; a choice in brackets may be in either case (`(C)`, `c`).
 //! - Labels: `length: 7` is 7, but not `width: 7`; `(a) 3 (b) 4` is a list in this order; `(B) 12` is B and 12; what
 //!   `\int_0^1 2x\,dx`, `P(A)`, `\angle ABC` or `\frac{dy}{dx}` is equal to is its value.
@@ -60,7 +62,8 @@
 //!   (`18.000000001` is `18`). 0 switches both off; `tolerance` adds a relative tolerance for all numbers.
 //! - `x = 5` equals `5`; an equation equals its multiples; `x >= 4` equals `[4, ∞)`, both ways round.
 //! - Sets and lists ignore order; tuples do not, nor do lists where the sentence of the answer or the reference says
-//!   that order matters ("the next two terms", "respectively", 从小到大; `order`). A list without brackets equals a tuple in the same order.
+//!   that order matters ("the next two terms", "respectively", 从小到大; `order`). A list without brackets equals a tuple
+//!   in the same order.
 //!
 //! The verdicts are those of the Python package math-verify on its own kinds of cases, except on purpose in
 //! these: a different unit, base of numerals or variable is different; `\sqrt12` is the root of 12, not twice

@@ -155,7 +155,7 @@ fn russian(words: &[&str]) -> Option<u64> {
                 (at * 10, 10)
             } else {
                 let value = place(SMALL, word)?;
-                // Ten and more stand in the place of tens as well.
+                // Ten and more take the place of tens as well.
                 (value, if value >= 10 && last <= 10 { return None } else { 1 })
             };
             if size >= last || value == 0 && words.len() > 1 {

@@ -306,17 +306,18 @@ fn chinese_groups(run: &str, start: Option<&BigRational>) -> Option<BigRational>
 /// A thousand in Polish, Czech, Slovak, Vietnamese, Russian, Ukrainian, Bulgarian, Dutch, Swedish, Danish, Finnish,
 /// Hungarian, Romanian, Indonesian and Greek.
 const THOUSAND: &str = "\
-    tysi\u{105}c tysi\u{105}ce tysi\u{119}cy tis\u{ed}c tis\u{ed}ce tis\u{ed}ci tisic tisice ngh\u{ec}n ng\u{e0}n тысяча тысячи \
-    тысяч тыс тисяча тисячі тисяч хиляда хиляди duizend tusen tusind tuhat tuhatta ezer mii ribu χίλια χιλιάδες";
+                        tysi\u{105}c tysi\u{105}ce tysi\u{119}cy tis\u{ed}c tis\u{ed}ce tis\u{ed}ci tisic \
+                        tisice ngh\u{ec}n ng\u{e0}n тысяча тысячи тысяч тыс тисяча тисячі тисяч хиляда \
+                        хиляди duizend tusen tusind tuhat tuhatta ezer mii ribu χίλια χιλιάδες";
 /// A million in the same languages and Turkish.
 const MILLION: &str = "\
-    milion miliony milion\u{f3}w milion\u{16f} mili\u{f3}n mili\u{f3}ny mili\u{f3}nov tri\u{1ec7}u миллион миллиона миллионов млн \
-    мільйон мільйона мільйони мільйонів милион милиона miljoen miljon miljoner  millioner miljoona \
-    miljoonaa milli\u{f3} milioane juta milyon εκατομμύρια εκατομμύριο";
+    milion miliony milion\u{f3}w milion\u{16f} mili\u{f3}n mili\u{f3}ny mili\u{f3}nov tri\u{1ec7}u миллион \
+    миллиона миллионов млн мільйон мільйона мільйони мільйонів милион милиона miljoen miljon miljoner  \
+    millioner miljoona miljoonaa milli\u{f3} milioane juta milyon εκατομμύρια εκατομμύριο";
 /// A thousand millions in the same languages.
 const MILLIARD: &str = "\
-    miliard miliardy miliard\u{f3}w miliard\u{16f} t\u{1ef7} миллиард миллиарда миллиардов млрд мільярд мільярди мільярдів \
-    miljard miljarder milliarder miljardi miljardia milli\u{e1}rd miliarde miliar milyar";
+    miliard miliardy miliard\u{f3}w miliard\u{16f} t\u{1ef7} миллиард миллиарда миллиардов млрд мільярд \
+    мільярди мільярдів miljard miljarder milliarder miljardi miljardia milli\u{e1}rd miliarde miliar milyar";
 
 /// The factor that a word after a number stands for: English, Indian, and the words for thousands, millions and
 /// milliards of other languages. A word that stands for different powers in different languages (`billones`) has none.

@@ -8,15 +8,22 @@ use super::extract::{MOST, head, tail};
 use super::sentence::{sentence_end, sentence_start};
 use crate::verifiers::pattern::pattern;
 
-/// Words by which values stand in an order of their own.
+/// Words by which values are in an order of their own.
 static ORDERED: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
-        r"(?i)\b(?:respectively|ordered|in\s+sequence|chronological(?:ly)?|alphabetical(?:ly)?|(?:ascending|descending|increasing|decreasing)(?:ly)?)\b",
-        r"|\bin\s+(?:(?:that|this|the|its|their|correct|right|given|same|proper|reverse|sorted|numerical)\s+){0,2}order\b(?P<to>\s+(?:to|for|that)\b)?",
+        r"(?i)\b(?:respectively|ordered|in\s+sequence|chronological(?:ly)?|alphabetical(?:ly)?|",
+        r"(?:ascending|descending|increasing|decreasing)(?:ly)?)\b",
+        r"|\bin\s+(?:(?:that|this|the|its|their|correct|right|given|same|proper|reverse|sorted",
+        r"|numerical)\s+){0,2}order\b(?P<to>\s+(?:to|for|that)\b)?",
         r"|\bsort(?:ed|ing)?\b|\brank(?:ed|ing)\b|\barrang(?:ed|ing)\b",
-        r"|\bfrom\s+(?:the\s+)?(?:least|smallest|lowest|shortest|lightest|youngest|slowest|cheapest|earliest|greatest|largest|biggest|highest|longest|heaviest|oldest|fastest|latest|most|fewest|left|right|top|bottom|first|last|low|high|small|large)\s+to\b",
-        r"|\b(?:next|first|last|following|previous|preceding|final|missing|initial|remaining|successive|consecutive)\b[^.;,\n]{0,30}\b(?:terms?|numbers?|entries|elements|digits?|letters?|members|items|powers|multiples|rows?|coefficients)\b",
-        r"|\b(?:sequence|progression|permutation|quotient\s+and\s+(?:the\s+)?remainder)\b|\bthe\s+first\b[^.;\n]*\bthe\s+(?:second|other|last)\b",
+        r"|\bfrom\s+(?:the\s+)?(?:least|smallest|lowest|shortest|lightest|youngest|slowest|cheapest|earliest",
+        r"|greatest|largest|biggest|highest|longest|heaviest|oldest|fastest|latest|most|fewest|left|right",
+        r"|top|bottom|first|last|low|high|small|large)\s+to\b",
+        r"|\b(?:next|first|last|following|previous|preceding|final|missing|initial|remaining|successive",
+        r"|consecutive)\b[^.;,\n]{0,30}\b(?:terms?|numbers?|entries|elements|digits?|letters?|members|items",
+        r"|powers|multiples|rows?|coefficients)\b",
+        r"|\b(?:sequence|progression|permutation|quotient\s+and\s+(?:the\s+)?remainder)\b",
+        r"|\bthe\s+first\b[^.;\n]*\bthe\s+(?:second|other|last)\b",
         r"|(?P<axis>\b[xyz]\$?[\s-]*)?\b(?P<coordinates>coordinates)\b",
         r"|依次|分别|分別|从小到大|从大到小|從小到大|從大到小|由小到大|由大到小|升序|降序|顺序|順序|先后|排列|坐标|座標",
         r"|[前后後下接][面来]?[一二两兩三四五几\d]+个?[项項个]",
@@ -24,9 +31,10 @@ static ORDERED: LazyLock<Regex> = LazyLock::new(|| {
 });
 /// Words that say that the order does not matter.
 static UNORDERED: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(
-        r"(?i)\b(?:in\s+(?:any|no\s+particular|either|whatever)\s+order|regardless\s+of\s+(?:the\s+)?order|order\s+does\s+not\s+matter|unordered)\b|不分先后|顺序不限",
-    )
+    pattern(concat!(
+        r"(?i)\b(?:in\s+(?:any|no\s+particular|either|whatever)\s+order|regardless\s+of\s+",
+        r"(?:the\s+)?order|order\s+does\s+not\s+matter|unordered)\b|不分先后|顺序不限",
+    ))
 });
 /// Words of the sentence before an answer with so few of which it is that of the sentence before it.
 const FEW: usize = 6;
@@ -40,8 +48,8 @@ pub(super) fn is_said(text: &str) -> bool {
     !UNORDERED.is_match(text) && ORDERED.captures_iter(text).any(is_order)
 }
 
-/// Whether the sentence in which a text gives its answer says that order matters; where it only leads to the answer, the
-/// one before it counts too.
+/// Whether the sentence in which a text gives its answer says that order matters; where it only leads to the answer,
+/// the one before it counts too.
 pub(super) fn matters(text: &str, answer: &str) -> bool {
     let is_several = answer.contains([',', ';', '\u{ff0c}', '\u{3001}']) || answer.contains(" and ");
     if answer.is_empty() || !is_several && !answer.contains('和') {

@@ -9,7 +9,8 @@ pub(super) fn is_digit(letter: char) -> bool {
 }
 
 const OPERATORS: &str = "+-*/^=\u{d7}\u{f7}\u{b7}\u{2212}\u{221a}\u{2248}<>\u{2264}\u{2265}\u{2013}\u{b1}";
-const MARKS: &str = "().,[]{}%$\u{20ac}\u{a3}\u{a5}\u{b0}!:|_\\\u{3c0}\u{221e}'\u{ff0c}\u{ff0e}\u{ff05}\u{ff04}\u{bd}\u{bc}\u{be}\u{b2}\u{b3}";
+const MARKS: &str = "().,[]{}%$\u{20ac}\u{a3}\u{a5}\u{b0}!:|_\\\u{3c0}\u{221e}'\u{ff0c}\u{ff0e}\u{ff05}\u{ff04}\
+                     \u{bd}\u{bc}\u{be}\u{b2}\u{b3}";
 
 pub(super) struct Piece<'a> {
     pub(super) start: usize,

@@ -1,4 +1,4 @@
-//! The number that a sentence says, read with the expression that it stands in.
+//! The number that a sentence says, read with the expression that it is in.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -102,7 +102,7 @@ fn right_side(text: &str) -> &str {
     }
 }
 
-/// The last number of a text, with the expression and the sentence that it stands in, if they say it.
+/// The last number of a text, with the expression and the sentence that it is in, if they say it.
 pub(super) fn unmarked(text: &str) -> Option<String> {
     static CALCULATION: LazyLock<Regex> =
         LazyLock::new(|| pattern(r"(?is)<<[^<>\n]*>>|<think>.*?</think>|</?(?:b|strong|em|i|p|br)\s*/?>"));
@@ -192,33 +192,45 @@ pub(super) fn is_open_to_numbers(sentence: &str) -> bool {
 /// A sentence about the problem, the answer or the attempt, whose numbers are no answer.
 static ABOUT: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
-        r"(?i)\b(?:the|this|my)\s+(?:answer|question|problem)\s+(?:has|had|contains|consists|takes|took|lies|starts|begins|ends|asks|mentions|gives|states|says)\b",
+        r"(?i)\b(?:the|this|my)\s+(?:answer|question|problem)\s+",
+        r"(?:has|had|contains|consists|takes|took|lies|starts|begins|ends|asks|mentions|gives|states|says)\b",
         r"|\b(?:the|this|my)\s+solution\s+(?:takes|took)\b",
         r"|\bways?\s+to\s+(?:read|interpret|understand|answer|approach|phrase)\b",
-        r"|\b(?:ends?\s+(?:in|with)|(?:starts?|begins?)\s+with)\s+(?:the\s+digits?\s+)?[$\d]|\bfound\s+nothing\b|\btempt(?:ing|ed)\b|\bI\s+(?:have\s+)?(?:tried|spent|attempted|guessed)\b",
+        r"|\b(?:ends?\s+(?:in|with)|(?:starts?|begins?)\s+with)\s+(?:the\s+digits?\s+)?[$\d]",
+        r"|\bfound\s+nothing\b|\btempt(?:ing|ed)\b|\bI\s+(?:have\s+)?(?:tried|spent|attempted|guessed)\b",
     ))
 });
 /// Words by which a text gives no answer.
 static GIVES_UP: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
-        r"(?i)\b(?:I|we)\s+(?:\w+\s+)?(?:cannot|can\s+not|can['\u{2019}]t|could\s+not|couldn['\u{2019}]t|am\s+unable\s+to|are\s+unable\s+to|was\s+unable\s+to|were\s+unable\s+to|am\s+not\s+able\s+to|was\s+not\s+able\s+to|failed\s+to|do\s+not\s+know\s+how\s+to|don['\u{2019}]t\s+know\s+how\s+to)\s+(?:answer|solve|determine|find|decide|tell|say|compute|calculate|conclude|continue)\b",
-        r"|\b(?:cannot|can['\u{2019}]t)\s+be\s+(?:answered|solved|determined|decided|computed|calculated)\b|\bimpossible\s+to\s+(?:answer|solve|determine|say|tell)\b",
-        r"|\b(?:I|we)\s+(?:do\s+not|don['\u{2019}]t)\s+know\s+(?:the\s+(?:\w+\s+)?(?:answer|solution)|what\s+the\s+answer|if|whether)\b|\b(?:I|we)\s+have\s+no\s+idea\b",
-        r"|\b(?:not\s+enough|insufficient)\s+(?:information|data)\b|\b(?:we\s+are|we['\u{2019}]re|I\s+am|I['\u{2019}]m)\s+stuck\b|\b(?:I|we)\s+give\s+up\b",
+        r"(?i)\b(?:I|we)\s+(?:\w+\s+)?(?:cannot|can\s+not|can['\u{2019}]t|could\s+not|couldn['\u{2019}]t",
+        r"|am\s+unable\s+to|are\s+unable\s+to|was\s+unable\s+to|were\s+unable\s+to|am\s+not\s+able\s+to",
+        r"|was\s+not\s+able\s+to|failed\s+to|do\s+not\s+know\s+how\s+to",
+        r"|don['\u{2019}]t\s+know\s+how\s+to)\s+(?:answer|solve|determine|find|decide|tell|say|compute",
+        r"|calculate|conclude|continue)\b",
+        r"|\b(?:cannot|can['\u{2019}]t)\s+be\s+(?:answered|solved|determined|decided|computed|calculated)\b",
+        r"|\bimpossible\s+to\s+(?:answer|solve|determine|say|tell)\b",
+        r"|\b(?:I|we)\s+(?:do\s+not|don['\u{2019}]t)\s+know\s+",
+        r"(?:the\s+(?:\w+\s+)?(?:answer|solution)|what\s+the\s+answer|if|whether)\b|\b",
+        r"(?:I|we)\s+have\s+no\s+idea\b",
+        r"|\b(?:not\s+enough|insufficient)\s+(?:information|data)\b|\b",
+        r"(?:we\s+are|we['\u{2019}]re|I\s+am|I['\u{2019}]m)\s+stuck\b|\b(?:I|we)\s+give\s+up\b",
     ))
 });
 
 /// Whether a text gives up: it gives no answer, or takes back the one before it. "I cannot find a mistake" does not.
 pub(super) fn gives_up(text: &str) -> bool {
     static SEARCH: LazyLock<Regex> = LazyLock::new(|| {
-        pattern(
-            r"(?i)^\s+(?:an?|any|other|another|more|the)\s+(?:\w+\s+)?(?:mistakes?|errors?|flaws?|other|others|better|smaller|larger|more|counterexamples?)\b|^\s+(?:any|other|another|more)\b",
-        )
+        pattern(concat!(
+            r"(?i)^\s+(?:an?|any|other|another|more|the)\s+(?:\w+\s+)?",
+            r"(?:mistakes?|errors?|flaws?|other|others|better|smaller|larger|more|counterexamples?)\b",
+            r"|^\s+(?:any|other|another|more)\b",
+        ))
     });
     GIVES_UP.find_iter(text).any(|found| !SEARCH.is_match(&text[found.end()..]))
 }
 
-/// Whether a number stands in a list of options, of which none is chosen there.
+/// Whether a number is in a list of options, of which none is chosen there.
 fn is_option(text: &str, at: usize) -> bool {
     static OPTIONS: LazyLock<Regex> =
         LazyLock::new(|| pattern(r"(?m)^[ \t*_(]*A[*_]*\s*[.):]\s[^\n]*\n[ \t*_(]*B[*_]*\s*[.):]\s"));
@@ -230,9 +242,10 @@ fn is_option(text: &str, at: usize) -> bool {
 /// Whether a number is the label of an item or a step, `3. Subtract`.
 fn is_label(text: &str, at: usize) -> bool {
     static LABEL: LazyLock<Regex> = LazyLock::new(|| {
-        pattern(
-            r"^[\s*_>#(\[-]*(?:[Ss]tep\s+)?\d{1,3}[*_]*\s*(?:[.):\]]|\s[-\u{2013}\u{2014}])[)*_]*[ \t]+[*_\x22]*[A-Za-z]{2}",
-        )
+        pattern(concat!(
+            r"^[\s*_>#(\[-]*(?:[Ss]tep\s+)?\d{1,3}[*_]*\s*",
+            r"(?:[.):\]]|\s[-\u{2013}\u{2014}])[)*_]*[ \t]+[*_\x22]*[A-Za-z]{2}",
+        ))
     });
     let start = text[..at].rfind('\n').map_or(0, |end| end + 1);
     LABEL.find(&text[start..]).is_some_and(|label| start + label.end() > at)
@@ -257,7 +270,7 @@ fn is_item(text: &str, at: usize) -> bool {
     is_alone && (found.name("bullet").is_none() || has_other())
 }
 
-/// Whether the last number of a sentence stands in the grounds or the check of one before it: "15 (since 15 + 3 = 18)".
+/// Whether the last number of a sentence is in the grounds or the check of one before it: "15 (since 15 + 3 = 18)".
 fn gives_grounds(sentence: &str) -> bool {
     static GROUNDS: LazyLock<Regex> =
         LazyLock::new(|| pattern(r"(?i)\b(?:since|because|check(?:ing)?|verif(?:y|ying|ication))\b"));
@@ -269,17 +282,24 @@ fn gives_grounds(sentence: &str) -> bool {
 /// A sentence that says what is known or what is still to be done, whose numbers are no answer.
 static PREMISE: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
-        r"(?i)\b(?:originally|initially|at\s+first|at\s+the\s+(?:start|beginning)|to\s+(?:start|begin)\s+with|(?:starts?|started|begins?|began)\s+(?:out\s+)?(?:with|at|from)",
-        r"|(?:we\s+(?:know|are\s+(?:given|told)|have\s+to|need\s+to|must|should|can|could|then|now|next|will)|it\s+is\s+(?:given|known)|given\s+(?:that|is|are)|the\s+(?:problem|question)\s+(?:says|states|tells|gives))",
+        r"(?i)\b(?:originally|initially|at\s+first|at\s+the\s+(?:start|beginning)|to\s+",
+        r"(?:start|begin)\s+with|(?:starts?|started|begins?|began)\s+(?:out\s+)?(?:with|at|from)",
+        r"|(?:we\s+(?:know|are\s+(?:given|told)|have\s+to|need\s+to|must|should|can|could|then|now|next",
+        r"|will)|it\s+is\s+(?:given|known)|given\s+(?:that|is|are)|the\s+(?:problem|question)\s+",
+        r"(?:says|states|tells|gives))",
         r"|(?:guess(?:ed)?|(?:some|most|many|other)\s+(?:people|students)\s+(?:would\s+)?(?:answer|say|think|get))",
         r"|probably|likely|presumably|apparently|supposedly|extraneous|short|lacks?|missing|away\s+from|off\s+by)\b",
-        r"|\b(?:used\s+to|no\s+longer|infinitely\s+many|if\s+only|wish(?:es|ed)?|one\s+such\s+\w+|counterexample)\b|\be\.g\.|\b(?:one|another)\s+(?:such\s+|possible\s+|of\s+the\s+)*(?:solution|root|value|option|answer|candidate|possibility)s?\b|\bpossible\s+(?:value|answer|solution|option)s?\b",
-        r"|^\W*(?:let|suppose|assume|recall|consider|next|note|imagine|remark|check|checking|verify|verification|proof|sanity|to\s+(?:check|verify|confirm))\b",
+        r"|\b(?:used\s+to|no\s+longer|infinitely\s+many|if\s+only|wish(?:es|ed)?|one\s+such\s+\w+",
+        r"|counterexample)\b|\be\.g\.|\b(?:one|another)\s+(?:such\s+|possible\s+|of\s+the\s+)*",
+        r"(?:solution|root|value|option|answer|candidate|possibility)s?\b|\bpossible\s+",
+        r"(?:value|answer|solution|option)s?\b",
+        r"|^\W*(?:let|suppose|assume|recall|consider|next|note|imagine|remark|check|checking|verify",
+        r"|verification|proof|sanity|to\s+(?:check|verify|confirm))\b",
         r"|^\W*(?:before|without|excluding|not\s+counting|ignoring|besides|apart\s+from|except)\b",
     ))
 });
 
-/// What follows the last "sorry", "no" or "wait" of a sentence, where numbers stand before and after it.
+/// What follows the last "sorry", "no" or "wait" of a sentence, where numbers are before and after it.
 fn replaced(sentence: &str) -> Option<&str> {
     let cue = CUE.find_iter(sentence).last()?;
     let rest = &sentence[cue.end()..];
@@ -290,8 +310,10 @@ fn replaced(sentence: &str) -> Option<&str> {
 pub(super) fn without_confidence(text: &str) -> Cow<'_, str> {
     static CONFIDENCE: LazyLock<Regex> = LazyLock::new(|| {
         pattern(concat!(
-            r"(?i)(?P<kept>\d[^\n]{0,80}?)[\s,;\u{2014}\u{2013}-]+\(?(?:(?:and|but|though)\s+)?(?:I\s+am\s+|I['\u{2019}]m\s+|with\s+|at\s+)?",
-            r"(?:(?:only|about|around|roughly|a|just)\s+)*\d+(?:\.\d+)?\s*\\?%\s*(?:sure|certain|confident|confidence|certainty)\b\)?",
+            r"(?i)(?P<kept>\d[^\n]{0,80}?)[\s,;\u{2014}\u{2013}-]+\(?(?:(?:and|but|though)\s+)?",
+            r"(?:I\s+am\s+|I['\u{2019}]m\s+|with\s+|at\s+)?",
+            r"(?:(?:only|about|around|roughly|a|just)\s+)*\d+(?:\.\d+)?\s*\\?%\s*",
+            r"(?:sure|certain|confident|confidence|certainty)\b\)?",
         ))
     });
     CONFIDENCE.replace_all(text, "$kept")
@@ -301,15 +323,18 @@ pub(super) fn without_confidence(text: &str) -> Cow<'_, str> {
 fn names_pair(sentence: &str) -> bool {
     static PAIR: LazyLock<Regex> = LazyLock::new(|| {
         pattern(concat!(
-            r"(?i)\d[^.]*\bthe\s+other\b[^.]*\d|\bfirst\b[^.]*\d[^.]*\b(?:second|other)\b[^.]*\d|\bone\b[^.]*\d[^.]*\bthe\s+other\b[^.]*\d",
-            r"|\b(?:smaller|smallest|least|lower|minimum|shorter|younger)\b[^.]*\d[^.]*\b(?:larger|largest|greatest|greater|upper|maximum|longer|older)\b[^.]*\d",
-            r"|\b(?:larger|largest|greatest|greater|upper|maximum|longer|older)\b[^.]*\d[^.]*\b(?:smaller|smallest|least|lower|minimum|shorter|younger)\b[^.]*\d",
+            r"(?i)\d[^.]*\bthe\s+other\b[^.]*\d|\bfirst\b[^.]*\d[^.]*\b(?:second|other)\b[^.]*\d",
+            r"|\bone\b[^.]*\d[^.]*\bthe\s+other\b[^.]*\d",
+            r"|\b(?:smaller|smallest|least|lower|minimum|shorter|younger)\b[^.]*\d[^.]*\b",
+            r"(?:larger|largest|greatest|greater|upper|maximum|longer|older)\b[^.]*\d",
+            r"|\b(?:larger|largest|greatest|greater|upper|maximum|longer|older)\b[^.]*\d[^.]*\b",
+            r"(?:smaller|smallest|least|lower|minimum|shorter|younger)\b[^.]*\d",
         ))
     });
     PAIR.is_match(sentence) && !sentence.contains(" so ")
 }
 
-/// Whether two numbers stand in the last clause of a sentence without an equation, or it only gives the grounds
+/// Whether two numbers are in the last clause of a sentence without an equation, or it only gives the grounds
 /// of the one before it: which of them is the answer is open.
 fn has_rivals(sentence: &str) -> bool {
     static GROUNDS: LazyLock<Regex> = LazyLock::new(|| {
@@ -338,9 +363,10 @@ fn of_equation(sentence: &str) -> Option<Option<String>> {
     }
     // "With r = 3 and h = 5, the volume is 45."
     static GIVEN: LazyLock<Regex> = LazyLock::new(|| {
-        pattern(
-            r"(?i)(?:^|[,;]\s)\W*(?:so\s+|then\s+)?(?:for|when|if|with|since|because|given|as|taking|setting|at|where|let|substituting)\b[^,;]*$",
-        )
+        pattern(concat!(
+            r"(?i)(?:^|[,;]\s)\W*(?:so\s+|then\s+)?(?:for|when|if|with|since|because|given|as|taking",
+            r"|setting|at|where|let|substituting)\b[^,;]*$",
+        ))
     });
     let at = sentence.rfind('=')?;
     let pieces = pieces(&sentence[at + 1..]);
@@ -396,9 +422,10 @@ pub(super) fn without_bold(text: &str) -> Cow<'_, str> {
 /// Without "so", "therefore, we get" and the like.
 fn without_introduction(sentence: &str) -> &str {
     static INTRODUCTION: LazyLock<Regex> = LazyLock::new(|| {
-        pattern(
-            r"(?i)^(?:(?:so|thus|hence|therefore|then|finally|now|and|in\s+total|we\s+(?:get|have|find|obtain)|this\s+(?:gives|is))\b[,:]?\s*){1,3}",
-        )
+        pattern(concat!(
+            r"(?i)^(?:(?:so|thus|hence|therefore|then|finally|now|and|in\s+total|we\s+",
+            r"(?:get|have|find|obtain)|this\s+(?:gives|is))\b[,:]?\s*){1,3}",
+        ))
     });
     INTRODUCTION.find(sentence).map_or(sentence, |found| &sentence[found.end()..])
 }
@@ -488,7 +515,8 @@ fn with_currency(before: &str, found: String) -> String {
 /// A word before a number that is the name of a part of the text: "proceed to step 4", "by equation (4)".
 static NAMED: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
-        r"(?i)\b(?:steps?|questions?|problems?|exercises?|equations?|footnotes?|notes?|theorems?|lemmas?|attempts?|appendix|figures?|sections?|versions?)",
+        r"(?i)\b(?:steps?|questions?|problems?|exercises?|equations?|footnotes?|notes?|theorems?|lemmas?",
+        r"|attempts?|appendix|figures?|sections?|versions?)",
         r"\s*(?:no\.|number|\x23)?\s*[(*$]*$",
     ))
 });

@@ -25,8 +25,10 @@ static STATEMENT: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
         r"(?im)^[\s*_>#]*A(?:ns)?[*_]*\s*[:\u{ff1a}][*_]*",
         r"|\banswers?\b(?:\s+(?:to|for|of|here)\b[^.\n:]{0,80}?)?[\s*_]*",
-        r"(?:(?P<no>(?:isn|wasn|aren|wouldn|can|couldn|shouldn)['\u{2019}]t\b(?:\s+be\b)?|cannot\s+be\b|(?:can|could|should|would|must)\s+not\s+be\b)",
-        r"|(?:is|are|was|were|(?:would|will|should|must|could|has\s+to)\s+be|becomes|equals|comes\s+(?:out\s+)?to)\b|[:=\u{ff1a}])",
+        r"(?:(?P<no>(?:isn|wasn|aren|wouldn|can|couldn|shouldn)['\u{2019}]t\b(?:\s+be\b)?|cannot\s+be\b|",
+        r"(?:can|could|should|would|must)\s+not\s+be\b)",
+        r"|(?:is|are|was|were|(?:would|will|should|must|could|has\s+to)\s+be|becomes|equals|comes\s+",
+        r"(?:out\s+)?to)\b|[:=\u{ff1a}])",
         r"(?:[\s*_]*\b(?:therefore|thus|then|simply|just|clearly|indeed|now|hence|still|really|actually|also)\b,?)*",
         r"[\s*_]*(?P<not>(?:definitely|certainly|clearly|obviously)?\s*(?:not|never)\b)?[\s*_]*[:\u{ff1a}]?[*_]*",
     ))
@@ -34,68 +36,91 @@ static STATEMENT: LazyLock<Regex> = LazyLock::new(|| {
 /// The same in other languages.
 static FOREIGN: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
-        r"(?i)(?:答案|答え|正解)(?:应该|应当|应|就|肯定|确实|也)*\s*(?P<no>不是|并非|不为|不等于)?\s*(?:(?:是|为|為|は|即)\s*[:\u{ff1a}]?|等于|[:\u{ff1a}=])?",
+        r"(?i)(?:答案|答え|正解)(?:应该|应当|应|就|肯定|确实|也)*\s*(?P<no>不是|并非|不为|不等于)?\s*",
+        r"(?:(?:是|为|為|は|即)\s*[:\u{ff1a}]?|等于|[:\u{ff1a}=])?",
         r"|答\s*[:\u{ff1a}]|\b(?:đ|\x{110})áp\s+(?:án|số)\s*(?:cuối\s+cùng\s+)?(?:là\b|:)",
         r"|(?:정답|답)은\s*|\bответ[*_]*\s*[:\u{2014}][\s*_]*",
-        r"|\b(?:la\s+)?(?:respuesta|r\u{e9}ponse|resposta|antwort|risposta)\b[^.\n]{0,30}?(?:\b(?:es|est|ist|lautet)\b|\s[\u{e9}\u{e8}]\s|:)",
-        r"|\b(?:die\s+l\x{f6}sung|das\s+ergebnis|la\s+soluci\x{f3}n|el\s+resultado|le\s+r\x{e9}sultat|o\s+resultado|il\s+risultato)(?:\s+final)?\s*(?:(?:es|est|ist|lautet)\b|\s[\x{e9}\x{e8}]\s|:)",
+        r"|\b(?:la\s+)?(?:respuesta|r\u{e9}ponse|resposta|antwort|risposta)\b[^.\n]{0,30}?",
+        r"(?:\b(?:es|est|ist|lautet)\b|\s[\u{e9}\u{e8}]\s|:)",
+        r"|\b(?:die\s+l\x{f6}sung|das\s+ergebnis|la\s+soluci\x{f3}n|el\s+resultado|le\s+r\x{e9}sultat",
+        r"|o\s+resultado|il\s+risultato)(?:\s+final)?\s*(?:(?:es|est|ist|lautet)\b|\s[\x{e9}\x{e8}]\s|:)",
     ))
 });
 /// What replaces an answer that was given before: "no, it should be", "the correct total is".
 static CORRECTION: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
-        r"(?i)\b(?:no\s*[,.!\u{2014}\u{2013}-]|no\s+wait\b|(?:wait|actually|correction|sorry|oops|rather|instead)\b)[^.\n]{0,40}?",
+        r"(?i)\b(?:no\s*[,.!\u{2014}\u{2013}-]|no\s+wait\b|",
+        r"(?:wait|actually|correction|sorry|oops|rather|instead)\b)[^.\n]{0,40}?",
         r"\b(?:it\s+is|it['\u{2019}]s|it\s+should\s+be|that\s+should\s+be|should\s+be|it\s+must\s+be)\s",
-        r"|\b(?:correct|corrected|revised|right|actual|updated)\s+(?:value|total|result|amount|number|sum|count|solution|figure)\b[^.\n]{0,40}?\b(?:is|was|becomes|(?:should|would)\s+(?:be|have\s+been))\b",
+        r"|\b(?:correct|corrected|revised|right|actual|updated)\s+",
+        r"(?:value|total|result|amount|number|sum|count|solution|figure)\b[^.\n]{0,40}?\b",
+        r"(?:is|was|becomes|(?:should|would)\s+(?:be|have\s+been))\b",
         r"|\banswer\s+should\s+have\s+been\b",
         r"|(?:^|[.!\n]\s*)(?:so|but)\s+it\s+should\s+be\s",
     ))
 });
-/// What takes back the answer before it, whether another one follows or not; a new value may stand directly after it.
+/// What takes back the answer before it, whether another one follows or not; a new value may be directly after it.
 pub(super) static CUE: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
-        r"(?im)(?:^|[\n.!?;:,(\u{2014}\u{2013}\u{3002}\u{ff01}\u{ff0c}\u{ff08}]|\s-+|\.\.\.|\b(?:so|hmm|but|oh|and|well|ah)\b)[\s*_]*",
+        r"(?im)(?:^|[\n.!?;:,(\u{2014}\u{2013}\u{3002}\u{ff01}\u{ff0c}\u{ff08}]|\s-+|\.\.\.|\b",
+        r"(?:so|hmm|but|oh|and|well|ah)\b)[\s*_]*",
         r"(?:",
-        r"(?:(?:no|non|nein|нет)\s*(?:[,.!\u{2014}\u{2013}-]|\bwait\b)|wait\b|hold\s+on\b|oops\b|actually\s*,|correction\b|corrected\s*:|(?:i\s+am\s+|i['\u{2019}]m\s+)?sorry\b|i\s+apologi[sz]e\b|my\s+mistake\b|scratch\s+that\b|(?:on\s+second\s+thought|(?:up)?on\s+(?:further\s+)?reflection|on\s+closer\s+inspection)\b|(?:edit|typo)\s*:",
-        r"|revised\s*:|espera\b|perd\x{f3}n\b|correcci\x{f3}n\b|attendez\b|pardon\b|warte\b|korrektur\b|подожд\w*|等等|等一下|不对|不對|更正|修正|いや|いえ|訂正|待って)",
-        r"(?:[\s,.!:\u{2014}\u{2013}\u{ff0c}\u{ff1a}\u{3001}-]*(?:(?:no|non|nein|wait|hold\s+on|espera|attendez|warte|sorry|i\s+meant|i\s+mean|make\s+(?:it|that)|it['\u{2019}]s|it\s+is|that['\u{2019}]s|there\s+are|es\s+ist|es|c['\u{2019}]est|应该是|應該是|是)(?:\b|[\s:\u{ff1a}]|$|\B)))*[\s,.!:\u{2014}\u{2013}\u{ff0c}\u{ff1a}\u{3001}*_-]*",
+        r"(?:(?:no|non|nein|нет)\s*(?:[,.!\u{2014}\u{2013}-]|\bwait\b)|wait\b|hold\s+on\b|oops\b",
+        r"|actually\s*,|correction\b|corrected\s*:|(?:i\s+am\s+|i['\u{2019}]m\s+)?sorry\b|i\s+apologi[sz]e\b",
+        r"|my\s+mistake\b|scratch\s+that\b|(?:on\s+second\s+thought|(?:up)?on\s+(?:further\s+)?reflection",
+        r"|on\s+closer\s+inspection)\b|(?:edit|typo)\s*:",
+        r"|revised\s*:|espera\b|perd\x{f3}n\b|correcci\x{f3}n\b|attendez\b|pardon\b|warte\b|korrektur\b",
+        r"|подожд\w*|等等|等一下|不对|不對|更正|修正|いや|いえ|訂正|待って)",
+        r"(?:[\s,.!:\u{2014}\u{2013}\u{ff0c}\u{ff1a}\u{3001}-]*",
+        r"(?:(?:no|non|nein|wait|hold\s+on|espera|attendez|warte|sorry|i\s+meant|i\s+mean|make\s+(?:it|that)",
+        r"|it['\u{2019}]s|it\s+is|that['\u{2019}]s|there\s+are|es\s+ist|es|c['\u{2019}]est|应该是|應該是|是)",
+        r"(?:\b|[\s:\u{ff1a}]|$|\B)))*[\s,.!:\u{2014}\u{2013}\u{ff0c}\u{ff1a}\u{3001}*_-]*",
         r"|i\s+(?:have\s+|['\u{2019}]ve\s+)?(?:made|forgot|miscounted|misread|miscalculated)\b",
-        r"|(?:this|that|the|my)\s+(?:\w+\s+)?answer\s+(?:above\s+)?(?:is|was)\s+(?:wrong|incorrect|mistaken|not\s+(?:right|correct)))",
+        r"|(?:this|that|the|my)\s+(?:\w+\s+)?answer\s+(?:above\s+)?(?:is|was)\s+",
+        r"(?:wrong|incorrect|mistaken|not\s+(?:right|correct)))",
         r"|算错|錯了|错了|計算ミス|間違え",
     ))
 });
 /// What follows a cue of a correction that ended in the same answer.
 static CONFIRMED: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(
-        r"(?i)\b(?:yes|confirm(?:s|ed)?|checks?\s+out|consistent|matches|is\s+(?:indeed\s+)?(?:right|correct)|verified)\b",
-    )
+    pattern(concat!(
+        r"(?i)\b(?:yes|confirm(?:s|ed)?|checks?\s+out|consistent|matches|is\s+(?:indeed\s+)?",
+        r"(?:right|correct)|verified)\b",
+    ))
 });
 /// What makes of "the answer is" a remark about another case or another's answer.
 static ASIDE: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
-        r"(?i)\b(?:if|unless|had\s+(?:she|he|they|we|it|the)|were\s+(?:she|he|they|we|it|the)|without|suppose|assuming|in\s+(?:which|that)\s+case|common|mistake|error|na(?:i|\x{ef})ve|tempting",
-        r"|previous|previously|old|initial|initially|earlier|the\s+example|comparison|estimate|(?:second|other|next|following)\s+(?:question|part|problem)|student|students|others",
+        r"(?i)\b(?:if|unless|had\s+(?:she|he|they|we|it|the)|were\s+(?:she|he|they|we|it|the)|without",
+        r"|suppose|assuming|in\s+(?:which|that)\s+case|common|mistake|error|na(?:i|\x{ef})ve|tempting",
+        r"|previous|previously|old|initial|initially|earlier|the\s+example|comparison|estimate|",
+        r"(?:second|other|next|following)\s+(?:question|part|problem)|student|students|others",
         r"|expect(?:ed)?|note\s+that|sanity|digits?|might|may|could)\b",
         r"|\b\w+['\u{2019}]s\s+answer|\bnote\s*:|\bcheck\b[^.]*:|\bpart\s*\(",
     ))
 });
 /// What makes of "the answer is" a statement about a part or a bound of the answer.
 static OF_ANSWER: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(
-        r"(?i)\b(?:bound|limit|estimate|guess|digit|length|size|part|factor|multiple)s?\s+(?:of|on|for|in)\s+(?:the|my|our|your)\s+(?:\w+\s+)?$|\b(?:one|another|other|possible)\s+(?:possible\s+|correct\s+)?$",
-    )
+    pattern(concat!(
+        r"(?i)\b(?:bound|limit|estimate|guess|digit|length|size|part|factor|multiple)s?\s+",
+        r"(?:of|on|for|in)\s+(?:the|my|our|your)\s+(?:\w+\s+)?$|\b(?:one|another|other|possible)\s+",
+        r"(?:possible\s+|correct\s+)?$",
+    ))
 });
 /// What corrects a denial in its own sentence.
 static BUT: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(
-        r"(?i)(?:\bbut(?:\s+rather)?|\bit\s+is|\bit['\u{2019}]s|\brather|\binstead|\bit\s+should\s+be|\bsino|\bsondern|\bmais|\bbens\x{ec}|而是|应该是|[,\u{ff0c}]\s*是)\s*[:\u{ff1a}]?\s*",
-    )
+    pattern(concat!(
+        r"(?i)(?:\bbut(?:\s+rather)?|\bit\s+is|\bit['\u{2019}]s|\brather|\binstead|\bit\s+should\s+be",
+        r"|\bsino|\bsondern|\bmais|\bbens\x{ec}|而是|应该是|[,\u{ff0c}]\s*是)\s*[:\u{ff1a}]?\s*",
+    ))
 });
 /// Where a statement ends.
 static END: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(
-        r"(?i)[.!?](?:[*_\x22)]*)(?:\s|$)|[\u{3002}\u{ff01}\u{ff1f}\u{ff1b}]|;\s|\?|,?\s+\b(?:because|since|which|so\s+that|i\s+hope)\b|,\s+(?:so|as|where|not|and\s+not|rather|but|given|assuming|leaving|making)\b|,\s*(?:因为|不是|而不是)",
-    )
+    pattern(concat!(
+        r"(?i)[.!?](?:[*_\x22)]*)(?:\s|$)|[\u{3002}\u{ff01}\u{ff1f}\u{ff1b}]|;\s|\?|,?\s+\b",
+        r"(?:because|since|which|so\s+that|i\s+hope)\b|,\s+",
+        r"(?:so|as|where|not|and\s+not|rather|but|given|assuming|leaving|making)\b|,\s*(?:因为|不是|而不是)",
+    ))
 });
 static DENIED: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"(?i)^\W*(?:(?:clearly|obviously)\s+)?(?:wrong|incorrect|false|错|不对)"));
@@ -107,9 +132,10 @@ static REMARK: LazyLock<Regex> = LazyLock::new(|| {
 });
 /// Words that make of a sentence more than its last number.
 pub(super) static QUALIFIED: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(
-        r"(?i)\b(?:or\s+(?:more|less|fewer)|at\s+(?:least|most)|(?:more|less|fewer|greater)\s+than|not|never|no|neither|nor|\w+n['\u{2019}]t)\b|不是|以上|以下|至少|至多|不到",
-    )
+    pattern(concat!(
+        r"(?i)\b(?:or\s+(?:more|less|fewer)|at\s+(?:least|most)|(?:more|less|fewer|greater)\s+than|not",
+        r"|never|no|neither|nor|\w+n['\u{2019}]t)\b|不是|以上|以下|至少|至多|不到",
+    ))
 });
 
 /// Statements that are looked at, from the last one.
@@ -137,8 +163,10 @@ pub(super) fn corrected(answer: Option<&str>, after: &str, is_lead: bool) -> Opt
 fn is_refuted(answer: &str, after: &str) -> bool {
     static REFUTED: LazyLock<Regex> = LazyLock::new(|| {
         pattern(concat!(
-            r"(?i)(?:\b(?:so|therefore|thus|hence),?\s+there\s+(?:is|are)\s+no\s+(?:(?:real|such|integer)\s+)?(?:solutions?|answers?)\b",
-            r"|\b(?:however|but),?\s+(?:this|it|that)\s+(?:does\s+not|doesn['\u{2019}]t|fails\s+to)\s+(?:satisfy|work|fit|hold)\b",
+            r"(?i)(?:\b(?:so|therefore|thus|hence),?\s+there\s+(?:is|are)\s+no\s+",
+            r"(?:(?:real|such|integer)\s+)?(?:solutions?|answers?)\b",
+            r"|\b(?:however|but),?\s+(?:this|it|that)\s+(?:does\s+not|doesn['\u{2019}]t|fails\s+to)\s+",
+            r"(?:satisfy|work|fit|hold)\b",
             r"|(?P<value>\d[\d.,/]*)\$?\s+(?:does\s+not|doesn['\u{2019}]t|fails\s+to)\s+(?:satisfy|work|fit|hold)\b",
             r"|(?P<failed>\d[\d.,/]*)\$?\s+fails\s+(?:the|this|our)\b",
             r"|\bbut\s+(?P<rival>[-\u{2212}]?\d[\d.,/]*)\s+is\s+(?:right|correct)\b",
@@ -156,7 +184,10 @@ fn is_refuted(answer: &str, after: &str) -> bool {
     static FAILED: LazyLock<Regex> = LazyLock::new(|| {
         pattern(concat!(
             r"(?i)\b(?:check(?:ing)?|verif(?:y|ying|ication)|substitut\w+|plugging|sanity)\b[^.\n]{0,120}",
-            r"\b(?:which|this|that|it|they|sides?|totals?|results?)\s+(?:(?:does|do|did)\s*(?:not|n['\u{2019}]t)\s+(?:match|agree|equal|satisfy|hold|work|fit|check|add\s+up)|contradict(?:s|ion)|mismatch|fails)\b",
+            r"\b(?:which|this|that|it|they|sides?|totals?|results?)\s+",
+            r"(?:(?:does|do|did)\s*(?:not|n['\u{2019}]t)\s+",
+            r"(?:match|agree|equal|satisfy|hold|work|fit|check|add\s+up)|contradict(?:s|ion)|mismatch",
+            r"|fails)\b",
         ))
     });
     if gives_up(head(after)) || FAILED.is_match(head(after)) || ASKED.is_match(head(after)) {
@@ -337,12 +368,14 @@ fn content(text: &str, start: usize) -> (&str, &str) {
 
 /// Words for "answer" in languages that write a comma before decimals.
 static EUROPEAN: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(
-        r"(?i)\b(?:respuesta|r\x{e9}ponse|resposta|antwort|risposta|ответ|l\x{f6}sung|ergebnis|soluci\x{f3}n|resultado|r\x{e9}sultat|risultato)\b",
-    )
+    pattern(concat!(
+        r"(?i)\b(?:respuesta|r\x{e9}ponse|resposta|antwort|risposta|ответ|l\x{f6}sung|ergebnis",
+        r"|soluci\x{f3}n|resultado|r\x{e9}sultat|risultato)\b",
+    ))
 });
 
-/// A line that starts with a number with a decimal comma, `3,5`, with a point in its place. Three decimals may be thousands.
+/// A line that starts with a number with a decimal comma, `3,5`, with a point in its place. Three decimals may be
+/// thousands.
 fn with_point(line: &str) -> Cow<'_, str> {
     static COMMA: LazyLock<Regex> = LazyLock::new(|| {
         pattern(
@@ -410,9 +443,10 @@ fn statement(line: &str, following: &str, denies: bool) -> Statement {
     }
     // "41 and to question 2 is 42"
     static SECOND: LazyLock<Regex> = LazyLock::new(|| {
-        pattern(
-            r"(?i)\b(?:and|while)\s+(?:(?:the\s+answer\s+)?(?:to|for|of)\s+)?(?:the\s+)?(?:question|part|problem|second|other)\b[^.]*\b(?:is|are)\b",
-        )
+        pattern(concat!(
+            r"(?i)\b(?:and|while)\s+(?:(?:the\s+answer\s+)?(?:to|for|of)\s+)?(?:the\s+)?",
+            r"(?:question|part|problem|second|other)\b[^.]*\b(?:is|are)\b",
+        ))
     });
     if SECOND.is_match(&sentence) || LEFT_OUT.is_match(&whole) || is_rate_of_another(rest, &sentence) {
         return Statement::Denies;
@@ -423,7 +457,7 @@ fn statement(line: &str, following: &str, denies: bool) -> Statement {
     if QUALIFIED.is_match(&sentence) {
         return says(sentence, rest);
     }
-    // Where other words stand beside the number, all of it is a text.
+    // Where other words are beside the number, all of it is a text.
     let found = closing::said(&sentence, true).or_else(|| priced(&sentence).map(str::to_owned));
     says(found.unwrap_or(sentence), rest)
 }
@@ -472,7 +506,8 @@ fn priced(sentence: &str) -> Option<&str> {
     static PRICED: LazyLock<Regex> = LazyLock::new(|| {
         pattern(concat!(
             r"(?i)^(?P<value>\\?\$\s?\d[\d,]*(?:\.\d+)?|\d[\d,]*(?:\.\d+)?\s+(?:dollars|cents|euros|pounds))\s+for\s+",
-            r"(?:(?:the|all|her|his|their)\s+)*\d+\s+(?P<things>[a-z]+)(?:\s+at\s+\\?\$?\d[\d,]*(?:\.\d+)?\s+(?:each|apiece))?$",
+            r"(?:(?:the|all|her|his|their)\s+)*\d+\s+(?P<things>[a-z]+)",
+            r"(?:\s+at\s+\\?\$?\d[\d,]*(?:\.\d+)?\s+(?:each|apiece))?$",
         ))
     });
     let found = PRICED.captures(sentence)?;
@@ -481,7 +516,7 @@ fn priced(sentence: &str) -> Option<&str> {
     found.name("value").filter(|_| is_counted).map(|value| value.as_str())
 }
 
-/// A line in which a number in words stands before the same one in digits, without the words: "eighteen (18) eggs".
+/// A line in which a number in words is before the same one in digits, without the words: "eighteen (18) eggs".
 fn restated(line: &str) -> Cow<'_, str> {
     static RESTATED: LazyLock<Regex> = LazyLock::new(|| {
         pattern(r"(?i)^(?P<words>[a-z]+(?:[ -][a-z]+){0,8}) \((?P<digits>\d[\d.,]*)\)(?P<rest>.*)$")

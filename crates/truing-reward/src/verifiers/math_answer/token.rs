@@ -67,7 +67,7 @@ pub(super) enum Kind {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Token {
     pub(super) kind: Kind,
-    /// Whether space stands before it.
+    /// Whether space is before it.
     pub(super) spaced: bool,
 }
 
@@ -378,7 +378,7 @@ impl Lexer {
         rest.starts_with(['(', '[']) || rest.starts_with("\\{")
     }
 
-    /// Whether the x that was just read stands between two numbers, with space around it.
+    /// Whether the x that was just read is between two numbers, with space around it.
     fn is_times(&self) -> bool {
         let after = self.text[self.at..].iter().take_while(|c| c.is_whitespace()).count();
         self.spaced

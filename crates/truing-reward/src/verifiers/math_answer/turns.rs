@@ -13,7 +13,8 @@ use crate::verifiers::pattern::pattern;
 /// Where another asks: `Q:`, `Question 2:`, `Human:`, `### Instruction:`, the marks of chat templates.
 static TURN: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
-        r"(?im)^[ \t*_#>]*(?:Q|Question|Problem|Exercise|Human|User|Instruction|\x{95ee}\x{9898}|\x{95ee})[*_]*(?:\s+#?\d{1,3})?[*_]*\s*[:\u{ff1a}]",
+        r"(?im)^[ \t*_#>]*(?:Q|Question|Problem|Exercise|Human|User|Instruction|\x{95ee}\x{9898}",
+        r"|\x{95ee})[*_]*(?:\s+#?\d{1,3})?[*_]*\s*[:\u{ff1a}]",
         r"|<\|im_start\|>\s*user\b|<\|start_header_id\|>\s*user\b|<\|user\|>|<start_of_turn>\s*user\b|\[INST\]",
     ))
 });

@@ -390,8 +390,8 @@ impl Unit {
             .any(|name| self.dimensions.get(name) == Some(&1))
     }
 
-    /// Whether only a number of this unit is a multiple, or the two are written in different bases. Ten is the base of a
-    /// number that names none.
+    /// Whether only a number of this unit is a multiple, or the two are written in different bases. Ten is the base of
+    /// a number that names none.
     pub(super) fn adds_meaning(&self, other: &Self) -> bool {
         let is_multiple = |unit: &Self| unit.counted.as_deref().is_some_and(|it| it.starts_with(MULTIPLE));
         let base = |unit: &Self| unit.base.clone().filter(|base| base != "10");

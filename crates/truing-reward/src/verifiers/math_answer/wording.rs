@@ -1,20 +1,20 @@
 //! Words beside a number that change what it says, in the languages in which answers are read.
 
-/// Words that make of a number another one, or no answer at all, wherever they stand beside it.
+/// Words that make of a number another one, or no answer at all, wherever they are beside it.
 const ALTERING: &str = "\
-    not no non never none nobody neither nor cannot without except anything isn aren wasn weren doesn \
-    don didn wouldn couldn shouldn can't negative minus plus times divided multiplied divide multiply \
-    factorial factorials squared cubed square squares cube cubes root roots half halves halved twice \
-    thrice double doubled triple tripled quadruple reciprocal reciprocals inverse inverses inverted \
-    opposite opposites negation negated multiple divisible divides factor modulo mod modulus logarithm \
-    log exponent wrong incorrect false mistaken mistake error untrue impossible invalid than less fewer \
-    greater larger smaller under above below beyond exceeds exceed but rather instead other otherwise \
-    either or unless whether maybe perhaps possibly unlikely doubt doubtful hardly barely nearly almost \
-    might may versus choose point score scores short ago bps basis ppm binary hex hexadecimal octal repeating recurring nunca jamais nicht kein keine nie niemals pas menos moins \
-    meno mas m\u{e1}s mais pi\u{f9} oder ou mitad moiti\u{e9} h\u{e4}lfte metade met\u{e0} doble doppelt \
-    doppelte doppio dobro ra\u{ed}z raiz racine wurzel radice cuadrado carr\u{e9} quadrat quadrado \
-    quadrato hoch fois veces vezes volte mal mayor menor maior maggiore minore gr\u{f6}\u{df}er kleiner \
-    entre zwischen tra halbe mehr weniger wi\u{119}cej mniej";
+    not no non never none nobody neither nor cannot without except anything isn aren wasn weren doesn don \
+    didn wouldn couldn shouldn can't negative minus plus times divided multiplied divide multiply factorial \
+    factorials squared cubed square squares cube cubes root roots half halves halved twice thrice double \
+    doubled triple tripled quadruple reciprocal reciprocals inverse inverses inverted opposite opposites \
+    negation negated multiple divisible divides factor modulo mod modulus logarithm log exponent wrong \
+    incorrect false mistaken mistake error untrue impossible invalid than less fewer greater larger smaller \
+    under above below beyond exceeds exceed but rather instead other otherwise either or unless whether \
+    maybe perhaps possibly unlikely doubt doubtful hardly barely nearly almost might may versus choose point \
+    score scores short ago bps basis ppm binary hex hexadecimal octal repeating recurring nunca jamais nicht \
+    kein keine nie niemals pas menos moins meno mas m\u{e1}s mais pi\u{f9} oder ou mitad moiti\u{e9} \
+    h\u{e4}lfte metade met\u{e0} doble doppelt doppelte doppio dobro ra\u{ed}z raiz racine wurzel radice \
+    cuadrado carr\u{e9} quadrat quadrado quadrato hoch fois veces vezes volte mal mayor menor maior maggiore \
+    minore gr\u{f6}\u{df}er kleiner entre zwischen tra halbe mehr weniger wi\u{119}cej mniej";
 
 /// Whether a list of words, with space between them, has a word.
 pub(super) fn lists(words: &str, word: &str) -> bool {
@@ -90,13 +90,14 @@ pub(super) fn is_plural(word: &str) -> bool {
 /// scale, fractions and units are none.
 pub(super) fn is_foreign_noun(word: &str) -> bool {
     const OTHERS: &str = "\
-        f\u{fc}\u{df}e f\u{fc}nf zw\u{f6}lf h\u{e4}lfte gr\u{f6}\u{df}e \u{fc}ber milion miliard bilion bilij tryli kwadry \
-        tuzin procent stopni punkt dziesi\u{105}t tysi setek po\u{142} raz \u{107}wier миллион миллиард биллион триллион тысяч \
-        десят сот дюжин процент пункт балл раз половин трет четверт корн степен дол минус квадрат куб част нулей \
-        менее более тем";
+        f\u{fc}\u{df}e f\u{fc}nf zw\u{f6}lf h\u{e4}lfte gr\u{f6}\u{df}e \u{fc}ber milion miliard bilion \
+        bilij tryli kwadry tuzin procent stopni punkt dziesi\u{105}t tysi setek po\u{142} raz \u{107}wier \
+        миллион миллиард биллион триллион тысяч десят сот дюжин процент пункт балл раз половин трет четверт \
+        корн степен дол минус квадрат куб част нулей менее более тем";
     const POLISH: &str = "\
-        jab\u{142}ka jab\u{142}ek ksi\u{105}\u{17c}ki ksi\u{105}\u{17c}ek dziewcz\u{105}t zwierz\u{105}t kurcz\u{105}t o\u{142}\u{f3}wki jab\u{142}oni \
-        pude\u{142}ek pude\u{142}ka krzese\u{142} ryb\u{119} \u{142}y\u{17c}ek r\u{f3}\u{17c} g\u{119}si \u{15b}liwek \u{142}awek";
+        jab\u{142}ka jab\u{142}ek ksi\u{105}\u{17c}ki ksi\u{105}\u{17c}ek dziewcz\u{105}t zwierz\u{105}t \
+        kurcz\u{105}t o\u{142}\u{f3}wki jab\u{142}oni pude\u{142}ek pude\u{142}ka krzese\u{142} ryb\u{119} \
+        \u{142}y\u{17c}ek r\u{f3}\u{17c} g\u{119}si \u{15b}liwek \u{142}awek";
     const RUSSIAN: &str = "\
         яблок яблока книг книги конфет конфеты монет монеты машин машины роз розы штук штуки человек человека детей \
         ребят тетрадей карандаша карандашей учеников ученика кур рыб марок марки коробок коробки груш груши слив \

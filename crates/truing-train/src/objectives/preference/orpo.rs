@@ -12,8 +12,8 @@ use super::{PairLoss, Preference, ResponseLogProbs, negative_log_sigmoid, sigmoi
 /// `1 / -a`; log-probabilities come in single precision, which does not tell probabilities closer to 1 apart.
 const LARGEST_MEAN: f64 = -(f32::EPSILON as f64);
 
-/// `log(p / (1 - p))` of `a = log p`, and its derivative by `a`. Past the clamp the odds are constant and their derivative
-/// is 0: a response that certain is not made any more certain, and not less.
+/// `log(p / (1 - p))` of `a = log p`, and its derivative by `a`. Past the clamp the odds are constant and their
+/// derivative is 0: a response that certain is not made any more certain, and not less.
 fn log_odds(a: f64) -> (f64, f64) {
     if a > LARGEST_MEAN {
         return (LARGEST_MEAN - (-LARGEST_MEAN.exp_m1()).ln(), 0.0);

@@ -67,14 +67,12 @@ impl Quick {
             ));
         };
         let named = |text: &str| -> anyhow::Result<(String, PathBuf)> {
-            let (name, path) = text
-                .split_once('=')
-                .with_context(|| {
-                    format!(
-                        "`{text}`: expected NAME=PATH, such as gsm8k=test.jsonl: the files of benchmarks are not part of \
-                         this program; several are written `--tasks gsm8k=a.jsonl,arc=b.jsonl`"
-                    )
-                })?;
+            let (name, path) = text.split_once('=').with_context(|| {
+                format!(
+                    "`{text}`: expected NAME=PATH, such as gsm8k=test.jsonl: the files of benchmarks are not \
+                     part of this program; several are written `--tasks gsm8k=a.jsonl,arc=b.jsonl`"
+                )
+            })?;
             Ok((name.to_owned(), path.into()))
         };
         let mut config = EvaluateConfig {
@@ -123,9 +121,9 @@ impl Quick {
                     Ok(Some(model))
                 }
                 _ => bail!(
-                    "`--model_args {arguments}`: expected `--model PATH`, or `--model hf --model_args pretrained=PATH`; an \
-                     adapter is given as the model itself, a server in a recipe (`[model.server]`), and a model's number \
-                     format is that of its files"
+                    "`--model_args {arguments}`: expected `--model PATH`, or `--model hf --model_args \
+                     pretrained=PATH`; an adapter is given as the model itself, a server in a recipe \
+                     (`[model.server]`), and a model's number format is that of its files"
                 ),
             },
         }

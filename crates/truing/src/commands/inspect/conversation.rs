@@ -294,7 +294,7 @@ fn print(view: &View, arguments: &Arguments, printer: Printer) -> anyhow::Result
     Ok(())
 }
 
-/// Without colours, brackets stand around what carries loss.
+/// Without colours, brackets are around what carries loss.
 fn coloured(view: &View, printer: Printer) -> String {
     let has_colours = has_colours(printer);
     let cut = view.truncation.as_ref().map_or(usize::MAX, |truncation| truncation.max_length);
