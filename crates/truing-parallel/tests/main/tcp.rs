@@ -3,6 +3,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Barrier;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use truing_parallel::{
     Cause, ControlError, JobToken, Launcher, Loss, Rendezvous, TcpError, TcpJob, TcpOptions, conformance,
 };
-use truing_types::{CommunicationError, Communicator as _, Rank};
+use truing_types::{CommunicationError, Rank};
 
 /// A port that was free a moment ago.
 fn free_port() -> u16 {
@@ -37,6 +38,18 @@ fn options() -> TcpOptions {
     options
 }
 
+/// Joins as one rank of a job, and sends what it loses.
+fn join(
+    rank: usize,
+    world_size: usize,
+    port: u16,
+    options: &TcpOptions,
+    losses: Sender<(usize, Loss)>,
+) -> Result<TcpJob, TcpError> {
+    let report = move |loss: &Loss| losses.send((rank, loss.clone())).unwrap();
+    TcpJob::start(&place(rank, world_size, port), options, report)
+}
+
 /// Runs `body` on every rank of a job, each in a thread of its own; the results in rank order. No rank may be lost.
 fn on_every_rank<T: Send>(
     world_size: usize,
@@ -44,20 +57,21 @@ fn on_every_rank<T: Send>(
     body: impl Fn(TcpJob) -> T + Sync,
 ) -> Vec<T> {
     let port = free_port();
-    thread::scope(|scope| {
+    let (losses, lost) = channel();
+    let found = thread::scope(|scope| {
         let body = &body;
         let start = |rank: usize| {
-            scope.spawn(move || {
-                let no_loss = move |loss: &Loss| panic!("rank {rank} misses {loss}");
-                body(TcpJob::start(&place(rank, world_size, port), options, no_loss).unwrap())
-            })
+            let losses = losses.clone();
+            scope.spawn(move || body(join(rank, world_size, port, options, losses).unwrap()))
         };
-        // In the order in which nobody is waited for by the next one.
+        // The last one first: all wait for rank 0.
         let ranks: Vec<_> = (0..world_size).rev().map(start).collect();
         let mut found: Vec<T> = ranks.into_iter().map(|rank| rank.join().unwrap()).collect();
         found.reverse();
         found
-    })
+    });
+    assert_eq!(lost.try_iter().next(), None, "a rank was lost");
+    found
 }
 
 #[test]
@@ -109,12 +123,13 @@ fn collectives_may_be_called_from_any_thread_and_end_with_the_job() {
 
 #[test]
 fn groups_used_in_different_orders_are_an_error_and_not_a_hang() {
+    let noticed = Barrier::new(2);
     let found = on_every_rank(2, &options(), |job| {
         let world = job.world();
         let group = world.split(0).unwrap();
         let found = if world.rank() == Rank(0) { world.barrier() } else { group.barrier() };
-        // The other rank has found it as well before this one leaves.
-        thread::sleep(Duration::from_millis(500));
+        // Neither leaves before both have found it.
+        noticed.wait();
         job.fail(0);
         found.unwrap_err()
     });
@@ -125,13 +140,11 @@ fn groups_used_in_different_orders_are_an_error_and_not_a_hang() {
 #[test]
 fn a_wait_can_have_a_limit() {
     let options = TcpOptions { longest_wait: Some(Duration::from_secs(1)), ..options() };
+    let given_up = Barrier::new(2);
     let found = on_every_rank(2, &options, |job| {
-        let found = if job.world().rank() == Rank(0) {
-            job.world().barrier()
-        } else {
-            thread::sleep(Duration::from_secs(3));
-            Ok(())
-        };
+        let world = job.world();
+        let found = if world.rank() == Rank(0) { world.barrier() } else { Ok(()) };
+        given_up.wait();
         job.fail(0);
         found
     });
@@ -139,27 +152,17 @@ fn a_wait_can_have_a_limit() {
     assert_eq!(found, [Err(overdue), Ok(())]);
 }
 
-/// Joins as one rank, and sends what it is lost by.
-fn join(
-    rank: usize,
-    world_size: usize,
-    port: u16,
-    options: &TcpOptions,
-    losses: Sender<(usize, Loss)>,
-) -> Result<TcpJob, TcpError> {
-    let report = move |loss: &Loss| losses.send((rank, loss.clone())).unwrap();
-    TcpJob::start(&place(rank, world_size, port), options, report)
-}
-
 #[test]
 fn a_rank_that_fails_is_named_and_ends_the_collectives_of_the_others() {
     let port = free_port();
     let (losses, found) = channel();
+    let started = &Barrier::new(3);
     let errors: Vec<_> = thread::scope(|scope| {
         let start = |rank: usize| {
             let losses = losses.clone();
             scope.spawn(move || {
                 let job = join(rank, 3, port, &options(), losses).unwrap();
+                started.wait();
                 if rank == 1 {
                     job.fail(3);
                     return None;
