@@ -21,6 +21,8 @@ use std::fmt;
 /// What started the processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Launcher {
+    /// `truing launch`, which sets torchrun's variables and [`Rendezvous::LAUNCHED`].
+    Truing,
     /// torchrun, or its variables set by hand (Kubernetes' PyTorchJob does so).
     Torchrun,
     /// OpenMPI's `mpirun`.
@@ -147,6 +149,7 @@ pub enum RendezvousError {
 impl fmt::Display for Launcher {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
+            Self::Truing => "truing launch",
             Self::Torchrun => "torchrun",
             Self::OpenMpi => "mpirun",
             Self::Pmi => "a launcher with PMI",
@@ -157,7 +160,7 @@ impl fmt::Display for Launcher {
 
 impl Rendezvous {
     /// Every variable that [`from_variables`](Self::from_variables) looks at.
-    pub const VARIABLES: [&'static str; 22] = [
+    pub const VARIABLES: [&'static str; 23] = [
         "RANK",
         "WORLD_SIZE",
         "LOCAL_RANK",
@@ -180,7 +183,11 @@ impl Rendezvous {
         "SLURM_LOCALID",
         "SLURM_JOB_ID",
         "SLURM_STEP_ID",
+        Self::LAUNCHED,
     ];
+
+    /// What `truing launch` sets beside torchrun's variables.
+    pub const LAUNCHED: &'static str = "TRUING_LAUNCHED";
 
     /// Reads what the launcher says; `None` where no launcher started this process. An empty variable counts as not
     /// set.
@@ -206,6 +213,9 @@ impl Rendezvous {
             }
         }
         let Some((_, mut place)) = found else { return Ok(None) };
+        if place.launcher == Launcher::Torchrun && variables.get(Self::LAUNCHED).is_some() {
+            place.launcher = Launcher::Truing;
+        }
         place.address = variables.master()?;
         place.job = variables.job();
         // Below torchrun the variables of MPI's launcher are those of torchrun's agent.
@@ -366,6 +376,8 @@ mod tests {
     fn the_innermost_launcher_counts() {
         let launcher = |variables: &[&[(&str, &str)]]| read(&variables.concat()).unwrap().unwrap();
         assert_eq!(launcher(&[&MPIRUN, &SRUN]).launcher, Launcher::OpenMpi);
+        assert_eq!(launcher(&[&TORCHRUN, &[(Rendezvous::LAUNCHED, "1")]]).launcher, Launcher::Truing);
+        assert_eq!(launcher(&[&MPIRUN, &[(Rendezvous::LAUNCHED, "1")]]).launcher, Launcher::OpenMpi);
         let below = launcher(&[&TORCHRUN, &MPIRUN, &SRUN]);
         assert_eq!((below.launcher, below.rank, below.has_mpi), (Launcher::Torchrun, 3, false));
     }

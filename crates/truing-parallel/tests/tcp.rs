@@ -91,7 +91,7 @@ impl Ranks {
                 .args(["rank", behaviour(rank)])
                 .env_clear()
                 .envs(place)
-                .envs([("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", &port)])
+                .envs([("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", port.as_str())])
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped())
