@@ -23,7 +23,7 @@ use crate::{Context, interrupt};
 const LOOK: Duration = Duration::from_millis(20);
 /// After one process has failed, the others have this time to notice, to say which rank is lost, and to end. A rank that is
 /// stopped notices nothing, so it is ended then.
-const GRACE: Duration = Duration::from_secs(3);
+const GRACE: Duration = Duration::from_secs(2);
 /// Bytes of the job's token.
 const N_TOKEN: usize = 16;
 
