@@ -257,7 +257,7 @@ mod lost {
 
     #[test]
     fn a_lost_rank_is_named_and_the_resumed_run_ends_with_the_same_bits() {
-        const STEPS: u64 = 200;
+        const STEPS: u64 = 100;
         let workshop = Workshop::new();
         finish(&mut launch(&workshop, "tcp", 2, &training(&workshop, "whole", STEPS))).expect_status(0);
         let (expected, expected_losses) = (weights(&workshop, "whole"), losses(&workshop, "whole"));
