@@ -10,8 +10,9 @@ use std::time::Duration;
 
 /// Bytes before the values of a frame: the group's tag and the number of bytes of values, little-endian.
 const N_HEADER: usize = 8;
-/// Frames that wait for the thread that writes. A rank takes every frame that it gets before it queues the one after the next, so
-/// no circle of ranks can wait for each other's queues.
+/// Frames that wait for the thread that writes. Ranks receive a piece of a message before they send the next one, so a full
+/// queue means that the other rank is behind this one. The rank furthest behind therefore never waits for a queue, and no
+/// circle of ranks can.
 const N_QUEUED: usize = 1;
 
 /// Why a frame did not come or go.
