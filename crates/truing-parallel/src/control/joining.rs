@@ -157,6 +157,12 @@ pub(crate) fn answer_late(stream: TcpStream) {
     }
 }
 
+/// Whether a connection has the same address at both ends. On one host that happens, rarely, where nobody listens yet: the
+/// system gives the caller the very port that it calls.
+fn is_with_itself(stream: &TcpStream) -> bool {
+    matches!((stream.local_addr(), stream.peer_addr()), (Ok(own), Ok(other)) if own == other)
+}
+
 /// Connects to an address where nobody may listen yet.
 ///
 /// # Errors
@@ -166,6 +172,7 @@ pub(crate) fn connect(host: &str, port: u16, within: Duration) -> io::Result<Tcp
         let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
         for address in (host, port).to_socket_addrs()? {
             match TcpStream::connect_timeout(&address, ATTEMPT) {
+                Ok(stream) if is_with_itself(&stream) => last = ErrorKind::ConnectionRefused.into(),
                 Ok(stream) => return Ok(stream),
                 Err(error) => last = error,
             }

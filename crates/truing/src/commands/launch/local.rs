@@ -170,7 +170,7 @@ mod tests {
     fn outcome_of(scripts: &[&str], n_signals: usize) -> Outcome {
         let start = |script: &&str| {
             let mut command = Command::new("/bin/sh");
-            command.args(["-c", script]);
+            command.args(["-c", *script]);
             own_group(&mut command);
             (command.spawn().unwrap(), None)
         };
