@@ -25,8 +25,8 @@ use message::Message;
 pub(crate) use watch::OnLoss;
 use watch::{Beats, Link, Shared};
 
-/// A text that only the ranks of one job know, so that nobody else takes part in it. It is sent over the network as it is,
-/// and never printed.
+/// A text that only the ranks of one job know, so that nobody else takes part in it. It is sent over the network as it
+/// is, and never printed.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct JobToken(String);
 
@@ -248,8 +248,8 @@ impl ControlChannel {
         Self::join(stream, 0, options, Box::new(on_loss)).map(|(channel, _)| channel)
     }
 
-    /// [`connect`](Self::connect) over a connection with rank 0 that is there already. `link_port` is where this rank waits
-    /// for links. Returns where the ranks from 1 on do, as rank 0 sees them.
+    /// [`connect`](Self::connect) over a connection with rank 0 that is there already. `link_port` is where this rank
+    /// waits for links. Returns where the ranks from 1 on do, as rank 0 sees them.
     pub(crate) fn join(
         stream: TcpStream,
         link_port: u16,

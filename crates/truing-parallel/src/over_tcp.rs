@@ -1,13 +1,13 @@
 //! Ranks as processes, over TCP: no launcher's library, nothing but sockets.
 //!
-//! The ranks meet at rank 0's address, where the control channel is set up ([`ControlChannel`](crate::ControlChannel)). Over it
-//! they learn where every other rank listens, and then connect each with each. A pair has one connection, a *link*. On the
-//! sending side a thread writes what is queued (`over_tcp/link.rs`), so that a rank can send and receive at once. Collectives are
-//! those of `transfers.rs`; they run one after another, each on the thread of its caller.
+//! The ranks meet at rank 0's address, where the control channel is set up ([`ControlChannel`](crate::ControlChannel)).
+//! Over it they learn where every other rank listens, and then connect each with each. A pair has one connection, a
+//! *link*. On the sending side a thread writes what is queued (`over_tcp/link.rs`), so that a rank can send and receive
+//! at once. Collectives are those of `transfers.rs`; they run one after another, each on the thread of its caller.
 //!
-//! Covered: strangers and ranks of other jobs at the door (a token in every first line); ranks that come late, twice or never;
-//! ranks that call collectives of their groups in different orders. Not covered: encryption. Values and the token are sent as
-//! they are, so the network between the hosts has to be one that is trusted.
+//! Covered: strangers and ranks of other jobs at the door (a token in every first line); ranks that come late, twice or
+//! never; ranks that call collectives of their groups in different orders. Not covered: encryption. Values and the
+//! token are sent as they are, so the network between the hosts has to be one that is trusted.
 
 mod communicator;
 mod door;
@@ -43,13 +43,14 @@ pub struct TcpOptions {
     pub longest_wait: Option<Duration>,
     /// Bytes that are queued at once. Longer messages are sent in pieces.
     pub n_bytes_at_once: usize,
-    /// How long a collective whose link broke waits before it returns the error. The control channel names the lost rank in
-    /// this time, and its `on_loss` ends the process.
+    /// How long a collective whose link broke waits before it returns the error. The control channel names the lost
+    /// rank in this time, and its `on_loss` ends the process.
     pub farewell: Duration,
 }
 
 impl TcpOptions {
-    /// Two minutes to join, no limit for collectives, pieces of 256 KiB, 8 seconds for the control channel to name a lost rank.
+    /// Two minutes to join, no limit for collectives, pieces of 256 KiB, 8 seconds for the control channel to name a
+    /// lost rank.
     #[must_use]
     pub fn new(host: String, process: u32, job: String, token: JobToken) -> Self {
         let [join_within, farewell] = [120, 8].map(Duration::from_secs);
@@ -71,7 +72,8 @@ impl TcpOptions {
 pub enum TcpError {
     /// The launcher says no place where the ranks can meet.
     #[error(
-        "{launcher} started {world_size} processes, but `MASTER_ADDR` and `MASTER_PORT`, where they can meet, are not set"
+        "{launcher} started {world_size} processes, but `MASTER_ADDR` and `MASTER_PORT`, where they can meet, \
+         are not set"
     )]
     NoAddress {
         /// What started the processes.

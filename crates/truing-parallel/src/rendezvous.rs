@@ -11,7 +11,8 @@
 //! 4. `srun`: `SLURM_PROCID`, `SLURM_STEP_NUM_TASKS`, `SLURM_LOCALID`. A batch script without `srun` has `SLURM_PROCID`
 //!    and `SLURM_NTASKS` as well, but is one process: only `SLURM_STEP_NUM_TASKS` says that `srun` started this one.
 //!
-//! What identifies the job among others is torchrun's `TORCHELASTIC_RUN_ID`, or Slurm's `SLURM_JOB_ID` and `SLURM_STEP_ID`.
+//! What identifies the job among others is torchrun's `TORCHELASTIC_RUN_ID`, or Slurm's `SLURM_JOB_ID` and
+//! `SLURM_STEP_ID`.
 //!
 //! Variables set by hand (1, without torchrun's `TORCHELASTIC_RUN_ID`) must agree with those of 2 and 3.
 

@@ -1,8 +1,9 @@
 //! Collectives made of messages between two ranks. A [`Wire`] carries the messages, over TCP or MPI; what is sent and
 //! the order of all sums are the same on each, and so are the bits of every result.
 //!
-//! The base of all is [`Transfers::exchange`]: in round `i` each rank sends to the rank `i` places after it and receives
-//! from the one `i` places before it. Every message is in flight beside its counterpart, so no order of arrival matters.
+//! The base of all is [`Transfers::exchange`]: in round `i` each rank sends to the rank `i` places after it and
+//! receives from the one `i` places before it. Every message is in flight beside its counterpart, so no order of
+//! arrival matters.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,8 +30,8 @@ const OPERATIONS: [&str; 11] = [
 
 /// What carries messages between the ranks of the world.
 pub(crate) trait Wire {
-    /// Sends bytes to the world's rank `to` while it receives from the world's rank `from`, which sends as many as there
-    /// is room for. Either message may be empty. `tag` is that of the group on both sides.
+    /// Sends bytes to the world's rank `to` while it receives from the world's rank `from`, which sends as many as
+    /// there is room for. Either message may be empty. `tag` is that of the group on both sides.
     fn swap(
         &self,
         tag: u32,
@@ -152,8 +153,8 @@ impl<W: Wire> Transfers<'_, W> {
         })
     }
 
-    /// Sends `block(r)` to each rank r, and returns the blocks that came from each, which have `n_receive(r)` elements. No
-    /// block on any rank is longer than `n_longest`, and all ranks say the same.
+    /// Sends `block(r)` to each rank r, and returns the blocks that came from each, which have `n_receive(r)` elements.
+    /// No block on any rank is longer than `n_longest`, and all ranks say the same.
     fn exchange<'b, T: Pod>(
         &self,
         n_longest: usize,
@@ -239,8 +240,8 @@ impl<W: Wire> Transfers<'_, W> {
         Ok(self.exchange(values.len(), |_| values, |_| values.len())?.concat())
     }
 
-    /// The `n_values` of `root`, whose own are `values`. The root gives each rank one slice, and the ranks give theirs to
-    /// the others, so the root sends no more than twice its values.
+    /// The `n_values` of `root`, whose own are `values`. The root gives each rank one slice, and the ranks give theirs
+    /// to the others, so the root sends no more than twice its values.
     pub(crate) fn broadcast<T: Pod>(
         &self,
         values: &[T],

@@ -1,5 +1,5 @@
-//! The conformance suite, and ranks that are lost in the middle of a collective, on processes that meet over TCP. This program
-//! starts itself as the ranks, with torchrun's variables: `tcp rank BEHAVIOUR`.
+//! The conformance suite, and ranks that are lost in the middle of a collective, on processes that meet over TCP. This
+//! program starts itself as the ranks, with torchrun's variables: `tcp rank BEHAVIOUR`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test program of its own")]
 #![allow(clippy::exit, reason = "ranks end with a status")]
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]

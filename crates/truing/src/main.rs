@@ -140,7 +140,8 @@ fn run(cli: &Cli, handled: anyhow::Result<()>) -> ExitCode {
 }
 
 /// The place of this process among those that a launcher started. Variables that contradict each other are an error of
-/// commands that have several ranks; the others run as one process, unless `truing launch` or MPI's launcher started more.
+/// commands that have several ranks; the others run as one process, unless `truing launch` or MPI's launcher started
+/// more.
 fn place_of(command: &Command, environment: &Environment) -> anyhow::Result<Option<Rendezvous>> {
     let place = Rendezvous::from_variables(&environment.of_launcher);
     if command.runs_on_ranks() {

@@ -8,8 +8,8 @@ pub(crate) const FINE: u8 = 0;
 pub(crate) const FINDING: u8 = 1;
 /// The work could not be done.
 pub(crate) const ERROR: u8 = 2;
-/// A pipeline waits for a file from people, or a rank ends because another one was lost; `EX_TEMPFAIL` of sysexits.h: try
-/// again later.
+/// A pipeline waits for a file from people, or a rank ends because another one was lost; `EX_TEMPFAIL` of sysexits.h:
+/// try again later.
 pub(crate) const WAITING: u8 = 75;
 /// Stopped by Ctrl-C or a termination signal, as shells count it: 128 + SIGINT.
 pub(crate) const INTERRUPTED: u8 = 130;

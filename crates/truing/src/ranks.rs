@@ -1,5 +1,5 @@
-//! The processes of one run. Without a launcher there is one; under `truing launch`, torchrun, `mpirun` or `srun` a training
-//! run has several, over TCP or over MPI (feature `mpi`).
+//! The processes of one run. Without a launcher there is one; under `truing launch`, torchrun, `mpirun` or `srun` a
+//! training run has several, over TCP or over MPI (feature `mpi`).
 //!
 //! Rank 0 alone prints and writes. The others end silently when rank 0 has said why.
 

@@ -119,8 +119,8 @@ pub(crate) fn prepared(stream: TcpStream, timeout: Duration) -> io::Result<Optio
     Ok(stream.set_nodelay(true).is_ok().then(|| BufReader::new(stream)))
 }
 
-/// Any other rank: says hello to rank 0, which is at the other end of `stream`, and waits for the start. Returns rank 0, and
-/// where the ranks from 1 on wait for links.
+/// Any other rank: says hello to rank 0, which is at the other end of `stream`, and waits for the start. Returns rank
+/// 0, and where the ranks from 1 on wait for links.
 pub(super) fn join(
     stream: TcpStream,
     link_port: u16,
@@ -157,8 +157,8 @@ pub(crate) fn answer_late(stream: TcpStream) {
     }
 }
 
-/// Whether a connection has the same address at both ends. On one host that happens, rarely, where nobody listens yet: the
-/// system gives the caller the very port that it calls.
+/// Whether a connection has the same address at both ends. On one host that happens, rarely, where nobody listens yet:
+/// the system gives the caller the very port that it calls.
 fn is_with_itself(stream: &TcpStream) -> bool {
     matches!((stream.local_addr(), stream.peer_addr()), (Ok(own), Ok(other)) if own == other)
 }

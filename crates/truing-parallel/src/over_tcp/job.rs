@@ -15,8 +15,8 @@ use crate::{ControlChannel, ControlOptions, Loss, Rendezvous};
 /// The status with which a rank leaves that does not come to work.
 const NOT_STARTED: u8 = 2;
 
-/// This process as a rank of a job. It must end with [`TcpJob::finish`] or [`TcpJob::fail`]; dropping it is a loss for the
-/// other ranks, a panic if the thread is panicking.
+/// This process as a rank of a job. It must end with [`TcpJob::finish`] or [`TcpJob::fail`]; dropping it is a loss for
+/// the other ranks, a panic if the thread is panicking.
 pub struct TcpJob {
     // The first to be dropped: the other ranks hear why this one ends.
     channel: ControlChannel,
@@ -28,12 +28,13 @@ pub struct TcpJob {
 }
 
 impl TcpJob {
-    /// Joins the other ranks at the address that the launcher agreed on. `on_loss` is called once at most, when a rank is lost,
-    /// and ends the process.
+    /// Joins the other ranks at the address that the launcher agreed on. `on_loss` is called once at most, when a rank
+    /// is lost, and ends the process.
     ///
     /// # Errors
-    /// When the launcher names no address, when ranks do not come, come twice or belong to another job, or when two of them
-    /// cannot connect. Rank 0 and all ranks that came get the same error, unless it is about a connection of their own.
+    /// When the launcher names no address, when ranks do not come, come twice or belong to another job, or when two of
+    /// them cannot connect. Rank 0 and all ranks that came get the same error, unless it is about a connection of their
+    /// own.
     pub fn start(
         place: &Rendezvous,
         options: &TcpOptions,

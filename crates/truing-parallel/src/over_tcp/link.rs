@@ -1,5 +1,5 @@
-//! The connection with one other rank. What is sent goes through a queue to a thread that writes it; what is received is read
-//! by the thread that needs it.
+//! The connection with one other rank. What is sent goes through a queue to a thread that writes it; what is received
+//! is read by the thread that needs it.
 
 use std::io::{self, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
@@ -10,9 +10,9 @@ use std::time::Duration;
 
 /// Bytes before the values of a frame: the group's tag and the number of bytes of values, little-endian.
 const N_HEADER: usize = 8;
-/// Frames that wait for the thread that writes. Ranks receive a piece of a message before they send the next one, so a full
-/// queue means that the other rank is behind this one. The rank furthest behind therefore never waits for a queue, and no
-/// circle of ranks can.
+/// Frames that wait for the thread that writes. Ranks receive a piece of a message before they send the next one, so a
+/// full queue means that the other rank is behind this one. The rank furthest behind therefore never waits for a queue,
+/// and no circle of ranks can.
 const N_QUEUED: usize = 1;
 
 /// Why a frame did not come or go.

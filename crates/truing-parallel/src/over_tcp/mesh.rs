@@ -40,8 +40,8 @@ pub(super) struct Unlinked<'a> {
 }
 
 impl Unlinked<'_> {
-    /// Connects to the ranks below this one, and waits for those above it. No rank waits for an answer before it accepts, so
-    /// the order in which ranks come here does not matter.
+    /// Connects to the ranks below this one, and waits for those above it. No rank waits for an answer before it
+    /// accepts, so the order in which ranks come here does not matter.
     pub(super) fn link(&self) -> Result<Mesh, TcpError> {
         let mut streams = BTreeMap::new();
         for (rank, address) in self.below.iter().enumerate() {
@@ -107,8 +107,8 @@ impl Unlinked<'_> {
         Ok(())
     }
 
-    /// Takes a link. A connection that does not show the job's token, or of a rank that is linked already, is closed; a rank
-    /// that wants to join the job hears that it comes too late.
+    /// Takes a link. A connection that does not show the job's token, or of a rank that is linked already, is closed; a
+    /// rank that wants to join the job hears that it comes too late.
     fn welcome(&self, mut reader: BufReader<TcpStream>, streams: &mut BTreeMap<usize, BufReader<TcpStream>>) {
         match Message::read(&mut reader) {
             Ok(Message::Link { from, to, token }) => {

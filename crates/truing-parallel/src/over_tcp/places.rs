@@ -44,15 +44,15 @@ fn of_first(host: &str, found: &[IpAddr], is_on_one_host: bool) -> Vec<IpAddr> {
     reachable.chain([any]).collect()
 }
 
-/// The address at which another rank than 0 listens for links. `own` is its own address on the connection with rank 0, whose
-/// name is `host`.
+/// The address at which another rank than 0 listens for links. `own` is its own address on the connection with rank 0,
+/// whose name is `host`.
 pub(super) fn of_other(host: &str, own: IpAddr, is_on_one_host: bool) -> IpAddr {
     let is_narrow = !own.is_loopback() || is_on_one_host || names_this_host(host);
     if is_narrow { own } else { any_of_family(own) }
 }
 
-/// The address of a rank that waits for links at `seen`, as rank 0 sees it, for a rank that reaches rank 0 at `first`. A
-/// loopback address is one of rank 0's own host.
+/// The address of a rank that waits for links at `seen`, as rank 0 sees it, for a rank that reaches rank 0 at `first`.
+/// A loopback address is one of rank 0's own host.
 pub(super) fn as_seen_from(first: IpAddr, seen: SocketAddr) -> SocketAddr {
     if seen.ip().is_loopback() { SocketAddr::new(first, seen.port()) } else { seen }
 }

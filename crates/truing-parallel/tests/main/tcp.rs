@@ -1,5 +1,5 @@
-//! Ranks over TCP, as threads with sockets on the loopback: the conformance suite, ranks that are lost, and visitors who do
-//! not belong to the job.
+//! Ranks over TCP, as threads with sockets on the loopback: the conformance suite, ranks that are lost, and visitors
+//! who do not belong to the job.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};

@@ -11,8 +11,9 @@ use crate::outcome::WAITING;
 /// The launcher ends all ranks when the first one ends: the rank that failed says why before.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
-/// Ends this process, rank `rank`, because another one is lost. Rank 0 says it. Where rank 0 is lost itself, it has said why it
-/// ends, or rank 1 says that it is gone. The exit status is that of a temporary failure: `--resume` continues the run.
+/// Ends this process, rank `rank`, because another one is lost. Rank 0 says it. Where rank 0 is lost itself, it has
+/// said why it ends, or rank 1 says that it is gone. The exit status is that of a temporary failure: `--resume`
+/// continues the run.
 #[expect(clippy::exit, reason = "the main thread waits for a rank that will never answer")]
 pub(super) fn end_with(rank: usize, loss: &Loss) {
     let speaker = match (loss.rank.0, loss.cause) {

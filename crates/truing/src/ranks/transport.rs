@@ -38,8 +38,8 @@ impl Transport {
         value.map(named).transpose()
     }
 
-    /// Chooses for the ranks that a launcher started: what is `asked` for, else MPI where the launcher speaks it and this
-    /// program does (`has_mpi`), else TCP.
+    /// Chooses for the ranks that a launcher started: what is `asked` for, else MPI where the launcher speaks it and
+    /// this program does (`has_mpi`), else TCP.
     ///
     /// # Errors
     /// When the ranks cannot connect in this way.

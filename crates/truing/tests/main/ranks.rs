@@ -1,4 +1,5 @@
-//! Processes that a launcher started: what they refuse, that several train as one does, and what happens when one is lost.
+//! Processes that a launcher started: what they refuse, that several train as one does, and what happens when one is
+//! lost.
 
 use std::fs;
 use std::net::TcpListener;

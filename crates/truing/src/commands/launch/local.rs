@@ -21,8 +21,8 @@ use crate::{Context, interrupt};
 
 /// The processes are looked at this often.
 const LOOK: Duration = Duration::from_millis(20);
-/// After one process has failed, the others have this time to notice, to say which rank is lost, and to end. A rank that is
-/// stopped notices nothing, so it is ended then.
+/// After one process has failed, the others have this time to notice, to say which rank is lost, and to end. A rank
+/// that is stopped notices nothing, so it is ended then.
 const GRACE: Duration = Duration::from_secs(2);
 /// Bytes of the job's token.
 const N_TOKEN: usize = 16;
@@ -108,8 +108,8 @@ impl Processes {
         }
     }
 
-    /// Notes who has ended, and returns the status of one that has just failed. `may_say`: whether an end by a signal is said,
-    /// which nobody but the system has seen.
+    /// Notes who has ended, and returns the status of one that has just failed. `may_say`: whether an end by a signal
+    /// is said, which nobody but the system has seen.
     fn look(&mut self, may_say: bool, printer: Printer) -> io::Result<Option<u8>> {
         let mut failed = None;
         for (rank, (child, ended)) in self.0.iter_mut().enumerate() {
