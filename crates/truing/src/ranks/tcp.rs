@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use truing_parallel::{ControlError, JobToken, Loss, TcpError, TcpJob, TcpOptions};
+use truing_parallel::{ControlError, JobToken, Launcher, Loss, TcpError, TcpJob, TcpOptions};
 use truing_types::Communicator;
 
-use super::ending::end_with;
+use super::ending::{end_with, end_with_launcher};
 use super::{Job, Launched};
 use crate::outcome::SaidElsewhere;
 
@@ -13,6 +13,9 @@ use crate::outcome::SaidElsewhere;
 pub(super) fn start(launched: &Launched<'_>) -> anyhow::Result<Box<dyn Job>> {
     let Launched { place, host, program, token, join_within } = launched;
     let rank = place.rank;
+    if place.launcher == Launcher::Truing {
+        end_with_launcher(rank)?;
+    }
     let job = match &place.job {
         Some(job) => format!("{program}, job {job}"),
         None => (*program).to_owned(),

@@ -295,6 +295,27 @@ mod lost {
     }
 
     #[test]
+    fn no_rank_outlives_its_launcher() {
+        let workshop = Workshop::new();
+        let mark = format!("TEST_JOB={}-orphans", std::process::id());
+        let (name, value) = mark.split_once('=').unwrap();
+        let mut command = launch(&workshop, "tcp", 2, &training(&workshop, "run", 100_000));
+        let mut child = command.env(name, value).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let started = Instant::now();
+        while losses(&workshop, "run").len() < 2 {
+            assert!(started.elapsed() < PATIENCE, "the run has no steps");
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let killed = Instant::now();
+        while (0..2).any(|rank| process_of(&mark, rank).is_some()) {
+            assert!(killed.elapsed() < LIMIT, "ranks work on without their launcher");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
     fn an_interrupted_job_is_saved_by_all_its_ranks() {
         let workshop = Workshop::new();
         let arguments = training(&workshop, "run", 400);
