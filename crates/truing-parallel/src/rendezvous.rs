@@ -353,7 +353,7 @@ mod tests {
     #[test]
     fn every_launcher_is_understood() {
         let address = |host: &str, port| Some((host.to_owned(), port));
-        let place = |launcher, rank, world_size, local_rank, address, has_mpi| {
+        let place = |launcher: Launcher, rank, world_size, local_rank, address, has_mpi| {
             let n_on_host = (launcher == Launcher::Torchrun).then_some(2);
             let job = (launcher == Launcher::Torchrun).then(|| "none".to_owned());
             Ok(Some(Rendezvous { launcher, rank, world_size, local_rank, n_on_host, job, address, has_mpi }))
