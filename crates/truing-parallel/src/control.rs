@@ -8,13 +8,13 @@
 //! Covered: a process that is killed, ends with an error, panics, or is stopped (`SIGSTOP`, a frozen or lost host, a cut
 //! network). Not covered: a rank whose threads live but whose work hangs; that takes a limit on the collectives themselves.
 
-mod joining;
-mod message;
+pub(crate) mod joining;
+pub(crate) mod message;
 mod watch;
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -22,7 +22,31 @@ use std::time::Duration;
 use truing_types::Rank;
 
 use message::Message;
+pub(crate) use watch::OnLoss;
 use watch::{Beats, Link, Shared};
+
+/// A text that only the ranks of one job know, so that nobody else takes part in it. It is sent over the network as it
+/// is, and never printed.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct JobToken(String);
+
+impl JobToken {
+    /// The token with this text. Control characters are sent as spaces.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into().replace(|c: char| c.is_control(), " "))
+    }
+
+    pub(crate) fn into_text(self) -> String {
+        self.0
+    }
+}
+
+impl fmt::Debug for JobToken {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("JobToken(..)")
+    }
+}
 
 /// How a rank takes part in a [`ControlChannel`].
 #[derive(Debug, Clone)]
@@ -35,6 +59,8 @@ pub struct ControlOptions {
     pub name: String,
     /// What all ranks must have in common, for instance a digest of program and recipe. Another job's ranks are refused.
     pub job: String,
+    /// What only the job's ranks know; empty where every rank that comes belongs to the job.
+    pub token: JobToken,
     /// How long the ranks wait for each other at the start.
     pub join_within: Duration,
     /// The time between two beats.
@@ -48,7 +74,7 @@ impl ControlOptions {
     #[must_use]
     pub fn new(rank: Rank, world_size: usize, name: String, job: String) -> Self {
         let [join_within, beat, silence] = [120, 1, 5].map(Duration::from_secs);
-        Self { rank, world_size, name, job, join_within, beat, silence }
+        Self { rank, world_size, name, job, token: JobToken::default(), join_within, beat, silence }
     }
 }
 
@@ -86,6 +112,20 @@ pub enum ControlError {
     Refused {
         /// Why not.
         reason: String,
+    },
+    /// Rank 0 has started the job with other processes.
+    #[error("the job has started with all its ranks: rank {rank} was started late or twice")]
+    Late {
+        /// This rank.
+        rank: usize,
+    },
+    /// Something accepts connections where rank 0 should be, and says nothing.
+    #[error("rank 0 at {address} accepts a connection, but says nothing for {seconds} s")]
+    Speechless {
+        /// Where.
+        address: String,
+        /// How long it was waited for.
+        seconds: u64,
     },
     /// Rank 0 went away before all ranks were there.
     #[error("rank 0 ended before the job started")]
@@ -142,7 +182,7 @@ impl fmt::Display for Loss {
 
 /// The place where rank 0 waits for the others. Made first, so that its address can be told to them.
 #[derive(Debug)]
-pub struct ControlListener(TcpListener);
+pub struct ControlListener(pub(crate) TcpListener);
 
 impl ControlListener {
     /// Listens at an address; port 0 is any free port.
@@ -182,9 +222,17 @@ impl ControlChannel {
         options: &ControlOptions,
         on_loss: impl Fn(&Loss) + Send + Sync + 'static,
     ) -> Result<Self, ControlError> {
+        Self::accept(&listener, options, Box::new(on_loss))
+    }
+
+    /// [`listen`](Self::listen) with a listener that is used further.
+    pub(crate) fn accept(
+        listener: &ControlListener,
+        options: &ControlOptions,
+        on_loss: OnLoss,
+    ) -> Result<Self, ControlError> {
         let peers = joining::accept_all(&listener.0, options)?;
-        drop(listener);
-        Self::start(peers, options, Box::new(on_loss))
+        Self::start(peers, options, on_loss)
     }
 
     /// Every other rank: connects to rank 0, which may come later, and waits until all are there.
@@ -196,14 +244,26 @@ impl ControlChannel {
         options: &ControlOptions,
         on_loss: impl Fn(&Loss) + Send + Sync + 'static,
     ) -> Result<Self, ControlError> {
-        let first = joining::join(address, options)?;
-        Self::start(vec![first], options, Box::new(on_loss))
+        let stream = reach_first(address, options)?;
+        Self::join(stream, 0, options, Box::new(on_loss)).map(|(channel, _)| channel)
+    }
+
+    /// [`connect`](Self::connect) over a connection with rank 0 that is there already. `link_port` is where this rank
+    /// waits for links. Returns where the ranks from 1 on do, as rank 0 sees them.
+    pub(crate) fn join(
+        stream: TcpStream,
+        link_port: u16,
+        options: &ControlOptions,
+        on_loss: OnLoss,
+    ) -> Result<(Self, Vec<SocketAddr>), ControlError> {
+        let (first, links) = joining::join(stream, link_port, options)?;
+        Ok((Self::start(vec![first], options, on_loss)?, links))
     }
 
     fn start(
         peers: Vec<joining::Peer>,
         options: &ControlOptions,
-        on_loss: watch::OnLoss,
+        on_loss: OnLoss,
     ) -> Result<Self, ControlError> {
         let mut links = Vec::new();
         let mut readers = Vec::new();
@@ -230,6 +290,17 @@ impl ControlChannel {
     pub fn leave(self, status: u8) {
         self.shared.part(&Message::Left { status });
     }
+}
+
+/// Connects to rank 0, which may not listen yet.
+pub(crate) fn reach_first(
+    (host, port): (&str, u16),
+    options: &ControlOptions,
+) -> Result<TcpStream, ControlError> {
+    joining::connect(host, port, options.join_within).map_err(|source| {
+        let (address, seconds) = (format!("{host}:{port}"), options.join_within.as_secs());
+        ControlError::Unreachable { address, seconds, source }
+    })
 }
 
 impl Drop for ControlChannel {

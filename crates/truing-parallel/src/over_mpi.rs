@@ -4,12 +4,12 @@
 //! values to the owner and wait for its answer. MPI therefore needs no more than `MPI_THREAD_FUNNELED`, which
 //! [`MpiWorld::start`] asks for and checks, and a wait can have a limit ([`MpiOptions::longest_wait`]).
 //!
-//! Every collective is made of messages between two ranks (`over_mpi/transfers.rs`), so a result depends on no algorithm that
-//! an MPI library chooses. Groups are lists of ranks with a tag of their own; leaving one needs no call of MPI.
+//! Every collective is made of messages between two ranks (`transfers.rs`), so a result depends on no algorithm that an
+//! MPI library chooses. Groups are lists of ranks with a tag of their own; leaving one needs no call of MPI.
 
 mod communicator;
 mod job;
-mod transfers;
+mod wire;
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};

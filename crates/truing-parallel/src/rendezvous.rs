@@ -3,11 +3,16 @@
 //! Launchers nest: `torchrun` under `srun`, `mpirun` in a Slurm allocation. The innermost one started this process, so
 //! the first of these that is there counts:
 //!
-//! 1. torchrun, or variables set by hand: `RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR`, `MASTER_PORT`.
-//! 2. OpenMPI's `mpirun`: `OMPI_COMM_WORLD_RANK`, `OMPI_COMM_WORLD_SIZE`, `OMPI_COMM_WORLD_LOCAL_RANK`.
-//! 3. MPICH's `mpiexec`, or `srun --mpi=pmi2`: `PMI_RANK`, `PMI_SIZE`, `MPI_LOCALRANKID`.
+//! 1. torchrun, `truing launch`, or variables set by hand: `RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `LOCAL_WORLD_SIZE`,
+//!    `MASTER_ADDR`, `MASTER_PORT`.
+//! 2. OpenMPI's `mpirun`: `OMPI_COMM_WORLD_RANK`, `OMPI_COMM_WORLD_SIZE`, `OMPI_COMM_WORLD_LOCAL_RANK`,
+//!    `OMPI_COMM_WORLD_LOCAL_SIZE`.
+//! 3. MPICH's `mpiexec`, or `srun --mpi=pmi2`: `PMI_RANK`, `PMI_SIZE`, `MPI_LOCALRANKID`, `MPI_LOCALNRANKS`.
 //! 4. `srun`: `SLURM_PROCID`, `SLURM_STEP_NUM_TASKS`, `SLURM_LOCALID`. A batch script without `srun` has `SLURM_PROCID`
 //!    and `SLURM_NTASKS` as well, but is one process: only `SLURM_STEP_NUM_TASKS` says that `srun` started this one.
+//!
+//! What identifies the job among others is torchrun's `TORCHELASTIC_RUN_ID`, or Slurm's `SLURM_JOB_ID` and
+//! `SLURM_STEP_ID`.
 //!
 //! Variables set by hand (1, without torchrun's `TORCHELASTIC_RUN_ID`) must agree with those of 2 and 3.
 
@@ -17,6 +22,8 @@ use std::fmt;
 /// What started the processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Launcher {
+    /// `truing launch`, which sets torchrun's variables and [`Rendezvous::LAUNCHED`].
+    Truing,
     /// torchrun, or its variables set by hand (Kubernetes' PyTorchJob does so).
     Torchrun,
     /// OpenMPI's `mpirun`.
@@ -33,28 +40,38 @@ struct Names {
     rank: &'static str,
     world_size: &'static str,
     local_rank: &'static str,
+    n_on_host: Option<&'static str>,
 }
 
 /// In the order in which they count.
 const LAUNCHERS: [Names; 4] = [
-    Names { launcher: Launcher::Torchrun, rank: "RANK", world_size: "WORLD_SIZE", local_rank: "LOCAL_RANK" },
+    Names {
+        launcher: Launcher::Torchrun,
+        rank: "RANK",
+        world_size: "WORLD_SIZE",
+        local_rank: "LOCAL_RANK",
+        n_on_host: Some("LOCAL_WORLD_SIZE"),
+    },
     Names {
         launcher: Launcher::OpenMpi,
         rank: "OMPI_COMM_WORLD_RANK",
         world_size: "OMPI_COMM_WORLD_SIZE",
         local_rank: "OMPI_COMM_WORLD_LOCAL_RANK",
+        n_on_host: Some("OMPI_COMM_WORLD_LOCAL_SIZE"),
     },
     Names {
         launcher: Launcher::Pmi,
         rank: "PMI_RANK",
         world_size: "PMI_SIZE",
         local_rank: "MPI_LOCALRANKID",
+        n_on_host: Some("MPI_LOCALNRANKS"),
     },
     Names {
         launcher: Launcher::Slurm,
         rank: "SLURM_PROCID",
         world_size: "SLURM_STEP_NUM_TASKS",
         local_rank: "SLURM_LOCALID",
+        n_on_host: None,
     },
 ];
 
@@ -69,6 +86,10 @@ pub struct Rendezvous {
     pub world_size: usize,
     /// Its number among the processes of its host, if the launcher says it.
     pub local_rank: Option<usize>,
+    /// Number of processes on its host, if the launcher says it.
+    pub n_on_host: Option<usize>,
+    /// What identifies the job among others of the launcher, if it says so: the same for all ranks.
+    pub job: Option<String>,
     /// Host and port where rank 0 can listen, if the launcher agreed on one with all ranks.
     pub address: Option<(String, u16)>,
     /// Whether MPI can find the other processes: the launcher speaks PMI or PMIx.
@@ -129,6 +150,7 @@ pub enum RendezvousError {
 impl fmt::Display for Launcher {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
+            Self::Truing => "truing launch",
             Self::Torchrun => "torchrun",
             Self::OpenMpi => "mpirun",
             Self::Pmi => "a launcher with PMI",
@@ -139,10 +161,11 @@ impl fmt::Display for Launcher {
 
 impl Rendezvous {
     /// Every variable that [`from_variables`](Self::from_variables) looks at.
-    pub const VARIABLES: [&'static str; 17] = [
+    pub const VARIABLES: [&'static str; 23] = [
         "RANK",
         "WORLD_SIZE",
         "LOCAL_RANK",
+        "LOCAL_WORLD_SIZE",
         "MASTER_ADDR",
         "MASTER_PORT",
         "TORCHELASTIC_RUN_ID",
@@ -150,14 +173,22 @@ impl Rendezvous {
         "OMPI_COMM_WORLD_RANK",
         "OMPI_COMM_WORLD_SIZE",
         "OMPI_COMM_WORLD_LOCAL_RANK",
+        "OMPI_COMM_WORLD_LOCAL_SIZE",
         "PMI_RANK",
         "PMI_SIZE",
         "MPI_LOCALRANKID",
+        "MPI_LOCALNRANKS",
         "PMIX_NAMESPACE",
         "SLURM_PROCID",
         "SLURM_STEP_NUM_TASKS",
         "SLURM_LOCALID",
+        "SLURM_JOB_ID",
+        "SLURM_STEP_ID",
+        Self::LAUNCHED,
     ];
+
+    /// What `truing launch` sets beside torchrun's variables.
+    pub const LAUNCHED: &'static str = "TRUING_LAUNCHED";
 
     /// Reads what the launcher says; `None` where no launcher started this process. An empty variable counts as not
     /// set.
@@ -183,7 +214,11 @@ impl Rendezvous {
             }
         }
         let Some((_, mut place)) = found else { return Ok(None) };
+        if place.launcher == Launcher::Torchrun && variables.get(Self::LAUNCHED).is_some() {
+            place.launcher = Launcher::Truing;
+        }
         place.address = variables.master()?;
+        place.job = variables.job();
         // Below torchrun the variables of MPI's launcher are those of torchrun's agent.
         let is_below_torchrun = variables.get("TORCHELASTIC_RUN_ID").is_some();
         let mpi = ["OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_NAMESPACE"];
@@ -224,7 +259,7 @@ impl<'a> Variables<'a> {
 
     /// What one launcher says. Its rank and number of processes are both there or neither is.
     fn place(&self, names: &Names) -> Result<Option<Rendezvous>, RendezvousError> {
-        let &Names { launcher, rank: rank_name, world_size: size_name, local_rank } = names;
+        let &Names { launcher, rank: rank_name, world_size: size_name, local_rank, n_on_host } = names;
         let (rank, world_size) = match (self.number(rank_name)?, self.number(size_name)?) {
             (Some(rank), Some(world_size)) => (rank, world_size),
             (None, None) => return Ok(None),
@@ -240,8 +275,22 @@ impl<'a> Variables<'a> {
         if rank >= world_size {
             return Err(RendezvousError::OutOfRange { rank_name, rank, size_name, world_size });
         }
-        let local_rank = self.number(local_rank)?;
-        Ok(Some(Rendezvous { launcher, rank, world_size, local_rank, address: None, has_mpi: false }))
+        Ok(Some(Rendezvous {
+            launcher,
+            rank,
+            world_size,
+            local_rank: self.number(local_rank)?,
+            n_on_host: n_on_host.map(|name| self.number(name)).transpose()?.flatten(),
+            job: None,
+            address: None,
+            has_mpi: false,
+        }))
+    }
+
+    /// torchrun's name of the job, or Slurm's number of job and step.
+    fn job(&self) -> Option<String> {
+        let of_slurm = || Some(format!("{}.{}", self.get("SLURM_JOB_ID")?, self.get("SLURM_STEP_ID")?));
+        self.get("TORCHELASTIC_RUN_ID").map(str::to_owned).or_else(of_slurm)
     }
 
     /// `MASTER_ADDR` and `MASTER_PORT`. Where torchrun's agent listens on that port itself, the next one.
@@ -282,10 +331,11 @@ mod tests {
         read(variables).unwrap_err().to_string()
     }
 
-    const TORCHRUN: [(&str, &str); 7] = [
+    const TORCHRUN: [(&str, &str); 8] = [
         ("RANK", "3"),
         ("WORLD_SIZE", "4"),
         ("LOCAL_RANK", "1"),
+        ("LOCAL_WORLD_SIZE", "2"),
         ("MASTER_ADDR", "host-a"),
         ("MASTER_PORT", "29500"),
         ("TORCHELASTIC_RUN_ID", "none"),
@@ -303,8 +353,10 @@ mod tests {
     #[test]
     fn every_launcher_is_understood() {
         let address = |host: &str, port| Some((host.to_owned(), port));
-        let place = |launcher, rank, world_size, local_rank, address, has_mpi| {
-            Ok(Some(Rendezvous { launcher, rank, world_size, local_rank, address, has_mpi }))
+        let place = |launcher: Launcher, rank, world_size, local_rank, address, has_mpi| {
+            let n_on_host = (launcher == Launcher::Torchrun).then_some(2);
+            let job = (launcher == Launcher::Torchrun).then(|| "none".to_owned());
+            Ok(Some(Rendezvous { launcher, rank, world_size, local_rank, n_on_host, job, address, has_mpi }))
         };
         assert_eq!(read(&[]), Ok(None));
         assert_eq!(
@@ -325,6 +377,8 @@ mod tests {
     fn the_innermost_launcher_counts() {
         let launcher = |variables: &[&[(&str, &str)]]| read(&variables.concat()).unwrap().unwrap();
         assert_eq!(launcher(&[&MPIRUN, &SRUN]).launcher, Launcher::OpenMpi);
+        assert_eq!(launcher(&[&TORCHRUN, &[(Rendezvous::LAUNCHED, "1")]]).launcher, Launcher::Truing);
+        assert_eq!(launcher(&[&MPIRUN, &[(Rendezvous::LAUNCHED, "1")]]).launcher, Launcher::OpenMpi);
         let below = launcher(&[&TORCHRUN, &MPIRUN, &SRUN]);
         assert_eq!((below.launcher, below.rank, below.has_mpi), (Launcher::Torchrun, 3, false));
     }
@@ -335,8 +389,19 @@ mod tests {
     }
 
     #[test]
+    fn jobs_have_the_names_of_their_launchers() {
+        let step = [("SLURM_JOB_ID", "17"), ("SLURM_STEP_ID", "2")];
+        let job = |variables: &[&[(&str, &str)]]| read(&variables.concat()).unwrap().unwrap().job;
+        assert_eq!(job(&[&SRUN, &step]).as_deref(), Some("17.2"));
+        assert_eq!(job(&[&TORCHRUN, &SRUN, &step]).as_deref(), Some("none"));
+        assert_eq!(job(&[&SRUN, &step[..1]]), None);
+        let sizes = [("OMPI_COMM_WORLD_LOCAL_SIZE", "2")];
+        assert_eq!(read(&[&MPIRUN[..], &sizes].concat()).unwrap().unwrap().n_on_host, Some(2));
+    }
+
+    #[test]
     fn the_port_of_torchruns_agent_is_left_to_it() {
-        let with_agent = [&TORCHRUN[..6], &[("TORCHELASTIC_USE_AGENT_STORE", "True")]].concat();
+        let with_agent = [&TORCHRUN[..7], &[("TORCHELASTIC_USE_AGENT_STORE", "True")]].concat();
         assert_eq!(read(&with_agent).unwrap().unwrap().address, Some(("host-a".to_owned(), 29501)));
     }
 
@@ -378,7 +443,7 @@ mod tests {
             "`PMI_RANK` is 2 and `PMI_SIZE` is 2: ranks count from 0"
         );
         for port in ["0", "65536", "http"] {
-            let found = refusal(&[&TORCHRUN[..4], &[("MASTER_PORT", port)]].concat());
+            let found = refusal(&[&TORCHRUN[..5], &[("MASTER_PORT", port)]].concat());
             assert!(found.starts_with(&format!("`MASTER_PORT` is {port:?}, expected a port")), "{found}");
         }
     }

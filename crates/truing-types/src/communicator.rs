@@ -57,6 +57,14 @@ pub enum CommunicationError {
         /// The root of `rank`.
         found: usize,
     },
+    /// Ranks call collectives of their groups in different orders.
+    #[error("{operation}: rank {rank} of the world is in a collective of another group")]
+    OtherGroup {
+        /// The collective of this rank.
+        operation: &'static str,
+        /// The rank of the world that is in another one.
+        rank: usize,
+    },
     /// A collective did not complete within the time that it may take.
     #[error("{operation}: not all ranks have taken part within {seconds} s")]
     Overdue {

@@ -5,8 +5,16 @@ use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use truing_parallel::Rendezvous;
+
+use crate::ranks::transport::TRANSPORT_VARIABLE;
+
+/// The variable with the token of a job.
+pub(crate) const JOB_TOKEN: &str = "TRUING_JOB_TOKEN";
+/// The variable that says how long ranks wait for each other.
+const JOIN_SECONDS: &str = "TRUING_JOIN_SECONDS";
 
 /// Name and meaning of each variable, for `truing doctor` and the documents.
 pub(crate) const VARIABLES: &[(&str, &str)] = &[
@@ -15,6 +23,12 @@ pub(crate) const VARIABLES: &[(&str, &str)] = &[
         "folder of downloaded models and data sets; default: truing under the user's cache folder",
     ),
     ("TRUING_THREADS", "threads to compute with, where --threads is not given"),
+    (
+        TRANSPORT_VARIABLE,
+        "what carries messages between ranks, tcp or mpi; default: mpi where launcher and program speak it",
+    ),
+    (JOB_TOKEN, "text that only the ranks of one job over TCP know: others are refused"),
+    (JOIN_SECONDS, "seconds that ranks over TCP wait for each other at the start; default: 120"),
     ("XDG_CACHE_HOME", "the user's cache folder; default: .cache under HOME"),
     ("HOME", "the user's home folder"),
     ("HF_HOME", "Hugging Face's folder, searched for models that are already there"),
@@ -46,6 +60,12 @@ pub(crate) struct Environment {
     pub(crate) home: Option<PathBuf>,
     /// `TRUING_THREADS`.
     pub(crate) n_threads: Option<usize>,
+    /// `TRUING_TRANSPORT`.
+    pub(crate) transport: Option<String>,
+    /// `TRUING_JOB_TOKEN`. Never printed.
+    pub(crate) job_token: Option<String>,
+    /// `TRUING_JOIN_SECONDS`.
+    join_seconds: Option<String>,
     /// Hugging Face's own cache, `.../hub`.
     pub(crate) hugging_face_cache: Option<PathBuf>,
     /// `HF_HUB_OFFLINE`.
@@ -87,6 +107,20 @@ impl Environment {
         env::var(name).ok().filter(|key| !key.is_empty())
     }
 
+    /// How long ranks wait for each other at the start, where `TRUING_JOIN_SECONDS` says so.
+    ///
+    /// # Errors
+    /// When it is no number of seconds.
+    pub(crate) fn join_within(&self) -> anyhow::Result<Option<Duration>> {
+        let parse = |value: &String| {
+            let seconds = value.parse::<u32>().ok().filter(|seconds| *seconds > 0);
+            seconds.map(|seconds| Duration::from_secs(u64::from(seconds))).ok_or_else(|| {
+                anyhow::anyhow!("`{JOIN_SECONDS}` is {value:?}, expected a whole number of seconds from 1")
+            })
+        };
+        self.join_seconds.as_ref().map(parse).transpose()
+    }
+
     /// The first of `names` that lies in a folder of the search path.
     pub(crate) fn find_program(&self, names: &[&str]) -> Option<PathBuf> {
         names.iter().find_map(|name| {
@@ -107,6 +141,9 @@ impl Environment {
                 .or_else(|| cache_home.as_ref().map(|cache| cache.join("truing"))),
             home: folder("HOME"),
             n_threads: text("TRUING_THREADS").and_then(|value| value.parse().ok()),
+            transport: text(TRANSPORT_VARIABLE),
+            job_token: text(JOB_TOKEN),
+            join_seconds: text(JOIN_SECONDS),
             hugging_face_cache: folder("HF_HUB_CACHE")
                 .or_else(|| folder("HF_HOME").map(|home| home.join("hub")))
                 .or_else(|| cache_home.map(|cache| cache.join("huggingface").join("hub"))),
@@ -158,6 +195,20 @@ mod tests {
         let specific = environment(&[("HOME", "/home/u"), ("TRUING_CACHE", "/big"), ("HF_HOME", "/hf")]);
         assert_eq!(specific.model_cache, Some("/big".into()));
         assert_eq!(specific.hugging_face_cache, Some("/hf/hub".into()));
+    }
+
+    #[test]
+    fn the_time_to_join_is_a_number_of_seconds() {
+        let within = |value: &str| environment(&[("TRUING_JOIN_SECONDS", value)]).join_within();
+        assert_eq!(within("7").unwrap(), Some(Duration::from_secs(7)));
+        assert_eq!(within("").unwrap(), None);
+        for value in ["0", "-1", "2 min"] {
+            let error = within(value).unwrap_err().to_string();
+            assert_eq!(
+                error,
+                format!("`TRUING_JOIN_SECONDS` is {value:?}, expected a whole number of seconds from 1")
+            );
+        }
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Ctrl-C and termination. Before a run begins they end the process with [`INTERRUPTED`]. For a run, the first asks for a
 //! stop between steps and the second ends the process; for a conversation, it stops the reply that is being written,
-//! or ends the process where none is.
+//! or ends the process where none is. A command that only watches other processes counts them and passes them on.
 
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::outcome::INTERRUPTED;
@@ -17,6 +17,8 @@ enum Response {
     Stop { flag: Arc<AtomicBool>, promise: &'static str },
     /// Stops a reply.
     Reply(ReplyInterrupt),
+    /// Is counted.
+    Count(Arc<AtomicUsize>),
 }
 
 static RESPONSE: Mutex<Response> = Mutex::new(Response::End);
@@ -41,6 +43,9 @@ pub(crate) fn install() -> anyhow::Result<()> {
                 end_process();
             }
         }
+        Response::Count(n_signals) => {
+            n_signals.fetch_add(1, Ordering::SeqCst);
+        }
     })?;
     Ok(())
 }
@@ -55,6 +60,13 @@ pub(crate) fn stop_flag(promise: &'static str) -> Arc<AtomicBool> {
     let flag = Arc::new(AtomicBool::new(false));
     respond(Response::Stop { flag: Arc::clone(&flag), promise });
     flag
+}
+
+/// The number of signals from now on. They do nothing else.
+pub(crate) fn count() -> Arc<AtomicUsize> {
+    let n_signals = Arc::new(AtomicUsize::new(0));
+    respond(Response::Count(Arc::clone(&n_signals)));
+    n_signals
 }
 
 /// Ctrl-C during a conversation.

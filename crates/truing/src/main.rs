@@ -2,6 +2,7 @@
 //! the clock, and decides exit statuses. What the commands do lives in the library crates.
 
 mod asking;
+mod children;
 mod commands;
 mod environment;
 mod interrupt;
@@ -25,7 +26,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use truing_model::ComputeDtype;
-use truing_parallel::Rendezvous;
+use truing_parallel::{Launcher, Rendezvous};
 
 use commands::Command;
 use environment::Environment;
@@ -50,7 +51,7 @@ pub(crate) struct Context {
 /// Aligns language models: prompt selection, SFT, reward models, DPO, GRPO; with checks of correctness.
 ///
 /// Exit status: 0 success; 1 a finding or negative result (a check that fails, a plan that does not fit); 2 an error;
-/// 75 a pipeline waits for a file from people; 130 interrupted.
+/// 75 a pipeline waits for a file from people, or another rank of the job was lost; 130 interrupted.
 #[derive(Debug, Parser)]
 #[command(
     name = "truing",
@@ -131,6 +132,7 @@ fn run(cli: &Cli, handled: anyhow::Result<()>) -> ExitCode {
     match outcome {
         Ok(outcome) => ExitCode::from(outcome.status()),
         Err(error) if outcome::is_broken_pipe(&error) => ExitCode::from(outcome::FINE),
+        Err(error) if error.is::<outcome::SaidElsewhere>() => ExitCode::from(outcome::ERROR),
         Err(error) => {
             printer.print_error(&error);
             ExitCode::from(outcome::ERROR)
@@ -139,14 +141,17 @@ fn run(cli: &Cli, handled: anyhow::Result<()>) -> ExitCode {
 }
 
 /// The place of this process among those that a launcher started. Variables that contradict each other are an error of
-/// commands that have several ranks; the others run as one process, unless MPI's launcher started more.
+/// commands that have several ranks; the others run as one process, unless `truing launch` or MPI's launcher started
+/// more.
 fn place_of(command: &Command, environment: &Environment) -> anyhow::Result<Option<Rendezvous>> {
     let place = Rendezvous::from_variables(&environment.of_launcher);
     if command.runs_on_ranks() {
         return Ok(place?);
     }
     match place.ok().flatten() {
-        Some(place) if place.has_mpi && place.world_size > 1 => Err(ranks::refusal(&place)),
+        Some(place) if place.world_size > 1 && (place.has_mpi || place.launcher == Launcher::Truing) => {
+            Err(ranks::refusal(&place))
+        }
         _ => Ok(None),
     }
 }

@@ -8,7 +8,8 @@ pub(crate) const FINE: u8 = 0;
 pub(crate) const FINDING: u8 = 1;
 /// The work could not be done.
 pub(crate) const ERROR: u8 = 2;
-/// A pipeline waits for a file from people; `EX_TEMPFAIL` of sysexits.h: try again later.
+/// A pipeline waits for a file from people, or a rank ends because another one was lost; `EX_TEMPFAIL` of sysexits.h:
+/// try again later.
 pub(crate) const WAITING: u8 = 75;
 /// Stopped by Ctrl-C or a termination signal, as shells count it: 128 + SIGINT.
 pub(crate) const INTERRUPTED: u8 = 130;
@@ -24,6 +25,8 @@ pub(crate) enum Outcome {
     Waiting,
     /// The user stopped it; what was done is saved.
     Interrupted,
+    /// It started other processes, and this is the status of the first that failed.
+    Status(u8),
 }
 
 impl Outcome {
@@ -34,6 +37,7 @@ impl Outcome {
             Self::Finding => FINDING,
             Self::Waiting => WAITING,
             Self::Interrupted => INTERRUPTED,
+            Self::Status(status) => status,
         }
     }
 }
@@ -46,6 +50,14 @@ pub(crate) struct Hinted {
     pub(crate) source: anyhow::Error,
     /// What to do, in one sentence.
     pub(crate) hint: String,
+}
+
+/// An error that another process prints.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub(crate) struct SaidElsewhere {
+    /// What it prints.
+    pub(crate) reason: String,
 }
 
 /// Adds advice to an error.

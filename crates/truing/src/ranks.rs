@@ -1,8 +1,9 @@
-//! The processes of one run. Without a launcher there is one; under `mpirun` or `srun --mpi=pmix` a training run has
-//! several, in a build with MPI (feature `mpi`).
+//! The processes of one run. Without a launcher there is one; under `truing launch`, torchrun, `mpirun` or `srun` a
+//! training run has several, over TCP or over MPI (feature `mpi`).
 //!
 //! Rank 0 alone prints and writes. The others end silently when rank 0 has said why.
 
+use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,9 +14,14 @@ use truing_types::{Communicator, Groups};
 use crate::outcome::{self, Outcome};
 use crate::{Context, machine};
 
+mod ending;
 #[cfg_attr(feature = "mpi", path = "ranks/mpi.rs")]
 #[cfg_attr(not(feature = "mpi"), path = "ranks/no_mpi.rs")]
-mod job;
+pub(crate) mod mpi;
+mod tcp;
+pub(crate) mod transport;
+
+use transport::Transport;
 
 /// This process among the others of its job.
 trait Job {
@@ -27,6 +33,19 @@ trait Job {
     fn finish(self: Box<Self>) -> anyhow::Result<()>;
     /// Ends after a failure: tells the others the exit status.
     fn fail(self: Box<Self>, status: u8);
+}
+
+/// What a rank knows before it joins the others.
+struct Launched<'a> {
+    place: &'a Rendezvous,
+    /// This host's name.
+    host: &'a str,
+    /// The program and its version, the same on all ranks.
+    program: &'a str,
+    /// The token that all ranks of the job have, or nothing.
+    token: &'a str,
+    /// How long the ranks wait for each other, where it is given.
+    join_within: Option<Duration>,
 }
 
 /// How long a rank that fails waits for rank 0 to say the same first.
@@ -60,7 +79,7 @@ impl Ranks {
         if !trains {
             return Err(refusal(place));
         }
-        let job = job::start(place)?;
+        let job = start(place, context)?;
         let groups = Groups::new(job.world(), 1)?;
         let n_planned = groups.world.world_size();
         Ok(Self { job: Some(job), groups, n_planned })
@@ -149,6 +168,25 @@ impl Ranks {
         }
         job.fail(outcome::ERROR);
         ended
+    }
+}
+
+/// Joins the other ranks over the transport that was asked for, or that the launcher and this program have in common.
+fn start(place: &Rendezvous, context: &Context) -> anyhow::Result<Box<dyn Job>> {
+    let environment = &context.environment;
+    let asked = Transport::of_environment(environment.transport.as_deref())?;
+    let transport = Transport::choose(asked, place, mpi::IS_THERE)?;
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "localhost".to_owned());
+    let launched = Launched {
+        place,
+        host: host.trim(),
+        program: concat!("truing ", env!("CARGO_PKG_VERSION")),
+        token: environment.job_token.as_deref().unwrap_or_default(),
+        join_within: environment.join_within()?,
+    };
+    match transport {
+        Transport::Tcp => tcp::start(&launched),
+        Transport::Mpi => mpi::start(&launched),
     }
 }
 

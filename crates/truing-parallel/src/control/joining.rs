@@ -2,23 +2,27 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, ErrorKind};
-use std::net::{TcpListener, TcpStream, ToSocketAddrs as _};
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _};
 use std::thread;
 use std::time::Duration;
 
+use truing_types::Rank;
+
 use super::message::{Message, Unread};
-use super::{ControlError, ControlOptions};
+use super::{ControlError, ControlOptions, JobToken};
 
 /// The time between two looks for a connection, or two attempts to make one.
-const PAUSE: Duration = Duration::from_millis(20);
+pub(crate) const PAUSE: Duration = Duration::from_millis(20);
 /// How long one attempt to connect, or a stranger who says nothing, may take.
-const ATTEMPT: Duration = Duration::from_secs(1);
+pub(crate) const ATTEMPT: Duration = Duration::from_secs(1);
 
 /// A rank at the other end of a connection.
 pub(super) struct Peer {
     pub(super) rank: usize,
     pub(super) name: String,
     pub(super) reader: BufReader<TcpStream>,
+    /// Where it waits for links, as this rank sees it.
+    pub(super) links: SocketAddr,
 }
 
 /// Rank 0: accepts connections until every rank is here, and lets them start.
@@ -30,7 +34,10 @@ pub(super) fn accept_all(
     let mut peers = BTreeMap::new();
     let found = gather(listener, options, &mut peers);
     let message = match &found {
-        Ok(()) => Message::Start { name: options.name.clone() },
+        Ok(()) => {
+            let links = peers.values().map(|peer: &Peer| peer.links).collect();
+            Message::Start { name: options.name.clone(), links }
+        }
         Err(error) => Message::Refused { reason: error.to_string() },
     };
     for peer in peers.values() {
@@ -72,9 +79,11 @@ fn welcome(
     options: &ControlOptions,
     peers: &mut BTreeMap<usize, Peer>,
 ) -> Result<(), ControlError> {
-    let Ok(Message::Hello { rank, world_size, job, name }) = Message::read(&mut reader) else {
+    let Ok(Message::Hello { rank, world_size, job, token, link_port, name }) = Message::read(&mut reader)
+    else {
         return Ok(());
     };
+    let Ok(address) = reader.get_ref().peer_addr() else { return Ok(()) };
     let reason = if world_size != options.world_size {
         Some(format!(
             "rank {rank} ({name}) was started as one of {world_size} ranks, rank 0 as one of {}",
@@ -82,6 +91,8 @@ fn welcome(
         ))
     } else if job != options.job {
         Some(format!("rank {rank} ({name}) belongs to another job: {job:?}, rank 0 to {:?}", options.job))
+    } else if JobToken::new(token) != options.token {
+        Some(format!("rank {rank} ({name}) belongs to another job: its token differs from that of rank 0"))
     } else if let Some(earlier) = peers.get(&rank) {
         Some(format!("rank {rank} came twice: {} and {name}", earlier.name))
     } else if rank == 0 || rank >= world_size {
@@ -90,7 +101,8 @@ fn welcome(
         None
     };
     let Some(reason) = reason else {
-        peers.insert(rank, Peer { rank, name, reader });
+        let links = SocketAddr::new(address.ip().to_canonical(), link_port);
+        peers.insert(rank, Peer { rank, name, reader, links });
         return Ok(());
     };
     let _ = Message::Refused { reason: reason.clone() }.write(reader.get_ref());
@@ -98,7 +110,7 @@ fn welcome(
 }
 
 /// Sets a connection's options; `None` if it is gone already.
-fn prepared(stream: TcpStream, timeout: Duration) -> io::Result<Option<BufReader<TcpStream>>> {
+pub(crate) fn prepared(stream: TcpStream, timeout: Duration) -> io::Result<Option<BufReader<TcpStream>>> {
     // A listener that does not block may hand on that property.
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(timeout))?;
@@ -107,34 +119,60 @@ fn prepared(stream: TcpStream, timeout: Duration) -> io::Result<Option<BufReader
     Ok(stream.set_nodelay(true).is_ok().then(|| BufReader::new(stream)))
 }
 
-/// Any other rank: connects to rank 0, which may not listen yet, and waits for the start.
-pub(super) fn join((host, port): (&str, u16), options: &ControlOptions) -> Result<Peer, ControlError> {
-    let stream = connect(host, port, options.join_within)?;
+/// Any other rank: says hello to rank 0, which is at the other end of `stream`, and waits for the start. Returns rank
+/// 0, and where the ranks from 1 on wait for links.
+pub(super) fn join(
+    stream: TcpStream,
+    link_port: u16,
+    options: &ControlOptions,
+) -> Result<(Peer, Vec<SocketAddr>), ControlError> {
+    let address = stream.peer_addr().map_err(|_| ControlError::Ended)?;
     // Rank 0 waits as long for the last rank, and then says what it misses.
     let timeout = options.join_within + ATTEMPT * 5;
     let prepared = prepared(stream, timeout).map_err(ControlError::Setup)?;
     let mut reader = prepared.ok_or(ControlError::Ended)?;
-    let ControlOptions { rank, world_size, job, name, .. } = options.clone();
-    let hello = Message::Hello { rank: rank.0, world_size, job, name };
+    let ControlOptions { rank: Rank(rank), world_size, job, token, name, .. } = options.clone();
+    let hello = Message::Hello { rank, world_size, job, token: token.into_text(), link_port, name };
     hello.write(reader.get_ref()).map_err(|_| ControlError::Ended)?;
     match Message::read(&mut reader) {
-        Ok(Message::Start { name }) => Ok(Peer { rank: 0, name, reader }),
+        Ok(Message::Start { name, links }) if links.len() + 1 == world_size => {
+            Ok((Peer { rank: 0, name, reader, links: address }, links))
+        }
         Ok(Message::Refused { reason }) => Err(ControlError::Refused { reason }),
+        Ok(Message::Late) => Err(ControlError::Late { rank }),
         Ok(_) | Err(Unread::Closed) => Err(ControlError::Ended),
         Err(Unread::Silent) => {
-            let seconds = timeout.as_secs();
-            let reason =
-                format!("rank 0 at {host}:{port} accepts a connection, but says nothing for {seconds} s");
-            Err(ControlError::Refused { reason })
+            let (address, seconds) = (address.to_string(), timeout.as_secs());
+            Err(ControlError::Speechless { address, seconds })
         }
     }
 }
 
-fn connect(host: &str, port: u16, within: Duration) -> Result<TcpStream, ControlError> {
+/// Answers a connection that came after the start: a rank that was started late or twice, or a stranger.
+pub(crate) fn answer_late(stream: TcpStream) {
+    let Ok(Some(mut reader)) = prepared(stream, ATTEMPT) else { return };
+    if matches!(Message::read(&mut reader), Ok(Message::Hello { .. })) {
+        // It may be gone.
+        let _ = Message::Late.write(reader.get_ref());
+    }
+}
+
+/// Whether a connection has the same address at both ends. On one host that happens, rarely, where nobody listens yet:
+/// the system gives the caller the very port that it calls.
+fn is_with_itself(stream: &TcpStream) -> bool {
+    matches!((stream.local_addr(), stream.peer_addr()), (Ok(own), Ok(other)) if own == other)
+}
+
+/// Connects to an address where nobody may listen yet.
+///
+/// # Errors
+/// What the last attempt within the time ended with.
+pub(crate) fn connect(host: &str, port: u16, within: Duration) -> io::Result<TcpStream> {
     let attempt = || {
         let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
         for address in (host, port).to_socket_addrs()? {
             match TcpStream::connect_timeout(&address, ATTEMPT) {
+                Ok(stream) if is_with_itself(&stream) => last = ErrorKind::ConnectionRefused.into(),
                 Ok(stream) => return Ok(stream),
                 Err(error) => last = error,
             }
@@ -148,10 +186,7 @@ fn connect(host: &str, port: u16, within: Duration) -> Result<TcpStream, Control
             Err(error) => error,
         };
         let spent = if source.kind() == ErrorKind::TimedOut { ATTEMPT } else { PAUSE };
-        let Some(rest) = left.checked_sub(spent) else {
-            let (address, seconds) = (format!("{host}:{port}"), within.as_secs());
-            return Err(ControlError::Unreachable { address, seconds, source });
-        };
+        let Some(rest) = left.checked_sub(spent) else { return Err(source) };
         left = rest;
         thread::sleep(PAUSE);
     }

@@ -14,7 +14,7 @@ use super::message::{Message, Unread};
 use super::{Cause, Loss};
 
 /// What happens when a rank is lost.
-pub(super) type OnLoss = Box<dyn Fn(&Loss) + Send + Sync>;
+pub(crate) type OnLoss = Box<dyn Fn(&Loss) + Send + Sync>;
 
 /// The way to one other rank.
 pub(super) struct Link {
@@ -66,9 +66,9 @@ impl Shared {
                 Ok(Message::Lost { rank, cause, name }) => {
                     return self.report(&Loss { rank: Rank(rank), name, cause });
                 }
-                Ok(Message::Hello { .. } | Message::Start { .. } | Message::Refused { .. })
-                | Err(Unread::Closed) => break Cause::Closed,
                 Err(Unread::Silent) => break Cause::Silent,
+                // The others belong to the start: what speaks here is no rank any more.
+                Ok(_) | Err(Unread::Closed) => break Cause::Closed,
             }
         };
         self.report(&Loss { rank: Rank(*rank), name: name.clone(), cause });

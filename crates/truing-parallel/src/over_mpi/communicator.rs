@@ -1,14 +1,18 @@
 //! The side of the callers: values go to the thread that owns MPI, and results come back.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 
+use ::mpi::topology::SimpleCommunicator;
 use truing_types::{CommunicationError, Communicator, Rank};
 
-use super::transfers::{Members, Number, Transfers};
 use super::{Job, MpiOptions};
 use crate::call::{Call, Fit, Lengths};
+use crate::transfers::{Members, Number, Transfers, sent};
+
+/// A group at work over MPI.
+type OverMpi<'a> = Transfers<'a, SimpleCommunicator>;
 
 /// One rank of the world or of a group.
 pub(super) struct MpiCommunicator {
@@ -21,8 +25,8 @@ pub(super) struct MpiCommunicator {
 
 impl MpiCommunicator {
     pub(super) fn world(rank: i32, world_size: i32, options: MpiOptions, jobs: Sender<Job>) -> Self {
-        let me = usize::try_from(rank).expect("ranks are not negative");
-        let members = Arc::new(Members { ranks: (0..world_size).collect(), me, tag: 0 });
+        let number = |number: i32| usize::try_from(number).expect("ranks are not negative");
+        let members = Arc::new(Members::world(number(rank), number(world_size)));
         Self { members, jobs, options, highest_tag: Arc::default() }
     }
 
@@ -31,14 +35,14 @@ impl MpiCommunicator {
         &self,
         call: Call,
         fit: Fit,
-        work: impl FnOnce(&Transfers<'_>, &[Call]) -> T + Send + 'static,
+        work: impl FnOnce(&OverMpi<'_>, &[Call]) -> Result<T, CommunicationError> + Send + 'static,
     ) -> Result<T, CommunicationError> {
         let operation = call.operation;
         let (members, n_bytes_at_once) = (Arc::clone(&self.members), self.options.n_bytes_at_once);
         let (reply, result) = channel();
         let job = Job::Run(Box::new(move |world| {
-            let transfers = Transfers { world, members: &members, n_bytes_at_once };
-            let found = transfers.agree(call, fit).map(|calls| work(&transfers, &calls));
+            let transfers = Transfers { wire: world, members: &members, operation, n_bytes_at_once };
+            let found = transfers.agree(call, fit).and_then(|calls| work(&transfers, &calls));
             // Nobody reads it where the caller's patience has ended.
             let _ = reply.send(found);
         }));
@@ -74,7 +78,7 @@ impl MpiCommunicator {
         send: &[f32],
         receive: &mut [f32],
         fit: Fit,
-        work: impl FnOnce(&Transfers<'_>, &[f32]) -> Vec<f32> + Send + 'static,
+        work: impl FnOnce(&OverMpi<'_>, &[f32]) -> Result<Vec<f32>, CommunicationError> + Send + 'static,
     ) -> Result<(), CommunicationError> {
         let lengths = Lengths { send: send.len(), receive: receive.len() };
         let mine = send.to_vec();
@@ -106,7 +110,7 @@ impl Communicator for MpiCommunicator {
         let n_values = values.len();
         let call = Call { operation: "broadcast", root: root.0, lengths: Lengths::equal(n_values) };
         let mine = if self.rank() == root { values.to_vec() } else { Vec::new() };
-        let work = move |transfers: &Transfers<'_>, _: &[Call]| transfers.broadcast(&mine, n_values, root.0);
+        let work = move |transfers: &OverMpi<'_>, _: &[Call]| transfers.broadcast(&mine, n_values, root.0);
         values.copy_from_slice(&self.run(call, Fit::Equal, work)?);
         Ok(())
     }
@@ -130,14 +134,12 @@ impl Communicator for MpiCommunicator {
     fn all_to_all(&self, send: &[f32], receive: &mut [f32]) -> Result<(), CommunicationError> {
         let n_block = receive.len() / self.world_size();
         self.blocks("all_to_all", send, receive, Fit::Blocks, move |transfers, mine| {
-            transfers.exchange(n_block, |to| &mine[to * n_block..][..n_block], |_| n_block).concat()
+            transfers.all_to_all(mine, n_block)
         })
     }
 
     fn all_gather(&self, send: &[f32], receive: &mut [f32]) -> Result<(), CommunicationError> {
-        self.blocks("all_gather", send, receive, Fit::OneToAll, |transfers, mine| {
-            transfers.exchange(mine.len(), |_| mine, |_| mine.len()).concat()
-        })
+        self.blocks("all_gather", send, receive, Fit::OneToAll, |transfers, mine| transfers.all_gather(mine))
     }
 
     fn reduce_scatter_sum(&self, send: &[f32], receive: &mut [f32]) -> Result<(), CommunicationError> {
@@ -158,20 +160,7 @@ impl Communicator for MpiCommunicator {
     fn split(&self, colour: usize) -> Result<Arc<dyn Communicator>, CommunicationError> {
         let call = Call { operation: "split", ..Call::default() };
         let highest_tag = Arc::clone(&self.highest_tag);
-        // The new tag is above every tag that a member has: no two groups with a common rank share one.
-        let (words, tag) = self.run(call, Fit::Free, move |transfers, _| {
-            let words = transfers.gather_words([colour, highest_tag.load(Ordering::Relaxed)]);
-            let tag = 1 + words.iter().map(|[_, tag]| *tag).max().unwrap_or(0);
-            highest_tag.store(tag, Ordering::Relaxed);
-            (words, tag)
-        })?;
-        let is_member = |place: &usize| words[*place][0] == colour;
-        let places: Vec<usize> = (0..words.len()).filter(is_member).collect();
-        let members = Members {
-            me: places.partition_point(|place| *place < self.members.me),
-            ranks: places.iter().map(|place| self.members.ranks[*place]).collect(),
-            tag: i32::try_from(tag).expect("fewer than 2^31 groups"),
-        };
+        let members = self.run(call, Fit::Free, move |transfers, _| transfers.split(colour, &highest_tag))?;
         Ok(Arc::new(Self {
             members: Arc::new(members),
             jobs: self.jobs.clone(),
@@ -181,11 +170,6 @@ impl Communicator for MpiCommunicator {
     }
 
     fn barrier(&self) -> Result<(), CommunicationError> {
-        self.run(Call { operation: "barrier", ..Call::default() }, Fit::Free, |_, _| ())
+        self.run(Call { operation: "barrier", ..Call::default() }, Fit::Free, |_, _| Ok(()))
     }
-}
-
-/// How many bytes each rank sends.
-fn sent(calls: &[Call]) -> Vec<usize> {
-    calls.iter().map(|call| call.lengths.send).collect()
 }

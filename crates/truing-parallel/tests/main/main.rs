@@ -4,6 +4,7 @@
 mod blocks;
 mod groups;
 mod joining;
+mod tcp;
 
 use std::sync::Arc;
 use std::thread;

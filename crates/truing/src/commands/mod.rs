@@ -161,7 +161,7 @@ pub(crate) enum Command {
                             \n  truing plan --cluster recipes/cluster_h100.toml --model Qwen/Qwen2.5-72B-Instruct\
                             \n  truing plan recipes/sft_7b_full.toml --cluster recipes/cluster_h100.toml")]
     Plan(plan::Arguments),
-    /// Run a training command as several processes on this machine, over MPI.
+    /// Run a training command as several processes on this machine.
     #[command(after_help = "Example: truing launch -n 2 -- sft recipes/tiny.toml")]
     Launch(launch::Arguments),
     /// Run several stages as one recipe says: what is unchanged is not done again.

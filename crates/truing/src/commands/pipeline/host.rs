@@ -18,6 +18,7 @@ use truing_pipeline::{
 };
 
 use super::merge;
+use crate::children::{ask_to_stop, own_group};
 use crate::commands::{model, stages};
 use crate::local_engine::{DeviceChoice, LocalEngine};
 use crate::outcome::{FINE, INTERRUPTED};
@@ -168,28 +169,6 @@ impl<'a> ProgramHost<'a> {
             }
         })
     }
-}
-
-/// Keeps the terminal's Ctrl-C from the child: this process passes one on, and a second one would end it at once.
-#[cfg(unix)]
-fn own_group(command: &mut Command) {
-    std::os::unix::process::CommandExt::process_group(command, 0);
-}
-
-#[cfg(not(unix))]
-fn own_group(_: &mut Command) {}
-
-/// Asks a child to stop, and what it has started, as Ctrl-C in a terminal does: a shell waits for its programs.
-#[cfg(unix)]
-fn ask_to_stop(child: &mut Child) {
-    let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
-    // One that has just ended needs no asking.
-    let _ = pid.map(|pid| rustix::process::kill_process_group(pid, rustix::process::Signal::INT));
-}
-
-#[cfg(not(unix))]
-fn ask_to_stop(child: &mut Child) {
-    let _ = child.kill();
 }
 
 /// Waits for a child; says whether it was asked to stop, and the most memory it was seen to have.
