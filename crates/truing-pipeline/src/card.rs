@@ -1,8 +1,8 @@
 //! The card of a model: what it was made of, with what, and what was measured; Markdown with the header in YAML that
 //! hubs of models read.
 //!
-//! Everything comes from the pipeline: settings, keys and figures of the stages, the rows that they read, the results of
-//! the stages that evaluate the model. What no stage measured is not in the card.
+//! Everything comes from the pipeline: settings, keys and figures of the stages, the rows that they read, the results
+//! of the stages that evaluate the model. What no stage measured is not in the card.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -40,7 +40,7 @@ pub struct ModelCard {
     pub program: String,
     /// The licence: as it was given, else the one that the base models and all rows share.
     pub license: Option<String>,
-    /// Models from outside that the stages start from or merge: names, and the licence that the model's own card states.
+    /// Models from outside that the stages start from or merge, with the licence that the model's own card states.
     pub base_models: BTreeMap<String, Option<String>>,
     /// Models that wrote or judged rows, as settings name them.
     pub asked_models: BTreeSet<String>,
@@ -197,7 +197,8 @@ impl ModelCard {
             }
         }
         if !self.asked_models.is_empty() {
-            let asked: Vec<String> = self.asked_models.iter().map(|model| format!("`{}`", cell(model))).collect();
+            let asked: Vec<String> =
+                self.asked_models.iter().map(|model| format!("`{}`", cell(model))).collect();
             let _ = writeln!(text, "\nModels that wrote or judged rows: {}.", asked.join(", "));
         }
         text.push_str("\n## Data\n\n| data | rows | licences of the rows | read by |\n|---|---|---|---|\n");
@@ -217,7 +218,8 @@ impl ModelCard {
                 let interval = score.interval.map(|[low, high]| format!("{low:.4} to {high:.4}"));
                 let interval = interval.unwrap_or_else(|| "none".to_owned());
                 let CardScore { task, metric, value, n, .. } = score;
-                let _ = writeln!(text, "| {} | {} | {value:.4} | {interval} | {n} |", cell(task), cell(metric));
+                let _ =
+                    writeln!(text, "| {} | {} | {value:.4} | {interval} | {n} |", cell(task), cell(metric));
             }
             text.push_str("\nNothing else was measured.\n");
         }
@@ -251,14 +253,14 @@ impl ModelCard {
             let mut tasks: Vec<&str> = self.scores.iter().map(|score| score.task.as_str()).collect();
             tasks.dedup();
             for name in tasks {
+                let _ = writeln!(text, "  - task:\n      type: {task}\n    dataset:");
                 let name_text = quoted(name);
-                let _ = writeln!(
-                    text,
-                    "  - task:\n      type: {task}\n    dataset:\n      name: {name_text}\n      type: {name_text}\n    metrics:"
-                );
+                let _ = writeln!(text, "      name: {name_text}\n      type: {name_text}\n    metrics:");
                 for score in self.scores.iter().filter(|score| score.task == name) {
-                    let interval = score.interval.map(|[low, high]| format!(", 95 % interval {low:.4} to {high:.4}"));
-                    let shown = format!("{}{}, {} items", score.metric, interval.unwrap_or_default(), score.n);
+                    let interval =
+                        score.interval.map(|[low, high]| format!(", 95 % interval {low:.4} to {high:.4}"));
+                    let shown =
+                        format!("{}{}, {} items", score.metric, interval.unwrap_or_default(), score.n);
                     let (metric, shown) = (quoted(&score.metric), quoted(&shown));
                     let value = score.value;
                     let _ = writeln!(text, "    - type: {metric}\n      name: {shown}\n      value: {value}");
@@ -290,12 +292,14 @@ fn cell(text: &str) -> String {
 
 /// Whether a name is `OWNER/NAME`, as hubs have it.
 fn is_hub_name(name: &str) -> bool {
-    let is_plain = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.contains(['\\', ' ', ':']);
+    let is_plain =
+        |part: &str| !part.is_empty() && !part.starts_with('.') && !part.contains(['\\', ' ', ':']);
     name.split_once('/').is_some_and(|(owner, name)| is_plain(owner) && is_plain(name) && !name.contains('/'))
 }
 
 fn is_model(path: &Path) -> bool {
-    MODEL_FILES.iter().any(|name| path.join(name).is_file()) || path.extension().is_some_and(|ending| ending == "gguf")
+    MODEL_FILES.iter().any(|name| path.join(name).is_file())
+        || path.extension().is_some_and(|ending| ending == "gguf")
 }
 
 /// What the recipe calls a file or folder that a stage reads. A path is shortened to its last part, so that the card
@@ -306,7 +310,11 @@ fn name_of(lineage: &Lineage<'_>, stage: &PipelineStage, read: &ReadFile) -> Str
     let written = tables.find_map(|table| text_at(&Setting::Table(table), &read.setting));
     let last = || read.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     match written {
-        Some(name) if is_hub_name(&name) && !in_folder(&lineage.pipeline.folder, Path::new(&name)).exists() => name,
+        Some(name)
+            if is_hub_name(&name) && !in_folder(&lineage.pipeline.folder, Path::new(&name)).exists() =>
+        {
+            name
+        }
         _ => last(),
     }
 }

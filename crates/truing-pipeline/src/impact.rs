@@ -19,6 +19,7 @@ use truing_store::StoreError;
 
 use crate::lineage::files::{Table, is_lines};
 use crate::lineage::index::{id_of, object};
+use crate::recipe::Kind;
 use crate::{Lineage, PipelineError};
 
 pub use rewrite::{FilteredFile, Written, write_without};
@@ -170,9 +171,12 @@ impl Walk<'_, '_> {
         let own = self.lineage.files.all[file].clone();
         let stage = own.owner.map(|stage| self.lineage.pipeline.stages[stage].name.clone());
         let is_whole = self.selectors.iter().any(|selector| selector.is_file(&own));
+        // People do not run again: what falls of their file is removed from it.
+        let is_of_people = own.owner.is_some_and(|stage| is_gate(self.lineage, stage));
         // Where nothing falls above, no row needs to be followed.
-        let follows =
-            own.owner.is_some_and(|stage| self.lineage.files.inputs[stage].iter().any(|input| self.has_hit(input.file)));
+        let follows = own.owner.is_some_and(|stage| {
+            self.lineage.files.inputs[stage].iter().any(|input| self.has_hit(input.file))
+        });
         let mut counts = FileImpact {
             stage: stage.clone(),
             file: own.name.clone(),
@@ -190,25 +194,29 @@ impl Walk<'_, '_> {
             counts.n_rows += 1;
             let found = if is_whole { Match::Row } else { self.find(row) };
             let parent = if follows { self.parent_that_falls(file, line, row)? } else { None };
-            counts.n_matching += u64::from(found != Match::No);
-            is_root |= found != Match::No && !matches!(parent, Some((_, true)));
-            let is_removed = found == Match::Row || matches!(parent, Some((_, true)));
+            let (is_match, is_direct) = (found != Match::No, found == Match::Row);
+            let falls = matches!(parent, Some((_, true)));
+            counts.n_matching += u64::from(is_match);
+            is_root |= is_match && !falls;
             match found {
                 Match::No => {}
                 Match::Row => drop(matches.insert(line, None)),
                 Match::Responses(places) => drop(matches.insert(line, Some(places))),
             }
-            if is_removed {
+            if is_direct || falls {
+                if is_of_people {
+                    matches.insert(line, None);
+                    is_root = true;
+                }
                 fallen.insert(line);
-                let made_of = parent.filter(|(_, falls)| *falls && !matches!(matches.get(&line), Some(None)));
                 rows.push(RemovedRow {
                     stage: stage.clone(),
                     file: own.name.clone(),
                     line,
                     id: id_of(row),
-                    made_of: made_of.map(|(place, _)| place),
+                    made_of: parent.filter(|_| !is_direct).map(|(place, _)| place),
                 });
-            } else if parent.is_some() || matches.contains_key(&line) {
+            } else if is_match || parent.is_some() {
                 changed.insert(line);
             }
             Ok(())
@@ -229,7 +237,10 @@ impl Walk<'_, '_> {
     /// What the selectors find in a row together.
     fn find(&self, row: &Map<String, Value>) -> Match {
         let n_responses = n_responses(row);
-        self.selectors.iter().map(|selector| selector.find(row)).fold(Match::No, |all, one| all.and(one, n_responses))
+        self.selectors
+            .iter()
+            .map(|selector| selector.find(row))
+            .fold(Match::No, |all, one| all.and(one, n_responses))
     }
 
     /// A row that this one was made of and that falls (true) or changes (false), as `FILE:LINE`.
@@ -269,7 +280,8 @@ impl Walk<'_, '_> {
             let of_inputs = parts.inputs.iter().filter(|(_, input)| is_value(&input.name));
             let settings = of_settings.map(|(name, _)| name).chain(of_inputs.map(|(name, _)| name));
             named.extend(
-                settings.map(|setting| NamedSetting { stage: planned.name.clone(), setting: setting.clone() }),
+                settings
+                    .map(|setting| NamedSetting { stage: planned.name.clone(), setting: setting.clone() }),
             );
         }
         self.impact.named = named;
@@ -282,7 +294,9 @@ impl Walk<'_, '_> {
         let mut again: BTreeSet<usize> = BTreeSet::new();
         for file in self.in_order().into_iter().filter(|file| self.roots.contains(file)) {
             let own = &files.all[file];
-            if let Some(owner) = own.owner.filter(|owner| again.contains(owner)) {
+            if let Some(owner) =
+                own.owner.filter(|owner| again.contains(owner) && !is_gate(self.lineage, *owner))
+            {
                 let name = &pipeline.stages[owner].name;
                 self.impact.remarks.push(format!(
                     "rows of {name}/{} match, and `{name}` runs again: change its settings, and look again afterwards",
@@ -300,6 +314,15 @@ impl Walk<'_, '_> {
                 again.extend(pipeline.downstream(reader));
             }
         }
+        for (file, own) in files.all.iter().enumerate() {
+            let n_changed = self.changed.get(&file).map_or(0, HashSet::len);
+            if let Some(gate) = own.owner.filter(|owner| n_changed > 0 && is_gate(self.lineage, *owner)) {
+                self.impact.remarks.push(format!(
+                    "{n_changed} rows of {}/{} were made of rows that lose responses: look at them again",
+                    pipeline.stages[gate].name, own.name
+                ));
+            }
+        }
         let in_order = pipeline.order.iter().filter(|stage| again.contains(stage));
         self.impact.runs_again = in_order.map(|&stage| pipeline.stages[stage].name.clone()).collect();
     }
@@ -314,7 +337,8 @@ impl Walk<'_, '_> {
                 continue;
             }
             let read: BTreeSet<usize> = files.inputs[idx].iter().map(|input| input.file).collect();
-            let n_removed = read.iter().filter_map(|file| self.fallen.get(file)).map(HashSet::len).sum::<usize>();
+            let n_removed =
+                read.iter().filter_map(|file| self.fallen.get(file)).map(HashSet::len).sum::<usize>();
             let paths: Vec<&Path> = read.iter().map(|&file| files.all[file].path.as_path()).collect();
             let counts = self.impact.files.iter().filter(|counts| paths.contains(&counts.path.as_path()));
             let n_rows = counts.map(|counts| counts.n_rows).sum();
@@ -331,18 +355,18 @@ impl Walk<'_, '_> {
     }
 }
 
-/// Whether a stage reads a file. A command or gate has everything of the stages before it among its inputs, and reads
-/// what its settings name.
+/// Whether a stage waits for people.
+fn is_gate(lineage: &Lineage<'_>, stage: usize) -> bool {
+    matches!(lineage.pipeline.stages[stage].kind, Kind::Gate(_))
+}
+
+/// Whether the settings of a stage name a file. A command or gate has everything of the stages before it among its
+/// inputs, whether it reads it or not.
 fn is_read(lineage: &Lineage<'_>, stage: usize, file: usize) -> bool {
     let own = &lineage.files.all[file];
     let is_input = lineage.files.setting(stage, file).is_some();
-    match own.owner {
-        Some(owner) if is_input => {
-            let named = lineage.pipeline.references_to(stage, owner);
-            named.is_empty() || named.contains(&own.name)
-        }
-        _ => is_input,
-    }
+    let is_named = |owner| lineage.pipeline.references_to(stage, owner).contains(&own.name);
+    is_input && own.owner.is_none_or(is_named)
 }
 
 /// Hands over the rows of a file with their lines, in order. Lines without an object are passed over.

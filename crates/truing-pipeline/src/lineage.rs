@@ -185,10 +185,15 @@ impl<'a> Lineage<'a> {
         let own = &self.pipeline.stages[stage];
         let (left, read) = (|| self.files.of_stage(stage), &self.files.inputs[stage]);
         let Some(named) = named else {
-            let first =
-                own.outputs.iter().find_map(|(name, _)| left().find(|&file| self.files.all[file].name == *name));
-            let data: Vec<usize> =
-                read.iter().filter(|input| input.setting.starts_with("data")).map(|input| input.file).collect();
+            let first = own
+                .outputs
+                .iter()
+                .find_map(|(name, _)| left().find(|&file| self.files.all[file].name == *name));
+            let data: Vec<usize> = read
+                .iter()
+                .filter(|input| input.setting.starts_with("data"))
+                .map(|input| input.file)
+                .collect();
             return match (first, data.as_slice(), read.as_slice()) {
                 (Some(first), ..) => Ok(first),
                 (None, [only], _) => Ok(*only),
@@ -213,7 +218,9 @@ impl<'a> Lineage<'a> {
         let read = self.files.inputs[stage].iter().map(|input| input.setting.clone());
         let names: Vec<String> = left.chain(read).map(|name| format!("`{name}`")).collect();
         let expected = match names.as_slice() {
-            [] => "it left no rows and reads none; `truing pipeline status` says whether it has run".to_owned(),
+            [] => {
+                "it left no rows and reads none; `truing pipeline status` says whether it has run".to_owned()
+            }
             _ => format!("expected `{name}/FILE` with one of {}", names.join(", ")),
         };
         PipelineError::Lineage { reason: format!("stage `{name}`: {problem}: {expected}") }
@@ -356,7 +363,8 @@ impl<'a> Lineage<'a> {
         parent: (usize, u64),
         made: Option<(usize, &Map<String, Value>)>,
     ) -> Result<Vec<Record>, PipelineError> {
-        let Some(key) = self.plan.stages[stage].key.filter(|_| !is_foreign(&self.plan.stages[stage].work)) else {
+        let Some(key) = self.plan.stages[stage].key.filter(|_| !is_foreign(&self.plan.stages[stage].work))
+        else {
             return Ok(Vec::new());
         };
         let folder = self.tables.store.run_folder(key);
@@ -418,7 +426,8 @@ fn about(made: &Map<String, Value>, record: &Map<String, Value>) -> Option<Map<S
         place => places.contains(&place),
     };
     let shown = record.get("response").filter(|place| place.is_number()).or_else(|| record.get("order"));
-    let is_other = record.contains_key("judge") && !places.is_empty() && shown.is_some_and(|shown| !is_of(shown));
+    let is_other =
+        record.contains_key("judge") && !places.is_empty() && shown.is_some_and(|shown| !is_of(shown));
     (!is_other).then_some(record)
 }
 

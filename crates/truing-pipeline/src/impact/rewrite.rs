@@ -63,11 +63,7 @@ struct Replacements {
 /// # Errors
 /// When nothing that a stage reads matches, a file cannot be filtered, the recipe is not beside that of the pipeline or
 /// would replace another file, or the disk fails.
-pub fn write_without(
-    lineage: &Lineage<'_>,
-    impact: &Impact,
-    path: &Path,
-) -> Result<Written, PipelineError> {
+pub fn write_without(lineage: &Lineage<'_>, impact: &Impact, path: &Path) -> Result<Written, PipelineError> {
     check_place(lineage, path)?;
     if impact.cuts.is_empty() {
         let reason = "no row that a stage reads matches: there is nothing to write".to_owned();
@@ -82,7 +78,8 @@ pub fn write_without(
     }
     let text = recipe_without(lineage, impact, &replacements, path)?;
     let removed = folder.join(REMOVED);
-    write_lines(&removed, &impact.rows).map_err(|error| PipelineError::Lineage { reason: error.to_string() })?;
+    write_lines(&removed, &impact.rows)
+        .map_err(|error| PipelineError::Lineage { reason: error.to_string() })?;
     // The recipe is last: with it everything that it names is there.
     atomic::write(path, text.as_bytes())?;
     Ok(Written { recipe: path.to_path_buf(), removed, filtered })
@@ -239,7 +236,9 @@ fn one_line(text: &str) -> String {
 
 fn cannot_change(stage: &PipelineStage, setting: &str, copy: &Path) -> PipelineError {
     let (stage, copy) = (&stage.name, copy.display());
-    let reason = format!("stage `{stage}`: `{setting}` cannot be changed here: set it to {copy} in a copy of the recipe");
+    let reason = format!(
+        "stage `{stage}`: `{setting}` cannot be changed here: set it to {copy} in a copy of the recipe"
+    );
     PipelineError::Lineage { reason }
 }
 
@@ -317,7 +316,10 @@ fn value_at<'a>(value: &'a mut Value, path: &[&str]) -> Option<&'a mut Value> {
 fn replace_arguments(with: &mut Table, folder: &Path, path: &Path, copy: &Path) {
     let Some(Value::Array(arguments)) = with.get_mut("command") else { return };
     for argument in arguments {
-        if argument.as_str().is_some_and(|text| !text.is_empty() && in_folder(folder, Path::new(text)) == path) {
+        if argument
+            .as_str()
+            .is_some_and(|text| !text.is_empty() && in_folder(folder, Path::new(text)) == path)
+        {
             *argument = Value::String(copy.to_string_lossy().into_owned());
         }
     }

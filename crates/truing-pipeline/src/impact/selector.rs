@@ -47,8 +47,9 @@ impl Selector {
     /// When the text has another form.
     pub fn parse(text: &str) -> Result<Self, PipelineError> {
         let bad = || {
-            let reason =
-                format!("`{text}` selects nothing: expected `FIELD=VALUE`, for instance `model=NAME` or `license=NAME`");
+            let reason = format!(
+                "`{text}` selects nothing: expected `FIELD=VALUE`, for instance `model=NAME` or `license=NAME`"
+            );
             PipelineError::Lineage { reason }
         };
         let (field, value) = text.split_once('=').ok_or_else(bad)?;
@@ -92,11 +93,12 @@ impl Selector {
             let parts: Vec<&str> = field.split('.').collect();
             // A column may have the dots in its name.
             row.get(field).is_some_and(|value| self.is_at(value, &[]))
-                || parts.split_first().is_some_and(|(first, rest)| {
-                    row.get(*first).is_some_and(|value| self.is_at(value, rest))
-                })
+                || parts
+                    .split_first()
+                    .is_some_and(|(first, rest)| row.get(*first).is_some_and(|value| self.is_at(value, rest)))
         };
-        let Some(Value::Array(responses)) = row.get(RESPONSES).filter(|_| !self.response_fields.is_empty()) else {
+        let Some(Value::Array(responses)) = row.get(RESPONSES).filter(|_| !self.response_fields.is_empty())
+        else {
             return if self.fields.iter().any(is_in) { Match::Row } else { Match::No };
         };
         let mut others = self.fields.iter().filter(|field| !field.starts_with("responses."));

@@ -75,11 +75,7 @@ impl Files {
     ///
     /// # Errors
     /// When a folder of data cannot be listed.
-    pub(crate) fn of(
-        pipeline: &Pipeline,
-        plan: &PipelinePlan,
-        store: &Store,
-    ) -> Result<Self, PipelineError> {
+    pub(crate) fn of(pipeline: &Pipeline, plan: &PipelinePlan, store: &Store) -> Result<Self, PipelineError> {
         let keys = plan.stages.iter().filter_map(|stage| stage.key);
         let mut files = Self {
             all: Vec::new(),
@@ -165,7 +161,23 @@ impl Files {
             let (_, below) = named.split_once(&format!("{key}/run/"))?;
             self.by_path.get(&folder.join(below))
         });
-        in_run.or_else(|| self.by_path.get(&fs::canonicalize(&path).ok()?)).copied()
+        let real = || self.by_path.get(&fs::canonicalize(&path).ok()?);
+        in_run.or_else(real).copied().or_else(|| self.moved(&path))
+    }
+
+    /// The file from outside that a path which leads to nothing now meant: the only one whose last parts agree most.
+    fn moved(&self, path: &Path) -> Option<usize> {
+        if path.exists() {
+            return None;
+        }
+        let n_common = |file: usize| {
+            let parts = self.all[file].path.components().rev().zip(path.components().rev());
+            parts.take_while(|(one, other)| one == other).count()
+        };
+        let outside = (0..self.all.len()).filter(|&file| self.all[file].owner.is_none());
+        let most = outside.clone().map(n_common).max().filter(|most| *most > 0)?;
+        let mut found = outside.filter(|&file| n_common(file) == most);
+        found.next().filter(|_| found.next().is_none())
     }
 
     /// The files that a stage left.

@@ -72,7 +72,8 @@ impl Index {
         Parts::read(rows)?.write(index)?;
         let read_back = Self::opened(rows, index)?;
         read_back.ok_or_else(|| {
-            let damaged = io::Error::new(io::ErrorKind::InvalidData, "it was written just now and is damaged");
+            let damaged =
+                io::Error::new(io::ErrorKind::InvalidData, "it was written just now and is damaged");
             StoreError::io("read", index)(damaged)
         })
     }
@@ -350,10 +351,14 @@ mod tests {
     fn rows_are_found_by_line_id_and_link() {
         let folder = tempfile::tempdir().unwrap();
         let (rows, index_path) = (folder.path().join("rows.jsonl"), folder.path().join("lineage/a.index"));
-        let text = "\u{feff}{\"id\": \"b\", \"source\": {\"path\": \"x.jsonl\", \"line\": 7}}\n\nnot a row\n\
-                    {\"id\": 3, \"origin\": {\"source\": \"x.jsonl\", \"line\": 7}, \"decision\": {\"outcome\": \"kept\"}}\n\
-                    {\"id\": \"b\", \"source\": \"web\", \"path\": \"y.jsonl\", \"line\": 1}";
-        fs::write(&rows, text).unwrap();
+        let lines = [
+            "\u{feff}{\"id\": \"b\", \"source\": {\"path\": \"x.jsonl\", \"line\": 7}}",
+            "",
+            "not a row",
+            r#"{"id": 3, "origin": {"source": "x.jsonl", "line": 7}, "decision": {"outcome": "kept"}}"#,
+            r#"{"id": "b", "source": "web", "path": "y.jsonl", "line": 1}"#,
+        ];
+        fs::write(&rows, lines.join("\n")).unwrap();
         for _ in 0..2 {
             let index = Index::open(&rows, &index_path).unwrap();
             assert_eq!(index.n_lines(), 5);

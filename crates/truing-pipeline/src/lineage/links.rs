@@ -58,16 +58,20 @@ mod tests {
 
     #[test]
     fn the_link_of_the_stage_that_wrote_the_row_comes_first() {
-        let both = row(
-            r#"{"source": {"path": "a.jsonl", "line": 1}, "origin": {"source": "b.jsonl", "line": 2}}"#,
-        );
+        let both =
+            row(r#"{"source": {"path": "a.jsonl", "line": 1}, "origin": {"source": "b.jsonl", "line": 2}}"#);
         let first = |uses, file| links_of(&both, uses, file)[0].path.clone();
-        assert_eq!((&*first("respond", "responses.jsonl"), &*first("label", "labels.jsonl")), ("a.jsonl", "b.jsonl"));
+        assert_eq!(
+            (&*first("respond", "responses.jsonl"), &*first("label", "labels.jsonl")),
+            ("a.jsonl", "b.jsonl")
+        );
         assert_eq!(first("respond", "prompts.jsonl"), "b.jsonl");
         assert_eq!(links_of(&both, "prefer", "pairs.jsonl").len(), 2);
         let named = row(r#"{"path": "c.jsonl", "line": 3, "reason": "empty"}"#);
         assert_eq!(links_of(&named, "sft", "skipped.jsonl"), [Link { path: "c.jsonl".into(), line: 3 }]);
-        for none in [r#"{"source": "web"}"#, r#"{"source": {"path": "a"}}"#, r#"{"origin": {"line": 1}}"#, "{}"] {
+        for none in
+            [r#"{"source": "web"}"#, r#"{"source": {"path": "a"}}"#, r#"{"origin": {"line": 1}}"#, "{}"]
+        {
             assert!(links_of(&row(none), "build", "rows.jsonl").is_empty(), "{none}");
         }
     }
