@@ -237,12 +237,12 @@ impl ModelCard {
             Some(license) => writeln!(text, "license: {}", quoted(license)),
             None => writeln!(text, "license: other\nlicense_name: see-the-licences-of-models-and-data-below"),
         };
-        let hub_models = self.base_models.keys().filter(|name| is_hub_name(name));
-        list(&mut text, "base_model", hub_models.map(String::as_str));
-        if self.uses == "merge" || self.uses == "merge_search" {
-            text.push_str("base_model_relation: merge\n");
-        } else if self.base_models.keys().any(|name| is_hub_name(name)) {
-            text.push_str("base_model_relation: finetune\n");
+        let hub_models = || self.base_models.keys().map(String::as_str).filter(|name| is_hub_name(name));
+        list(&mut text, "base_model", hub_models());
+        if hub_models().next().is_some() {
+            let is_merge = ["merge", "merge_search"].contains(&self.uses.as_str());
+            let relation = if is_merge { "merge" } else { "finetune" };
+            let _ = writeln!(text, "base_model_relation: {relation}");
         }
         let datasets = self.data.iter().map(|data| data.name.as_str()).filter(|name| is_hub_name(name));
         list(&mut text, "datasets", datasets);

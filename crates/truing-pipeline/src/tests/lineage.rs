@@ -76,16 +76,10 @@ impl Rows {
         let kind = |name, outputs| StageKind { name, outputs, settle };
         Self {
             kinds: vec![
-                kind(
-                    "select",
-                    &[output("selected", "selected.jsonl"), output("decisions", "decisions.jsonl")],
-                ),
-                kind(
-                    "respond",
-                    &[output("responses", "responses.jsonl"), output("candidates", "candidates.jsonl")],
-                ),
-                kind("sft", &[output("model", "model")]),
-                kind("evaluate", &[output("results", "results.json")]),
+                kind("select", SELECT),
+                kind("respond", RESPOND),
+                kind("sft", TRAIN),
+                kind("evaluate", EVALUATE),
             ],
         }
     }
