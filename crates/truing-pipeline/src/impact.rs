@@ -28,6 +28,9 @@ use selector::{Match, n_responses, without_responses};
 
 const BUFFER_BYTES: usize = 1 << 18;
 
+/// What is to go of a file, by line: the row (`None`), or its responses at some places.
+pub(crate) type Matches = BTreeMap<u64, Option<Vec<usize>>>;
+
 /// What falls when rows are removed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Impact {
@@ -51,7 +54,7 @@ pub struct Impact {
     pub(crate) cuts: Vec<usize>,
     /// What is to go of the files that are filtered: whole rows, or places of responses, by line.
     #[serde(skip)]
-    pub(crate) matches: BTreeMap<usize, BTreeMap<u64, Option<Vec<usize>>>>,
+    pub(crate) matches: BTreeMap<usize, Matches>,
 }
 
 /// What falls of a file.
@@ -187,7 +190,7 @@ impl Walk<'_, '_> {
             n_changed: 0,
             share: 0.0,
         };
-        let (mut fallen, mut changed, mut matches) = (HashSet::new(), HashSet::new(), BTreeMap::new());
+        let (mut fallen, mut changed, mut matches) = (HashSet::new(), HashSet::new(), Matches::new());
         let mut rows = Vec::new();
         let mut is_root = false;
         each_row(self.lineage, &own.path, &mut |line, row| {

@@ -14,7 +14,6 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
-use truing_types::nearest_name;
 
 use crate::{Digests, Host, Pipeline, PipelineError, PipelinePlan, Store};
 use files::{Files, RowFile, Table, Tables, is_foreign};
@@ -429,12 +428,4 @@ fn about(made: &Map<String, Value>, record: &Map<String, Value>) -> Option<Map<S
     let is_other =
         record.contains_key("judge") && !places.is_empty() && shown.is_some_and(|shown| !is_of(shown));
     (!is_other).then_some(record)
-}
-
-/// The nearest known name, for an error.
-pub(crate) fn nearest(name: &str, known: &[&str]) -> String {
-    match nearest_name(name, known.iter().copied()) {
-        Some(nearest) => format!("the nearest is `{nearest}`"),
-        None => format!("expected one of {}", known.join(", ")),
-    }
 }

@@ -13,7 +13,7 @@ use truing_run::rows::write_lines;
 use truing_store::paths::in_folder;
 use truing_store::{StoreError, atomic};
 
-use super::{Impact, without_responses};
+use super::{Impact, Matches, without_responses};
 use crate::lineage::files::is_lines;
 use crate::lineage::index::object;
 use crate::recipe::PipelineStage;
@@ -30,7 +30,7 @@ const REMOVED: &str = "removed.jsonl";
 pub struct Written {
     /// The recipe without the rows.
     pub recipe: PathBuf,
-    /// Every row that falls, as [`super::RemovedRow`], one a line.
+    /// Every row that falls, as [`RemovedRow`](crate::RemovedRow), one a line.
     pub removed: PathBuf,
     /// The filtered copies.
     pub filtered: Vec<FilteredFile>,
@@ -158,11 +158,7 @@ fn copy_into(from: &Path, file: &Path, copy: &Path, whole: &Path) -> Result<(), 
 }
 
 /// Copies the lines of a file without those that are to go; returns how many are removed and changed.
-fn filter(
-    from: &Path,
-    to: &Path,
-    matches: Option<&BTreeMap<u64, Option<Vec<usize>>>>,
-) -> Result<(u64, u64), PipelineError> {
+fn filter(from: &Path, to: &Path, matches: Option<&Matches>) -> Result<(u64, u64), PipelineError> {
     if !is_lines(from)? {
         let reason = format!("{} cannot be filtered: expected plain JSON Lines (`.jsonl`)", from.display());
         return Err(PipelineError::Lineage { reason });

@@ -238,6 +238,12 @@ fn applied() -> (tempfile::TempDir, PathBuf) {
     (folder, recipe)
 }
 
+/// Names of stages in the order of the alphabet: a recipe that was written has its tables in that order.
+fn sorted(mut names: Vec<String>) -> Vec<String> {
+    names.sort();
+    names
+}
+
 /// A row and those that it was made of, each first parent after the other.
 fn way(row: &TracedRow) -> Vec<String> {
     let stage = row.stage.as_ref().map(|stage| format!("{stage}/")).unwrap_or_default();
@@ -370,7 +376,7 @@ fn a_pipeline_without_a_licence_is_one_command() {
     );
     assert_eq!(rows_of(&written.removed).len(), found.rows.len());
     let applied = Opened::apply(&without);
-    assert_eq!(applied.ran, ["pick", "ask", "train", "second", "measure"], "{applied:?}");
+    assert_eq!(sorted(applied.ran), ["ask", "measure", "pick", "second", "train"]);
     let after = Opened::of(&without);
     assert!(!after.text("ask", "responses.jsonl").contains("q2"));
     assert_eq!(after.text("second", "model/config.json"), "1");
@@ -408,8 +414,8 @@ fn without_a_teacher_only_what_read_its_responses_runs_again() {
     let text = fs::read_to_string(&filtered.copy).unwrap();
     assert!(!text.contains("teacher-b") && text.contains("teacher-a"), "{text}");
     let applied = Opened::apply(&without);
-    assert_eq!(applied.reused[..2], ["pick", "ask"], "{applied:?}");
-    assert_eq!(applied.ran[0], "train");
+    assert_eq!(sorted(applied.reused), ["ask", "people", "pick"]);
+    assert_eq!(sorted(applied.ran), ["measure", "second", "train"]);
     let after = Opened::of(&without);
     assert_eq!(after.text("train", "model/config.json"), "3");
 }
