@@ -42,7 +42,7 @@ pub struct ModelCard {
     pub license: Option<String>,
     /// Models from outside that the stages start from or merge, with the licence that the model's own card states.
     pub base_models: BTreeMap<String, Option<String>>,
-    /// Models that wrote or judged rows, as settings name them.
+    /// Other models that its stages or those before them use: they wrote or judged rows, or taught.
     pub asked_models: BTreeSet<String>,
     /// Files of rows from outside.
     pub data: Vec<CardData>,
@@ -123,8 +123,9 @@ impl ModelCard {
             stages: Vec::new(),
             scores: Vec::new(),
         };
+        let line = model_line(lineage, idx);
         for &one in &ours {
-            card.add_stage(lineage, one);
+            card.add_stage(lineage, one, line.contains(&one));
         }
         card.data = data(lineage, &ours)?;
         for (other, measuring) in pipeline.stages.iter().enumerate() {
@@ -142,10 +143,16 @@ impl ModelCard {
         Ok(card)
     }
 
-    fn add_stage(&mut self, lineage: &Lineage<'_>, idx: usize) {
+    /// Adds a stage. `is_of_line` says whether the model goes on from the stage's model, or is it.
+    fn add_stage(&mut self, lineage: &Lineage<'_>, idx: usize, is_of_line: bool) {
         let (stage, planned) = (&lineage.pipeline.stages[idx], &lineage.plan.stages[idx]);
         for read in planned.files.iter().filter(|read| is_model(&read.path)) {
-            self.base_models.insert(name_of(lineage, stage, read), license_of(&read.path));
+            let name = name_of(lineage, stage, read);
+            if is_of_line && is_base_setting(&read.setting) {
+                self.base_models.insert(name, license_of(&read.path));
+            } else {
+                self.asked_models.insert(name);
+            }
         }
         let settings = planned.parts.iter().flat_map(|parts| &parts.settings);
         for (setting, value) in settings {
@@ -181,7 +188,7 @@ impl ModelCard {
     pub fn to_markdown(&self) -> String {
         let mut text = self.header();
         let Self { name, uses, program, .. } = self;
-        let _ = write!(text, "\n# {name}\n\nMade by stage `{uses}` of a pipeline of {program}.\n");
+        let _ = writeln!(text, "\n# {name}\n\nMade by a stage of kind `{uses}`, with {program}.");
         text.push_str("\n## How it was made\n\n| stage | kind | key | figures |\n|---|---|---|---|\n");
         for CardStage { stage, uses, key, figures } in &self.stages {
             let key = key.map_or_else(String::new, |key| key.to_string()[..N_DIGITS].to_owned());
@@ -199,7 +206,11 @@ impl ModelCard {
         if !self.asked_models.is_empty() {
             let asked: Vec<String> =
                 self.asked_models.iter().map(|model| format!("`{}`", cell(model))).collect();
-            let _ = writeln!(text, "\nModels that wrote or judged rows: {}.", asked.join(", "));
+            let _ = writeln!(
+                text,
+                "\nOther models that were asked, or that judged or taught: {}.",
+                asked.join(", ")
+            );
         }
         text.push_str("\n## Data\n\n| data | rows | licences of the rows | read by |\n|---|---|---|---|\n");
         for data in &self.data {
@@ -300,6 +311,29 @@ fn is_hub_name(name: &str) -> bool {
 fn is_model(path: &Path) -> bool {
     MODEL_FILES.iter().any(|name| path.join(name).is_file())
         || path.extension().is_some_and(|ending| ending == "gguf")
+}
+
+/// Whether a setting names the model that a training starts from, or one that is merged.
+fn is_base_setting(setting: &str) -> bool {
+    ["model_name_or_path", "base_model"].contains(&setting) || setting.starts_with("models.")
+}
+
+/// The stages from whose models a stage's model goes on, and the stage itself.
+fn model_line(lineage: &Lineage<'_>, stage: usize) -> BTreeSet<usize> {
+    let (pipeline, plan) = (lineage.pipeline, lineage.plan);
+    let (mut found, mut open) = (BTreeSet::new(), vec![stage]);
+    while let Some(one) = open.pop() {
+        if !found.insert(one) {
+            continue;
+        }
+        let made = plan.stages[one].made.iter().filter(|(setting, _)| is_base_setting(setting));
+        for (_, path) in made {
+            let is_named =
+                |needed: &usize| plan.stages[*needed].key.is_some_and(|key| path.contains(&key.to_string()));
+            open.extend(pipeline.stages[one].upstream.iter().copied().filter(is_named));
+        }
+    }
+    found
 }
 
 /// What the recipe calls a file or folder that a stage reads. A path is shortened to its last part, so that the card

@@ -326,7 +326,7 @@ impl Walk<'_, '_> {
                 ));
             }
         }
-        let in_order = pipeline.order.iter().filter(|stage| again.contains(stage));
+        let in_order = pipeline.order.iter().filter(|&stage| again.contains(stage));
         self.impact.runs_again = in_order.map(|&stage| pipeline.stages[stage].name.clone()).collect();
     }
 

@@ -42,7 +42,7 @@ pub(crate) fn links_of(row: &Map<String, Value>, uses: &str, file_name: &str) ->
     let mut links: Vec<Link> =
         fields.iter().filter_map(|field| row.get(*field)).filter_map(Link::read).collect();
     // The list of rows that were left out names them itself.
-    if links.is_empty() {
+    if file_name == "skipped.jsonl" {
         links.extend(Link::of(row.get("path"), row.get("line")));
     }
     links
@@ -69,6 +69,7 @@ mod tests {
         assert_eq!(links_of(&both, "prefer", "pairs.jsonl").len(), 2);
         let named = row(r#"{"path": "c.jsonl", "line": 3, "reason": "empty"}"#);
         assert_eq!(links_of(&named, "sft", "skipped.jsonl"), [Link { path: "c.jsonl".into(), line: 3 }]);
+        assert!(links_of(&named, "build", "rows.jsonl").is_empty(), "the path may be that of code");
         for none in
             [r#"{"source": "web"}"#, r#"{"source": {"path": "a"}}"#, r#"{"origin": {"line": 1}}"#, "{}"]
         {
