@@ -134,7 +134,7 @@ impl<'a> Lineage<'a> {
     /// store.
     ///
     /// # Errors
-    /// When nothing was applied yet, results are being removed, or a folder cannot be read.
+    /// When nothing was applied yet, or results are being removed.
     pub fn open(
         pipeline: &'a Pipeline,
         plan: &'a PipelinePlan,
@@ -150,7 +150,7 @@ impl<'a> Lineage<'a> {
             return Err(PipelineError::Lineage { reason });
         }
         let shared = store.lock_whole(false)?;
-        let files = Files::of(pipeline, plan, store)?;
+        let files = Files::of(pipeline, plan, store);
         Ok(Self { pipeline, plan, files, tables: Tables::new(store, digests, host), _shared: shared })
     }
 

@@ -72,10 +72,7 @@ pub(crate) struct Files {
 
 impl Files {
     /// Looks at everything that the plan knows to be there.
-    ///
-    /// # Errors
-    /// When a folder of data cannot be listed.
-    pub(crate) fn of(pipeline: &Pipeline, plan: &PipelinePlan, store: &Store) -> Result<Self, PipelineError> {
+    pub(crate) fn of(pipeline: &Pipeline, plan: &PipelinePlan, store: &Store) -> Self {
         let keys = plan.stages.iter().filter_map(|stage| stage.key);
         let mut files = Self {
             all: Vec::new(),
@@ -88,7 +85,7 @@ impl Files {
         for &idx in &pipeline.order {
             let (stage, planned) = (&pipeline.stages[idx], &plan.stages[idx]);
             for read in &planned.files {
-                for path in sources(&read.path)? {
+                for path in sources(&read.path) {
                     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
                     // The file that a gate waits for is what the gate leaves.
                     let owner = matches!(stage.kind, Kind::Gate(_)).then_some(idx);
@@ -125,18 +122,20 @@ impl Files {
                 }
             }
         }
-        Ok(files)
+        files
     }
 
+    /// Adds a file once. Two stages of one key leave the same file, and each has it.
     fn add(&mut self, file: RowFile) -> usize {
-        if let Some(&known) = self.by_path.get(&file.path) {
+        let known = self.by_path.get(&file.path).copied();
+        if let Some(known) = known.filter(|&known| self.all[known].owner == file.owner) {
             return known;
         }
         let number = self.all.len();
         if let Ok(real) = fs::canonicalize(&file.path) {
-            self.by_path.insert(real, number);
+            self.by_path.entry(real).or_insert(number);
         }
-        self.by_path.insert(file.path.clone(), number);
+        self.by_path.entry(file.path.clone()).or_insert(number);
         self.all.push(file);
         number
     }
@@ -200,18 +199,17 @@ pub(crate) fn real_path(plan: &PipelinePlan, store: &Store, placeholder: &str) -
 }
 
 /// The files of rows behind a path that a stage reads; none of a model.
-fn sources(path: &Path) -> Result<Vec<PathBuf>, PipelineError> {
+fn sources(path: &Path) -> Vec<PathBuf> {
     if path.is_file() {
         let is_rows = has_ending(path, &INPUT_ENDINGS);
-        return Ok(if is_rows { vec![path.to_path_buf()] } else { Vec::new() });
+        return if is_rows { vec![path.to_path_buf()] } else { Vec::new() };
     }
-    let is_model = MODEL_FILES.iter().any(|name| path.join(name).is_file());
-    if is_model || !path.is_dir() {
-        return Ok(Vec::new());
+    if MODEL_FILES.iter().any(|name| path.join(name).is_file()) {
+        return Vec::new();
     }
     // A folder that another program reads need not hold rows.
     let files = data_files(path).unwrap_or_default();
-    Ok(files.into_iter().filter(|file| has_ending(file, &INPUT_ENDINGS)).collect())
+    files.into_iter().filter(|file| has_ending(file, &INPUT_ENDINGS)).collect()
 }
 
 fn has_ending(path: &Path, endings: &[&str]) -> bool {
