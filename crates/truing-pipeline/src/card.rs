@@ -261,8 +261,7 @@ impl ModelCard {
         list(&mut text, "tags", ["truing"].into_iter().chain(kinds));
         if !self.scores.is_empty() {
             let _ = writeln!(text, "model-index:\n- name: {}\n  results:", quoted(&self.name));
-            let mut tasks: Vec<&str> = self.scores.iter().map(|score| score.task.as_str()).collect();
-            tasks.dedup();
+            let tasks: BTreeSet<&str> = self.scores.iter().map(|score| score.task.as_str()).collect();
             for name in tasks {
                 let _ = writeln!(text, "  - task:\n      type: {task}\n    dataset:");
                 let name_text = quoted(name);
