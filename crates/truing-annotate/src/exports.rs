@@ -3,7 +3,7 @@
 //! An item has rows once it is complete and nobody has to decide it any more. Files are replaced whole, so a reader
 //! finds the old rows or the new ones.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -258,9 +258,11 @@ impl<'a> ItemRows<'a> {
             let of_all: Vec<&Arc<Stored>> = self.record.answers().collect();
             let is_edited = answers_to(self.stored, question).next().is_some();
             let stored = if is_edited { self.stored } else { &of_all[..] };
-            for answer in answers_to(stored, question) {
-                if let Answer::Edit(edit) = answer {
-                    self.edit(question, edit, files, counts)?;
+            for one in stored {
+                for answer in answers_to(std::slice::from_ref(one), question) {
+                    if let Answer::Edit(edit) = answer {
+                        self.edit(question, edit, &one.entry.annotator, files, counts)?;
+                    }
                 }
             }
         }
@@ -271,6 +273,7 @@ impl<'a> ItemRows<'a> {
         &self,
         question: &Question,
         EditedResponse { response, text }: &EditedResponse,
+        annotator: &str,
         files: &mut Files,
         counts: &mut OutputCounts,
     ) -> Result<(), AnnotateError> {
@@ -279,14 +282,19 @@ impl<'a> ItemRows<'a> {
         let of_model = messages.iter_mut().filter(|message| message.role == Role::Assistant);
         of_model.for_each(|message| message.weight = Some(0.0));
         messages.push(Message::new(Role::Assistant, text.as_str()));
-        let mut row = json!({"id": self.item.id, "messages": messages, "question": question.name});
+        let mut row = json!({
+            "id": self.item.id, "messages": messages, "question": question.name, "annotators": [annotator],
+            "origin": self.origin(),
+        });
         let tools = &self.item.prompt.tools;
         add(&mut row, "tools", (!tools.is_empty()).then_some(tools));
         files.write(SFT, &row)?;
         counts.n_sft += 1;
         let original = &self.item.responses[*response].text;
         if original != text {
-            files.write(PREFERENCES, &self.pair(question, "edit", text, original))?;
+            let mut pair = self.pair(question, "edit", text, original);
+            pair["annotators"] = json!([annotator]);
+            files.write(PREFERENCES, &pair)?;
             counts.n_pairs += 1;
         }
         Ok(())
@@ -332,7 +340,19 @@ impl<'a> ItemRows<'a> {
             row.extend(fields);
         }
         row["n_annotators"] = json!(self.stored.len());
+        row["annotators"] = json!(self.annotators());
+        row["origin"] = self.origin();
         row
+    }
+
+    /// The people whose answers decide the item, by the names of the recipe.
+    fn annotators(&self) -> BTreeSet<&'a str> {
+        self.stored.iter().map(|stored| stored.entry.annotator.as_str()).collect()
+    }
+
+    /// Where the item's row is.
+    fn origin(&self) -> Value {
+        json!({"path": &*self.item.origin.source, "line": self.item.origin.line})
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use truing_data::DataError;
 use truing_run::{RecipeError, RecipePlace};
 use truing_store::StoreError;
 
@@ -93,6 +94,15 @@ pub enum PipelineError {
         /// What the other one does, or may do.
         action: &'static str,
     },
+    /// A row, a file or a selector that lineage cannot follow.
+    #[error("{reason}")]
+    Lineage {
+        /// What is wrong, and what was expected.
+        reason: String,
+    },
+    /// A file of rows.
+    #[error(transparent)]
+    Data(#[from] DataError),
     /// A file of the store or of an input.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use truing_store::{Digest, StoreError, paths};
 
+use crate::lineage::files::INDEXES;
 use crate::store::DISCARDED;
 use crate::{LockFile, PipelineError, Store};
 
@@ -81,6 +82,11 @@ pub fn collect_garbage(store: &Store, options: GarbageOptions) -> Result<Collect
             remove(store, &name)?;
         }
         collected.removed.push(Removed { folder, bytes });
+    }
+    let indexes = store.root().join(INDEXES);
+    if !options.is_dry_run && !collected.removed.is_empty() && indexes.is_dir() {
+        // They are made again when they are needed.
+        fs::remove_dir_all(&indexes).map_err(StoreError::io("remove", &indexes))?;
     }
     Ok(collected)
 }

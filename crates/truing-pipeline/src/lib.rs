@@ -4,14 +4,20 @@
 //! The steps: [`Pipeline::read`] (the recipe, its references, its graph), [`PipelinePlan::new`] (keys, and
 //! what would run and why), [`apply`] (runs that and nothing else), [`collect_garbage`] (what no lock file names).
 //!
+//! [`Lineage`] follows a row back to the files from outside, and [`impact()`] forward from rows that are to be removed;
+//! [`write_without`] makes the pipeline without them. [`ModelCard`] describes a model by what it was made of.
+//!
 //! This crate knows no stages. The program lists them ([`StageKind`]), finds models, and runs one at a time ([`Host`]).
 
 mod apply;
+mod card;
 mod digests;
 mod error;
 mod garbage;
 mod host;
+mod impact;
 mod key;
+mod lineage;
 mod links;
 mod lock_file;
 mod plan;
@@ -23,11 +29,16 @@ mod store;
 mod tests;
 
 pub use apply::{Applied, ApplyOptions, apply};
+pub use card::{CardData, CardScore, CardStage, ModelCard};
 pub use digests::Digests;
 pub use error::PipelineError;
 pub use garbage::{Collected, GarbageOptions, Removed, collect_garbage};
 pub use host::{Cause, Host, Job, JobEnd, JobReport, Notice, Work};
+pub use impact::{
+    FileImpact, FilteredFile, Impact, ModelImpact, NamedSetting, RemovedRow, Selector, Written, impact, write_without,
+};
 pub use key::{Change, KeyInput, KeyParts};
+pub use lineage::{Lineage, Reader, Record, RowAddress, Trace, TracedRow};
 pub use lock_file::{LockFile, LockedStage};
 pub use plan::{PipelinePlan, PlannedStage, State};
 pub use recipe::{Pipeline, PipelineStage};

@@ -93,6 +93,8 @@ pub(crate) enum PlannedWork {
 /// A file or folder with the digest that the key is made of.
 #[derive(Debug, Clone)]
 pub(crate) struct ReadFile {
+    /// The setting that names it.
+    pub(crate) setting: String,
     pub(crate) path: PathBuf,
     /// Whether every file of a folder counts: another program reads it.
     pub(crate) is_whole: bool,
@@ -216,7 +218,8 @@ impl Planning<'_> {
                 None => {
                     let is_whole = matches!(stage.kind, Kind::Command);
                     let blake3 = self.digest(stage, &setting, &path, is_whole)?;
-                    planned.files.push(ReadFile { path: path.clone(), is_whole, blake3 });
+                    let file = ReadFile { setting: setting.clone(), path: path.clone(), is_whole, blake3 };
+                    planned.files.push(file);
                     (blake3, path.file_name().unwrap_or_default().to_string_lossy().into_owned())
                 }
             };

@@ -228,6 +228,18 @@ impl Pipeline {
         found.into_iter().collect()
     }
 
+    /// The text of the recipe.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The names of the outputs of `owner` that the settings of a stage name.
+    pub(crate) fn references_to(&self, stage: usize, owner: usize) -> Vec<String> {
+        let found = self.references_of(&self.stages[stage]).unwrap_or_default();
+        let of_owner = found.into_iter().filter(|(reference, _)| reference.stage == self.stages[owner].name);
+        of_owner.map(|(reference, _)| reference.output).collect()
+    }
+
     pub(crate) fn at<'a>(&'a self, stage: &'a str) -> StageText<'a> {
         StageText { path: &self.path, text: &self.text, stage }
     }

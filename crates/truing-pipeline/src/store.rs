@@ -11,6 +11,7 @@
 //! | `locks/KEY` | held while the run is made |
 //! | `pipelines/ID` | the lock files that name runs here |
 //! | `digests` | digests of files that were read |
+//! | `lineage/DIGEST.index` | indexes of files of rows, made when rows are followed; they may be removed |
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};

@@ -112,6 +112,10 @@ fn complete_items_become_rows_that_training_reads() {
         (&json!("m"), &json!("ranking"), &json!("x"))
     );
 
+    assert_eq!((&first["annotators"], &first["origin"]["line"]), (&json!(["ana", "ben"]), &json!(1)));
+    let edit = &workshop.rows("sft.jsonl")[0];
+    assert_eq!((&edit["annotators"], &edit["origin"]["line"]), (&json!(["ana"]), &json!(1)));
+
     let source = SourceConfig::new(workshop.path("project/sft.jsonl"));
     assert_eq!(read_rows(&source, OnBadRow::Error).unwrap().map(Result::unwrap).count(), 1);
     let expected =

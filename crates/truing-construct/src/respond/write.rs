@@ -64,11 +64,12 @@ fn response_row(prompt: &SourcePrompt, candidate: &Candidate) -> Value {
     row.into()
 }
 
-/// A row of `prompts.jsonl`: the row's own columns with the pass rate.
+/// A row of `prompts.jsonl`: the row's own columns with the pass rate, and where the row is (`origin`).
 pub(super) fn prompt_row(prompt: &SourcePrompt, work: &PromptWork) -> Value {
     let mut row = own_columns(prompt);
     row.insert("pass_rate".into(), json!(work.pass_rate));
     row.insert("n_scored".into(), work.scores().count().into());
+    row.insert("origin".into(), json!(PromptSource::of(&prompt.origin)));
     row.into()
 }
 
@@ -128,6 +129,7 @@ mod tests {
             (&0.5.into(), &1.into(), &"4".into())
         );
         assert!(row.get("messages").is_none() && row.get("system").is_none(), "{row}");
+        assert_eq!(row["origin"], json!({"path": "a.jsonl", "line": 3}));
         assert_eq!(id(&prompt(json!({}))), "a.jsonl:3");
     }
 

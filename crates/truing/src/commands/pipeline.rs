@@ -1,6 +1,9 @@
 //! `truing pipeline`: several stages as one recipe; what is unchanged is not done again.
 
+mod card;
 mod host;
+mod impact;
+mod lineage;
 mod merge;
 mod show;
 
@@ -37,6 +40,19 @@ pub(crate) enum Command {
     /// Print everything that differs from the lock file for one stage, and which stages follow from it.
     #[command(after_help = "Example: truing pipeline why recipes/pipeline_tiny.toml sft")]
     Why(WhyArguments),
+    /// Print where a row came from: the row of each stage before it, with scores, decisions and verdicts.
+    #[command(
+        after_help = "Examples:\n  truing pipeline lineage songs.toml sft 12\n  truing pipeline lineage songs.toml respond/responses id=q-7 --json"
+    )]
+    Lineage(lineage::Arguments),
+    /// Print what falls when rows are removed: rows of every stage, stages that run again, models.
+    #[command(
+        after_help = "Examples:\n  truing pipeline impact songs.toml --remove model=teacher-a\n  truing pipeline impact songs.toml --remove license=cc-by-nc-4.0 --write songs-without.toml"
+    )]
+    Impact(impact::Arguments),
+    /// Print the card of a model: what it was made of and what was measured, as Markdown for a hub.
+    #[command(after_help = "Example: truing pipeline card songs.toml sft --license apache-2.0 -o README.md")]
+    Card(card::Arguments),
     /// Remove results that no lock file names.
     #[command(after_help = "Example: truing pipeline gc recipes/pipeline_tiny.toml --dry-run")]
     Gc(GcArguments),
@@ -94,6 +110,9 @@ pub(crate) fn run(command: &Command, context: &Context) -> anyhow::Result<Outcom
         Command::Apply(arguments) => run_apply(arguments, context),
         Command::Status(arguments) => run_status(arguments, context),
         Command::Why(arguments) => run_why(arguments, context),
+        Command::Lineage(arguments) => lineage::run(arguments, context),
+        Command::Impact(arguments) => impact::run(arguments, context),
+        Command::Card(arguments) => card::run(arguments, context),
         Command::Gc(arguments) => run_gc(arguments, context),
     }
 }

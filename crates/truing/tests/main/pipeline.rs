@@ -118,6 +118,43 @@ fn a_pipeline_runs_once_and_again_what_an_edit_affects() {
 }
 
 #[test]
+fn a_row_is_followed_back_and_forward_and_a_model_has_a_card() {
+    let pipeline = Pipeline::new();
+    pipeline.run("apply", &["--quiet"]).expect_status(0);
+    let shown = pipeline.run("lineage", &["sft", "3", "--tokens=0..4"]).expect_status(0).stdout;
+    for expected in ["sft (sft) reads it as data.0.path", " with loss", "songs.jsonl:3"] {
+        assert!(shown.contains(expected), "no `{expected}` in {shown}");
+    }
+    let trace = pipeline.json("lineage", &["sft/songs.jsonl", "3", "--tokens"]);
+    assert_eq!((&trace["row"]["line"], &trace["row"]["stage"]), (&3.into(), &Value::Null), "{trace}");
+    let tokens = &trace["tokens"];
+    let n_tokens = tokens["n_tokens"].as_u64().unwrap();
+    assert_eq!(tokens["tokens"].as_array().unwrap().len() as u64, n_tokens);
+    assert!((1..n_tokens).contains(&tokens["n_loss_tokens"].as_u64().unwrap()), "{tokens}");
+    pipeline.run("lineage", &["sft", "61"]).expect_status(2).expect_stderr(&["expected a line of 1 to 60"]);
+    pipeline
+        .run("lineage", &["evaluate/sums.jsonl", "1", "--tokens"])
+        .expect_status(2)
+        .expect_stderr(&["`--tokens` needs a row that a stage of kind `sft` reads"]);
+
+    let impact = &pipeline.json("impact", &["--remove", "source=songs"])["impact"];
+    assert_eq!(impact["runs_again"], serde_json::json!(["sft", "merge", "evaluate"]));
+    let models = impact["models"].as_array().unwrap();
+    let models: Vec<_> =
+        models.iter().map(|model| (model["stage"].clone(), model["n_removed"].clone())).collect();
+    assert_eq!(models, [("sft".into(), 60.into()), ("merge".into(), 0.into())]);
+    pipeline
+        .run("impact", &["--remove", "license"])
+        .expect_status(2)
+        .expect_stderr(&["`license` selects nothing: expected `FIELD=VALUE`"]);
+
+    let card = pipeline.run("card", &["merge", "--license", "mit"]).expect_status(0).stdout;
+    for expected in ["license: \"mit\"\n", "| songs.jsonl | 60 | not stated | sft |", "| sums | "] {
+        assert!(card.contains(expected), "no `{expected}` in {card}");
+    }
+}
+
+#[test]
 fn mistakes_and_gates_have_their_exit_statuses() {
     let pipeline = Pipeline::new();
     pipeline.edit("max_steps = 3,", "max_stepz = 3,");
