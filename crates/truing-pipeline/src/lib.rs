@@ -9,6 +9,7 @@
 mod apply;
 mod digests;
 mod error;
+mod export;
 mod garbage;
 mod host;
 mod key;
@@ -22,9 +23,10 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub use apply::{Applied, ApplyOptions, apply};
+pub use apply::{Applied, ApplyOptions, apply, apply_only};
 pub use digests::Digests;
 pub use error::PipelineError;
+pub use export::{KubernetesOptions, StageNeeds, argo_workflow, snakefile};
 pub use garbage::{Collected, GarbageOptions, Removed, collect_garbage};
 pub use host::{Cause, Host, Job, JobEnd, JobReport, Notice, Work};
 pub use key::{Change, KeyInput, KeyParts};
