@@ -8,8 +8,6 @@
 mod kubernetes;
 mod snakemake;
 
-use std::path::{Component, Path, PathBuf};
-
 pub use kubernetes::{KubernetesOptions, argo_workflow};
 pub use snakemake::snakefile;
 
@@ -66,16 +64,6 @@ impl Files {
     }
 }
 
-/// The way from one folder to another, both absolute; `.` where they are one.
-fn way(from: &Path, to: &Path) -> PathBuf {
-    let (from, to): (Vec<Component<'_>>, Vec<Component<'_>>) =
-        (from.components().collect(), to.components().collect());
-    let n_common = from.iter().zip(&to).take_while(|(one, other)| one == other).count();
-    let mut way: PathBuf = from[n_common..].iter().map(|_| Component::ParentDir).collect();
-    way.extend(&to[n_common..]);
-    if way.as_os_str().is_empty() { PathBuf::from(".") } else { way }
-}
-
 /// Names made of stages' names by `plain`, with a number behind those that would be the same.
 fn unique_names(pipeline: &Pipeline, plain: impl Fn(&str) -> String) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
@@ -91,15 +79,6 @@ fn unique_names(pipeline: &Pipeline, plain: impl Fn(&str) -> String) -> Vec<Stri
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ways_lead_from_one_folder_to_another() {
-        for (from, to, expected) in
-            [("/a/b", "/a/b", "."), ("/a/b", "/a/c/d", "../c/d"), ("/a", "/a/b", "b"), ("/a/b", "/a", "..")]
-        {
-            assert_eq!(way(Path::new(from), Path::new(to)), Path::new(expected), "{from} to {to}");
-        }
-    }
 
     #[test]
     fn texts_are_quoted() {

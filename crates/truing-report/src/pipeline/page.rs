@@ -14,7 +14,7 @@ use crate::evaluation::text::grouped;
 use crate::html::json_for_script;
 
 /// The widest drawing that is laid out from left to right; a wider one goes down the page.
-const MAX_WIDTH: f64 = 1250.0;
+const MAX_WIDTH: f64 = 1300.0;
 /// Characters of a stage's name and of the lines below it that a box has room for.
 const N_NAME: usize = 23;
 const N_LINE: usize = 31;

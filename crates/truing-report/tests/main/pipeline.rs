@@ -189,7 +189,7 @@ fn the_page_has_states_figures_and_intervals() {
         2 * record.stages.len(),
         "one drawing wide, one narrow"
     );
-    assert_eq!(html.matches("class=\"line\"").count(), 2 * 10);
+    assert_eq!(html.matches("class=\"line\"").count(), 2 * 9);
     assert!(html.len() < 300_000, "{} bytes", html.len());
     if let Some(keep) = std::env::var_os("TRUING_TEST_KEEP_PAGE") {
         fs::copy(&page, keep).unwrap();
@@ -216,7 +216,7 @@ fn what_cannot_be_read_or_compared_is_named() {
     let html = render_pipeline(&record).unwrap();
     assert!(html.contains("sft: its record cannot be read: "), "the stage is named");
     assert!(html.contains("metrics.jsonl:2: no whole number `step`"), "and the line");
-    assert!(html.contains("before and after are not compared: "), "{html}");
+    assert!(html.contains("before and after are not compared: "), "and the pair");
     assert!(html.contains("Reward hacking: grpo"), "the rest is there");
 }
 
