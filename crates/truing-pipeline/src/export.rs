@@ -1,9 +1,9 @@
-//! Pipelines as workflows of other programs, which then decide where and when each stage runs: a Snakefile, or a workflow
-//! of Argo for Kubernetes.
+//! Pipelines as workflows of other programs, which then decide where and when each stage runs: a Snakefile, or a
+//! workflow of Argo for Kubernetes.
 //!
-//! A step of such a workflow is `truing pipeline apply RECIPE --only STAGE`. So keys, the store and the lock file decide
-//! there too what has to be done: a step whose result is in the store is a no-op, whatever the other program thinks of
-//! the times of files.
+//! A step of such a workflow is `truing pipeline apply RECIPE --only STAGE`. So keys, the store and the lock file
+//! decide there too what has to be done: a step whose result is in the store is a no-op, whatever the other program
+//! thinks of the times of files.
 
 mod kubernetes;
 mod snakemake;

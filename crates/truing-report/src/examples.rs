@@ -49,8 +49,8 @@ pub(crate) fn read_examples(folder: &Path) -> Result<RolloutExamples, ReportErro
     Ok(choose(&early, &late))
 }
 
-/// The scored rollouts of the first and of the last files, as many as [`FILES_AT_EACH_END`]; the same twice where there is
-/// one file, none where the folder is not there.
+/// The scored rollouts of the first and of the last files, as many as [`FILES_AT_EACH_END`]; the same twice where
+/// there is one file, none where the folder is not there.
 pub(crate) fn read_ends(folder: &Path) -> Result<[Vec<Rollout>; 2], ReportError> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,

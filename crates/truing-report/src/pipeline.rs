@@ -1,6 +1,6 @@
 //! The page of a pipeline: its graph with states, what each stage measured, models before and after, signs of reward
-//! hacking, and samples side by side. The program says what the stages are and where their results lie; the rest is read
-//! from the results.
+//! hacking, and samples side by side. The program says what the stages are and where their results lie; the rest is
+//! read from the results.
 
 mod abilities;
 mod figures;

@@ -32,7 +32,7 @@ pub fn argo_workflow(pipeline: &Pipeline, needs: &[StageNeeds], options: &Kubern
     let generated = format!("{}-", label(&shortened(&pipeline.name, MAX_STAGE)));
     let mut text = format!(
         "# Written by `truing pipeline export {} --format kubernetes`.\n\
-         # The volume holds the recipe's folder, with the store in it. A stage whose result is in the store runs nothing.\n\
+         # The volume holds the recipe's folder and the store. A stage whose result is in the store runs nothing.\n\
          apiVersion: argoproj.io/v1alpha1\n\
          kind: Workflow\n\
          metadata:\n  generateName: {}\n\
@@ -73,9 +73,17 @@ fn template(
     let memory = needs.memory_bytes.map(|bytes| format!("{}Mi", bytes.div_ceil(MIB)));
     let memory = memory.map(|memory| format!(", memory: {}", quoted(&memory))).unwrap_or_default();
     format!(
-        "    - name: {}\n{}      container:\n        image: {}\n        workingDir: {mount}\n        command: [\"truing\"]\n        \
-         args: [{arguments}]\n        resources:\n          requests: {{cpu: {}{memory}}}\n        volumeMounts:\n          \
-         - name: pipeline\n            mountPath: {mount}\n",
+        "    - name: {}\n\
+         {}      container:\n        \
+         image: {}\n        \
+         workingDir: {mount}\n        \
+         command: [\"truing\"]\n        \
+         args: [{arguments}]\n        \
+         resources:\n          \
+         requests: {{cpu: {}{memory}}}\n        \
+         volumeMounts:\n          \
+         - name: pipeline\n            \
+         mountPath: {mount}\n",
         quoted(name),
         retries(&own.kind),
         quoted(&options.image),
@@ -92,7 +100,11 @@ fn retries(kind: &Kind) -> String {
         _ => ("2", "lastRetry.status == 'Error' || asInt(lastRetry.exitCode) in [130, 137, 143]", "30s"),
     };
     format!(
-        "      retryStrategy:\n        limit: {}\n        retryPolicy: Always\n        expression: {}\n        backoff:\n          \
+        "      retryStrategy:\n        \
+         limit: {}\n        \
+         retryPolicy: Always\n        \
+         expression: {}\n        \
+         backoff:\n          \
          duration: {}\n",
         quoted(limit),
         quoted(expression),

@@ -19,8 +19,8 @@ const MEGABYTE: u64 = 1_000_000;
 /// Digits of the digest of a name.
 const N_DIGITS: usize = 8;
 
-/// A Snakefile that lies in `folder` (absolute), with the needs of each stage by its index. The program that it calls is
-/// `truing`, or that of `snakemake --config truing=PROGRAM`.
+/// A Snakefile that lies in `folder` (absolute), with the needs of each stage by its index. The program that it calls
+/// is `truing`, or that of `snakemake --config truing=PROGRAM`.
 #[must_use]
 pub fn snakefile(pipeline: &Pipeline, plan: &PipelinePlan, needs: &[StageNeeds], folder: &Path) -> String {
     let recipe = recipe_file(pipeline);
@@ -61,15 +61,15 @@ pub fn snakefile(pipeline: &Pipeline, plan: &PipelinePlan, needs: &[StageNeeds],
 fn header(recipe: &str, folder: &Path) -> String {
     let (shown, folder) = (recipe.replace(['\n', '\r'], " "), quoted(&folder.to_string_lossy()));
     format!(
-        "# Written by `truing pipeline export {shown} --format snakemake`. Export again when stages are added or removed.\n\
-         # A rule's output is a stamp: the results are in the store. A stage whose result is there already runs nothing.\n\
+        "# Written by `truing pipeline export {shown} --format snakemake`. Export again for other stages.\n\
+         # A rule's output is a stamp: the results are in the store. A stage whose result is there runs nothing.\n\
          # `snakemake --config truing=PROGRAM` names the program; an absolute path, or one that PATH finds.\n\
          import os\n\n\
          workdir: os.path.join(workflow.basedir, {folder})\n\n\
          TRUING = config.get(\"truing\", \"truing\")\n\
          RECIPE = {}\n\n\n\
          def existing(path):\n    \
-             \"\"\"The path, where something is there: people may have yet to make it, or another machine has it.\"\"\"\n    \
+             \"\"\"The path, where something is there: people may have yet to make it.\"\"\"\n    \
              return [path] if os.path.exists(path) else []\n\n\n",
         quoted(recipe)
     )

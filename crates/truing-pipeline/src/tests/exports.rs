@@ -7,7 +7,8 @@ use crate::{
 
 const RECIPE: &str = "[pipeline]\nname = \"a {b}\"\n\
                       [stages.mix-1]\nuses = \"mix\"\nwith = { value = 1, from = [\"rows {1}.txt\"] }\n\
-                      [stages.mix_1]\nuses = \"mix\"\nneeds = [\"review\"]\nwith = { from = [\"${stages.mix-1.out}\"] }\n\
+                      [stages.mix_1]\nuses = \"mix\"\nneeds = [\"review\"]\n\
+                      with = { from = [\"${stages.mix-1.out}\"] }\n\
                       [stages.review]\nuses = \"gate\"\nwith = { file = \"answers.txt\" }\n";
 
 fn workshop() -> Workshop {
@@ -73,7 +74,7 @@ RECIPE = "pipe.toml"
 
 
 def existing(path):
-    """The path, where something is there: people may have yet to make it, or another machine has it."""
+    """The path, where something is there: people may have yet to make it."""
     return [path] if os.path.exists(path) else []
 
 

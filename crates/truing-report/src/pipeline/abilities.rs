@@ -1,5 +1,5 @@
-//! Models before and after, ability by ability: the evaluations of a pipeline compared item by item, each with the first
-//! one that measured the same benchmarks, and what the models wrote to the same items.
+//! Models before and after, ability by ability: the evaluations of a pipeline compared item by item, each with the
+//! first one that measured the same benchmarks, and what the models wrote to the same items.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -249,8 +249,8 @@ fn categories_of(items: &[ItemRecord]) -> BTreeMap<String, BTreeSet<String>> {
         .collect()
 }
 
-/// `summaries` are those of each run over all of its items: their intervals are shown where these are the items that are
-/// compared.
+/// `summaries` are those of each run over all of its items: their intervals are shown where these are the items that
+/// are compared.
 fn line(
     ability: String,
     comparison: &MetricComparison,

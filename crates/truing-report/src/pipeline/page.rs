@@ -192,8 +192,8 @@ fn facts(record: &PipelineRecord) -> Vec<(&'static str, String)> {
     facts
 }
 
-/// The graph from left to right for wide screens and down the page for narrow ones; one drawing where the first would be
-/// too wide, or no stage needs another.
+/// The graph from left to right for wide screens and down the page for narrow ones; one drawing where the first would
+/// be too wide, or no stage needs another.
 fn drawings(record: &PipelineRecord, results: &[StageResult]) -> Vec<GraphDrawing> {
     let needs: Vec<Vec<usize>> = record.stages.iter().map(|stage| stage.needs.clone()).collect();
     let draw = |direction, class| {

@@ -209,7 +209,7 @@ fn signs(stage: &StageRecord) -> Vec<HealthNote> {
     }
     if reward_rises && rises(stage, names::COMPLETIONS_MEAN_LENGTH) {
         notes.push(look(
-            "Completions get longer while the reward rises: compare rewards at equal length before taking it for a gain."
+            "Completions get longer while the reward rises: compare rewards at equal length before calling it a gain."
                 .to_owned(),
         ));
     }

@@ -1,5 +1,5 @@
-//! What the completions of a policy say of reward hacking, early and late in training: repetition, diversity, and whether
-//! a judge and a verifier agree.
+//! What the completions of a policy say of reward hacking, early and late in training: repetition, diversity, and
+//! whether a judge and a verifier agree.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -225,8 +225,8 @@ fn stage_record(
     record
 }
 
-/// A link from the folder of the page to a run: through the folder of links where that leads to it, so that the two can be
-/// moved or served together.
+/// A link from the folder of the page to a run: through the folder of links where that leads to it, so that the two
+/// can be moved or served together.
 fn link(pipeline: &Pipeline, stage: &str, run: &Path, folder: &Path) -> String {
     let named = pipeline.links().join(stage);
     let is_same = match (named.canonicalize(), run.canonicalize()) {
