@@ -17,7 +17,7 @@ use crate::html::json_for_script;
 const MAX_WIDTH: f64 = 1300.0;
 /// Characters of a stage's name and of the lines below it that a box has room for.
 const N_NAME: usize = 23;
-const N_LINE: usize = 31;
+const N_LINE: usize = 29;
 /// Digits of a key that are shown.
 const N_DIGITS: usize = 10;
 

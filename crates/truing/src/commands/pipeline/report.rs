@@ -269,7 +269,8 @@ struct Said {
 impl Said {
     /// Nothing where there is no such file, or it is not the object that stages print.
     fn read(stdout: &Path) -> Self {
-        let said = fs::read(stdout).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let text = fs::read(stdout).ok();
+        let said: Option<Value> = text.and_then(|text| serde_json::from_slice(&text).ok());
         said.map(|said| Self::of(&said)).unwrap_or_default()
     }
 
