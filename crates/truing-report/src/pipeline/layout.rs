@@ -2,8 +2,6 @@
 //! none, an order within each layer with few crossings (barycentres; Sugiyama, Tagawa and Toda 1981), and places near
 //! the neighbours. A line that passes a layer has a place there, so that it crosses no box.
 
-/// The size of a stage's box.
-pub(super) const BOX: [f64; 2] = [212.0, 70.0];
 /// Around the whole.
 const MARGIN: f64 = 6.0;
 /// Between boxes of one layer.
@@ -43,9 +41,9 @@ pub(super) struct Line {
     pub(super) tip: String,
 }
 
-/// Draws stages; each needs stages with smaller indices, other needs are left out.
-pub(super) fn draw(needs: &[Vec<usize>], direction: Direction) -> Drawing {
-    Graph::new(needs).drawing(direction)
+/// Draws stages in boxes of a size (width, height); each needs stages with smaller indices, other needs are left out.
+pub(super) fn draw(needs: &[Vec<usize>], direction: Direction, size: [f64; 2]) -> Drawing {
+    Graph::new(needs).drawing(direction, size)
 }
 
 /// How many layers there are.
@@ -209,11 +207,11 @@ impl Graph {
         middles
     }
 
-    fn drawing(&self, direction: Direction) -> Drawing {
+    fn drawing(&self, direction: Direction, [width, height]: [f64; 2]) -> Drawing {
         let n_stages = self.n_stages;
         let (along, across) = match direction {
-            Direction::Down => (BOX[1], BOX[0]),
-            Direction::Right => (BOX[0], BOX[1]),
+            Direction::Down => (height, width),
+            Direction::Right => (width, height),
         };
         let between = BETWEEN_LAYERS[usize::from(direction == Direction::Right)];
         let mut middles = self.middles(across);
@@ -267,6 +265,8 @@ impl Graph {
 mod tests {
     use super::*;
 
+    const BOX: [f64; 2] = [212.0, 70.0];
+
     fn overlap(one: [f64; 2], other: [f64; 2]) -> bool {
         (0..2).all(|axis| (one[axis] - other[axis]).abs() < BOX[axis])
     }
@@ -300,13 +300,13 @@ mod tests {
     #[test]
     fn a_chain_is_straight() {
         let needs = [vec![], vec![0], vec![1]];
-        let down = draw(&needs, Direction::Down);
+        let down = draw(&needs, Direction::Down, BOX);
         assert_eq!(down.corners, [[6.0, 6.0], [6.0, 116.0], [6.0, 226.0]]);
         assert_eq!((down.width, down.height), (224.0, 302.0));
         assert_eq!(down.lines[0].path, "M112.0 76.0C112.0 96.0 112.0 96.0 112.0 116.0");
-        let right = draw(&needs, Direction::Right);
+        let right = draw(&needs, Direction::Right, BOX);
         assert_eq!((right.width, right.height), (756.0, 82.0));
-        assert_eq!(draw(&[], Direction::Down).corners, [[0.0; 2]; 0]);
+        assert_eq!(draw(&[], Direction::Down, BOX).corners, [[0.0; 2]; 0]);
     }
 
     #[test]
@@ -321,7 +321,7 @@ mod tests {
         for seed in 1..60 {
             let needs = graph(seed, 3 + seed as usize % 14);
             for direction in [Direction::Down, Direction::Right] {
-                let drawing = draw(&needs, direction);
+                let drawing = draw(&needs, direction, BOX);
                 for (idx, &one) in drawing.corners.iter().enumerate() {
                     let is_inside = one[0] >= 0.0
                         && one[1] >= 0.0

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::abilities::{self, Abilities};
 use super::figures::{self, MainFigure, StageResult};
-use super::layout::{self, BOX, Direction, Line};
+use super::layout::{self, Direction, Line};
 use super::policy::{self, PolicySection};
 use super::text::{bytes, duration, shortened};
 use super::{PipelineRecord, PipelineStageFate, PipelineStageRecord, PipelineStageState};
@@ -15,9 +15,13 @@ use crate::html::json_for_script;
 
 /// The widest drawing that is laid out from left to right; a wider one goes down the page.
 const MAX_WIDTH: f64 = 1300.0;
-/// Characters of a stage's name and of the lines below it that a box has room for.
-const N_NAME: usize = 23;
-const N_LINE: usize = 29;
+/// The size of a stage's box, and that for narrow screens: two of them stand side by side on a phone.
+const BOX: [f64; 2] = [212.0, 70.0];
+const NARROW_BOX: [f64; 2] = [156.0, 70.0];
+/// Left and right of the text in a box.
+const ROOM: f64 = 24.0;
+/// Width of a letter of a stage's name and of the lines below it, on average.
+const LETTERS: [f64; 2] = [8.4, 6.3];
 /// Digits of a key that are shown.
 const N_DIGITS: usize = 10;
 
@@ -41,6 +45,8 @@ struct GraphDrawing {
     class: &'static str,
     width: f64,
     height: f64,
+    /// The size of a box.
+    size: [f64; 2],
     lines: Vec<Line>,
     nodes: Vec<GraphNode>,
 }
@@ -48,7 +54,7 @@ struct GraphDrawing {
 impl GraphDrawing {
     /// The narrowest that it can be read; below, it scrolls.
     fn least_width(&self) -> String {
-        format!("{:.0}", 0.74 * self.width)
+        format!("{:.0}", 0.8 * self.width)
     }
 }
 
@@ -64,16 +70,6 @@ struct GraphNode {
     name: String,
     state: String,
     figure: String,
-}
-
-impl GraphNode {
-    fn width() -> f64 {
-        BOX[0]
-    }
-
-    fn height() -> f64 {
-        BOX[1]
-    }
 }
 
 /// A stage in the table.
@@ -192,31 +188,39 @@ fn facts(record: &PipelineRecord) -> Vec<(&'static str, String)> {
     facts
 }
 
-/// The graph from left to right for wide screens and down the page for narrow ones; one drawing where the first would
-/// be too wide, or no stage needs another.
+/// The graph for wide screens, from left to right where that is not too wide, and for narrow ones down the page. Stages
+/// none of which needs another stand in one column everywhere.
 fn drawings(record: &PipelineRecord, results: &[StageResult]) -> Vec<GraphDrawing> {
     let needs: Vec<Vec<usize>> = record.stages.iter().map(|stage| stage.needs.clone()).collect();
-    let draw = |direction, class| {
-        let layout::Drawing { width, height, corners, lines } = layout::draw(&needs, direction);
+    let draw = |direction, size, class| {
+        let layout::Drawing { width, height, corners, lines } = layout::draw(&needs, direction, size);
         let nodes = record.stages.iter().zip(results).zip(corners);
-        let nodes = nodes.map(|((stage, result), corner)| node(stage, result, corner)).collect();
-        GraphDrawing { class, width, height, lines, nodes }
+        let nodes = nodes.map(|((stage, result), corner)| node(stage, result, corner, size)).collect();
+        GraphDrawing { class, width: width.ceil(), height: height.ceil(), size, lines, nodes }
     };
-    let wide = draw(Direction::Right, "wide");
+    let wide = draw(Direction::Right, BOX, "wide");
     match layout::n_layers(&needs) {
-        0 | 1 => vec![draw(Direction::Right, "only")],
-        _ if wide.width > MAX_WIDTH => vec![draw(Direction::Down, "only")],
-        _ => vec![wide, draw(Direction::Down, "narrow")],
+        0 | 1 => vec![draw(Direction::Right, BOX, "only")],
+        _ if wide.width > MAX_WIDTH => {
+            vec![draw(Direction::Down, BOX, "wide"), draw(Direction::Down, NARROW_BOX, "narrow")]
+        }
+        _ => vec![wide, draw(Direction::Down, NARROW_BOX, "narrow")],
     }
 }
 
-fn node(stage: &PipelineStageRecord, result: &StageResult, [x, y]: [f64; 2]) -> GraphNode {
+fn node(
+    stage: &PipelineStageRecord,
+    result: &StageResult,
+    [x, y]: [f64; 2],
+    [width, _]: [f64; 2],
+) -> GraphNode {
     let PipelineStageRecord { name, uses, state, reason, .. } = stage;
     let figure = match &result.figure {
         Some(figure) => figure.line(),
         None => reason.clone(),
     };
     let state_line = format!("{uses} · {}", state.words());
+    let [n_name, n_line] = LETTERS.map(|letter| ((width - ROOM) / letter) as usize);
     let [x, y] = [x, y].map(|place| (10.0 * place).round() / 10.0);
     GraphNode {
         x,
@@ -224,9 +228,9 @@ fn node(stage: &PipelineStageRecord, result: &StageResult, [x, y]: [f64; 2]) -> 
         target: format!("stage-{name}"),
         class: state.class(),
         title: format!("{name}: {state_line}\n{figure}"),
-        name: shortened(&format!("{} {name}", state.mark()), N_NAME),
-        state: shortened(&state_line, N_LINE),
-        figure: shortened(&figure, N_LINE),
+        name: shortened(&format!("{} {name}", state.mark()), n_name),
+        state: shortened(&state_line, n_line),
+        figure: shortened(&figure, n_line),
     }
 }
 
