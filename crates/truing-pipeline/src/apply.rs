@@ -24,7 +24,7 @@ use crate::references::with_real_paths;
 use crate::store::{Found, open_lock};
 use crate::{
     Digests, Done, Host, Job, JobEnd, JobReport, LockFile, LockedStage, Notice, Pipeline, PipelineError,
-    PipelinePlan, PlannedStage, State, Store, StoredOutput, Work, links,
+    PipelinePlan, PipelineStage, PlannedStage, State, Store, StoredOutput, Work, links,
 };
 
 /// A result that another process makes is looked for this often.
@@ -65,6 +65,8 @@ pub struct Applied {
 enum Fate {
     Pending,
     Running,
+    /// It is not to run, whatever its state is.
+    LeftOut,
     UpToDate,
     Ran,
     Reused,
@@ -76,9 +78,9 @@ enum Fate {
 }
 
 impl Fate {
-    /// Whether there is a result.
+    /// Whether there is a result. Of a stage that is left out this was checked where it is needed.
     fn has_result(&self) -> bool {
-        matches!(self, Self::UpToDate | Self::Ran | Self::Reused)
+        matches!(self, Self::UpToDate | Self::Ran | Self::Reused | Self::LeftOut)
     }
 
     /// Whether there will be none in this run.
@@ -101,19 +103,31 @@ pub fn apply(
     host: &dyn Host,
     options: ApplyOptions<'_>,
 ) -> Result<Applied, PipelineError> {
-    store.create()?;
-    let _shared = store.lock_whole(false)?;
-    links::check(pipeline)?;
-    store.register(&pipeline.lock_path())?;
-    let running = Running { pipeline, plan, store, digests, host, options };
-    running.change_lock(|lock| {
-        if let Some(locked) = lock.pipelines.get_mut(&pipeline.name) {
-            locked.retain(|name, _| pipeline.stages.iter().any(|stage| stage.name == *name));
-        }
-    })?;
-    let fates = running.all()?;
-    digests.save()?;
-    Ok(summary(plan, fates))
+    Running { pipeline, plan, store, digests, host, options, only: None }.apply()
+}
+
+/// Applies one stage of a plan, and runs no other. The results that it needs have to be there.
+///
+/// # Errors
+/// As [`apply`], and when a stage that it needs has no result.
+pub fn apply_only(
+    pipeline: &Pipeline,
+    plan: &PipelinePlan,
+    store: &Store,
+    digests: &Digests,
+    host: &dyn Host,
+    options: ApplyOptions<'_>,
+    stage: usize,
+) -> Result<Applied, PipelineError> {
+    let is_there = |idx: &usize| matches!(plan.stages[*idx].state, State::UpToDate | State::InStore);
+    let PipelineStage { name, upstream, .. } = &pipeline.stages[stage];
+    if let Some(&missing) = upstream.iter().find(|idx| !is_there(idx)) {
+        let needed = &pipeline.stages[missing].name;
+        let reason =
+            format!("it needs the result of stage `{needed}`, which is not there: run that stage first");
+        return Err(pipeline.error(name, &[], reason));
+    }
+    Running { pipeline, plan, store, digests, host, options, only: Some(stage) }.apply()
 }
 
 fn summary(plan: &PipelinePlan, fates: Vec<Fate>) -> Applied {
@@ -127,6 +141,7 @@ fn summary(plan: &PipelinePlan, fates: Vec<Fate>) -> Applied {
             Fate::Failed(reason) => drop(applied.failed.insert(name, reason)),
             Fate::NotRun(by) => drop(applied.not_run.insert(name, by)),
             Fate::Waiting(file) => drop(applied.waiting.insert(name, file)),
+            Fate::LeftOut => {}
             Fate::Pending | Fate::Running | Fate::Interrupted => applied.is_interrupted = true,
         }
     }
@@ -141,9 +156,28 @@ struct Running<'a> {
     digests: &'a Digests,
     host: &'a dyn Host,
     options: ApplyOptions<'a>,
+    /// The one stage that may run; `None` where all may.
+    only: Option<usize>,
 }
 
 impl Running<'_> {
+    /// Applies the plan.
+    fn apply(&self) -> Result<Applied, PipelineError> {
+        let Self { pipeline, plan, store, digests, .. } = *self;
+        store.create()?;
+        let _shared = store.lock_whole(false)?;
+        links::check(pipeline)?;
+        store.register(&pipeline.lock_path())?;
+        self.change_lock(|lock| {
+            if let Some(locked) = lock.pipelines.get_mut(&pipeline.name) {
+                locked.retain(|name, _| pipeline.stages.iter().any(|stage| stage.name == *name));
+            }
+        })?;
+        let fates = self.all()?;
+        digests.save()?;
+        Ok(summary(plan, fates))
+    }
+
     /// The state of a stage before anything runs.
     fn first_fate(&self, stage: &PlannedStage) -> Result<Fate, PipelineError> {
         match (&stage.state, stage.key) {
@@ -164,7 +198,10 @@ impl Running<'_> {
 
     /// Runs what can run until nothing is left that can.
     fn all(&self) -> Result<Vec<Fate>, PipelineError> {
-        let fates = self.plan.stages.iter().map(|stage| self.first_fate(stage));
+        let fates = self.plan.stages.iter().enumerate().map(|(idx, stage)| match self.only {
+            Some(only) if only != idx => Ok(Fate::LeftOut),
+            _ => self.first_fate(stage),
+        });
         let mut fates = fates.collect::<Result<Vec<_>, _>>()?;
         thread::scope(|scope| {
             let (sender, ends) = mpsc::channel();

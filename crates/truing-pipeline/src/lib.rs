@@ -1,8 +1,9 @@
 //! A pipeline: stages of one recipe, each with a key that says what its result is made of. A stage runs when the store
 //! has no result of its key; the results of the others are reused.
 //!
-//! The steps: [`Pipeline::read`] (the recipe, its references, its graph), [`PipelinePlan::new`] (keys, and
-//! what would run and why), [`apply`] (runs that and nothing else), [`collect_garbage`] (what no lock file names).
+//! The steps: [`Pipeline::read`] (the recipe, its references, its graph), [`PipelinePlan::new`] (keys, and what would run
+//! and why), [`apply`] (runs that and nothing else), [`collect_garbage`] (what no lock file names). [`snakefile`] and
+//! [`argo_workflow`] hand a pipeline to other programs, which run its stages by [`apply_only`].
 //!
 //! [`Lineage`] follows a row back to the files from outside, and [`impact()`] forward from rows that are to be removed;
 //! [`write_without`] makes the pipeline without them. [`ModelCard`] describes a model by what it was made of.
@@ -13,6 +14,7 @@ mod apply;
 mod card;
 mod digests;
 mod error;
+mod export;
 mod garbage;
 mod host;
 mod impact;
@@ -28,10 +30,11 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub use apply::{Applied, ApplyOptions, apply};
+pub use apply::{Applied, ApplyOptions, apply, apply_only};
 pub use card::{CardData, CardScore, CardStage, ModelCard};
 pub use digests::Digests;
 pub use error::PipelineError;
+pub use export::{KubernetesOptions, StageNeeds, argo_workflow, snakefile};
 pub use garbage::{Collected, GarbageOptions, Removed, collect_garbage};
 pub use host::{Cause, Host, Job, JobEnd, JobReport, Notice, Work};
 pub use impact::{

@@ -63,13 +63,20 @@ pub struct PlannedStage {
     pub remark: Option<String>,
     pub(crate) parts: Option<KeyParts>,
     pub(crate) work: PlannedWork,
-    /// Files that are read and no other stage makes.
+    /// Files and folders that are read and no other stage makes; known also where the key is not.
+    pub(crate) reads: Vec<PathBuf>,
+    /// The same with their digests.
     pub(crate) files: Vec<ReadFile>,
     /// Outputs of other stages that are read, with the settings that name them: placeholder paths.
     pub(crate) made: Vec<(String, String)>,
 }
 
 impl PlannedStage {
+    /// Files and folders that it reads and no other stage makes. That of a gate may not be there yet.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.reads.iter().map(PathBuf::as_path)
+    }
+
     /// Whether an output of another stage is named in the settings.
     pub(crate) fn names_output_of(&self, other: &Self) -> bool {
         let Some(key) = other.key.map(|key| key.to_string()) else { return false };
@@ -182,6 +189,7 @@ impl Planning<'_> {
             remark: None,
             parts: None,
             work,
+            reads: inputs.iter().map(|(_, path)| path).filter(|path| !is_key_path(path)).cloned().collect(),
             files: Vec::new(),
             made: Vec::new(),
         };

@@ -2,6 +2,7 @@
 
 mod edits;
 mod lineage;
+mod exports;
 mod mistakes;
 mod runs;
 

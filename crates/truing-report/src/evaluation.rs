@@ -4,8 +4,8 @@
 mod charts;
 mod comparison;
 mod page;
-mod samples;
-mod text;
+pub(crate) mod samples;
+pub(crate) mod text;
 
 use std::path::Path;
 

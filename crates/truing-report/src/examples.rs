@@ -45,9 +45,16 @@ pub struct RolloutExamples {
 
 /// Reads the examples; none where the folder is not there.
 pub(crate) fn read_examples(folder: &Path) -> Result<RolloutExamples, ReportError> {
+    let [early, late] = read_ends(folder)?;
+    Ok(choose(&early, &late))
+}
+
+/// The scored rollouts of the first and of the last files, as many as [`FILES_AT_EACH_END`]; the same twice where
+/// there is one file, none where the folder is not there.
+pub(crate) fn read_ends(folder: &Path) -> Result<[Vec<Rollout>; 2], ReportError> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(RolloutExamples::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok([Vec::new(), Vec::new()]),
         Err(error) => return Err(ReportError::io("read", folder)(error)),
     };
     let mut files: Vec<PathBuf> = entries
@@ -67,7 +74,7 @@ pub(crate) fn read_examples(folder: &Path) -> Result<RolloutExamples, ReportErro
     };
     let early = read(&files[..n_early])?;
     let late = if late.is_empty() { early.clone() } else { read(late)? };
-    Ok(choose(&early, &late))
+    Ok([early, late])
 }
 
 fn read_file(path: &Path, rollouts: &mut Vec<Rollout>) -> Result<(), ReportError> {

@@ -463,7 +463,7 @@ fn gib(gib: f64) -> String {
 }
 
 /// Text as markup, with what stands between backticks as code.
-fn marked_up(text: &str) -> String {
+pub(crate) fn marked_up(text: &str) -> String {
     let escaped = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     let mut markup = String::new();
     for (idx, part) in escaped.split('`').enumerate() {

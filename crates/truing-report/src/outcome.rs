@@ -36,7 +36,7 @@ impl Unit {
     }
 
     /// A difference with its sign and its bounds; that of shares in percentage points.
-    fn change(self, change: Estimate) -> String {
+    pub(crate) fn change(self, change: Estimate) -> String {
         let Estimate { value, low, high } = change;
         match self {
             Self::Number => format!("{} ({} to {})", signed(value, 3), signed(low, 3), signed(high, 3)),
@@ -49,7 +49,7 @@ impl Unit {
 }
 
 /// With a sign, that of a minus where it is one; without a sign for what is 0 when rounded.
-fn signed(value: f64, digits: usize) -> String {
+pub(crate) fn signed(value: f64, digits: usize) -> String {
     let text = format!("{:.digits$}", value.abs());
     match text.parse::<f64>() {
         Ok(0.0) => text,

@@ -24,6 +24,17 @@ pub fn in_folder(folder: &Path, path: &Path) -> PathBuf {
     if is_here { PathBuf::from(".") } else { clean }
 }
 
+/// A path as it is written from a folder, both absolute; `.` where they are one. Neither is looked up on the disk.
+#[must_use]
+pub fn relative_to(folder: &Path, path: &Path) -> PathBuf {
+    let (from, to): (Vec<Component<'_>>, Vec<Component<'_>>) =
+        (folder.components().collect(), path.components().collect());
+    let n_common = from.iter().zip(&to).take_while(|(one, other)| one == other).count();
+    let mut way: PathBuf = from[n_common..].iter().map(|_| Component::ParentDir).collect();
+    way.extend(&to[n_common..]);
+    if way.as_os_str().is_empty() { PathBuf::from(".") } else { way }
+}
+
 /// Bytes of all files below a folder; 0 where there is none. What cannot be read counts as nothing.
 #[must_use]
 pub fn bytes_below(folder: &Path) -> u64 {
@@ -47,6 +58,23 @@ pub fn free_bytes(path: &Path) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_are_written_from_a_folder() {
+        for (folder, path, expected) in [
+            ("/a/b", "/a/b", "."),
+            ("/a/b", "/a/c/d", "../c/d"),
+            ("/a/", "/a/b", "b"),
+            ("/a/b", "/a", ".."),
+            ("/a", "/b", "../b"),
+        ] {
+            assert_eq!(
+                relative_to(Path::new(folder), Path::new(path)),
+                Path::new(expected),
+                "{folder} to {path}"
+            );
+        }
+    }
 
     #[test]
     fn parents_of_plain_folders_are_resolved() {

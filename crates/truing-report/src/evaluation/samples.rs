@@ -18,12 +18,12 @@ const JUDGE: &str = "judge/";
 const REPEAT: &str = "repeat/";
 
 /// Places of `n_shown` of `n` items, evenly spaced.
-pub(super) fn evenly_spaced(n: usize, n_shown: usize) -> Vec<usize> {
+pub(crate) fn evenly_spaced(n: usize, n_shown: usize) -> Vec<usize> {
     if n <= n_shown { (0..n).collect() } else { (0..n_shown).map(|i| i * n / n_shown).collect() }
 }
 
 /// Which items are shown, in a sentence.
-pub(super) fn rule(n_shown: usize, n: usize, file: &str) -> String {
+pub(crate) fn rule(n_shown: usize, n: usize, file: &str) -> String {
     let (shown, all) = (super::text::grouped(n_shown), super::text::grouped(n));
     if n_shown == n {
         format!("All {all} items.")
@@ -33,7 +33,7 @@ pub(super) fn rule(n_shown: usize, n: usize, file: &str) -> String {
 }
 
 /// A task as the script knows it.
-pub(super) fn task_json(name: &str, metrics: &[&MetricInfo], rule: &str) -> Value {
+pub(crate) fn task_json(name: &str, metrics: &[&MetricInfo], rule: &str) -> Value {
     let metrics: Vec<Value> = metrics
         .iter()
         .map(|metric| {
@@ -47,7 +47,7 @@ pub(super) fn task_json(name: &str, metrics: &[&MetricInfo], rule: &str) -> Valu
 }
 
 /// The records of each item, one for each seed, in the order of the file.
-pub(super) fn by_item(records: &[ItemRecord]) -> Vec<Vec<&ItemRecord>> {
+pub(crate) fn by_item(records: &[ItemRecord]) -> Vec<Vec<&ItemRecord>> {
     let mut items: Vec<Vec<&ItemRecord>> = Vec::new();
     let mut places: BTreeMap<&str, usize> = BTreeMap::new();
     for record in records {
@@ -61,7 +61,7 @@ pub(super) fn by_item(records: &[ItemRecord]) -> Vec<Vec<&ItemRecord>> {
 }
 
 /// An item with what each of the runs made of it, each with one record a seed.
-pub(super) fn sample(task: usize, metrics: &[&MetricInfo], runs: &[&Vec<&ItemRecord>], name: &str) -> Value {
+pub(crate) fn sample(task: usize, metrics: &[&MetricInfo], runs: &[&Vec<&ItemRecord>], name: &str) -> Value {
     let item = &runs[0][0].item;
     let categories: Vec<String> =
         item.categories.iter().map(|(dimension, category)| format!("{dimension}: {category}")).collect();

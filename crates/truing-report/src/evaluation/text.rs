@@ -4,33 +4,33 @@ use truing_eval::benchmarks::MetricInfo;
 use truing_statistics::Interval;
 
 /// A score: as many digits as a table of scores shows.
-pub(super) fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     if value.abs() < 10.0 { format!("{value:.3}") } else { format!("{value:.1}") }
 }
 
-pub(super) fn maybe(value: Option<f64>) -> String {
+pub(crate) fn maybe(value: Option<f64>) -> String {
     value.map_or_else(|| "–".to_owned(), number)
 }
 
-pub(super) fn range(interval: Option<Interval>) -> String {
+pub(crate) fn range(interval: Option<Interval>) -> String {
     interval.map_or_else(String::new, |Interval { low, high }| format!("{} to {}", number(low), number(high)))
 }
 
 /// A difference with its sign.
-pub(super) fn signed(value: f64) -> String {
+pub(crate) fn signed(value: f64) -> String {
     if value.abs() < 10.0 { format!("{value:+.3}") } else { format!("{value:+.1}") }
 }
 
-pub(super) fn signed_range(interval: Option<Interval>) -> String {
+pub(crate) fn signed_range(interval: Option<Interval>) -> String {
     interval.map_or_else(String::new, |Interval { low, high }| format!("{} to {}", signed(low), signed(high)))
 }
 
-pub(super) fn p_value(value: f64) -> String {
+pub(crate) fn p_value(value: f64) -> String {
     if value < 0.001 { "< 0.001".to_owned() } else { format!("{value:.3}") }
 }
 
 /// The name of a metric, with its filter where there is one.
-pub(super) fn metric_name(metric: &MetricInfo) -> String {
+pub(crate) fn metric_name(metric: &MetricInfo) -> String {
     match &*metric.filter {
         "none" => metric.name.to_string(),
         filter => format!("{}, {filter}", metric.name),
@@ -38,12 +38,12 @@ pub(super) fn metric_name(metric: &MetricInfo) -> String {
 }
 
 /// Whether the metric is a share from 0 to 1.
-pub(super) fn is_share(metric: &MetricInfo) -> bool {
+pub(crate) fn is_share(metric: &MetricInfo) -> bool {
     metric.range == Some([0.0, 1.0])
 }
 
 /// `1234567` as `1,234,567`.
-pub(super) fn grouped(value: usize) -> String {
+pub(crate) fn grouped(value: usize) -> String {
     let digits = value.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {

@@ -79,7 +79,7 @@ fn record(
 }
 
 /// A run of SVAMP, right where `is_right` says so and unscored where it says nothing, and of ARC.
-fn write_run(folder: &Path, n: usize, is_right: impl Fn(usize) -> Option<bool>) {
+pub(crate) fn write_run(folder: &Path, n: usize, is_right: impl Fn(usize) -> Option<bool>) {
     let svamp: Vec<Value> = (0..n)
         .map(|i| {
             let kind = if i % 2 == 0 { "Addition" } else { "Sub<traction>" };

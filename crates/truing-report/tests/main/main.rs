@@ -5,4 +5,5 @@
 mod coverage;
 mod evaluation;
 mod page;
+mod pipeline;
 mod tensorboard_reader;

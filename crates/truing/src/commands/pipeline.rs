@@ -1,10 +1,12 @@
 //! `truing pipeline`: several stages as one recipe; what is unchanged is not done again.
 
 mod card;
+mod export;
 mod host;
 mod impact;
 mod lineage;
 mod merge;
+mod report;
 mod show;
 
 use std::path::{Path, PathBuf};
@@ -14,7 +16,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use truing_pipeline::{
     Applied, ApplyOptions, Digests, GarbageOptions, LockFile, Pipeline, PipelinePlan, Store, apply,
-    collect_garbage,
+    apply_only, collect_garbage,
 };
 
 use crate::outcome::{Outcome, WithHint};
@@ -31,7 +33,7 @@ pub(crate) enum Command {
     Plan(Arguments),
     /// Run the stages that have no result yet. A stage that was stopped continues where it was.
     #[command(
-        after_help = "Examples:\n  truing pipeline apply recipes/pipeline_tiny.toml\n  truing pipeline apply recipes/pipeline_tiny.toml --jobs 2\n\nExit status: 75 if a stage waits for a file from people."
+        after_help = "Examples:\n  truing pipeline apply recipes/pipeline_tiny.toml\n  truing pipeline apply recipes/pipeline_tiny.toml --jobs 2\n  truing pipeline apply recipes/pipeline_tiny.toml --only sft\n\nExit status: 75 if a stage waits for a file from people."
     )]
     Apply(ApplyArguments),
     /// Print the state of every stage: size, time, memory and main figures of its result.
@@ -53,6 +55,14 @@ pub(crate) enum Command {
     /// Print the card of a model: what it was made of and what was measured, as Markdown for a hub.
     #[command(after_help = "Example: truing pipeline card songs.toml sft --license apache-2.0 -o README.md")]
     Card(card::Arguments),
+    /// Write one page: the graph with its states, what each stage measured, models before and after.
+    #[command(after_help = "Example: truing pipeline report recipes/pipeline_tiny.toml --output tiny.html")]
+    Report(report::ReportArguments),
+    /// Write the pipeline as a workflow of Snakemake or Kubernetes.
+    #[command(
+        after_help = "Examples:\n  truing pipeline export recipes/pipeline_tiny.toml --format snakemake --output Snakefile\n  truing pipeline export recipes/pipeline_tiny.toml --format kubernetes --image registry/truing:1"
+    )]
+    Export(export::ExportArguments),
     /// Remove results that no lock file names.
     #[command(after_help = "Example: truing pipeline gc recipes/pipeline_tiny.toml --dry-run")]
     Gc(GcArguments),
@@ -76,6 +86,9 @@ pub(crate) struct ApplyArguments {
     /// Stages that may run at the same time, if they do not need each other. They share the threads.
     #[arg(long, value_name = "N", default_value_t = 1)]
     jobs: usize,
+    /// Run this stage alone. The results that it needs have to be there. The pipeline's page stays as it is.
+    #[arg(long, value_name = "STAGE")]
+    only: Option<String>,
 }
 
 /// Arguments of `truing pipeline why`.
@@ -113,6 +126,8 @@ pub(crate) fn run(command: &Command, context: &Context) -> anyhow::Result<Outcom
         Command::Lineage(arguments) => lineage::run(arguments, context),
         Command::Impact(arguments) => impact::run(arguments, context),
         Command::Card(arguments) => card::run(arguments, context),
+        Command::Report(arguments) => report::run(arguments, context),
+        Command::Export(arguments) => export::run(arguments, context),
         Command::Gc(arguments) => run_gc(arguments, context),
     }
 }
@@ -167,11 +182,22 @@ fn run_apply(arguments: &ApplyArguments, context: &Context) -> anyhow::Result<Ou
     let Opened { pipeline, store, digests, plan } = Opened::open(&arguments.shared.recipe, &host)?;
     let stop = interrupt::stop_flag("stopping: each running stage saves what it has");
     let options = ApplyOptions { jobs: arguments.jobs, stop: &stop };
-    let applied = apply(&pipeline, &plan, &store, &digests, &host, options)?;
+    let only = arguments.only.as_ref().map(|stage| pipeline.stage_index(stage)).transpose()?;
+    let (applied, page) = match only {
+        Some(stage) => (apply_only(&pipeline, &plan, &store, &digests, &host, options, stage)?, None),
+        None => {
+            let applied = apply(&pipeline, &plan, &store, &digests, &host, options)?;
+            let page = report::after_apply(&arguments.shared.recipe, &host, &applied, context);
+            (applied, page)
+        }
+    };
     if arguments.shared.json {
         context.printer.json(&applied)?;
     } else {
         show::applied(&pipeline, &plan, &applied, context)?;
+        if let Some(page) = page {
+            context.printer.line(format_args!("page     {}", clean_path(&page)))?;
+        }
     }
     ending(&applied)
 }

@@ -1,6 +1,8 @@
 //! `truing pipeline` from the command line: real stages, run once, and again when something changes.
 
 use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
 #[cfg(unix)]
 use std::{process::Stdio, time::Duration, time::Instant};
 
@@ -152,6 +154,119 @@ fn a_row_is_followed_back_and_forward_and_a_model_has_a_card() {
     for expected in ["license: \"mit\"\n", "| songs.jsonl | 60 | not stated | sft |", "| sums | "] {
         assert!(card.contains(expected), "no `{expected}` in {card}");
     }
+}
+
+#[test]
+fn apply_writes_a_page_and_runs_one_stage_where_it_is_told_to() {
+    let pipeline = Pipeline::new();
+    let page = pipeline.0.path("pipeline-out/songs/report.html");
+    pipeline.run("apply", &["--only", "merge"]).expect_status(2).expect_stderr(&[
+        "songs.toml:7: stage `merge`: it needs the result of stage `sft`, which is not there: run that stage first",
+    ]);
+    pipeline.run("apply", &["--only", "sfd"]).expect_status(2).expect_stderr(&["the nearest name is `sft`"]);
+    assert_eq!(pipeline.json("apply", &["--only", "sft", "--quiet"])["ran"], serde_json::json!(["sft"]));
+    assert_eq!(pipeline.states(), ["sft up_to_date", "merge to_run", "evaluate to_run"]);
+    assert!(!page.exists(), "the page is that of the whole pipeline");
+    let applied = pipeline.run("apply", &["--quiet"]).expect_status(0);
+    assert!(applied.stdout.contains("page     "), "{}", applied.stdout);
+    let html = fs::read_to_string(&page).unwrap();
+    for expected in [
+        "3 of 3 stages have results.",
+        "2 ran, 0 from the store, 1 up to date",
+        "<a href=\"sft/report.html\">",
+        "<a href=\"evaluate/report.html\">",
+        "<td class=\"figure\">sums ",
+    ] {
+        assert!(html.contains(expected), "{expected}");
+    }
+    // Where nothing is to be done the page stays.
+    fs::write(&page, "as it was").unwrap();
+    let again = pipeline.run("apply", &[]).expect_status(0);
+    assert!(!again.stdout.contains("page"), "{}", again.stdout);
+    assert_eq!(fs::read_to_string(&page).unwrap(), "as it was");
+    pipeline.edit("max_new_tokens = 3", "max_new_tokens = 4");
+    let other = pipeline.0.path("elsewhere/page.html");
+    let shown = pipeline.json("report", &["--output", other.to_str().unwrap()]);
+    assert!(shown["page"].as_str().unwrap().ends_with("elsewhere/page.html"), "{shown}");
+    let html = fs::read_to_string(&other).unwrap();
+    assert!(html.contains("2 of 3 stages have results; 1 to run."), "the stages as they are now");
+    assert!(html.contains("max_new_tokens: 3 -&#62; 4"), "why it is to run");
+    assert!(html.contains("<a href=\"../pipeline-out/songs/sft/report.html\">"), "links from there");
+}
+
+#[test]
+fn a_pipeline_is_exported_with_what_its_stages_need() {
+    let pipeline = Pipeline::new();
+    let printed =
+        pipeline.run("export", &["--format", "snakemake", "--memory-gib", "2"]).expect_status(0).stdout;
+    for expected in ["rule stage_sft:", "        \"recipe.toml\",", "        \"sums.jsonl\",", "mem_mb="] {
+        assert!(printed.contains(expected), "{expected} in\n{printed}");
+    }
+    assert!(printed.contains("workdir: os.path.join(workflow.basedir, \".\")"), "{printed}");
+    let shown = pipeline.json("export", &["--format", "kubernetes", "--memory-gib", "2"]);
+    let stages = shown["stages"].as_array().unwrap();
+    assert_eq!(stages.len(), 3);
+    // The first stage predicts what it needs; the others have no inputs yet.
+    assert_ne!(stages[0]["memory_bytes"], 2_u64 << 30, "{shown}");
+    assert_eq!(stages[1]["memory_bytes"], 2_u64 << 30, "{shown}");
+    assert!(shown["text"].as_str().unwrap().contains("kind: Workflow\n"), "{shown}");
+    let file = pipeline.0.path("argo.yaml");
+    pipeline.run("export", &["--format", "kubernetes", "--output", file.to_str().unwrap()]).expect_status(0);
+    assert!(fs::read_to_string(&file).unwrap().contains("args: [\"--threads\""));
+    pipeline.run("export", &["--format", "make"]).expect_status(2);
+    pipeline
+        .run("export", &["--format", "snakemake", "--memory-gib", "0"])
+        .expect_status(2)
+        .expect_stderr(&["`--memory-gib` is 0, expected a number above 0"]);
+}
+
+/// The program of `TRUING_TEST_SNAKEMAKE`, or the first of the path.
+fn snakemake() -> Option<PathBuf> {
+    if let Some(named) = std::env::var_os("TRUING_TEST_SNAKEMAKE") {
+        return Some(named.into());
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join("snakemake")).find(|program| program.is_file())
+}
+
+#[test]
+fn snakemake_runs_an_exported_pipeline() {
+    let Some(program) = snakemake() else {
+        #[expect(clippy::print_stdout, reason = "a skipped test says so")]
+        {
+            println!("skipped: TRUING_TEST_SNAKEMAKE is not set, and there is no snakemake on the path");
+        }
+        return;
+    };
+    let pipeline = Pipeline::new();
+    let folder = pipeline.0.path("workflows");
+    fs::create_dir(&folder).unwrap();
+    let file = folder.join("Snakefile");
+    pipeline.run("export", &["--format", "snakemake", "--output", file.to_str().unwrap()]).expect_status(0);
+    let run_all = || {
+        let output = Command::new(&program)
+            .args(["--cores", "2", "--config", concat!("truing=", env!("CARGO_BIN_EXE_truing"))])
+            .current_dir(&folder)
+            .env("HOME", pipeline.0.home())
+            .env("HF_HUB_OFFLINE", "1")
+            .env_remove("TRUING_CACHE")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{}\n{said}", String::from_utf8_lossy(&output.stdout));
+        said
+    };
+    run_all();
+    assert_eq!(pipeline.states(), ["sft up_to_date", "merge up_to_date", "evaluate up_to_date"]);
+    let n_runs = || fs::read_dir(pipeline.0.path(".truing/store/runs")).unwrap().count();
+    assert_eq!(n_runs(), 3);
+    let said = run_all();
+    assert!(said.contains("Nothing to be done"), "{said}");
+    // Snakemake starts every stage again, for the recipe has changed; one of them has something to do.
+    pipeline.edit("max_new_tokens = 3", "max_new_tokens = 4");
+    run_all();
+    assert_eq!(pipeline.states(), ["sft up_to_date", "merge up_to_date", "evaluate up_to_date"]);
+    assert_eq!(n_runs(), 4);
 }
 
 #[test]

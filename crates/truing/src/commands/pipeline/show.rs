@@ -27,7 +27,7 @@ fn state(state: &State) -> &'static str {
 }
 
 /// Why a stage is in its state: the most direct reason, and how many more there are.
-fn reason(stage: &PlannedStage) -> String {
+pub(super) fn reason(stage: &PlannedStage) -> String {
     let of_changes = || match stage.changes.as_slice() {
         [] => String::new(),
         [only] => only.to_string(),
