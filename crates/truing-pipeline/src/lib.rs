@@ -38,7 +38,8 @@ pub use export::{KubernetesOptions, StageNeeds, argo_workflow, snakefile};
 pub use garbage::{Collected, GarbageOptions, Removed, collect_garbage};
 pub use host::{Cause, Host, Job, JobEnd, JobReport, Notice, Work};
 pub use impact::{
-    FileImpact, FilteredFile, Impact, ModelImpact, NamedSetting, RemovedRow, Selector, Written, impact, write_without,
+    FileImpact, FilteredFile, Impact, ModelImpact, NamedSetting, RemovedRow, Selector, Written, impact,
+    write_without,
 };
 pub use key::{Change, KeyInput, KeyParts};
 pub use lineage::{Lineage, Reader, Record, RowAddress, Trace, TracedRow};

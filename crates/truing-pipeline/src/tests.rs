@@ -1,8 +1,8 @@
 //! Pipelines of stages that write what they read: nothing but the order, the keys and the store is tested here.
 
 mod edits;
-mod lineage;
 mod exports;
+mod lineage;
 mod mistakes;
 mod runs;
 
