@@ -97,3 +97,16 @@ pub enum PipelineError {
     #[error(transparent)]
     Store(#[from] StoreError),
 }
+
+impl PipelineError {
+    /// The stage that it is about, where it is about one.
+    #[must_use]
+    pub fn stage(&self) -> Option<&str> {
+        match self {
+            Self::Settings { stage, .. } | Self::Stage { stage, .. } | Self::Input { stage, .. } => {
+                Some(stage)
+            }
+            _ => None,
+        }
+    }
+}
