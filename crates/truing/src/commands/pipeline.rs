@@ -2,6 +2,7 @@
 
 mod host;
 mod merge;
+mod rehearse;
 mod show;
 
 use std::path::{Path, PathBuf};
@@ -31,6 +32,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  truing pipeline apply recipes/pipeline_tiny.toml\n  truing pipeline apply recipes/pipeline_tiny.toml --jobs 2\n\nExit status: 75 if a stage waits for a file from people."
     )]
     Apply(ApplyArguments),
+    /// Run the whole recipe on small models and few rows in a folder of its own, and print what is wrong.
+    #[command(
+        after_help = "Examples:\n  truing pipeline rehearse recipes/pipeline_tiny.toml\n  truing pipeline rehearse recipes/pipeline_tiny.toml --with-servers\n\nExit status: 1 if a stage fails."
+    )]
+    Rehearse(rehearse::RehearseArguments),
     /// Print the state of every stage: size, time, memory and main figures of its result.
     #[command(after_help = "Example: truing pipeline status recipes/pipeline_tiny.toml")]
     Status(Arguments),
@@ -92,6 +98,7 @@ pub(crate) fn run(command: &Command, context: &Context) -> anyhow::Result<Outcom
     match command {
         Command::Plan(arguments) => run_plan(arguments, context),
         Command::Apply(arguments) => run_apply(arguments, context),
+        Command::Rehearse(arguments) => rehearse::run(arguments, context),
         Command::Status(arguments) => run_status(arguments, context),
         Command::Why(arguments) => run_why(arguments, context),
         Command::Gc(arguments) => run_gc(arguments, context),

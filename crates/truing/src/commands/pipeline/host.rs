@@ -65,24 +65,29 @@ impl<'a> ProgramHost<'a> {
             if !is_next || !stage.upstream.iter().all(is_there) {
                 continue;
             }
-            let folder = tempfile::tempdir()?;
-            let path = folder.path().join("recipe.toml");
-            fs::write(&path, recipe)?;
-            let mut command = self.command(&stage.uses, &path, &folder.path().join("merged"))?;
-            command.arg("--plan").args(as_json.then_some("--json"));
-            let output = command.stdin(Stdio::null()).output()?;
-            let text = String::from_utf8_lossy(&output.stdout);
-            let said = match as_json {
-                true => serde_json::from_str(&text).ok(),
-                false => text.lines().rev().find(|line| !line.trim().is_empty()).map(Value::from),
-            };
-            let problem = || {
-                let text = String::from_utf8_lossy(&output.stderr);
-                Value::from(text.lines().next_back().unwrap_or("it has no plan").to_owned())
-            };
-            predicted.insert(stage.name.clone(), said.unwrap_or_else(problem));
+            predicted.insert(stage.name.clone(), self.prediction(&stage.uses, &recipe, as_json)?);
         }
         Ok(predicted)
+    }
+
+    /// What a stage says of itself, given its recipe: as JSON, or the last line of its plan.
+    pub(super) fn prediction(&self, uses: &str, recipe: &str, as_json: bool) -> anyhow::Result<Value> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("recipe.toml");
+        fs::write(&path, recipe)?;
+        let mut command = self.command(uses, &path, &folder.path().join("merged"))?;
+        command.arg("--plan").args(as_json.then_some("--json"));
+        let output = command.stdin(Stdio::null()).output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let said = match as_json {
+            true => serde_json::from_str(&text).ok(),
+            false => text.lines().rev().find(|line| !line.trim().is_empty()).map(Value::from),
+        };
+        let problem = || {
+            let text = String::from_utf8_lossy(&output.stderr);
+            Value::from(text.lines().next_back().unwrap_or("it has no plan").to_owned())
+        };
+        Ok(said.unwrap_or_else(problem))
     }
 
     /// This program with the recipe of a stage. `merged` is where a merge goes.
