@@ -205,8 +205,8 @@ impl Pipeline {
         self.results.join(LINKS).join(&self.name)
     }
 
-    /// The same pipeline with its store, lock file and links in another folder, so that a trial leaves nothing beside the
-    /// recipe and in its store.
+    /// The same pipeline with its store, lock file and links in another folder, so that a trial leaves nothing beside
+    /// the recipe and in its store.
     #[must_use]
     pub fn with_results_in(mut self, folder: &Path) -> Self {
         self.store = folder.join("store");

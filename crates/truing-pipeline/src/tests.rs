@@ -3,6 +3,7 @@
 mod edits;
 mod mistakes;
 mod runs;
+mod trials;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -21,6 +21,7 @@ mod pas;
 mod pipeline;
 mod prefer;
 mod ranks;
+mod rehearse;
 mod respond;
 mod score;
 mod sft;

@@ -1,5 +1,5 @@
-//! `truing pipeline rehearse`: the whole recipe on small models and few rows, in a folder of its own, so that wrong paths,
-//! formats, templates, tools and memory plans are found before the real run is paid for.
+//! `truing pipeline rehearse`: the whole recipe on small models and few rows, in a folder of its own, so that wrong
+//! paths, formats, templates, tools and memory plans are found before the real run is paid for.
 
 mod host;
 mod models;
@@ -367,10 +367,11 @@ fn print_part(heading: &str, lines: impl Iterator<Item = String>, context: &Cont
 }
 
 fn stage_json(stage: &Rehearsed) -> Json {
+    let none: &[String] = &[];
     let (state, errors, reason) = match &stage.fate {
-        Fate::Fine => ("ok", [].as_slice(), None),
+        Fate::Fine => ("ok", none, None),
         Fate::Failed(reasons) => ("failed", reasons.as_slice(), None),
-        Fate::NotTried(why) => ("not_tried", [].as_slice(), Some(why)),
+        Fate::NotTried(why) => ("not_tried", none, Some(why)),
     };
     json!({
         "stage": stage.stage, "uses": stage.uses, "state": state, "errors": errors, "reason": reason,

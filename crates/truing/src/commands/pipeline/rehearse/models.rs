@@ -1,5 +1,5 @@
-//! Small models that stand for the real ones in a rehearsal: the same family, tokenizer, chat template, layers and ratio of
-//! query to key heads, other widths, and random weights. An encoder is small already and is used as it is.
+//! Small models that stand for the real ones in a rehearsal: the same family, tokenizer, chat template, layers and
+//! ratio of query to key heads, other widths, and random weights. An encoder is small already and is used as it is.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -1,5 +1,5 @@
-//! Rows that stand for those that a stage would have made: a model with random weights passes no filter, and a stage that
-//! trains on its output cannot be tried on nothing. They are made of the rows that the stage has read.
+//! Rows that stand for those that a stage would have made: a model with random weights passes no filter, and a stage
+//! that trains on its output cannot be tried on nothing. They are made of the rows that the stage has read.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};

@@ -1,5 +1,5 @@
-//! The address of the models that are not there: a server on this machine that answers chat completions with the replies
-//! of [`stand_in`]. Stages are processes of their own, so they reach it as they would reach the real server.
+//! The address of the models that are not there: a server on this machine that answers chat completions with the
+//! replies of [`stand_in`]. Stages are processes of their own, so they reach it as they would reach the real server.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -150,8 +150,9 @@ mod tests {
     #[test]
     fn chat_completions_are_answered_and_everything_else_is_refused() {
         let server = StandInServer::start().unwrap();
-        let request = r#"{"model": "judge", "messages": [{"role": "user", "content": "A score: [[score]]"}], "seed": 3}"#;
-        let (status, answer) = post(&server, "/v1/chat/completions", request);
+        let messages = json!([{ "role": "user", "content": "A score: [[score]]" }]);
+        let request = json!({ "model": "judge", "messages": messages, "seed": 3 }).to_string();
+        let (status, answer) = post(&server, "/v1/chat/completions", &request);
         assert_eq!((status.as_str(), &answer["model"]), ("HTTP/1.1 200 OK", &json!("judge")));
         let choice = &answer["choices"][0];
         assert!(choice["message"]["content"].as_str().unwrap().starts_with("[["), "{answer}");

@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use toml::{Table, Value};
+use truing_types::counted;
 
 /// Steps of a stage that trains.
 const N_STEPS: i64 = 2;
@@ -243,7 +244,8 @@ fn without_adapters(recipe: &mut Table, remarks: &mut Vec<String>) {
         }
     }
     if n_removed > 0 {
-        remarks.push(format!("{n_removed} adapters are left out of the merge"));
+        let n_removed = counted(n_removed as u64, "adapter is", "adapters are");
+        remarks.push(format!("{n_removed} left out of the merge"));
     }
 }
 
@@ -379,13 +381,14 @@ mod tests {
         let (recipe, remarks) = shrunk("grpo", text);
         assert_eq!(recipe, toml::from_str("prompts_per_step = 2\nmax_steps = 2\n").unwrap());
         assert!(remarks[0].contains("rollouts"), "{remarks:?}");
-        let text = "[distillation.teacher]\nweights = \"initial\"\nserver = { base_url = \"http://a\", model = \"t\" }\n";
+        let text =
+            "[distillation.teacher]\nweights = \"initial\"\nserver = { base_url = \"a\", model = \"t\" }\n";
         let (recipe, remarks) = shrunk("distill", text);
         assert!(!recipe["distillation"]["teacher"].as_table().unwrap().contains_key("server"));
         assert_eq!(remarks.len(), 1, "{remarks:?}");
         let merge = "[[models]]\nmodel = \"a\"\nadapter = \"b\"\nparameters = { n = 5 }\n";
         let (recipe, remarks) = shrunk("merge", merge);
         assert_eq!(recipe, toml::from_str("[[models]]\nmodel = \"a\"\nparameters = { n = 5 }\n").unwrap());
-        assert_eq!(remarks, ["1 adapters are left out of the merge"]);
+        assert_eq!(remarks, ["1 adapter is left out of the merge"]);
     }
 }

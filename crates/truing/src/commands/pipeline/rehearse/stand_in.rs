@@ -2,9 +2,9 @@
 //! sent, read and counted, and costs nothing.
 //!
 //! A request states its form in words ("in double brackets", "between <a> and </a>", "one JSON object"), because judges
-//! and writers on servers are asked in words. The forms are those of the prompts of this program; a test reads them all.
-//! A request without a known form gets plain sentences. A reply depends on the request and its seed alone, and verdicts on
-//! two texts do not depend on their order.
+//! and writers on servers are asked in words. The forms are those of the prompts of this program; a test reads them
+//! all. A request without a known form gets plain sentences. A reply depends on the request and its seed alone, and
+//! verdicts on two texts do not depend on their order.
 
 use serde_json::{Map, Value, json};
 
@@ -64,8 +64,8 @@ pub(super) fn reply(messages: &[Value], seed: u64) -> String {
     forms.iter().find_map(|form| form(&asked)).unwrap_or_else(|| prose(asked.draw, 3))
 }
 
-/// The reply as `response_format` of the request wants it: a reply that is no object becomes one, by the schema where there
-/// is one.
+/// The reply as `response_format` of the request wants it: a reply that is no object becomes one, by the schema where
+/// there is one.
 pub(super) fn formatted(reply: String, format: &Value) -> String {
     let is_object = || serde_json::from_str::<Value>(&reply).is_ok_and(|value| value.is_object());
     match format["type"].as_str() {
@@ -354,7 +354,9 @@ fn tagged(tag: &str, asked: &Asked<'_>) -> String {
     }
 }
 
-const TOOLS: &str = r#"[{"name": "look_up", "description": "Finds the state of a thing by its name.", "parameters": {"type": "object", "properties": {"name": {"type": "string", "description": "The name."}}, "required": ["name"]}}]"#;
+const TOOLS: &str = r#"[{"name": "look_up", "description": "Finds the state of a thing by its name.",
+"parameters": {"type": "object", "properties": {"name": {"type": "string", "description": "The name."}},
+"required": ["name"]}}]"#;
 const STATE: &str = r#"{"orders": {"A7": "open"}}"#;
 
 /// A call of a tool, and once it has a result, the answer.

@@ -1,0 +1,82 @@
+//! A pipeline that is tried in another folder, and without some of its stages.
+
+use super::*;
+
+const CHAIN: &str = r#"
+[stages.a]
+uses = "mix"
+with = { value = 1 }
+
+[stages.b]
+uses = "mix"
+recipe = "b.toml"
+with = { from = ["${stages.a.out}"] }
+
+[stages.c]
+uses = "mix"
+needs = ["b"]
+with = { value = 3 }
+
+[stages.d]
+uses = "mix"
+with = { value = 4 }
+"#;
+
+fn workshop() -> Workshop {
+    let workshop = Workshop::new(CHAIN);
+    workshop.write("b.toml", "stage = \"mix\"\nvalue = 2\n");
+    workshop
+}
+
+fn names(pipeline: &Pipeline, indices: &[usize]) -> Vec<String> {
+    indices.iter().map(|&idx| pipeline.stages[idx].name.clone()).collect()
+}
+
+#[test]
+fn a_trial_leaves_nothing_beside_the_recipe() {
+    let workshop = workshop();
+    let trial = tempfile::tempdir().unwrap();
+    let pipeline = workshop.pipeline().unwrap().with_results_in(trial.path());
+    let store = Store::at(&pipeline.store);
+    let digests = Digests::open(&store.digests_path());
+    let plan = PipelinePlan::new(&pipeline, &store, &LockFile::default(), &digests, &workshop.fake).unwrap();
+    let options = ApplyOptions { jobs: 1, stop: &workshop.stop };
+    let applied = apply(&pipeline, &plan, &store, &digests, &workshop.fake, options).unwrap();
+    assert_eq!(applied.ran, ["a", "b", "c", "d"]);
+    assert!(trial.path().join("truing.lock").is_file() && trial.path().join("store/runs").is_dir());
+    for left in ["truing.lock", ".truing", "pipeline-out"] {
+        assert!(!workshop.path(left).exists(), "{left}");
+    }
+    if cfg!(unix) {
+        assert!(trial.path().join("pipeline-out/pipe/b/out.txt").is_file());
+    }
+}
+
+#[test]
+fn a_stage_is_left_out_with_those_that_need_it() {
+    let workshop = workshop();
+    let pipeline = workshop.pipeline().unwrap();
+    let whole = [0, 1, 2, 3];
+    assert_eq!(names(&pipeline, &whole), ["a", "b", "c", "d"]);
+    let without = pipeline.without(1);
+    assert_eq!(names(&without, &[0, 1]), ["a", "d"]);
+    assert_eq!((without.stages.len(), &*without.order), (2, &[0, 1][..]));
+    let first = pipeline.without(0);
+    assert_eq!((first.stages.len(), names(&first, &first.order)), (1, vec!["d".to_owned()]));
+    let last = pipeline.without(3);
+    assert_eq!(last.stages[2].upstream, [1], "indices of those that stay");
+}
+
+#[test]
+fn a_setting_has_its_place_in_the_pipeline_or_in_the_stage_s_recipe() {
+    let workshop = workshop();
+    let pipeline = workshop.pipeline().unwrap();
+    let place = |stage: &str, keys: &[&str]| {
+        let keys: Vec<String> = keys.iter().map(ToString::to_string).collect();
+        pipeline.place_of_setting(stage, &keys).to_string()
+    };
+    assert_eq!(place("b", &["from"]), "pipe.toml:9");
+    assert_eq!(place("b", &["value"]), "b.toml:2", "where it is set");
+    assert_eq!(place("b", &["other"]), "pipe.toml:9", "the table that would have it");
+    assert_eq!(place("a", &[]), "pipe.toml:4");
+}
