@@ -75,6 +75,16 @@ pub enum PipelineError {
         /// What is wrong, and what was expected.
         reason: String,
     },
+    /// A history of turns that cannot be read.
+    #[error("{}:{line}: {reason}", path.display())]
+    BadTurns {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong.
+        reason: String,
+    },
     /// No stage of this name.
     #[error("{} has no stage `{name}`: {hint}", path.display())]
     NoStage {

@@ -14,6 +14,7 @@ mod host;
 mod key;
 mod links;
 mod lock_file;
+mod mix;
 mod plan;
 mod recipe;
 mod references;
@@ -21,6 +22,7 @@ mod settings;
 mod store;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 pub use apply::{Applied, ApplyOptions, apply};
 pub use digests::Digests;
@@ -29,7 +31,11 @@ pub use garbage::{Collected, GarbageOptions, Removed, collect_garbage};
 pub use host::{Cause, Host, Job, JobEnd, JobReport, Notice, Work};
 pub use key::{Change, KeyInput, KeyParts};
 pub use lock_file::{LockFile, LockedStage};
+pub use mix::{
+    CategoryEvidence, CategoryScore, ProposedShare, ShareReason, counts_of, mean_score, propose_mix,
+};
 pub use plan::{PipelinePlan, PlannedStage, State};
 pub use recipe::{Pipeline, PipelineStage};
 pub use settings::{NamedOutput, Settings, SettleError, Settled, StageKind, at_places, settle};
 pub use store::{Done, Store, StoredOutput};
+pub use turns::{NewTurn, Turn, TurnDecision, TurnEvaluation, TurnStep, Turns, quotas_of, with_quotas};
