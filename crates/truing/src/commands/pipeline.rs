@@ -1,6 +1,8 @@
 //! `truing pipeline`: several stages as one recipe; what is unchanged is not done again.
 
+mod history;
 mod host;
+mod iterate;
 mod merge;
 mod rehearse;
 mod show;
@@ -43,6 +45,14 @@ pub(crate) enum Command {
     /// Print everything that differs from the lock file for one stage, and which stages follow from it.
     #[command(after_help = "Example: truing pipeline why recipes/pipeline_tiny.toml sft")]
     Why(WhyArguments),
+    /// Read the newest evaluation by category and propose the next mix of prompts; stop where a turn shows nothing.
+    #[command(
+        after_help = "Examples:\n  truing pipeline iterate songs.toml\n  truing pipeline iterate songs.toml --max-change 0.1 --apply\n\nExit status: 1 if no next mix is proposed."
+    )]
+    Iterate(iterate::IterateArguments),
+    /// Print the turns of a pipeline: scores, differences and mixes.
+    #[command(after_help = "Example: truing pipeline history songs.toml")]
+    History(Arguments),
     /// Remove results that no lock file names.
     #[command(after_help = "Example: truing pipeline gc recipes/pipeline_tiny.toml --dry-run")]
     Gc(GcArguments),
@@ -101,6 +111,8 @@ pub(crate) fn run(command: &Command, context: &Context) -> anyhow::Result<Outcom
         Command::Rehearse(arguments) => rehearse::run(arguments, context),
         Command::Status(arguments) => run_status(arguments, context),
         Command::Why(arguments) => run_why(arguments, context),
+        Command::Iterate(arguments) => iterate::run(arguments, context),
+        Command::History(arguments) => history::run(arguments, context),
         Command::Gc(arguments) => run_gc(arguments, context),
     }
 }
