@@ -7,8 +7,8 @@
 //! 2. Shares of resolved weak categories are raised, in proportion to share and gap; the largest gap is raised by
 //!    `max_change` of its share.
 //! 3. What is added is taken from resolved strong categories, in proportion to share and distance, and if that is not
-//!    enough from the others with a share, in proportion to the share. None loses more than `max_change` of its share. If
-//!    that is not enough either, less is added.
+//!    enough from the others with a share, in proportion to the share. None loses more than `max_change` of its share.
+//!    If that is not enough either, less is added.
 //! 4. Categories without a score, and those whose gap is not resolved, are not raised.
 //!
 //! So the shares sum to what they summed to, a share of 0 stays 0, and no category disappears.

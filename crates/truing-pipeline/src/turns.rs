@@ -1,5 +1,5 @@
-//! Turns of a pipeline: each evaluates a model and proposes the mix of prompts of the next. The history of a pipeline is
-//! one JSON line a turn in its store; the proposal is the recipe with other quotas of its selection.
+//! Turns of a pipeline: each evaluates a model and proposes the mix of prompts of the next. The history of a pipeline
+//! is one JSON line a turn in its store; the proposal is the recipe with other quotas of its selection.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -176,8 +176,8 @@ impl Turns {
         self.turns.iter().rev().find(|turn| turn.evaluation.key != evaluation)
     }
 
-    /// Adds a turn, or replaces the last one if it is of the same evaluation, and writes the history. Returns the turn's
-    /// number.
+    /// Adds a turn, or replaces the last one if it is of the same evaluation, and writes the history. Returns the
+    /// turn's number.
     ///
     /// # Errors
     /// When the file cannot be written; the earlier one stays.
@@ -219,7 +219,7 @@ fn read_turn(line: &str) -> Result<Turn, String> {
         && format_version > FORMAT_VERSION
     {
         return Err(format!(
-            "this turn has version {format_version}, expected at most {FORMAT_VERSION}: it was written by a newer truing"
+            "version {format_version}, expected at most {FORMAT_VERSION}: it was written by a newer truing"
         ));
     }
     serde_json::from_str(line).map_err(|error| error.to_string())

@@ -1,6 +1,7 @@
 //! A pipeline that is tried in another folder, and without some of its stages.
 
 use super::*;
+use crate::{CategoryEvidence, NewTurn, ProposedShare, ShareReason, TurnDecision, TurnEvaluation, Turns};
 
 const CHAIN: &str = r#"
 [stages.a]
@@ -79,4 +80,44 @@ fn a_setting_has_its_place_in_the_pipeline_or_in_the_stage_s_recipe() {
     assert_eq!(place("b", &["value"]), "b.toml:2", "where it is set");
     assert_eq!(place("b", &["other"]), "pipe.toml:9", "the table that would have it");
     assert_eq!(place("a", &[]), "pipe.toml:4");
+}
+
+#[test]
+fn a_history_has_one_turn_for_an_evaluation() {
+    let workshop = workshop();
+    let pipeline = workshop.pipeline().unwrap();
+    let new = |key: &str, share: f64| NewTurn {
+        unix_secs: 1,
+        select: "a".into(),
+        evaluation: TurnEvaluation {
+            stage: "d".into(),
+            key: Digest::of_bytes(key.as_bytes()),
+            task: "t".into(),
+            dimension: "topic".into(),
+            metric: "acc".into(),
+        },
+        score: None,
+        categories: vec![ProposedShare {
+            evidence: CategoryEvidence { name: "math".into(), share, score: None },
+            proposed: share,
+            reason: ShareReason::NoScore,
+        }],
+        step: None,
+        decision: TurnDecision::First,
+    };
+    let mut turns = Turns::read(&pipeline).unwrap();
+    assert!(turns.turns.is_empty());
+    assert_eq!(turns.record(new("one", 0.5)).unwrap(), 1);
+    assert_eq!(turns.record(new("two", 0.5)).unwrap(), 2);
+    assert_eq!(turns.record(new("two", 0.25)).unwrap(), 2, "the same evaluation again");
+    let read = Turns::read(&pipeline).unwrap();
+    assert_eq!(read, turns);
+    assert_eq!((read.turns.len(), read.turns[1].categories[0].proposed), (2, 0.25));
+    let before = |key: &str| read.before(Digest::of_bytes(key.as_bytes())).map(|turn| turn.turn);
+    assert_eq!((before("two"), before("three")), (Some(1), Some(2)));
+    let mut text = fs::read_to_string(read.path()).unwrap();
+    text.push_str("{\"format_version\": 99}\n");
+    fs::write(read.path(), text).unwrap();
+    let error = Turns::read(&pipeline).unwrap_err().to_string();
+    assert!(error.contains(".jsonl:3: version 99"), "{error}");
 }

@@ -13,6 +13,7 @@ mod embed;
 mod errors;
 mod evaluations;
 mod inspect;
+mod iterate;
 mod judging;
 mod kills;
 mod memory;

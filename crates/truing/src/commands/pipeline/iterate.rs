@@ -1,5 +1,5 @@
-//! `truing pipeline iterate`: reads the newest evaluation by category, proposes the next mix of prompts with the evidence,
-//! and stops where a turn shows nothing.
+//! `truing pipeline iterate`: reads the newest evaluation by category, proposes the next mix of prompts with the
+//! evidence, and stops where a turn shows nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,7 +13,7 @@ use truing_eval::benchmarks::{MetricInfo, MetricSummary, Summary};
 use truing_eval::comparison::{Finding, MetricComparison, RunPair};
 use truing_eval::results::{RESULTS, read_results};
 use truing_pipeline::{
-    CategoryEvidence, CategoryScore, Host as _, NewTurn, Pipeline, ProposedShare, ShareReason, State, Store,
+    CategoryEvidence, CategoryScore, Host as _, NewTurn, Pipeline, ProposedShare, ShareReason, State,
     TurnDecision, TurnEvaluation, TurnStep, Turns, counts_of, mean_score, propose_mix, quotas_of,
     with_quotas,
 };
@@ -153,8 +153,9 @@ fn mix_of(
     text: &str,
     wanted: Option<&str>,
 ) -> anyhow::Result<(usize, BTreeMap<String, u64>)> {
-    let hint = || {
-        "put `quota_column` and `quotas` of `selection` into `with` of a `select` stage: its quotas are the mix".into()
+    let hint = || -> String {
+        "put `quota_column` and `quotas` of `selection` into `with` of a `select` stage: its quotas are the mix"
+            .into()
     };
     if let Some(name) = wanted {
         let idx = pipeline.stage_index(name)?;
@@ -202,8 +203,8 @@ fn evaluation_of(pipeline: &Pipeline, select: usize, wanted: Option<&str>) -> an
     }
 }
 
-/// What the results say of the categories that have quotas: those of the benchmark and dimension that are wanted, or else of
-/// the pair with the most such categories.
+/// What the results say of the categories that have quotas: those of the benchmark and dimension that are wanted, or
+/// else of the pair with the most such categories.
 fn evidence(
     results: &[(&str, &Summary)],
     quotas: &BTreeMap<String, u64>,
@@ -329,7 +330,7 @@ fn next_path(recipe: &Path, turn: usize) -> PathBuf {
     recipe.with_file_name(format!("{base}.turn-{turn}.toml"))
 }
 
-/// Writes the recipe of the next turn. A file that is there and is not the same is only replaced where that was asked for.
+/// Writes the recipe of the next turn. A file that is there with other contents is replaced only if `replaces`.
 fn write_next(
     path: &Path,
     text: &str,
@@ -448,6 +449,9 @@ mod tests {
     use truing_statistics::Interval;
 
     use super::*;
+    use crate::environment::Environment;
+    use crate::local_engine::DeviceChoice;
+    use crate::printer::Printer;
 
     fn metric(value: f64, half: f64, higher_is_better: bool) -> MetricSummary {
         MetricSummary {
@@ -525,6 +529,38 @@ mod tests {
         assert!((score_of(&grade).unwrap().score - 0.5).abs() < 1e-12);
         grade.metric.range = None;
         assert_eq!(score_of(&grade), None);
+    }
+
+    #[test]
+    fn the_next_recipe_is_written_beside_the_present_one() {
+        let context = Context {
+            printer: Printer::new(true, true),
+            environment: Environment::default(),
+            n_threads: 1,
+            device: DeviceChoice::default(),
+            place: None,
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let recipe = folder.path().join("songs.toml");
+        let text = "[stages.select]\nuses = \"select\"\n\n[stages.select.with.selection]\n\
+                    quotas = { math = 6, code = 4 } # the mix\n";
+        fs::write(&recipe, text).unwrap();
+        let pipeline = super::super::read(&recipe, &ProgramHost::new(&context, None)).unwrap();
+        let (select, mix) = mix_of(&pipeline, text, None).unwrap();
+        assert_eq!((select, &mix), (0, &quotas(&[("math", 6), ("code", 4)])));
+        let error = evaluation_of(&pipeline, select, None).unwrap_err().to_string();
+        assert!(error.contains("no evaluation depends on `select`"), "{error}");
+        let (next, path) = (quotas(&[("math", 7), ("code", 3)]), next_path(&recipe, 2));
+        let write = |replaces| write_next(&path, text, &pipeline, select, &next, replaces);
+        write(false).unwrap();
+        let expected = text.replace("math = 6, code = 4", "math = 7, code = 3");
+        let expected = format!("[pipeline]\nname = \"songs\"\n\n{expected}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), expected);
+        write(false).unwrap();
+        fs::write(&path, "# mine\n").unwrap();
+        assert!(write(false).unwrap_err().to_string().contains("is there already"));
+        write(true).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), expected);
     }
 
     #[test]
