@@ -32,7 +32,7 @@ quotas = { story = 6, city = 4 } # the mix
 uses = "sft"
 recipe = "recipe.toml"
 needs = ["select"]
-with = { max_steps = 1, learning_rate = 1e-3 }
+with = { max_steps = 3, eval_steps = 3, learning_rate = 1e-3 }
 
 [stages.evaluate]
 uses = "evaluate"
