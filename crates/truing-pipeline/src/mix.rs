@@ -159,11 +159,11 @@ pub fn counts_of(shares: &[f64], total: u64) -> Vec<u64> {
     for &idx in order.iter().cycle().take(missing) {
         counts[idx] += 1;
     }
-    for idx in 0..counts.len() {
+    for (idx, share) in shares.iter().enumerate() {
         let largest = (0..counts.len()).max_by_key(|&other| counts[other]);
         if let Some(largest) = largest.filter(|&largest| counts[largest] > 1)
             && counts[idx] == 0
-            && shares[idx] > 0.0
+            && *share > 0.0
         {
             counts[largest] -= 1;
             counts[idx] = 1;

@@ -102,7 +102,7 @@ fn instance(schema: &Value) -> Value {
 
 /// The last turn of the user; where it only asks again, the first.
 fn question(messages: &[Value]) -> String {
-    let of_user = messages.iter().filter(|message| message["role"] == "user").map(|message| content(message));
+    let of_user = messages.iter().filter(|message| message["role"] == "user").map(content);
     let of_user: Vec<String> = of_user.collect();
     let last = of_user.last().cloned().unwrap_or_default();
     match REMINDERS.iter().any(|reminder| last.starts_with(reminder)) {
