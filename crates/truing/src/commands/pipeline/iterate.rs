@@ -387,7 +387,8 @@ fn show(outlook: &Outlook<'_>, turns: &Turns, as_json: bool, context: &Context) 
     let (printer, evidence) = (&context.printer, outlook.evidence);
     let mean = mean_score(&evidence.categories);
     if as_json {
-        let (quotas, recipe) = outlook.next.as_ref().map(|(quotas, path)| (quotas, path)).unzip();
+        let quotas = outlook.next.as_ref().map(|(quotas, _)| quotas);
+        let recipe = outlook.next.as_ref().map(|(_, path)| path);
         return printer.json(&json!({
             "turn": outlook.number, "task": evidence.task, "dimension": evidence.dimension,
             "metric": evidence.metric.name, "score": evidence.score, "mean_of_categories": mean,
