@@ -240,17 +240,25 @@ pub fn quotas_of(text: &str, stage: &str) -> Option<BTreeMap<String, u64>> {
     quotas.collect::<Option<_>>().filter(|quotas: &BTreeMap<_, _>| !quotas.is_empty())
 }
 
-/// The text of a pipeline's recipe with other quotas of a stage, and with the pipeline's name written down, so that the
-/// recipe may have another file name. Everything else stays byte for byte. `None` where the text has not these quotas.
+/// The text of a pipeline's recipe with other quotas of a stage, and with the pipeline's name where one is given, so that
+/// the recipe may have another file name. Everything else stays byte for byte. `None` where the text has not these
+/// quotas, or another name.
 #[must_use]
-pub fn with_quotas(text: &str, name: &str, stage: &str, quotas: &BTreeMap<String, u64>) -> Option<String> {
+pub fn with_quotas(
+    text: &str,
+    name: Option<&str>,
+    stage: &str,
+    quotas: &BTreeMap<String, u64>,
+) -> Option<String> {
     let mut spans = quota_spans(text, stage)?;
     spans.sort_by_key(|(_, span)| std::cmp::Reverse(span.start));
     let mut edited = text.to_owned();
     for (quota, span) in spans {
         edited.replace_range(span, &quotas.get(&quota)?.to_string());
     }
-    let edited = with_name(&edited, name)?;
+    if let Some(name) = name {
+        edited = with_name(&edited, name)?;
+    }
     (quotas_of(&edited, stage)? == *quotas).then_some(edited)
 }
 
@@ -304,13 +312,14 @@ mod tests {
         assert_eq!(quotas_of(RECIPE, "select"), Some(quotas(&[("code", 40), ("math", 60)])));
         assert_eq!((quotas_of(RECIPE, "pas"), quotas_of(RECIPE, "none")), (None, None));
         let new = quotas(&[("code", 5), ("math", 95)]);
-        let edited = with_quotas(RECIPE, "songs", "select", &new).unwrap();
+        let edited = with_quotas(RECIPE, Some("songs"), "select", &new).unwrap();
         let expected = RECIPE.replace("math = 60, code = 40", "math = 95, code = 5");
         assert_eq!(edited, format!("[pipeline]\nname = \"songs\"\n\n{expected}"));
-        assert_eq!(with_quotas(&edited, "songs", "select", &new).unwrap(), edited);
-        assert_eq!(with_quotas(&edited, "other", "select", &new), None, "another pipeline's recipe");
+        assert_eq!(with_quotas(RECIPE, None, "select", &new).unwrap(), expected);
+        assert_eq!(with_quotas(&edited, Some("songs"), "select", &new).unwrap(), edited);
+        assert_eq!(with_quotas(&edited, Some("other"), "select", &new), None, "another pipeline's recipe");
         assert_eq!(
-            with_quotas(RECIPE, "songs", "select", &quotas(&[("math", 1)])),
+            with_quotas(RECIPE, Some("songs"), "select", &quotas(&[("math", 1)])),
             None,
             "a quota is missing"
         );
@@ -320,7 +329,8 @@ mod tests {
     fn quotas_in_a_table_and_a_pipeline_without_a_name_are_edited_in_place() {
         let text = "[pipeline]\nstore = \"s\"\n\n[stages.s]\nuses = \"select\"\n[stages.s.with.selection.quotas]\n\
                     \"deep math\" = 1_000\ncode = 3\n";
-        let edited = with_quotas(text, "songs", "s", &quotas(&[("code", 4), ("deep math", 999)])).unwrap();
+        let edited =
+            with_quotas(text, Some("songs"), "s", &quotas(&[("code", 4), ("deep math", 999)])).unwrap();
         let expected = "[pipeline]\nname = \"songs\"\nstore = \"s\"\n\n[stages.s]\nuses = \"select\"\n\
                         [stages.s.with.selection.quotas]\n\"deep math\" = 999\ncode = 4\n";
         assert_eq!(edited, expected);

@@ -339,7 +339,9 @@ fn write_next(
     quotas: &BTreeMap<String, u64>,
     replaces: bool,
 ) -> anyhow::Result<()> {
-    let next = with_quotas(text, &pipeline.name, &pipeline.stages[select].name, quotas)
+    // A recipe of another name would be another pipeline.
+    let name = (!replaces).then_some(pipeline.name.as_str());
+    let next = with_quotas(text, name, &pipeline.stages[select].name, quotas)
         .with_context(|| format!("the quotas of {} cannot be edited", clean_path(pipeline.path())))?;
     if !replaces && path.exists() && !fs::read_to_string(path).is_ok_and(|there| there == next) {
         return Err(anyhow::anyhow!("{} is there already, with other contents", clean_path(path)))
@@ -554,14 +556,14 @@ mod tests {
         let (next, path) = (quotas(&[("math", 7), ("code", 3)]), next_path(&recipe, 2));
         let write = |replaces| write_next(&path, text, &pipeline, select, &next, replaces);
         write(false).unwrap();
-        let expected = text.replace("math = 6, code = 4", "math = 7, code = 3");
-        let expected = format!("[pipeline]\nname = \"songs\"\n\n{expected}");
+        let in_place = text.replace("math = 6, code = 4", "math = 7, code = 3");
+        let expected = format!("[pipeline]\nname = \"songs\"\n\n{in_place}");
         assert_eq!(fs::read_to_string(&path).unwrap(), expected);
         write(false).unwrap();
         fs::write(&path, "# mine\n").unwrap();
         assert!(write(false).unwrap_err().to_string().contains("is there already"));
         write(true).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), expected);
+        assert_eq!(fs::read_to_string(&path).unwrap(), in_place);
     }
 
     #[test]
