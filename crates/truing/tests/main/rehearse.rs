@@ -123,7 +123,7 @@ fn a_whole_pipeline_is_tried_on_small_models_and_leaves_nothing() {
     // What the real run would need: its model and all its rows.
     assert_eq!(stage(&shown, "sft")["predicted"]["fits"], true, "{shown}");
     assert_eq!(stage(&shown, "sft")["predicted"]["n_steps"], 12, "as the recipe says, not as was tried");
-    assert!(stage(&shown, "respond")["predicted"]["data_of_rehearsal"].is_string(), "{shown}");
+    assert!(stage(&shown, "respond")["predicted"]["inputs_of_rehearsal"].is_string(), "{shown}");
     let remarks = stage(&shown, "respond")["remarks"].to_string();
     assert!(remarks.contains("the stand-in answers"), "{remarks}");
     assert_eq!(rehearsal.names(), before, "neither a lock file nor a store nor links");

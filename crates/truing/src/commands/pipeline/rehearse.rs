@@ -21,14 +21,17 @@ use truing_pipeline::{
 use truing_types::with_causes;
 
 use super::Arguments;
-use super::host::ProgramHost;
+use super::host::{Prediction, ProgramHost};
 use crate::commands::stages;
-use crate::outcome::Outcome;
+use crate::outcome::{FINDING, FINE, Outcome};
 use crate::printer::{Style, clean_path};
 use crate::table::{Align, Table as PrintedTable};
 use crate::{Context, interrupt, units};
 
 use host::{Extent, RehearsalHost};
+
+/// Kinds of stages whose models have another head than the one that they begin with, or are none to generate with.
+const NEW_HEADS: [&str; 3] = ["reward_model", "classifier", "embed"];
 
 /// Arguments of `truing pipeline rehearse`.
 #[derive(Debug, Args)]
@@ -58,6 +61,13 @@ enum Fate {
     Failed(Vec<String>),
     /// It was not tried.
     NotTried(String),
+}
+
+/// What the real run of a stage would need.
+struct Predicted {
+    said: Json,
+    /// Why it cannot run.
+    problem: Option<String>,
 }
 
 /// A stage of the rehearsed pipeline.
@@ -103,6 +113,13 @@ fn rehearse(arguments: &RehearseArguments, folder: &Path, context: &Context) -> 
         true => BTreeMap::new(),
         false => shown.predictions(&program, arguments.shared.json)?,
     };
+    for (stage, predicted) in &predicted {
+        let is_failed = matches!(fates.get(stage), Some(Fate::Failed(_)));
+        if let Some(problem) = predicted.problem.as_ref().filter(|_| !is_failed) {
+            let place = pipeline.place_of_setting(stage, &[]);
+            fates.insert(stage.clone(), Fate::Failed(vec![format!("{place}: stage `{stage}`: {problem}")]));
+        }
+    }
     let rehearsed = pipeline.order.iter().map(|&idx| {
         let stage = &pipeline.stages[idx];
         let tried = host.tried(&stage.name);
@@ -119,7 +136,7 @@ fn rehearse(arguments: &RehearseArguments, folder: &Path, context: &Context) -> 
             fate,
             seconds: tried.seconds,
             remarks: tried.remarks,
-            predicted: predicted.get(&stage.name).cloned(),
+            predicted: predicted.get(&stage.name).map(|predicted| predicted.said.clone()),
         }
     });
     let rehearsed: Vec<Rehearsed> = rehearsed.collect();
@@ -228,18 +245,16 @@ impl Shown<'_> {
         text
     }
 
-    /// What the real runs of the stages would need: planned with the real models and data. Data that other stages make
-    /// is that of the rehearsal, so that time and steps are not those of the real run; the remark says so.
+    /// What the real runs of the stages would need: planned with the real models and data. What other stages make is
+    /// that of the rehearsal, so that time and steps are not those of the real run; the text says so.
     fn predictions(
         &self,
         program: &ProgramHost<'_>,
         as_json: bool,
-    ) -> anyhow::Result<BTreeMap<String, Json>> {
-        let small = self.host.models.pairs();
-        let mut models: BTreeMap<String, String> = small
-            .iter()
-            .map(|(small, real)| (small.to_string_lossy().into_owned(), real.to_string_lossy().into_owned()))
-            .collect();
+    ) -> anyhow::Result<BTreeMap<String, Predicted>> {
+        let text_of = |path: &Path| path.to_string_lossy().into_owned();
+        let mut models: BTreeMap<String, String> =
+            self.host.models.pairs().iter().map(|(small, real)| (text_of(small), text_of(real))).collect();
         let mut predicted = BTreeMap::new();
         for &idx in &self.pipeline.order {
             let (stage, Some(text)) = (&self.pipeline.stages[idx], self.plan.recipe(idx, self.store)) else {
@@ -247,33 +262,46 @@ impl Shown<'_> {
             };
             let mut recipe: Table = toml::from_str(&text)?;
             replace_paths(&mut recipe, &models);
-            // The model that this stage makes is of the kind of the one that it begins with.
-            if let Some((folder, first)) = self.run_folder(idx).zip(first_model(&recipe)) {
+            // The model that this stage makes is of the kind of the one that it begins with, unless its head is new.
+            if let Some((folder, first)) = self.run_folder(idx).zip(first_model(&recipe))
+                && !NEW_HEADS.contains(&stage.uses.as_str())
+            {
                 models.insert(format!("{folder}/{}", stages::MODEL.path), first);
             }
             let made_by = stage.upstream.iter().find(|&&upstream| {
                 let needed = self.run_folder(upstream);
                 needed.is_some_and(|folder| recipe.to_string().contains(&folder))
             });
-            let mut said = program.prediction(&stage.uses, &toml::to_string_pretty(&recipe)?, as_json)?;
-            if let Some(&upstream) = made_by {
-                let name = &self.pipeline.stages[upstream].name;
-                match &mut said {
-                    Json::Object(fields) => {
-                        drop(fields.insert("data_of_rehearsal".into(), name.as_str().into()))
-                    }
-                    Json::String(text) => {
-                        *text = format!("{text} (with the rows that {name} made in the rehearsal)");
-                    }
-                    _ => {}
-                }
-            }
-            if let Json::String(text) = &mut said {
-                *text = self.with_real_names(text);
-            }
-            predicted.insert(stage.name.clone(), said);
+            let made_by = made_by.map(|&upstream| self.pipeline.stages[upstream].name.as_str());
+            let prediction = program.prediction(&stage.uses, &toml::to_string_pretty(&recipe)?, as_json)?;
+            predicted.insert(stage.name.clone(), self.predicted(prediction, made_by));
         }
         Ok(predicted)
+    }
+
+    /// A prediction in the words of the real pipeline. `made_by` made a part of its inputs in the rehearsal.
+    fn predicted(&self, prediction: Prediction, made_by: Option<&str>) -> Predicted {
+        let Prediction { mut said, status } = prediction;
+        let reason = said["reason"].as_str().or_else(|| said.as_str()).unwrap_or("it has no plan");
+        let reason = self.with_real_names(reason);
+        let problem = match (status.and_then(|status| u8::try_from(status).ok()), made_by) {
+            (Some(FINE), _) => None,
+            (Some(FINDING), _) => Some(format!("the real run does not fit: {reason}")),
+            // What a rehearsal makes may be too little to plan with.
+            (_, Some(_)) => None,
+            (_, None) => Some(format!("the real run cannot be planned: {reason}")),
+        };
+        match (&mut said, made_by) {
+            (Json::Object(fields), Some(stage)) => {
+                drop(fields.insert("inputs_of_rehearsal".into(), stage.into()))
+            }
+            (Json::String(text), Some(stage)) => {
+                *text = format!("{reason} (with what {stage} made in the rehearsal)");
+            }
+            (Json::String(text), None) => *text = reason,
+            _ => {}
+        }
+        Predicted { said, problem }
     }
 }
 

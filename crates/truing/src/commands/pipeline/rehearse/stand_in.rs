@@ -44,7 +44,9 @@ const SENTENCES: [&str; 6] = [
 struct Asked<'a> {
     text: &'a str,
     tail: &'a str,
-    /// A number that stands for the request and its seed.
+    /// A number that stands for the request: verdicts follow it, so that a judge agrees with itself.
+    fixed: u64,
+    /// A number that stands for the request and its seed: texts follow it, so that samples differ.
     draw: u64,
 }
 
@@ -58,7 +60,8 @@ impl<'a> Asked<'a> {
 /// The reply to the messages of a chat request.
 pub(super) fn reply(messages: &[Value], seed: u64) -> String {
     let text = question(messages);
-    let asked = Asked { text: &text, tail: tail_of(&text), draw: number_of(&text).wrapping_add(seed) };
+    let fixed = number_of(&text);
+    let asked = Asked { text: &text, tail: tail_of(&text), fixed, draw: fixed.wrapping_add(seed) };
     let forms =
         [labels, criteria, checkpoints, filled_object, described_object, bracketed, worked, complement];
     forms.iter().find_map(|form| form(&asked)).unwrap_or_else(|| prose(asked.draw, 3))
@@ -159,14 +162,17 @@ fn block<'a>(text: &'a str, tag: &str) -> Option<&'a str> {
 
 /// Labels of prompts: one of the list, or an object with one for each dimension.
 fn labels(asked: &Asked<'_>) -> Option<String> {
-    let first_label = |text: &str| -> Option<String> {
+    // One of the first two, so that a classifier has two labels to learn.
+    let label_of = |text: &str| -> Option<String> {
         let (_, list) = text.split_once("Choose one")?;
-        let line = list.lines().find_map(|line| line.trim_start().strip_prefix("- "))?;
+        let listed = list.lines().skip(1).map_while(|line| line.trim_start().strip_prefix("- "));
+        let lines: Vec<&str> = listed.take(2).collect();
+        let line = lines.get((asked.fixed % lines.len().max(1) as u64) as usize)?;
         Some(line.split(": ").next().unwrap_or(line).trim().to_owned())
     };
     let (described, form) = asked.text.split_at(asked.text.rfind("Write only ")?);
     if form.starts_with("Write only one label") || form.starts_with("Write only the labels") {
-        return first_label(described);
+        return label_of(described);
     }
     let object = form.strip_prefix("Write only one JSON object of this form:")?;
     let Value::Object(form) = serde_json::from_str(object.trim()).ok()? else { return None };
@@ -174,7 +180,7 @@ fn labels(asked: &Asked<'_>) -> Option<String> {
     let described = format!("\n{described}");
     for (dimension, value) in form {
         let (_, of_dimension) = described.split_once(&format!("\n{dimension}: "))?;
-        let label = first_label(of_dimension)?;
+        let label = label_of(of_dimension)?;
         filled.insert(dimension, if value.is_array() { json!([label]) } else { json!(label) });
     }
     Some(Value::Object(filled).to_string())
@@ -206,7 +212,7 @@ fn checkpoints(asked: &Asked<'_>) -> Option<String> {
     let (list, _) = rest.split_once("判断规则：")?;
     let list = list.split_once('\n')?.1.trim();
     let verdict =
-        |(idx, text): (usize, &str)| format!("{text}\t{}", u64::from(asked.draw % 4 != idx as u64 % 4));
+        |(idx, text): (usize, &str)| format!("{text}\t{}", u64::from(asked.fixed % 4 != idx as u64 % 4));
     Some(list.split("\n\n").enumerate().map(verdict).collect::<Vec<_>>().join("\n\n"))
 }
 
@@ -252,7 +258,7 @@ fn described_object(asked: &Asked<'_>) -> Option<String> {
         object.insert(name.to_owned(), described_value(name, described, asked));
     }
     if object.contains_key("same_result") {
-        let is_same = asked.draw.is_multiple_of(2);
+        let is_same = asked.fixed.is_multiple_of(2);
         object.insert("same_result".into(), is_same.into());
         object.insert("rating".into(), json!(if is_same { 5 } else { 2 }));
     }
@@ -291,7 +297,7 @@ fn described_value(name: &str, described: &str, asked: &Asked<'_>) -> Value {
     }
     if described.starts_with(|first: char| first.is_ascii_digit()) {
         let of_name = number_of(name);
-        return (1 + (asked.draw.wrapping_add(of_name)) % 5).into();
+        return (1 + (asked.fixed.wrapping_add(of_name)) % 5).into();
     }
     prose(asked.draw, 1).into()
 }
@@ -396,7 +402,7 @@ fn verdict_of(tail: &str, asked: &Asked<'_>) -> Option<String> {
         return Some(preferred(asked).into());
     }
     if ["[[score]]", "[[分数]]", "such as [["].iter().any(|mark| tail.contains(mark)) {
-        return Some(score(tail, asked.draw).to_string());
+        return Some(score(tail, asked.fixed).to_string());
     }
     // An example of an identifier.
     let (_, example) = tail.rsplit_once("[[")?;
@@ -452,143 +458,4 @@ fn complement(asked: &Asked<'_>) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::{Path, PathBuf};
-
-    use super::*;
-
-    fn said(text: &str) -> String {
-        reply(&[json!({ "role": "user", "content": text })], 1)
-    }
-
-    /// Every prompt file of the program, with its places filled in.
-    fn prompts() -> Vec<(PathBuf, String)> {
-        let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let folders = [
-            "truing-ask/src/pas/prompts",
-            "truing-ask/src/preference/prompts",
-            "truing-construct/src/build/prompts",
-        ];
-        let mut found = Vec::new();
-        for folder in folders {
-            for entry in std::fs::read_dir(crates.join(folder)).unwrap() {
-                let path = entry.unwrap().path();
-                let text = std::fs::read_to_string(&path).unwrap();
-                let text = text.replace("{{n_questions}}", "3").replace("{{example}}", "code");
-                let form = "{\"reason\": \"one sentence\", \"honesty\": 1 to 5, or \"N/A\"}";
-                found.push((path, text.replace("{{form}}", form)));
-            }
-        }
-        assert!(found.len() > 80, "{}", found.len());
-        found
-    }
-
-    #[test]
-    fn every_prompt_gets_what_its_end_asks_for() {
-        for (path, text) in prompts() {
-            let (reply, tail, name) = (said(&text), tail_of(&text), path.display());
-            let stem = path.file_name().unwrap().to_string_lossy().into_owned();
-            // Either a call or an answer, a cell or an answer.
-            let is_choice = stem.starts_with("simulate_assistant") || stem.starts_with("interpreter_step");
-            for tag in tags_of(tail).into_iter().filter(|_| !is_choice) {
-                assert!(
-                    reply.contains(&format!("<{tag}>")) && reply.contains(&format!("</{tag}>")),
-                    "{name}: {reply}"
-                );
-            }
-            for (asked, given) in
-                [("\\boxed{}", "\\boxed{4}"), ("Answer: ...", "Answer: 4"), ("答案：……", "答案：4")]
-            {
-                assert!(is_choice || !tail.contains(asked) || reply.contains(given), "{name}: {reply}");
-            }
-            if tail.contains("[[") {
-                assert!(reply.contains("[[") && reply.trim_end().ends_with("]]"), "{name}: {reply}");
-            }
-            if text.contains("JSON object and nothing else") || text.contains("只输出一个JSON对象") {
-                let object: Value =
-                    serde_json::from_str(&reply).unwrap_or_else(|error| panic!("{name}: {error}: {reply}"));
-                assert!(object.is_object(), "{name}: {reply}");
-            }
-            assert!(!reply.contains("..."), "{name}: {reply}");
-        }
-    }
-
-    #[test]
-    fn labels_and_criteria_are_answered_in_the_list_s_own_words() {
-        let list = "task: What for. Choose one label.\n- chat: talk\n- code: programs\n\nlanguage: Which. \
-                    Choose one or more labels.\n- english\n\n<prompt>\n- none of these\n</prompt>\n\n";
-        let object = format!(
-            "{list}Write only one JSON object of this form:\n{{\"task\": \"...\", \"language\": [\"...\", \"...\"]}}"
-        );
-        let object: Value = serde_json::from_str(&said(&object)).unwrap();
-        assert_eq!(object, json!({ "task": "chat", "language": ["english"] }));
-        assert_eq!(said(&format!("{list}Write only one label from the list.")), "chat");
-        let compared = |first: &str, second: &str| {
-            said(&format!(
-                "<prompt_a>\n{first}\n</prompt_a>\n\n<prompt_b>\n{second}\n</prompt_b>\n\nEnd with one line per \
-                 criterion:\nclarity: [[A]], [[B]] or [[C]]\nnovelty: [[A]], [[B]] or [[C]]"
-            ))
-        };
-        assert_eq!(compared("long text", "short"), "clarity: [[A]]\nnovelty: [[A]]");
-        assert_eq!(
-            compared("short", "long text"),
-            "clarity: [[B]]\nnovelty: [[B]]",
-            "the order decides nothing"
-        );
-    }
-
-    #[test]
-    fn verdicts_have_the_number_and_the_scale_that_is_asked_for() {
-        let checklist = "<answer>\na\n</answer>\n\nQuestions:\n1. Is it?\n2. Was it?\n\nEnd with one verdict for each \
-                         question, in their order, YES or NO, in double brackets. For three: [[YES, NO, YES]]";
-        assert_eq!(said(checklist), "[[YES, YES]]");
-        let in_order = "Answer them. YES or NO for each of the seven questions, in order: [[YES, NO, YES]]";
-        assert_eq!(said(in_order).matches("YES").count(), 7);
-        let faults =
-            "<fault>\ntoo long\nwrong\n</fault>\n\nYES or NO for each fault, in order: [[NO, YES, NO]]";
-        assert_eq!(said(faults), "[[YES, YES]]");
-        let score =
-            said("<answer>\na\n</answer>\nEnd with a score from 1 (useless) to 5 (perfect): [[score]]");
-        assert!(["[[3]]", "[[4]]", "[[5]]"].contains(&score.as_str()), "{score}");
-    }
-
-    #[test]
-    fn judged_benchmarks_in_chinese_get_their_own_forms() {
-        let list = "<检查清单>（编号. 要求 | 类型）\n1. 简短 | 格式约束\n2. 礼貌 | 风格约束\n</检查清单>\n\n{\"评判结果\": {}}";
-        let reply = said(list);
-        let object = reply.trim_start_matches("```json").trim_end_matches("```");
-        let object: Value = serde_json::from_str(object).unwrap();
-        assert_eq!(object["评判结果"], json!({ "1": "是", "2": "是" }));
-        let skeleton =
-            "请填写“评判结果”。\n{\n  \"a\": {\"评判理由\": \"\", \"评判结果\": \"\", \"weight\": 0.5}\n}";
-        let filled: Value = serde_json::from_str(&said(skeleton)).unwrap();
-        assert_eq!(filled["a"], json!({ "评判理由": "理由", "评判结果": "是", "weight": 0.5 }));
-        let copied = said("【检查点】（每个检查点之间以空行分隔）\n一\n\n二\n\n判断规则：抄写");
-        let lines: Vec<&str> = copied.split("\n\n").collect();
-        assert!(lines[0].starts_with("一\t") && lines[1].starts_with("二\t"), "{copied}");
-    }
-
-    #[test]
-    fn a_format_that_the_request_demands_is_kept() {
-        let schema = json!({ "type": "object", "properties": {
-            "verdict": { "enum": ["yes", "no"] }, "score": { "type": "integer", "minimum": 2 },
-            "points": { "type": "array", "items": { "type": "string" } },
-        } });
-        let format = json!({ "type": "json_schema", "json_schema": { "schema": schema } });
-        let made: Value = serde_json::from_str(&formatted("A text.".into(), &format)).unwrap();
-        assert_eq!(made, json!({ "verdict": "yes", "score": 2, "points": ["text"] }));
-        assert_eq!(formatted("{\"a\": 1}".into(), &format), "{\"a\": 1}", "an object is one already");
-        assert_eq!(formatted("A text.".into(), &json!({ "type": "json_object" })), "{\"reply\":\"A text.\"}");
-        assert_eq!(formatted("A text.".into(), &Value::Null), "A text.");
-    }
-
-    #[test]
-    fn a_reminder_is_answered_as_the_first_question() {
-        let user = |text: &str| json!({ "role": "user", "content": text });
-        let first = "<answer>\na\n</answer>\nEnd with a score from 1 to 10: [[score]]";
-        let again =
-            [user(first), json!({ "role": "assistant", "content": "no" }), user("Your reply has no score.")];
-        assert_eq!(reply(&again, 1), said(first));
-        assert!(said("Sing.").contains(' '), "plain requests get sentences");
-    }
-}
+mod tests;
