@@ -163,6 +163,11 @@ with = { model_name_or_path = "model", data = [{ path = "numbers.jsonl" }] }
 [stages.convert]
 uses = "command"
 with = { command = ["no-such-program"], outputs = { rows = "rows.jsonl" } }
+
+[stages.large]
+uses = "sft"
+recipe = "recipe.toml"
+with = { memory_gib = 0.001 }
 "#;
     let rehearsal = Rehearsal::of(recipe);
     let done = rehearsal.run(&["--without-plans"]).expect_status(1);
@@ -177,8 +182,9 @@ with = { command = ["no-such-program"], outputs = { rows = "rows.jsonl" } }
     at(24, "songz.jsonl");
     at(28, "numbers.jsonl");
     at(32, "there is no program `no-such-program`");
+    at(37, "this run does not fit: at least");
     assert!(done.stdout.contains("not tried: it needs sft"), "{}", done.stdout);
-    assert!(done.stdout.contains("0 ok, 5 failed, 1 not tried"), "{}", done.stdout);
+    assert!(done.stdout.contains("0 ok, 6 failed, 1 not tried"), "{}", done.stdout);
 }
 
 #[test]

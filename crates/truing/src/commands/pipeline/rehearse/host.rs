@@ -144,7 +144,10 @@ impl<'a> RehearsalHost<'a> {
             }
             JobEnd::Failed(reason) => {
                 let log = fs::read_to_string(job.log).unwrap_or_default();
-                tried.problems.push(problem(&log, &reason, path, &text));
+                tried.problems.push(match does_not_fit(&stdout) {
+                    Some(why) => Problem { keys: Vec::new(), text: format!("this run does not fit: {why}") },
+                    None => problem(&log, &reason, path, &text),
+                });
                 return Ok(JobEnd::Failed(reason));
             }
             JobEnd::Interrupted => return Ok(JobEnd::Interrupted),
@@ -244,6 +247,12 @@ impl<'a> RehearsalHost<'a> {
 /// Whether a stage says at its end that it has finished.
 fn has_finished(stdout: &[u8]) -> bool {
     serde_json::from_slice::<Json>(stdout).is_ok_and(|said| said["status"] == "finished")
+}
+
+/// Why a stage says that it does not fit in memory.
+fn does_not_fit(stdout: &[u8]) -> Option<String> {
+    let said: Json = serde_json::from_slice(stdout).ok()?;
+    (said["fits"] == false).then(|| said["reason"].as_str().unwrap_or("no reason is given").to_owned())
 }
 
 /// What a stage says is wrong, with the setting that it names. `text` is its recipe, which is at `path`.
@@ -400,6 +409,9 @@ mod tests {
     fn a_finding_at_the_end_is_an_end() {
         assert!(has_finished(br#"{"status": "finished", "nothing_learnt": "no reward differs"}"#));
         assert!(!has_finished(br#"{"status": "interrupted"}"#));
+        let refused = br#"{"fits": false, "reason": "1 GiB is needed", "would_fit": []}"#;
+        assert_eq!(does_not_fit(refused).as_deref(), Some("1 GiB is needed"));
+        assert_eq!(does_not_fit(br#"{"fits": true}"#), None);
         assert!(!has_finished(b""));
     }
 }
