@@ -76,6 +76,16 @@ pub enum PipelineError {
         /// What is wrong, and what was expected.
         reason: String,
     },
+    /// A history of turns that cannot be read.
+    #[error("{}:{line}: {reason}", path.display())]
+    BadTurns {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong.
+        reason: String,
+    },
     /// No stage of this name.
     #[error("{} has no stage `{name}`: {hint}", path.display())]
     NoStage {
@@ -106,4 +116,17 @@ pub enum PipelineError {
     /// A file of the store or of an input.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl PipelineError {
+    /// The stage that it is about, where it is about one.
+    #[must_use]
+    pub fn stage(&self) -> Option<&str> {
+        match self {
+            Self::Settings { stage, .. } | Self::Stage { stage, .. } | Self::Input { stage, .. } => {
+                Some(stage)
+            }
+            _ => None,
+        }
+    }
 }

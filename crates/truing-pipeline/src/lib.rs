@@ -22,6 +22,7 @@ mod key;
 mod lineage;
 mod links;
 mod lock_file;
+mod mix;
 mod plan;
 mod recipe;
 mod references;
@@ -29,6 +30,7 @@ mod settings;
 mod store;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 pub use apply::{Applied, ApplyOptions, apply, apply_only};
 pub use card::{CardData, CardScore, CardStage, ModelCard};
@@ -44,7 +46,11 @@ pub use impact::{
 pub use key::{Change, KeyInput, KeyParts};
 pub use lineage::{Lineage, Reader, Record, RowAddress, Trace, TracedRow};
 pub use lock_file::{LockFile, LockedStage};
+pub use mix::{
+    CategoryEvidence, CategoryScore, ProposedShare, ShareReason, counts_of, mean_score, propose_mix,
+};
 pub use plan::{PipelinePlan, PlannedStage, State};
 pub use recipe::{Pipeline, PipelineStage};
 pub use settings::{NamedOutput, Settings, SettleError, Settled, StageKind, at_places, settle};
 pub use store::{Done, Store, StoredOutput};
+pub use turns::{NewTurn, Turn, TurnDecision, TurnEvaluation, TurnStep, Turns, quotas_of, with_quotas};

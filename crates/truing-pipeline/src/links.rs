@@ -30,7 +30,7 @@ pub(crate) fn check(pipeline: &Pipeline) -> Result<(), PipelineError> {
 pub(crate) fn point(pipeline: &Pipeline, stage: &str, folder: &Path) -> Result<(), StoreError> {
     let links = pipeline.links();
     fs::create_dir_all(&links).map_err(StoreError::io("create", &links))?;
-    let target = match folder.strip_prefix(&pipeline.folder) {
+    let target = match folder.strip_prefix(&pipeline.results) {
         Ok(below) => Path::new("../..").join(below),
         Err(_) => folder.to_path_buf(),
     };

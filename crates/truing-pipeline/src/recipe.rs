@@ -131,6 +131,8 @@ pub struct Pipeline {
     pub store: PathBuf,
     /// The folder of the recipe, absolute.
     pub folder: PathBuf,
+    /// The folder of the lock file and of the links: that of the recipe, unless the results go elsewhere.
+    pub(crate) results: PathBuf,
     path: PathBuf,
     text: String,
 }
@@ -158,6 +160,7 @@ impl Pipeline {
             stages: Vec::new(),
             order: Vec::new(),
             store: in_folder(&folder, &store),
+            results: folder.clone(),
             folder,
             path: path.to_path_buf(),
             text,
@@ -188,18 +191,59 @@ impl Pipeline {
     /// The lock file.
     #[must_use]
     pub fn lock_path(&self) -> PathBuf {
-        self.folder.join(crate::LockFile::FILE_NAME)
+        self.results.join(crate::LockFile::FILE_NAME)
     }
 
     /// Held while the lock file is changed.
     pub(crate) fn guard_path(&self) -> PathBuf {
-        self.folder.join(LINKS).join(".lock")
+        self.results.join(LINKS).join(".lock")
     }
 
     /// The folder with a link to the result of each stage.
     #[must_use]
     pub fn links(&self) -> PathBuf {
-        self.folder.join(LINKS).join(&self.name)
+        self.results.join(LINKS).join(&self.name)
+    }
+
+    /// The same pipeline with its store, lock file and links in another folder, so that a trial leaves nothing beside
+    /// the recipe and in its store.
+    #[must_use]
+    pub fn with_results_in(mut self, folder: &Path) -> Self {
+        self.store = folder.join("store");
+        self.results = folder.to_path_buf();
+        self
+    }
+
+    /// The pipeline without a stage, by its index, and without those that need it.
+    #[must_use]
+    pub fn without(&self, stage: usize) -> Self {
+        let mut left_out: BTreeSet<usize> = self.downstream(stage).into_iter().collect();
+        left_out.insert(stage);
+        let kept: Vec<usize> = (0..self.stages.len()).filter(|idx| !left_out.contains(idx)).collect();
+        let moved = |indices: &[usize]| -> Vec<usize> {
+            indices.iter().filter_map(|idx| kept.iter().position(|kept| kept == idx)).collect()
+        };
+        let stages = kept.iter().map(|&idx| {
+            let stage = &self.stages[idx];
+            let (upstream, needs) = (moved(&stage.upstream), moved(&stage.needs));
+            PipelineStage { upstream, needs, ..stage.clone() }
+        });
+        Self { stages: stages.collect(), order: moved(&self.order), ..self.clone() }
+    }
+
+    /// The place of a setting of a stage, whose keys and indices are `keys`: in the pipeline's recipe, or else in the
+    /// stage's own. Where neither has it, that of the nearest table of the pipeline's recipe that is there.
+    #[must_use]
+    pub fn place_of_setting(&self, stage: &str, keys: &[String]) -> RecipePlace {
+        let in_pipeline = [&["stages".to_owned(), stage.to_owned(), "with".to_owned()], keys].concat();
+        let own =
+            self.stages.iter().find(|known| known.name == stage).and_then(|known| known.recipe.as_ref());
+        match own.map(|file| (file, line_of_key(&file.text, keys))) {
+            Some((file, Some(line))) if line_of_key(&self.text, &in_pipeline).is_none() => {
+                RecipePlace::Line { path: file.shown.clone(), line }
+            }
+            _ => self.at(stage).place_of(&in_pipeline[2..]),
+        }
     }
 
     /// The stage of a name.

@@ -5,6 +5,7 @@ mod exports;
 mod lineage;
 mod mistakes;
 mod runs;
+mod trials;
 
 use std::collections::BTreeMap;
 use std::fs;

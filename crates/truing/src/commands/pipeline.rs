@@ -2,10 +2,13 @@
 
 mod card;
 mod export;
+mod history;
 mod host;
 mod impact;
+mod iterate;
 mod lineage;
 mod merge;
+mod rehearse;
 mod report;
 mod show;
 
@@ -36,6 +39,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  truing pipeline apply recipes/pipeline_tiny.toml\n  truing pipeline apply recipes/pipeline_tiny.toml --jobs 2\n  truing pipeline apply recipes/pipeline_tiny.toml --only sft\n\nExit status: 75 if a stage waits for a file from people."
     )]
     Apply(ApplyArguments),
+    /// Run the whole recipe on small models and few rows in a folder of its own, and print what is wrong.
+    #[command(
+        after_help = "Examples:\n  truing pipeline rehearse recipes/pipeline_tiny.toml\n  truing pipeline rehearse recipes/pipeline_tiny.toml --with-servers\n\nExit status: 1 if a stage fails."
+    )]
+    Rehearse(rehearse::RehearseArguments),
     /// Print the state of every stage: size, time, memory and main figures of its result.
     #[command(after_help = "Example: truing pipeline status recipes/pipeline_tiny.toml")]
     Status(Arguments),
@@ -63,6 +71,14 @@ pub(crate) enum Command {
         after_help = "Examples:\n  truing pipeline export recipes/pipeline_tiny.toml --format snakemake --output Snakefile\n  truing pipeline export recipes/pipeline_tiny.toml --format kubernetes --image registry/truing:1"
     )]
     Export(export::ExportArguments),
+    /// Read the newest evaluation by category and propose the next mix of prompts; stop where a turn shows nothing.
+    #[command(
+        after_help = "Examples:\n  truing pipeline iterate songs.toml\n  truing pipeline iterate songs.toml --max-change 0.1 --apply\n\nExit status: 1 if no next mix is proposed."
+    )]
+    Iterate(iterate::IterateArguments),
+    /// Print the turns of a pipeline: scores, differences and mixes.
+    #[command(after_help = "Example: truing pipeline history songs.toml")]
+    History(Arguments),
     /// Remove results that no lock file names.
     #[command(after_help = "Example: truing pipeline gc recipes/pipeline_tiny.toml --dry-run")]
     Gc(GcArguments),
@@ -121,6 +137,7 @@ pub(crate) fn run(command: &Command, context: &Context) -> anyhow::Result<Outcom
     match command {
         Command::Plan(arguments) => run_plan(arguments, context),
         Command::Apply(arguments) => run_apply(arguments, context),
+        Command::Rehearse(arguments) => rehearse::run(arguments, context),
         Command::Status(arguments) => run_status(arguments, context),
         Command::Why(arguments) => run_why(arguments, context),
         Command::Lineage(arguments) => lineage::run(arguments, context),
@@ -128,6 +145,8 @@ pub(crate) fn run(command: &Command, context: &Context) -> anyhow::Result<Outcom
         Command::Card(arguments) => card::run(arguments, context),
         Command::Report(arguments) => report::run(arguments, context),
         Command::Export(arguments) => export::run(arguments, context),
+        Command::Iterate(arguments) => iterate::run(arguments, context),
+        Command::History(arguments) => history::run(arguments, context),
         Command::Gc(arguments) => run_gc(arguments, context),
     }
 }

@@ -29,6 +29,14 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// Lines of a stage's output that are shown where it fails.
 const N_LINES: usize = 5;
 
+/// What the plan of a stage says.
+pub(super) struct Prediction {
+    /// Its JSON, or the last line of its text; of a plan that failed its error.
+    pub(super) said: Value,
+    /// How planning ended.
+    pub(super) status: Option<i32>,
+}
+
 /// The program, for a pipeline.
 pub(super) struct ProgramHost<'a> {
     context: &'a Context,
@@ -66,24 +74,29 @@ impl<'a> ProgramHost<'a> {
             if !is_next || !stage.upstream.iter().all(is_there) {
                 continue;
             }
-            let folder = tempfile::tempdir()?;
-            let path = folder.path().join("recipe.toml");
-            fs::write(&path, recipe)?;
-            let mut command = self.command(&stage.uses, &path, &folder.path().join("merged"))?;
-            command.arg("--plan").args(as_json.then_some("--json"));
-            let output = command.stdin(Stdio::null()).output()?;
-            let text = String::from_utf8_lossy(&output.stdout);
-            let said = match as_json {
-                true => serde_json::from_str(&text).ok(),
-                false => text.lines().rev().find(|line| !line.trim().is_empty()).map(Value::from),
-            };
-            let problem = || {
-                let text = String::from_utf8_lossy(&output.stderr);
-                Value::from(text.lines().next_back().unwrap_or("it has no plan").to_owned())
-            };
-            predicted.insert(stage.name.clone(), said.unwrap_or_else(problem));
+            predicted.insert(stage.name.clone(), self.prediction(&stage.uses, &recipe, as_json)?.said);
         }
         Ok(predicted)
+    }
+
+    /// What a stage says of itself, given its recipe: as JSON, or the last line of its plan.
+    pub(super) fn prediction(&self, uses: &str, recipe: &str, as_json: bool) -> anyhow::Result<Prediction> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("recipe.toml");
+        fs::write(&path, recipe)?;
+        let mut command = self.command(uses, &path, &folder.path().join("merged"))?;
+        command.arg("--plan").args(as_json.then_some("--json"));
+        let output = command.stdin(Stdio::null()).output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let said = match as_json {
+            true => serde_json::from_str(&text).ok(),
+            false => text.lines().rev().find(|line| !line.trim().is_empty()).map(Value::from),
+        };
+        let problem = || {
+            let text = String::from_utf8_lossy(&output.stderr);
+            Value::from(text.lines().next_back().unwrap_or("it has no plan").to_owned())
+        };
+        Ok(Prediction { said: said.unwrap_or_else(problem), status: output.status.code() })
     }
 
     /// This program with the recipe of a stage. `merged` is where a merge goes.

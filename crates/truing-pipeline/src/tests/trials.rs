@@ -1,0 +1,123 @@
+//! A pipeline that is tried in another folder, and without some of its stages.
+
+use super::*;
+use crate::{CategoryEvidence, NewTurn, ProposedShare, ShareReason, TurnDecision, TurnEvaluation, Turns};
+
+const CHAIN: &str = r#"
+[stages.a]
+uses = "mix"
+with = { value = 1 }
+
+[stages.b]
+uses = "mix"
+recipe = "b.toml"
+with = { from = ["${stages.a.out}"] }
+
+[stages.c]
+uses = "mix"
+needs = ["b"]
+with = { value = 3 }
+
+[stages.d]
+uses = "mix"
+with = { value = 4 }
+"#;
+
+fn workshop() -> Workshop {
+    let workshop = Workshop::new(CHAIN);
+    workshop.write("b.toml", "stage = \"mix\"\nvalue = 2\n");
+    workshop
+}
+
+fn names(pipeline: &Pipeline, indices: &[usize]) -> Vec<String> {
+    indices.iter().map(|&idx| pipeline.stages[idx].name.clone()).collect()
+}
+
+#[test]
+fn a_trial_leaves_nothing_beside_the_recipe() {
+    let workshop = workshop();
+    let trial = tempfile::tempdir().unwrap();
+    let pipeline = workshop.pipeline().unwrap().with_results_in(trial.path());
+    let store = Store::at(&pipeline.store);
+    let digests = Digests::open(&store.digests_path());
+    let plan = PipelinePlan::new(&pipeline, &store, &LockFile::default(), &digests, &workshop.fake).unwrap();
+    let options = ApplyOptions { jobs: 1, stop: &workshop.stop };
+    let applied = apply(&pipeline, &plan, &store, &digests, &workshop.fake, options).unwrap();
+    assert_eq!(applied.ran, ["a", "b", "c", "d"]);
+    assert!(trial.path().join("truing.lock").is_file() && trial.path().join("store/runs").is_dir());
+    for left in ["truing.lock", ".truing", "pipeline-out"] {
+        assert!(!workshop.path(left).exists(), "{left}");
+    }
+    if cfg!(unix) {
+        assert!(trial.path().join("pipeline-out/pipe/b/out.txt").is_file());
+    }
+}
+
+#[test]
+fn a_stage_is_left_out_with_those_that_need_it() {
+    let workshop = workshop();
+    let pipeline = workshop.pipeline().unwrap();
+    let whole = [0, 1, 2, 3];
+    assert_eq!(names(&pipeline, &whole), ["a", "b", "c", "d"]);
+    let without = pipeline.without(1);
+    assert_eq!(names(&without, &[0, 1]), ["a", "d"]);
+    assert_eq!((without.stages.len(), &*without.order), (2, &[0, 1][..]));
+    let first = pipeline.without(0);
+    assert_eq!((first.stages.len(), names(&first, &first.order)), (1, vec!["d".to_owned()]));
+    let last = pipeline.without(3);
+    assert_eq!(last.stages[2].upstream, [1], "indices of those that stay");
+}
+
+#[test]
+fn a_setting_has_its_place_in_the_pipeline_or_in_the_stage_s_recipe() {
+    let workshop = workshop();
+    let pipeline = workshop.pipeline().unwrap();
+    let place = |stage: &str, keys: &[&str]| {
+        let keys: Vec<String> = keys.iter().map(ToString::to_string).collect();
+        pipeline.place_of_setting(stage, &keys).to_string()
+    };
+    assert_eq!(place("b", &["from"]), "pipe.toml:9");
+    assert_eq!(place("b", &["value"]), "b.toml:2", "where it is set");
+    assert_eq!(place("b", &["other"]), "pipe.toml:9", "the table that would have it");
+    assert_eq!(place("a", &[]), "pipe.toml:4");
+}
+
+#[test]
+fn a_history_has_one_turn_for_an_evaluation() {
+    let workshop = workshop();
+    let pipeline = workshop.pipeline().unwrap();
+    let new = |key: &str, share: f64| NewTurn {
+        unix_secs: 1,
+        select: "a".into(),
+        evaluation: TurnEvaluation {
+            stage: "d".into(),
+            key: Digest::of_bytes(key.as_bytes()),
+            task: "t".into(),
+            dimension: "topic".into(),
+            metric: "acc".into(),
+        },
+        score: None,
+        categories: vec![ProposedShare {
+            evidence: CategoryEvidence { name: "math".into(), share, score: None },
+            proposed: share,
+            reason: ShareReason::NoScore,
+        }],
+        step: None,
+        decision: TurnDecision::First,
+    };
+    let mut turns = Turns::read(&pipeline).unwrap();
+    assert!(turns.turns.is_empty());
+    assert_eq!(turns.record(new("one", 0.5)).unwrap(), 1);
+    assert_eq!(turns.record(new("two", 0.5)).unwrap(), 2);
+    assert_eq!(turns.record(new("two", 0.25)).unwrap(), 2, "the same evaluation again");
+    let read = Turns::read(&pipeline).unwrap();
+    assert_eq!(read, turns);
+    assert_eq!((read.turns.len(), read.turns[1].categories[0].proposed), (2, 0.25));
+    let before = |key: &str| read.before(Digest::of_bytes(key.as_bytes())).map(|turn| turn.turn);
+    assert_eq!((before("two"), before("three")), (Some(1), Some(2)));
+    let mut text = fs::read_to_string(read.path()).unwrap();
+    text.push_str("{\"format_version\": 99}\n");
+    fs::write(read.path(), text).unwrap();
+    let error = Turns::read(&pipeline).unwrap_err().to_string();
+    assert!(error.contains(".jsonl:3: version 99"), "{error}");
+}
