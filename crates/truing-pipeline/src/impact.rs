@@ -372,11 +372,14 @@ fn is_read(lineage: &Lineage<'_>, stage: usize, file: usize) -> bool {
     is_input && own.owner.is_none_or(is_named)
 }
 
+/// Takes a row and its line in the file, counted from 1.
+pub(crate) type TakeRow<'a> = dyn FnMut(u64, &Map<String, Value>) -> Result<(), PipelineError> + 'a;
+
 /// Hands over the rows of a file with their lines, in order. Lines without an object are passed over.
 pub(crate) fn each_row(
     lineage: &Lineage<'_>,
     path: &Path,
-    take: &mut dyn FnMut(u64, &Map<String, Value>) -> Result<(), PipelineError>,
+    take: &mut TakeRow<'_>,
 ) -> Result<(), PipelineError> {
     if !is_lines(path)? {
         if let Table::Objects(rows) = lineage.tables.open(path)? {

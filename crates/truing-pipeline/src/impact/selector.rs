@@ -128,7 +128,8 @@ impl Selector {
                 fields.get(*first).is_some_and(|inner| self.is_at(inner, rest))
             }
             (Value::String(text), []) => *text == self.value,
-            (Value::Number(_) | Value::Bool(_), []) => value.to_string() == self.value,
+            (Value::Number(number), []) => number.to_string() == self.value,
+            (Value::Bool(flag), []) => (if *flag { "true" } else { "false" }) == self.value,
             _ => false,
         }
     }

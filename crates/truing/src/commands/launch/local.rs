@@ -172,10 +172,10 @@ mod tests {
             let mut command = Command::new("/bin/sh");
             command.args(["-c", *script]);
             own_group(&mut command);
-            (command.spawn().unwrap(), None)
+            (command.spawn().expect("a shell"), None)
         };
         let mut processes = Processes(scripts.iter().map(start).collect());
-        processes.wait(&AtomicUsize::new(n_signals), Printer::new(true, true)).unwrap()
+        processes.wait(&AtomicUsize::new(n_signals), Printer::new(true, true)).expect("an outcome")
     }
 
     #[test]
