@@ -10,6 +10,7 @@ mod llama;
 mod mistral;
 mod qwen2;
 mod qwen3;
+mod rotary_fields;
 
 use std::path::Path;
 
@@ -17,6 +18,7 @@ use serde_json::{Map, Value, json};
 
 pub use config_file::ConfigFile;
 pub use gguf_metadata::GgufDecoder;
+use rotary_fields::rope_scaling_to_json;
 
 use crate::{DecoderSpec, GgufFile, HeadKind, ModelError, RopeScaling};
 
@@ -140,7 +142,13 @@ pub fn config_from_spec(spec: &DecoderSpec) -> Result<Map<String, Value>, ModelE
     put("rms_norm_eps", json!(spec.rms_norm_eps.to_string().parse::<f64>().unwrap_or(0.0)));
     put("rope_theta", json!(spec.rope_theta));
     put("rope_scaling", rope_scaling_to_json(spec.rope_scaling.as_ref()));
-    put("max_position_embeddings", json!(spec.max_position_embeddings));
+    let context = match &spec.rope_scaling {
+        Some(RopeScaling::LongRope { extended_max_position_embeddings, .. }) => {
+            *extended_max_position_embeddings
+        }
+        _ => spec.max_position_embeddings,
+    };
+    put("max_position_embeddings", json!(context));
     put("tie_word_embeddings", json!(spec.tie_word_embeddings));
     put("bos_token_id", json!(spec.bos_token_id));
     put(
@@ -197,25 +205,6 @@ fn unknown_architecture(
         path: path.to_path_buf(),
         architecture: architecture.to_owned(),
         known: known.collect::<Vec<_>>().join(", "),
-    }
-}
-
-fn rope_scaling_to_json(scaling: Option<&RopeScaling>) -> Value {
-    match scaling {
-        None => Value::Null,
-        Some(RopeScaling::Linear { factor }) => json!({"rope_type": "linear", "factor": factor}),
-        Some(RopeScaling::Llama3 {
-            factor,
-            low_freq_factor,
-            high_freq_factor,
-            original_max_position_embeddings,
-        }) => json!({
-            "rope_type": "llama3",
-            "factor": factor,
-            "low_freq_factor": low_freq_factor,
-            "high_freq_factor": high_freq_factor,
-            "original_max_position_embeddings": *original_max_position_embeddings as u64,
-        }),
     }
 }
 

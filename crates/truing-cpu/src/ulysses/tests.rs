@@ -153,6 +153,7 @@ fn spec() -> DecoderSpec {
         mlp_bias: false,
         qk_norm: true,
         sliding_windows: vec![None, Some(50)],
+        variant: truing_model::DecoderVariant::default(),
         bos_token_id: None,
         eos_token_ids: vec![],
     }

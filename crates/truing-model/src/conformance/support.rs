@@ -14,8 +14,8 @@ use crate::{
 };
 
 /// Names of the small models that PyTorch computed.
-pub(super) const FAMILIES: [&str; 5] =
-    ["llama_tied_llama3_rope", "llama_untied_biases", "qwen2", "qwen3", "mistral"];
+pub(super) const FAMILIES: [&str; 6] =
+    ["llama_tied_llama3_rope", "llama_untied_biases", "qwen2", "qwen3", "mistral", "llama_yarn"];
 
 /// Ways to save activations that a backward pass can start from.
 pub(super) const SAVING: [SaveActivations; 3] =
@@ -51,6 +51,7 @@ pub(super) fn llama() -> DecoderSpec {
         mlp_bias: false,
         qk_norm: false,
         sliding_windows: vec![None; 3],
+        variant: crate::DecoderVariant::default(),
         bos_token_id: None,
         eos_token_ids: vec![],
     }

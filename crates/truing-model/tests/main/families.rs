@@ -106,12 +106,48 @@ fn rotary_scaling_is_read_in_the_old_form_and_the_new() {
 }
 
 #[test]
+fn scalings_that_depend_on_the_length_are_those_of_short_sequences() {
+    let spec = read(llama(json!({"rope_scaling": {"type": "dynamic", "factor": 4.0}}))).unwrap();
+    assert_eq!(spec.rope_scaling, Some(RopeScaling::Dynamic { factor: 4.0 }));
+    assert_eq!(spec.longest_sequence(), Some(2048));
+    let plain = read(llama(json!({}))).unwrap();
+    assert_eq!(spec.rotary_inverse_frequencies(), plain.rotary_inverse_frequencies());
+    assert_eq!(plain.longest_sequence(), None);
+
+    let divisors = json!([1.0, 2.0, 3.0, 4.0]);
+    let scaling = json!({"rope_type": "longrope", "short_factor": divisors, "long_factor": divisors});
+    let fields = json!({"rope_scaling": scaling, "original_max_position_embeddings": 512});
+    let spec = read(llama(fields)).unwrap();
+    assert_eq!((spec.max_position_embeddings, spec.longest_sequence()), (512, Some(512)));
+    let (frequencies, factor) = spec.rotary_inverse_frequencies();
+    let (expected, _) = plain.rotary_inverse_frequencies();
+    let pairs = frequencies.iter().zip(&expected).zip([1.0, 2.0, 3.0, 4.0]);
+    assert!(pairs.clone().all(|((found, plain), divisor)| (found * divisor / plain - 1.0).abs() < 1e-6));
+    assert!((f64::from(factor) - (1.0 + 4f64.ln() / 512f64.ln()).sqrt()).abs() < 1e-6);
+}
+
+#[test]
+fn yarn_takes_its_factor_from_the_contexts_where_it_has_none() {
+    let scaling = json!({"rope_type": "yarn", "original_max_position_embeddings": 512});
+    let spec = read(llama(json!({"rope_scaling": scaling}))).unwrap();
+    let Some(RopeScaling::Yarn { factor, attention_factor, beta_fast, .. }) = spec.rope_scaling else {
+        panic!("{:?}", spec.rope_scaling)
+    };
+    assert_eq!((factor, attention_factor, beta_fast), (4.0, 0.1 * 4f64.ln() + 1.0, 32.0));
+}
+
+#[test]
 fn rotary_frequencies_are_those_of_transformers() {
     for name in TINY_MODELS {
         let file =
-            truing_model::weights::SafetensorsFile::open(tiny_model(name).join("expected.safetensors"));
-        let expected = file.unwrap().read("rotary_inverse_frequencies").unwrap().values;
-        assert_eq!(fixture(name).rotary_inverse_frequencies(), (expected, 1.0), "{name}");
+            truing_model::weights::SafetensorsFile::open(tiny_model(name).join("expected.safetensors"))
+                .unwrap();
+        let read = |tensor: &str| file.tensor(tensor).map(|_| file.read(tensor).unwrap().values);
+        let (found, factor) = fixture(name).rotary_inverse_frequencies();
+        assert_eq!(Some(found), read("rotary_inverse_frequencies"), "{name}");
+        assert_eq!(factor, read("attention_factor").map_or(1.0, |factor| factor[0]), "{name}");
+        let local = fixture(name).local_rotary_inverse_frequencies();
+        assert_eq!(local, read("local_rotary_inverse_frequencies"), "{name}");
     }
 }
 
@@ -168,9 +204,15 @@ fn what_is_missing_or_unusable_is_named() {
     );
     refused(llama(json!({"hidden_act": "gelu"})), "field `hidden_act` is \"gelu\", expected \"silu\"");
     refused(
-        llama(json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}})),
-        "field `rope_scaling.rope_type` is \"yarn\", expected `default`, `linear` or `llama3`",
+        llama(json!({"rope_scaling": {"rope_type": "spiral", "factor": 4.0}})),
+        "field `rope_scaling.rope_type` is \"spiral\", expected `default`, `linear`, `dynamic`, `llama3`, `yarn` or \
+         `longrope`",
     );
+    refused(
+        llama(json!({"rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.0]}})),
+        "field `rope_scaling.short_factor` is [1.0,1.0], expected a list of 4 numbers above 0",
+    );
+    refused(llama(json!({"partial_rotary_factor": 0.5})), "field `partial_rotary_factor` is 0.5, expected 1");
     refused(
         llama(json!({"rope_scaling": {"type": "linear"}})),
         "field `rope_scaling.factor` is missing (a number)",
@@ -195,7 +237,7 @@ fn every_family_is_registered_and_has_a_tiny_model() {
     let mut files: Vec<String> = std::fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
-        .filter(|name| !["config_file", "gguf_metadata"].contains(&name.as_str()))
+        .filter(|name| !["config_file", "gguf_metadata", "rotary_fields"].contains(&name.as_str()))
         .collect();
     files.sort();
     let mut registered: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();

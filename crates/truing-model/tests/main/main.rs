@@ -33,7 +33,8 @@ fn copied_model(name: &str) -> tempfile::TempDir {
     directory
 }
 
-const TINY_MODELS: [&str; 5] = ["llama_tied_llama3_rope", "llama_untied_biases", "qwen2", "qwen3", "mistral"];
+const TINY_MODELS: [&str; 6] =
+    ["llama_tied_llama3_rope", "llama_untied_biases", "qwen2", "qwen3", "mistral", "llama_yarn"];
 
 /// A small generator for deterministic damage: SplitMix64.
 struct Damage(u64);

@@ -438,7 +438,16 @@ fn describe(spec: &DecoderSpec) -> Vec<(&'static str, String)> {
     let scaling = match &spec.rope_scaling {
         None => String::new(),
         Some(RopeScaling::Llama3 { factor, .. }) => format!(", Llama 3 scaling by {factor}"),
-        Some(other) => format!(", {other:?}"),
+        Some(RopeScaling::Linear { factor }) => format!(", linear scaling by {factor}"),
+        Some(RopeScaling::Yarn { factor, .. }) => format!(", YaRN scaling by {factor}"),
+        Some(RopeScaling::Dynamic { factor }) => {
+            format!(", dynamic scaling by {factor} (longer sequences are refused)")
+        }
+        Some(RopeScaling::LongRope { extended_max_position_embeddings, .. }) => {
+            format!(
+                ", LongRoPE up to {extended_max_position_embeddings} (only the original context is supported)"
+            )
+        }
     };
     let mut features = Vec::new();
     let claims = [
