@@ -4,10 +4,14 @@
 //! Fields left out mean what transformers 5 takes them to mean. What the decoder cannot compute (another
 //! activation, another rotary scaling, quantised weights) is refused by field.
 
+mod baichuan;
 mod config_file;
+mod gemma2;
+mod gemma3_text;
 mod gguf_metadata;
 mod llama;
 mod mistral;
+mod phi3;
 mod qwen2;
 mod qwen3;
 mod rotary_fields;
@@ -53,7 +57,16 @@ pub struct Family {
 }
 
 /// Every family, by name.
-pub const FAMILIES: &[Family] = &[llama::FAMILY, mistral::FAMILY, qwen2::FAMILY, qwen3::FAMILY];
+pub const FAMILIES: &[Family] = &[
+    baichuan::FAMILY,
+    gemma2::FAMILY,
+    gemma3_text::FAMILY,
+    llama::FAMILY,
+    mistral::FAMILY,
+    phi3::FAMILY,
+    qwen2::FAMILY,
+    qwen3::FAMILY,
+];
 
 /// How architectures with a score in place of the next token end in transformers.
 const SCORE_SUFFIX: &str = "ForSequenceClassification";
@@ -177,6 +190,7 @@ pub fn config_from_spec(spec: &DecoderSpec) -> Result<Map<String, Value>, ModelE
         () if back.mlp_bias != spec.mlp_bias => inexpressible("whether the feed-forward has biases"),
         () if back.qk_norm != spec.qk_norm => inexpressible("whether queries and keys are normalised"),
         () if back.sliding_windows != spec.sliding_windows => inexpressible("its sliding windows"),
+        () if back.variant != spec.variant => inexpressible("what it computes otherwise than Llama"),
         () if back != *spec => inexpressible("one of its fields"),
         () => Ok(fields),
     }

@@ -1,9 +1,14 @@
 //! A decoder as data: sizes, rotary embedding, the options in which families differ, and the parameters by
 //! their Hugging Face names.
 
-use serde::{Deserialize, Serialize};
+mod rope;
+mod variant;
 
+use serde::{Deserialize, Serialize};
 use truing_types::TokenId;
+
+pub use rope::RopeScaling;
+pub use variant::{Activation, DecoderVariant, QkvLayout};
 
 /// What turns the last hidden states into a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -258,15 +263,36 @@ impl DecoderSpec {
         all
     }
 
+    /// LoRA targets by the names that the model's projections have: where several projections are stored as one matrix and
+    /// all of them are named, that matrix is meant.
+    #[must_use]
+    pub fn stored_targets(&self, targets: &[String]) -> Vec<String> {
+        let qkv = self.variant.qkv_layout.fused_name().and_then(|name| name.rsplit('.').next());
+        let gate_up = self.variant.has_fused_gate_up.then_some("gate_up_proj");
+        let mut stored = targets.to_vec();
+        for (parts, fused) in
+            [(&["q_proj", "k_proj", "v_proj"][..], qkv), (&["gate_proj", "up_proj"][..], gate_up)]
+        {
+            let is_named = |part: &&str| stored.iter().any(|target| target == part);
+            if let Some(fused) = fused
+                && parts.iter().all(is_named)
+            {
+                stored.retain(|target| !parts.contains(&target.as_str()) && target != fused);
+                stored.push(fused.to_owned());
+            }
+        }
+        stored
+    }
+
     /// The adapters that `lora` adds: for each target projection `P` of each block, `P.lora_A.weight`
     /// `[rank, in]` and `P.lora_B.weight` `[out, rank]`, named as in the model (PEFT prepends
     /// `base_model.model.` in files).
     #[must_use]
     pub fn lora_parameters(&self, lora: &LoraSpec) -> Vec<ParameterSpec> {
-        let mut all = Vec::new();
+        let (mut all, targets) = (Vec::new(), self.stored_targets(&lora.targets));
         for matrix in self.parameters().into_iter().filter(|p| p.role == ParameterRole::Matrix) {
             let Some(projection) = matrix.name.strip_suffix(".weight") else { continue };
-            if !lora.targets.iter().any(|target| projection.rsplit('.').next() == Some(target.as_str())) {
+            if !targets.iter().any(|target| projection.rsplit('.').next() == Some(target.as_str())) {
                 continue;
             }
             for (part, shape, role) in [

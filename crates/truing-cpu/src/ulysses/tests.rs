@@ -21,6 +21,7 @@ fn exchange(group: &SequenceGroup, n_heads: usize, n_kv_heads: usize) -> HeadExc
         scale: 1.0,
         causality: Causality::Causal,
         sliding_window: None,
+        soft_cap: None,
     };
     HeadExchange::new(group, &shape)
 }

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use truing_types::TokenId;
 
 use super::{LARGEST_SIZE, MAX_LAYERS};
+use crate::weights::ScaleBlock;
 use crate::{DecoderSpec, DecoderVariant, ModelError, RopeScaling};
 
 /// What the fields that families share mean when they are left out.
@@ -31,6 +32,8 @@ pub(super) struct RotaryDefaults {
     pub(super) may_be_partial: bool,
     /// Other names of `longrope`.
     pub(super) names_of_longrope: &'static [&'static str],
+    /// Where `rope_parameters` has an object for each type of layers, the type whose embedding this is.
+    pub(super) global_layers: Option<&'static str>,
 }
 
 /// A configuration as read, and where from.
@@ -211,9 +214,7 @@ impl ConfigFile {
 
     /// The same without the activation.
     pub(super) fn common_but_activation(&self, defaults: &Defaults) -> Result<DecoderSpec, ModelError> {
-        if self.value("quantization_config").is_some() {
-            return Err(self.wrong("quantization_config", "none: weights must be stored as floats"));
-        }
+        self.check_quantization()?;
         let hidden_size = self.required_size("hidden_size")?;
         let n_layers = self.required_size("num_hidden_layers")?;
         let n_heads = self.required_size("num_attention_heads")?;
@@ -262,6 +263,34 @@ impl ConfigFile {
             bos_token_id: self.token_ids_or("bos_token_id", defaults.bos_token_id)?.first().copied(),
             eos_token_ids: self.token_ids_or("eos_token_id", defaults.eos_token_id)?,
         })
+    }
+
+    /// Refuses weights that are stored otherwise than as floats of 8 bits or more.
+    fn check_quantization(&self) -> Result<(), ModelError> {
+        let field = |name: &str| self.value(&format!("quantization_config.{name}")).and_then(Value::as_str);
+        let is_e4m3 = match field("quant_method") {
+            Some("fp8") => field("fmt").is_none_or(|format| format == "e4m3"),
+            Some("compressed-tensors") => field("format") == Some("float-quantized"),
+            _ => self.value("quantization_config").is_none(),
+        };
+        if is_e4m3 {
+            return Ok(());
+        }
+        let expected =
+            "none, or `quant_method` `fp8` or `compressed-tensors` with e4m3 weights: others are not read";
+        Err(self.wrong("quantization_config", expected))
+    }
+
+    /// Rows and columns of 8-bit weights that share a scale, where the configuration says.
+    pub(crate) fn scale_block(&self) -> Result<Option<ScaleBlock>, ModelError> {
+        let field = "quantization_config.weight_block_size";
+        let Some(value) = self.value(field) else { return Ok(None) };
+        let size =
+            |value: &Value| value.as_u64().and_then(|size| usize::try_from(size).ok()).filter(|n| *n > 0);
+        match value.as_array().map(|sizes| sizes.iter().map(size).collect::<Vec<_>>()).as_deref() {
+            Some([Some(rows), Some(columns)]) => Ok(Some([*rows, *columns])),
+            _ => Err(self.wrong(field, "two whole numbers above 0")),
+        }
     }
 
     /// The sizes fit each other and stay in bounds.

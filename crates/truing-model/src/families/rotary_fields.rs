@@ -50,6 +50,8 @@ impl ConfigFile {
         if !self.fields()[field].is_object() {
             return Err(self.wrong(field, "an object"));
         }
+        let of_type = defaults.rotary.global_layers.map(|layers| format!("{field}.{layers}"));
+        let field = of_type.as_deref().filter(|field| self.value(field).is_some()).unwrap_or(field);
         let inner_part = self.rotary_part(&format!("{field}.partial_rotary_factor"), defaults)?;
         let rotary_dim = rotary_dim(inner_part.or(outer_part));
         let theta = self.positive(&format!("{field}.rope_theta"))?.unwrap_or(outer_theta);

@@ -70,7 +70,9 @@ impl RopeScaling {
     fn longest_sequence(&self, context: usize) -> Option<usize> {
         match self {
             Self::Dynamic { .. } => Some(context),
-            Self::LongRope { original_max_position_embeddings, .. } => Some(*original_max_position_embeddings),
+            Self::LongRope { original_max_position_embeddings, .. } => {
+                Some(*original_max_position_embeddings)
+            }
             Self::Linear { .. } | Self::Llama3 { .. } | Self::Yarn { .. } => None,
         }
     }
@@ -78,7 +80,9 @@ impl RopeScaling {
     /// The factor on cosines and sines.
     fn attention_factor(&self) -> f32 {
         match self {
-            Self::Yarn { attention_factor, .. } | Self::LongRope { attention_factor, .. } => *attention_factor as f32,
+            Self::Yarn { attention_factor, .. } | Self::LongRope { attention_factor, .. } => {
+                *attention_factor as f32
+            }
             Self::Linear { .. } | Self::Llama3 { .. } | Self::Dynamic { .. } => 1.0,
         }
     }

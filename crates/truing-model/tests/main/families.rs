@@ -2,7 +2,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 use truing_model::families::{ConfigFile, FAMILIES, config_from_spec, spec_from_config};
-use truing_model::{DecoderSpec, ModelError, RopeScaling};
+use truing_model::{DecoderSpec, LoraSpec, ModelError, RopeScaling};
 
 use crate::{Damage, TINY_MODELS, tiny_model};
 
@@ -167,6 +167,94 @@ fn every_specification_survives_its_own_config() {
     );
 }
 
+/// The smallest configuration of another family.
+fn of_family(architecture: &str, changes: Value) -> Value {
+    let mut fields = llama(json!({"architectures": [architecture]}));
+    if architecture.starts_with("Gemma") {
+        fields["num_key_value_heads"] = json!(2);
+    }
+    fields.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+    fields
+}
+
+#[test]
+fn gemma_is_read_in_the_form_of_older_files() {
+    let spec = read(of_family("Gemma2ForCausalLM", json!({"hidden_act": "gelu_pytorch_tanh"}))).unwrap();
+    assert_eq!((spec.n_kv_heads, spec.head_dim, spec.max_position_embeddings), (2, 256, 8192));
+    assert_eq!(spec.sliding_windows, [Some(4096), None]);
+    let variant = spec.variant;
+    assert_eq!((variant.attention_soft_cap, variant.logit_soft_cap), (Some(50.0), Some(30.0)));
+    assert_eq!((variant.attention_scale, variant.embedding_scale), (Some(1.0 / 16.0), Some(48f32.sqrt())));
+    assert!(spec.tie_word_embeddings && variant.norms_add_one && variant.has_post_norms && !spec.qk_norm);
+    let none = json!({"attn_logit_softcapping": null, "final_logit_softcapping": null});
+    let variant = read(of_family("Gemma2ForCausalLM", none)).unwrap().variant;
+    assert_eq!((variant.attention_soft_cap, variant.logit_soft_cap), (None, None));
+
+    let changes = json!({
+        "num_hidden_layers": 7, "rope_theta": 1e6, "rope_local_base_freq": 1e4, "sliding_window": 512,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+    });
+    let spec = read(of_family("Gemma3ForCausalLM", changes)).unwrap();
+    let window = Some(512);
+    assert_eq!(spec.sliding_windows, [window, window, window, window, window, None, window]);
+    assert_eq!((spec.rope_theta, spec.variant.local_rope_theta), (1e6, Some(1e4)));
+    assert_eq!(spec.rope_scaling, Some(RopeScaling::Linear { factor: 8.0 }));
+    assert!(spec.qk_norm && spec.variant.logit_soft_cap.is_none());
+    refused(
+        of_family("Gemma3ForCausalLM", json!({"hidden_activation": "silu"})),
+        "field `hidden_activation` is \"silu\", expected \"gelu_pytorch_tanh\"",
+    );
+}
+
+#[test]
+fn phi_is_read_in_the_form_of_older_files() {
+    let divisors = json!([1.0, 1.5, 2.0]);
+    let scaling = json!({"type": "su", "short_factor": divisors, "long_factor": divisors});
+    let changes = json!({
+        "rope_scaling": scaling, "max_position_embeddings": 131072, "original_max_position_embeddings": 4096,
+        "partial_rotary_factor": 0.75, "sliding_window": 2047,
+    });
+    let spec = read(of_family("Phi3ForCausalLM", changes)).unwrap();
+    assert_eq!((spec.max_position_embeddings, spec.rotary_dim()), (4096, 6));
+    assert_eq!(spec.sliding_windows, [Some(2047); 2]);
+    let Some(RopeScaling::LongRope { attention_factor, extended_max_position_embeddings, .. }) =
+        spec.rope_scaling
+    else {
+        panic!("{:?}", spec.rope_scaling)
+    };
+    assert_eq!(extended_max_position_embeddings, 131_072);
+    assert!((attention_factor - (1.0 + 32f64.ln() / 4096f64.ln()).sqrt()).abs() < 1e-12);
+    refused(
+        of_family("Phi3ForCausalLM", json!({"partial_rotary_factor": 0.4})),
+        "field `partial_rotary_factor` is 0.4, expected a part of the head width 8 that is an even number",
+    );
+}
+
+#[test]
+fn targets_of_adapters_name_the_matrices_that_are_stored() {
+    let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let all = names(&["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]);
+    let phi = fixture("phi3");
+    assert_eq!(phi.stored_targets(&all), names(&["o_proj", "down_proj", "qkv_proj", "gate_up_proj"]));
+    assert_eq!(phi.stored_targets(&names(&["q_proj", "qkv_proj"])), names(&["q_proj", "qkv_proj"]));
+    let baichuan = fixture("baichuan").stored_targets(&all);
+    assert_eq!(baichuan, names(&["o_proj", "gate_proj", "up_proj", "down_proj", "W_pack"]));
+    assert_eq!(fixture("qwen3").stored_targets(&all), all);
+    let lora = LoraSpec { rank: 2, alpha: 1.0, targets: all };
+    assert_eq!(phi.lora_parameters(&lora).len(), 2 * 4 * phi.n_layers);
+}
+
+#[test]
+fn baichuan_with_position_biases_is_refused() {
+    let spec = read(of_family("BaichuanForCausalLM", json!({"max_position_embeddings": 4096}))).unwrap();
+    assert!(spec.variant.has_normalized_head && !spec.tie_word_embeddings);
+    refused(
+        of_family("BaichuanForCausalLM", json!({"model_max_length": 4096})),
+        "field `max_position_embeddings` is missing (a number: models without it (Baichuan 13B) have ALiBi position \
+         biases, which are not computed here)",
+    );
+}
+
 #[test]
 fn what_is_missing_or_unusable_is_named() {
     let without = |field: &str| {
@@ -181,8 +269,8 @@ fn what_is_missing_or_unusable_is_named() {
     );
     refused(
         llama(json!({"architectures": ["GPT2LMHeadModel"]})),
-        "architecture `GPT2LMHeadModel` is not known; known are LlamaForCausalLM, MistralForCausalLM, \
-         Qwen2ForCausalLM, Qwen3ForCausalLM",
+        "architecture `GPT2LMHeadModel` is not known; known are BaichuanForCausalLM, Gemma2ForCausalLM, \
+         Gemma3ForCausalLM, LlamaForCausalLM, MistralForCausalLM, Phi3ForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM",
     );
     refused(llama(json!({"hidden_size": "48"})), "field `hidden_size` is \"48\", expected a whole number");
     refused(llama(json!({"vocab_size": 0})), "field `vocab_size` is 0, expected a whole number above 0");
@@ -219,7 +307,8 @@ fn what_is_missing_or_unusable_is_named() {
     );
     refused(
         llama(json!({"quantization_config": {"bits": 4}})),
-        "field `quantization_config` is {\"bits\":4}, expected none: weights must be stored as floats",
+        "field `quantization_config` is {\"bits\":4}, expected none, or `quant_method` `fp8` or `compressed-tensors` with \
+         e4m3 weights: others are not read",
     );
     refused(
         llama(json!({"tie_word_embeddings": 1})),
