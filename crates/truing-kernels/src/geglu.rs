@@ -16,7 +16,7 @@ use crate::simd::{Simd, SimdLevel, simd_fn};
 use rayon::prelude::*;
 
 /// `2 sqrt(2 / π)`
-const SCALE: f32 = 1.595_769_1;
+const SCALE: f32 = 1.595_769_2;
 const CUBIC: f32 = 0.044_715;
 /// From here on the sigmoid is 0 or 1 in single precision.
 const LARGEST: f32 = 12.0;

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 const BORDER: f32 = 0.625;
 /// Coefficients of `x^11`, `x^9`, ... `x^3` (Moshier, Cephes).
 const POLYNOMIAL: [f32; 5] =
-    [-5.704_988_7e-3, 2.063_908_9e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328_2e-1];
+    [-5.704_988_7e-3, 2.063_908_8e-2, -5.373_971_5e-2, 1.333_144_2e-1, -3.333_328e-1];
 
 /// The hyperbolic tangent.
 #[inline(always)]

@@ -386,6 +386,7 @@ fn small_cached_attention() {
     check_cached(&shape(3, 1, 5), 9, 1);
     check_cached(&shape(4, 2, 16), 20, 3);
     check_cached(&AttentionShape { sliding_window: Some(4), ..shape(4, 2, 16) }, 20, 3);
+    check_cached(&AttentionShape { soft_cap: Some(1.5), ..shape(4, 2, 15) }, 20, 3);
 }
 
 #[test]
@@ -393,6 +394,7 @@ fn cached_attention_of_every_kind() {
     for (len, n_new) in [(1, 1), (64, 1), (65, 1), (300, 1), (300, 7), (300, 64), (300, 300), (130, 129)] {
         check_cached(&shape(6, 2, 64), len, n_new);
         check_cached(&AttentionShape { sliding_window: Some(50), ..shape(2, 2, 33) }, len, n_new);
+        check_cached(&AttentionShape { soft_cap: Some(0.8), ..shape(4, 2, 20) }, len, n_new);
     }
 }
 

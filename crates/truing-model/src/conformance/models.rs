@@ -144,8 +144,8 @@ fn gemma2() -> DecoderSpec {
 fn gemma3() -> DecoderSpec {
     let spec = gemma2();
     let variant = DecoderVariant {
+        attention_scale: Some(0.1),
         attention_soft_cap: None,
-        logit_soft_cap: None,
         local_rope_theta: Some(100.0),
         ..spec.variant
     };

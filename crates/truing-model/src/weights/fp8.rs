@@ -26,7 +26,7 @@ pub(crate) type ScaleBlock = [usize; 2];
 /// The value of each byte: `±(1 + m / 8) 2^(e - 7)`, with `e = 0` `±m / 8 2^-6`; all other bits set is not a number.
 fn values_of_bytes() -> [f32; 256] {
     array::from_fn(|byte| {
-        let (exponent, mantissa) = ((byte >> 3 & 0xf) as i32, (byte & 7) as f32);
+        let (exponent, mantissa) = (((byte >> 3) & 0xf) as i32, (byte & 7) as f32);
         let magnitude = match (exponent, byte & 7) {
             (15, 7) => f32::NAN,
             (0, _) => mantissa / 8.0 * 2f32.powi(-6),
