@@ -11,10 +11,10 @@ use truing_model::engine::checks::{
 };
 use truing_model::engine::{PutWeight, sample_rows};
 use truing_model::{
-    Activation, Adapters, ComputeDtype, DecodingWeights, Engine, EngineError, EngineMemory, EngineOptions,
-    Guarantees, HeadGradient, HeadOutput, HeadRequest, ModelSpec, OptimizerStep, ParameterSpec,
-    ParameterStore, ParameterTensor, QkvLayout, SampleStep, SampledToken, SaveActivations, TopLogProbs,
-    TrainableSpec, WeightSource, ZeroStage, initial_values,
+    Adapters, ComputeDtype, DecodingWeights, Engine, EngineError, EngineMemory, EngineOptions, Guarantees,
+    HeadGradient, HeadOutput, HeadRequest, ModelSpec, OptimizerStep, ParameterSpec, ParameterStore,
+    ParameterTensor, SampleStep, SampledToken, SaveActivations, TopLogProbs, TrainableSpec, WeightSource,
+    ZeroStage, initial_values,
 };
 use truing_types::{Communicator, ExcludedTokens, Groups, PackedBatch, TokenId};
 
@@ -165,10 +165,6 @@ impl<D: DeviceKind> Engine for TorchEngine<D> {
         engine_memory(spec, trainable, dtype)
     }
 
-    fn check_model(spec: &ModelSpec) -> Result<(), EngineError> {
-        refuse_variants(spec)
-    }
-
     fn load(
         spec: ModelSpec,
         trainable: TrainableSpec,
@@ -179,7 +175,6 @@ impl<D: DeviceKind> Engine for TorchEngine<D> {
         if !D::DTYPES.contains(&options.dtype) {
             return Err(EngineError::UnsupportedDtype { dtype: options.dtype });
         }
-        Self::check_model(&spec)?;
         refuse_divided_work(options, groups)?;
         let dtype = match options.dtype {
             ComputeDtype::F32 => Dtype::F32,
@@ -406,33 +401,6 @@ impl<D: DeviceKind> Engine for TorchEngine<D> {
 
     fn read_logits(&mut self, logits: &Logits) -> Result<Vec<f32>, EngineError> {
         Ok(logits.0.to_f32()?)
-    }
-}
-
-/// Refuses families with options that this engine does not compute yet.
-fn refuse_variants(spec: &ModelSpec) -> Result<(), EngineError> {
-    let ModelSpec::Decoder(spec) = spec else { return Ok(()) };
-    let variant = &spec.variant;
-    let found = [
-        (variant.activation != Activation::Silu, "the activation `gelu_pytorch_tanh`"),
-        (variant.qkv_layout != QkvLayout::Separate, "queries, keys and values in one projection"),
-        (variant.has_fused_gate_up, "gate and up in one projection"),
-        (variant.norms_add_one, "norms with 1 + weight"),
-        (variant.has_post_norms, "norms after attention and feed-forward"),
-        (variant.embedding_scale.is_some(), "a scaled embedding"),
-        (variant.attention_scale.is_some(), "`query_pre_attn_scalar`"),
-        (variant.attention_soft_cap.is_some(), "`attn_logit_softcapping`"),
-        (variant.logit_soft_cap.is_some(), "`final_logit_softcapping`"),
-        (variant.rotary_dim.is_some(), "`partial_rotary_factor`"),
-        (variant.local_rope_theta.is_some(), "`rope_local_base_freq`"),
-        (variant.has_normalized_head, "a head with normalised rows"),
-    ];
-    match found.iter().find(|(is_there, _)| *is_there) {
-        None => Ok(()),
-        Some((_, option)) => Err(EngineError::Unsupported(format!(
-            "`{}` has {option}, which libtorch's engine does not compute; the CPU engine does",
-            spec.architecture
-        ))),
     }
 }
 
