@@ -40,6 +40,7 @@ fn spec() -> DecoderSpec {
         mlp_bias: false,
         qk_norm: false,
         sliding_windows: vec![None; 30],
+        variant: truing_model::DecoderVariant::default(),
         bos_token_id: None,
         eos_token_ids: vec![],
     }

@@ -2,15 +2,11 @@
 //! kept for a backward.
 
 use rayon::prelude::*;
-use truing_kernels::{
-    CachedSequence, RotaryTable, Write, cached_attention, decode_attention, rms_norm_forward, rotary_forward,
-    swiglu_forward,
-};
+use truing_kernels::{CachedSequence, RotaryTable, cached_attention, decode_attention, rotary_forward};
 
 use crate::buffers::BufferPool;
 use crate::cache::KvCache;
-use crate::layer::Layer;
-use crate::linear::Linear;
+use crate::layer::{Branch, Layer};
 use crate::parameters::Parameters;
 
 /// From this many new tokens on, packing the cached keys pays.
@@ -51,12 +47,13 @@ impl Layer {
             pool.give(keys);
             pool.give(values);
         }
-        self.o.forward(parameters, pool, &attention, x, Write::Add);
+        let of_attention = self.add_branch(parameters, pool, Branch::Attention, &attention, x);
         let [gate, up] = self.gate_and_up(parameters, pool, x);
         let mut activation = pool.take(n_new, self.inner);
-        swiglu_forward(&gate, &up, &mut activation);
-        self.down.forward(parameters, pool, &activation, x, Write::Add);
-        for buffer in [q, k, v, attention, gate, up, activation] {
+        self.activate(&gate, &up, &mut activation);
+        let of_feed_forward = self.add_branch(parameters, pool, Branch::FeedForward, &activation, x);
+        let branches = of_attention.into_iter().chain(of_feed_forward);
+        for buffer in [q, k, v, attention, gate, up, activation].into_iter().chain(branches) {
             pool.give(buffer);
         }
     }
@@ -76,18 +73,8 @@ impl Layer {
     ) {
         let n = positions.len();
         let mut normed = pool.take(n, self.hidden);
-        rms_norm_forward(x, &parameters.values[self.input_norm], self.eps, &mut normed);
-        let mut q = pool.take(n, self.q_width());
-        let [mut k, mut v] = [(); 2].map(|()| pool.take(n, self.kv_width()));
-        let outputs = [&mut q[..], &mut k, &mut v];
-        Linear::forward_rows(
-            [&self.q, &self.k, &self.v],
-            parameters,
-            pool,
-            &normed,
-            outputs,
-            Write::Overwrite,
-        );
+        self.input_norm.forward(parameters, x, &mut normed);
+        let [mut q, mut k, v] = self.qkv.forward_rows(parameters, pool, &normed, n);
         self.norm_heads(parameters, pool, &mut q, &mut k);
         rotary_forward(rotary, positions, &mut q, self.attention.n_heads);
         rotary_forward(rotary, positions, &mut k, self.attention.n_kv_heads);
@@ -100,15 +87,13 @@ impl Layer {
         }
         let mut attention = pool.take(n, self.q_width());
         decode_attention(&self.attention, &sequences, &q, &mut attention);
-        Linear::forward_rows([&self.o], parameters, pool, &attention, [x], Write::Add);
+        self.add_branch_rows(parameters, pool, Branch::Attention, &attention, x);
 
-        rms_norm_forward(x, &parameters.values[self.post_attention_norm], self.eps, &mut normed);
-        let [mut gate, mut up] = [(); 2].map(|()| pool.take(n, self.inner));
-        let outputs = [&mut gate[..], &mut up];
-        Linear::forward_rows([&self.gate, &self.up], parameters, pool, &normed, outputs, Write::Overwrite);
+        self.feed_forward_norm.forward(parameters, x, &mut normed);
+        let [gate, up] = self.gate_up.forward_rows(parameters, pool, &normed, n);
         let mut activation = pool.take(n, self.inner);
-        swiglu_forward(&gate, &up, &mut activation);
-        Linear::forward_rows([&self.down], parameters, pool, &activation, [x], Write::Add);
+        self.activate(&gate, &up, &mut activation);
+        self.add_branch_rows(parameters, pool, Branch::FeedForward, &activation, x);
         for buffer in [normed, q, k, v, attention, gate, up, activation] {
             pool.give(buffer);
         }

@@ -1,8 +1,8 @@
 //! A decoder's blocks, embedding and rotary table: what of the engine is not the encoder's.
 
 use truing_kernels::{
-    MatrixRef, RotaryTable, RowProduct, RowWeight, Write, gather_rows, matmul, multiply_rows,
-    rms_norm_backward, rms_norm_forward, scatter_add_rows,
+    LinearHead, MatrixRef, RotaryTable, RowProduct, RowWeight, Write, gather_rows, matmul, multiply_rows,
+    scatter_add_rows,
 };
 use truing_model::{
     DecoderSpec, DecodingWeights, EngineError, HeadKind, ParameterSpec, SaveActivations, TrainableSpec,
@@ -13,6 +13,7 @@ use crate::batch::DeviceBatch;
 use crate::buffers::BufferPool;
 use crate::cache::KvCache;
 use crate::layer::{Layer, SavedLayer};
+use crate::norm::Norm;
 use crate::parameters::{Parameters, Units};
 use crate::segment::{Blocks, SavedAttention, SavedBlock};
 use crate::ulysses::SequenceGroup;
@@ -27,11 +28,32 @@ pub(crate) struct Decoder {
     layers: Vec<Layer>,
     embedding: usize,
     pub(crate) head: usize,
-    final_norm: usize,
+    final_norm: Norm,
+    rotary: Rotary,
+    /// The rotary embedding of layers with a sliding window, where it is another one.
+    local_rotary: Option<Rotary>,
+    n_rotary_positions: usize,
+}
+
+/// A rotary embedding, as a table that grows.
+#[derive(Debug)]
+struct Rotary {
     inverse_frequencies: Vec<f32>,
     attention_factor: f32,
-    rotary: RotaryTable,
-    n_rotary_positions: usize,
+    head_dim: usize,
+    table: RotaryTable,
+}
+
+impl Rotary {
+    fn new(inverse_frequencies: Vec<f32>, attention_factor: f32, head_dim: usize) -> Self {
+        let table = RotaryTable::new(&inverse_frequencies, 0, attention_factor).for_heads_of(head_dim);
+        Self { inverse_frequencies, attention_factor, head_dim, table }
+    }
+
+    fn grow(&mut self, n_positions: usize) {
+        let table = RotaryTable::new(&self.inverse_frequencies, n_positions, self.attention_factor);
+        self.table = table.for_heads_of(self.head_dim);
+    }
 }
 
 impl Decoder {
@@ -51,20 +73,19 @@ impl Decoder {
             HeadKind::LanguageModel if spec.tie_word_embeddings => embedding,
             HeadKind::LanguageModel => find("lm_head.weight")?,
         };
-        let final_norm = find("model.norm.weight")?;
+        let final_norm = Norm::find(&spec, parameters, "model.norm")?;
         let (inverse_frequencies, attention_factor) = spec.rotary_inverse_frequencies();
-        let rotary = RotaryTable::new(&inverse_frequencies, 0, attention_factor);
-        Ok(Self {
-            spec,
-            layers,
-            embedding,
-            head,
-            final_norm,
-            inverse_frequencies,
-            attention_factor,
-            rotary,
-            n_rotary_positions: 0,
-        })
+        let rotary = Rotary::new(inverse_frequencies, attention_factor, spec.head_dim);
+        let local = spec.local_rotary_inverse_frequencies();
+        let local_rotary = local.map(|frequencies| Rotary::new(frequencies, 1.0, spec.head_dim));
+        Ok(Self { spec, layers, embedding, head, final_norm, rotary, local_rotary, n_rotary_positions: 0 })
+    }
+
+    /// The rotary table of a layer.
+    fn rotary_of(&self, layer: usize) -> &RotaryTable {
+        let is_local = self.spec.sliding_windows.get(layer).copied().flatten().is_some();
+        let local = self.local_rotary.as_ref().filter(|_| is_local);
+        &local.unwrap_or(&self.rotary).table
     }
 
     /// The parameters that each part of a pass uses.
@@ -73,15 +94,16 @@ impl Decoder {
         Units {
             embeddings: vec![self.embedding],
             blocks: (0..self.spec.n_layers).map(|layer| of_layer(Some(layer))).collect(),
-            head: vec![self.final_norm, self.head],
+            head: vec![self.final_norm.weight, self.head],
         }
     }
 
     pub(crate) fn ensure_positions(&mut self, n_positions: usize) {
         if n_positions > self.n_rotary_positions {
             self.n_rotary_positions = n_positions.next_power_of_two();
-            self.rotary =
-                RotaryTable::new(&self.inverse_frequencies, self.n_rotary_positions, self.attention_factor);
+            for rotary in std::iter::once(&mut self.rotary).chain(&mut self.local_rotary) {
+                rotary.grow(self.n_rotary_positions);
+            }
         }
     }
 
@@ -94,13 +116,20 @@ impl Decoder {
         let width = self.spec.hidden_size;
         let mut hidden = pool.take(tokens.len(), width);
         gather_rows(&parameters.values[self.embedding], width, tokens, &mut hidden);
+        if let Some(scale) = self.spec.variant.embedding_scale {
+            truing_kernels::scale(&mut hidden, scale);
+        }
         hidden
     }
 
     pub(crate) fn embed_backward(&self, parameters: &mut Parameters, batch: &DeviceBatch, d_hidden: &[f32]) {
-        if let Some(d_embedding) = parameters.gradient(self.embedding) {
-            scatter_add_rows(d_hidden, self.spec.hidden_size, &batch.tokens, d_embedding);
-        }
+        let Some(d_embedding) = parameters.gradient(self.embedding) else { return };
+        let Some(scale) = self.spec.variant.embedding_scale else {
+            return scatter_add_rows(d_hidden, self.spec.hidden_size, &batch.tokens, d_embedding);
+        };
+        let mut d_rows = d_hidden.to_vec();
+        truing_kernels::scale(&mut d_rows, scale);
+        scatter_add_rows(&d_rows, self.spec.hidden_size, &batch.tokens, d_embedding);
     }
 
     /// Final norm of the chosen rows: the rows themselves and their norm, `[n_rows, hidden]` each.
@@ -115,8 +144,7 @@ impl Decoder {
         let mut chosen = pool.take(rows.len(), width);
         gather_rows(hidden, width, rows, &mut chosen);
         let mut normed = pool.take(rows.len(), width);
-        let norm = &parameters.values[self.final_norm];
-        rms_norm_forward(&chosen, norm, self.spec.rms_norm_eps, &mut normed);
+        self.final_norm.forward(parameters, &chosen, &mut normed);
         (chosen, normed)
     }
 
@@ -129,8 +157,7 @@ impl Decoder {
     ) -> Vec<f32> {
         let width = self.spec.hidden_size;
         let mut normed = pool.take(hidden.len() / width, width);
-        let norm = &parameters.values[self.final_norm];
-        rms_norm_forward(hidden, norm, self.spec.rms_norm_eps, &mut normed);
+        self.final_norm.forward(parameters, hidden, &mut normed);
         normed
     }
 
@@ -142,16 +169,29 @@ impl Decoder {
         d_normed: &[f32],
         d_rows: &mut [f32],
     ) {
-        let d_weight = &mut parameters.gradients[self.final_norm];
-        rms_norm_backward(
-            rows,
-            &parameters.values[self.final_norm],
-            self.spec.rms_norm_eps,
-            d_normed,
-            d_rows,
-            Write::Overwrite,
-            if d_weight.is_empty() { None } else { Some(d_weight) },
-        );
+        self.final_norm.backward(parameters, rows, d_normed, d_rows, Write::Overwrite);
+    }
+
+    /// The language-model head, for final norms that are divided by `temperature`. Its inverse norms are those that
+    /// [`prepare_head`](Self::prepare_head) has left in the parameters.
+    pub(crate) fn linear_head<'a>(&self, parameters: &'a Parameters, temperature: f32) -> LinearHead<'a> {
+        LinearHead {
+            weight: &parameters.values[self.head],
+            inverse_norms: self.has_normalized_head().then(|| parameters.inverse_norms()),
+            // Of z / temperature: the cap of the whole is divided too.
+            soft_cap: self.spec.variant.logit_soft_cap.map(|cap| cap / temperature),
+        }
+    }
+
+    fn has_normalized_head(&self) -> bool {
+        self.spec.variant.has_normalized_head && self.spec.head == HeadKind::LanguageModel
+    }
+
+    /// Computes what the head needs of its weights, where they have changed.
+    pub(crate) fn prepare_head(&self, parameters: &mut Parameters) {
+        if self.has_normalized_head() {
+            parameters.refresh_inverse_norms(self.head, self.spec.hidden_size);
+        }
     }
 
     pub(crate) fn logits(
@@ -166,6 +206,7 @@ impl Decoder {
         let mut logits = vec![0.0; rows.len() * vocab];
         let head = MatrixRef::new(&parameters.values[self.head], vocab, width);
         matmul(MatrixRef::new(&normed, rows.len(), width), head.transposed(), &mut logits, Write::Overwrite);
+        self.linear_head(parameters, 1.0).finish_rows(&mut logits);
         pool.give(chosen);
         pool.give(normed);
         logits
@@ -179,6 +220,7 @@ impl Decoder {
         cache: &mut KvCache,
         tokens: &[TokenId],
     ) -> Vec<f32> {
+        self.prepare_head(parameters);
         let mut logits = Vec::new();
         for piece in tokens.chunks(PREFILL_TOKENS) {
             logits = match piece {
@@ -202,7 +244,7 @@ impl Decoder {
         let positions: Vec<u32> = (cache.n_cached as u32..n_after as u32).collect();
         let mut hidden = self.embed(parameters, pool, tokens);
         for (idx, layer) in self.layers.iter().enumerate() {
-            layer.extend(parameters, pool, &self.rotary, &positions, &mut hidden, cache, idx);
+            layer.extend(parameters, pool, self.rotary_of(idx), &positions, &mut hidden, cache, idx);
         }
         cache.n_cached = n_after;
         let last = hidden.len() - self.spec.hidden_size;
@@ -221,6 +263,7 @@ impl Decoder {
         tokens: &[&[TokenId]],
         weights: DecodingWeights,
     ) -> Vec<f32> {
+        self.prepare_head(parameters);
         parameters.choose_decoding_weights(&self.spec, weights);
         let parameters = &*parameters;
         let n_new: Vec<usize> = tokens.iter().map(|new| new.len()).collect();
@@ -238,7 +281,7 @@ impl Decoder {
             layer.extend_each_by(
                 parameters,
                 pool,
-                &self.rotary,
+                self.rotary_of(idx),
                 &positions,
                 &mut hidden,
                 caches,
@@ -264,10 +307,10 @@ impl Decoder {
         let width = self.spec.hidden_size;
         let n_rows = hidden.len() / width;
         let mut normed = pool.take(n_rows, width);
-        let norm = &parameters.values[self.final_norm];
-        rms_norm_forward(hidden, norm, self.spec.rms_norm_eps, &mut normed);
+        self.final_norm.forward(parameters, hidden, &mut normed);
         let mut logits = vec![0.0; n_rows * self.spec.vocab_size];
         multiply_rows(&normed, width, &mut [RowProduct { weight, y: &mut logits, write: Write::Overwrite }]);
+        self.linear_head(parameters, 1.0).finish_rows(&mut logits);
         pool.give(normed);
         logits
     }
@@ -290,7 +333,7 @@ impl Blocks for Decoder {
         save: SaveActivations,
         attention: Option<SavedAttention>,
     ) -> Result<(Vec<f32>, SavedBlock<SavedLayer>), EngineError> {
-        self.layers[layer].forward(parameters, pool, &self.rotary, batch, x, save, attention)
+        self.layers[layer].forward(parameters, pool, self.rotary_of(layer), batch, x, save, attention)
     }
 
     fn backward(
@@ -302,7 +345,7 @@ impl Blocks for Decoder {
         saved: SavedLayer,
         mut d_output: Vec<f32>,
     ) -> Result<Vec<f32>, EngineError> {
-        self.layers[layer].backward(parameters, pool, &self.rotary, batch, saved, &mut d_output)?;
+        self.layers[layer].backward(parameters, pool, self.rotary_of(layer), batch, saved, &mut d_output)?;
         Ok(d_output)
     }
 }

@@ -43,8 +43,8 @@ impl Inner {
         }
         let Self { parameters, pool, body, .. } = self;
         let decoder = body.decoder()?;
+        decoder.prepare_head(parameters);
         let (chosen, mut normed) = decoder.normed_rows(parameters, pool, hidden, request.rows());
-        let weight = &parameters.values[decoder.head];
         let mut output = HeadOutput::default();
         if let HeadRequest::LogProbs { targets, temperature, excluded, reference } = request {
             truing_kernels::scale(&mut normed, temperature.recip());
@@ -52,14 +52,14 @@ impl Inner {
             *tokens = TokenLogProbs::with_len(targets.rows.len());
             linear_log_probs_divergence_forward(
                 &normed,
-                weight,
+                decoder.linear_head(parameters, *temperature),
                 &targets.tokens,
                 excluded.ranges(),
                 rows_of(tokens),
                 divergence(reference.as_ref(), kl, &[]),
             );
         } else {
-            output.scores = scores(&normed, weight, decoder.spec.hidden_size);
+            output.scores = scores(&normed, &parameters.values[decoder.head], decoder.spec.hidden_size);
         }
         pool.give(chosen);
         pool.give(normed);
@@ -78,34 +78,37 @@ impl Inner {
         }
         let Self { parameters, pool, body, .. } = self;
         let decoder = body.decoder()?;
+        decoder.prepare_head(parameters);
         let width = decoder.spec.hidden_size;
         let rows = request.rows();
         let (chosen, mut normed) = decoder.normed_rows(parameters, pool, &hidden, rows);
         let mut d_normed = pool.take(rows.len(), width);
         let mut output = HeadOutput::default();
-        let d_head = &mut parameters.gradients[decoder.head];
-        let d_head = if d_head.is_empty() { None } else { Some(&mut d_head[..]) };
-        let weight = &parameters.values[decoder.head];
+        // Taken out, so that the head can be read beside it.
+        let mut d_head = std::mem::take(&mut parameters.gradients[decoder.head]);
+        let to_head = if d_head.is_empty() { None } else { Some(&mut d_head[..]) };
         if let HeadRequest::LogProbs { targets, temperature, excluded, reference } = request {
             truing_kernels::scale(&mut normed, temperature.recip());
             let HeadOutput { tokens, kl, .. } = &mut output;
             *tokens = TokenLogProbs::with_len(rows.len());
             linear_log_probs_divergence_backward(
                 &normed,
-                weight,
+                decoder.linear_head(parameters, *temperature),
                 &targets.tokens,
                 excluded.ranges(),
                 &gradient.log_probs,
                 rows_of(tokens),
                 divergence(reference.as_ref(), kl, &gradient.kl),
                 &mut d_normed,
-                d_head,
+                to_head,
             );
             truing_kernels::scale(&mut d_normed, temperature.recip());
         } else {
+            let weight = &parameters.values[decoder.head];
             output.scores = scores(&normed, weight, width);
-            scores_backward(&normed, weight, width, &gradient.scores, &mut d_normed, d_head);
+            scores_backward(&normed, weight, width, &gradient.scores, &mut d_normed, to_head);
         }
+        parameters.gradients[decoder.head] = d_head;
         let mut d_chosen = normed;
         decoder.final_norm_backward(parameters, &chosen, &d_normed, &mut d_chosen);
         let mut d_hidden = hidden;
@@ -207,12 +210,13 @@ impl Inner {
     ) -> Result<TopLogProbs, EngineError> {
         let Self { parameters, pool, body, .. } = self;
         let decoder = body.decoder()?;
+        decoder.prepare_head(parameters);
         let (chosen, mut normed) = decoder.normed_rows(parameters, pool, hidden, rows);
         truing_kernels::scale(&mut normed, temperature.recip());
         let k = k.clamp(1, decoder.spec.vocab_size - excluded.len());
-        let weight = &parameters.values[decoder.head];
+        let head = decoder.linear_head(parameters, temperature);
         let (tokens, log_probs) =
-            linear_top_log_probs(&normed, weight, decoder.spec.hidden_size, excluded.ranges(), k);
+            linear_top_log_probs(&normed, head, decoder.spec.hidden_size, excluded.ranges(), k);
         pool.give(chosen);
         pool.give(normed);
         Ok(HostTopLogProbs { k, tokens, log_probs }.into())
@@ -230,10 +234,11 @@ impl Inner {
         let HostTopLogProbs { k, tokens, .. } = top;
         let Self { parameters, pool, body, .. } = self;
         let decoder = body.decoder()?;
+        decoder.prepare_head(parameters);
         let (chosen, mut normed) = decoder.normed_rows(parameters, pool, hidden, rows);
         truing_kernels::scale(&mut normed, temperature.recip());
-        let weight = &parameters.values[decoder.head];
-        let log_probs = linear_log_probs_of(&normed, weight, decoder.spec.hidden_size, tokens, *k);
+        let head = decoder.linear_head(parameters, temperature);
+        let log_probs = linear_log_probs_of(&normed, head, decoder.spec.hidden_size, tokens, *k);
         pool.give(chosen);
         pool.give(normed);
         Ok(HostTopLogProbs { k: *k, tokens: tokens.clone(), log_probs }.into())

@@ -5,6 +5,9 @@
 //! y     = x_mid + down(silu(gate(norm2 x_mid)) * up(norm2 x_mid))
 //! ```
 //!
+//! Gemma has a norm after `o` and after `down` too, before each is added, and a GELU for the SiLU. What such a norm is
+//! given is saved as well.
+//!
 //! Norms and the feed-forward's activation are cheap and are computed again in the backward; the results of
 //! matrix products are saved. So a saved layer holds `x, q, k, v, attention, x_mid, gate, up` and the
 //! attention's row normalisers, and nothing else.
@@ -13,40 +16,48 @@
 //! all rows of its heads instead (see `ulysses.rs`), and the attention's results by rows as well.
 
 use truing_kernels::{
-    AttentionShape, Causality, RotaryTable, Write, rms_norm_backward, rms_norm_forward, rotary_backward,
-    rotary_forward, swiglu_backward_in_place, swiglu_forward,
+    AttentionShape, Causality, RotaryTable, Write, add_assign, geglu_backward_in_place, geglu_forward,
+    rotary_backward, rotary_forward, swiglu_backward_in_place, swiglu_forward,
 };
-use truing_model::{DecoderSpec, EngineError, SaveActivations, TrainableSpec};
+use truing_model::{Activation, DecoderSpec, EngineError, SaveActivations, TrainableSpec};
 
 use crate::attention::AttentionInputs;
 use crate::batch::DeviceBatch;
 use crate::buffers::BufferPool;
 use crate::linear::Linear;
+use crate::norm::Norm;
 use crate::parameters::Parameters;
+use crate::projections::Projections;
 use crate::segment::{SavedAttention, SavedBlock};
 use crate::ulysses::{HeadExchange, Heads, SequenceGroup};
 
 /// Indices and options of one block.
 #[derive(Debug)]
 pub(crate) struct Layer {
-    pub(crate) input_norm: usize,
-    pub(crate) post_attention_norm: usize,
-    /// Norm weights of the query and key heads, where the family has them.
-    pub(crate) qk_norms: Option<(usize, usize)>,
-    pub(crate) q: Linear,
-    pub(crate) k: Linear,
-    pub(crate) v: Linear,
+    pub(crate) input_norm: Norm,
+    pub(crate) feed_forward_norm: Norm,
+    /// Norms of what attention and feed-forward add to the stream, where the family has them.
+    post_norms: Option<[Norm; 2]>,
+    /// Norms of the query and key heads, where the family has them.
+    pub(crate) qk_norms: Option<(Norm, Norm)>,
+    pub(crate) qkv: Projections<3>,
     pub(crate) o: Linear,
-    pub(crate) gate: Linear,
-    pub(crate) up: Linear,
+    pub(crate) gate_up: Projections<2>,
     pub(crate) down: Linear,
+    activation: Activation,
     pub(crate) attention: AttentionShape,
     /// The attention of this rank's heads.
     pub(crate) own_attention: AttentionShape,
     pub(crate) exchange: HeadExchange,
-    pub(crate) eps: f32,
     pub(crate) hidden: usize,
     pub(crate) inner: usize,
+}
+
+/// What a block adds to the residual stream.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Branch {
+    Attention,
+    FeedForward,
 }
 
 /// What one layer saves for its backward, all `[n_tokens, ...]`; what is by heads `[n_pack, ...]`.
@@ -66,12 +77,15 @@ pub(crate) struct SavedLayer {
     x_mid: Vec<f32>,
     gate: Vec<f32>,
     up: Vec<f32>,
+    /// What the norms after attention and feed-forward are given, where there are such.
+    branches: [Option<Vec<f32>>; 2],
 }
 
 impl SavedLayer {
     fn release_all_but_attention(self, pool: &mut BufferPool) -> SavedAttention {
-        let Self { x, q, k, v, attention, attention_by_rows, x_mid, gate, up } = self;
-        for buffer in [x, q, k, v, x_mid, gate, up].into_iter().chain(attention_by_rows) {
+        let Self { x, q, k, v, attention, attention_by_rows, x_mid, gate, up, branches } = self;
+        let optional = attention_by_rows.into_iter().chain(branches.into_iter().flatten());
+        for buffer in [x, q, k, v, x_mid, gate, up].into_iter().chain(optional) {
             pool.give(buffer);
         }
         attention
@@ -90,40 +104,55 @@ impl Layer {
             n_heads: spec.n_heads,
             n_kv_heads: spec.n_kv_heads,
             head_dim: spec.head_dim,
-            scale: 1.0 / (spec.head_dim as f32).sqrt(),
+            scale: spec.variant.attention_scale.unwrap_or(1.0 / (spec.head_dim as f32).sqrt()),
             causality: Causality::Causal,
             sliding_window: spec.sliding_windows.get(layer).copied().flatten(),
+            soft_cap: spec.variant.attention_soft_cap,
         };
         let exchange = HeadExchange::new(group, &attention);
         let alpha = trainable.lora.as_ref().map(|lora| lora.alpha);
         let missing = |name: &str| EngineError::MissingParameter { name: name.to_owned() };
-        let norm = |name: &str| {
-            let name = format!("model.layers.{layer}.{name}.weight");
-            parameters.find(&name).ok_or_else(|| missing(&name))
-        };
+        let norm = |name: &str| Norm::find(spec, parameters, &format!("model.layers.{layer}.{name}"));
         let linear = |name: &str| {
             let name = format!("model.layers.{layer}.{name}");
             Linear::find(parameters, &name, alpha).ok_or_else(|| missing(&name))
         };
+        let variant = &spec.variant;
+        let (feed_forward_norm, post_norms) = if variant.has_post_norms {
+            let post = [norm("post_attention_layernorm")?, norm("post_feedforward_layernorm")?];
+            (norm("pre_feedforward_layernorm")?, Some(post))
+        } else {
+            (norm("post_attention_layernorm")?, None)
+        };
+        let qkv = Projections::find(
+            linear,
+            ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+            variant.qkv_layout.fused_name(),
+            [spec.q_width(), spec.kv_width(), spec.kv_width()],
+        )?;
+        let gate_up = Projections::find(
+            linear,
+            ["mlp.gate_proj", "mlp.up_proj"],
+            variant.has_fused_gate_up.then_some("mlp.gate_up_proj"),
+            [spec.intermediate_size; 2],
+        )?;
         Ok(Self {
             input_norm: norm("input_layernorm")?,
-            post_attention_norm: norm("post_attention_layernorm")?,
+            feed_forward_norm,
+            post_norms,
             qk_norms: if spec.qk_norm {
                 Some((norm("self_attn.q_norm")?, norm("self_attn.k_norm")?))
             } else {
                 None
             },
-            q: linear("self_attn.q_proj")?,
-            k: linear("self_attn.k_proj")?,
-            v: linear("self_attn.v_proj")?,
+            qkv,
             o: linear("self_attn.o_proj")?,
-            gate: linear("mlp.gate_proj")?,
-            up: linear("mlp.up_proj")?,
+            gate_up,
             down: linear("mlp.down_proj")?,
+            activation: variant.activation,
             own_attention: exchange.own_shape(&attention),
             attention,
             exchange,
-            eps: spec.rms_norm_eps,
             hidden: spec.hidden_size,
             inner: spec.intermediate_size,
         })
@@ -168,20 +197,21 @@ impl Layer {
         let attention_by_rows = self.attention_by_rows(pool, batch, &attention)?;
         let mut x_mid = pool.copy(&x, self.hidden);
         let by_rows = attention_by_rows.as_ref().unwrap_or(&attention.attention);
-        self.o.forward(parameters, pool, by_rows, &mut x_mid, Write::Add);
+        let of_attention = self.add_branch(parameters, pool, Branch::Attention, by_rows, &mut x_mid);
 
         let [gate, up] = self.gate_and_up(parameters, pool, &x_mid);
         let mut y = pool.copy(&x_mid, self.hidden);
         let mut activation = pool.take(n_tokens, self.inner);
-        swiglu_forward(&gate, &up, &mut activation);
-        self.down.forward(parameters, pool, &activation, &mut y, Write::Add);
+        self.activate(&gate, &up, &mut activation);
+        let of_feed_forward = self.add_branch(parameters, pool, Branch::FeedForward, &activation, &mut y);
         pool.give(activation);
 
         if let Some((raw_q, raw_k)) = raw {
             pool.give(std::mem::replace(&mut q, raw_q));
             pool.give(std::mem::replace(&mut k, raw_k));
         }
-        let saved = SavedLayer { x, q, k, v, attention, attention_by_rows, x_mid, gate, up };
+        let branches = [of_attention, of_feed_forward];
+        let saved = SavedLayer { x, q, k, v, attention, attention_by_rows, x_mid, gate, up, branches };
         let left = if save == SaveActivations::Everything {
             SavedBlock::Everything(saved)
         } else {
@@ -194,6 +224,98 @@ impl Layer {
             }
         };
         Ok((y, left))
+    }
+
+    /// The gate's function, and the product with `up`.
+    pub(crate) fn activate(&self, gate: &[f32], up: &[f32], activation: &mut [f32]) {
+        match self.activation {
+            Activation::Silu => swiglu_forward(gate, up, activation),
+            Activation::GeluTanh => geglu_forward(gate, up, activation),
+        }
+    }
+
+    fn post_norm(&self, branch: Branch) -> Option<Norm> {
+        self.post_norms.map(|[attention, feed_forward]| match branch {
+            Branch::Attention => attention,
+            Branch::FeedForward => feed_forward,
+        })
+    }
+
+    /// Adds a branch's last projection of `input` to the residual stream; returns what its norm was given, where there is
+    /// one.
+    pub(crate) fn add_branch(
+        &self,
+        parameters: &Parameters,
+        pool: &mut BufferPool,
+        branch: Branch,
+        input: &[f32],
+        stream: &mut [f32],
+    ) -> Option<Vec<f32>> {
+        let projection = self.last_projection(branch);
+        let Some(norm) = self.post_norm(branch) else {
+            projection.forward(parameters, pool, input, stream, Write::Add);
+            return None;
+        };
+        let mut output = pool.take(stream.len() / self.hidden, self.hidden);
+        projection.forward(parameters, pool, input, &mut output, Write::Overwrite);
+        self.add_normed(parameters, pool, norm, &output, stream);
+        Some(output)
+    }
+
+    /// The same with the weights that decoding reads; nothing is kept.
+    pub(crate) fn add_branch_rows(
+        &self,
+        parameters: &Parameters,
+        pool: &mut BufferPool,
+        branch: Branch,
+        input: &[f32],
+        stream: &mut [f32],
+    ) {
+        let projection = [self.last_projection(branch)];
+        let Some(norm) = self.post_norm(branch) else {
+            return Linear::forward_rows(projection, parameters, pool, input, [stream], Write::Add);
+        };
+        let mut output = pool.take(stream.len() / self.hidden, self.hidden);
+        Linear::forward_rows(projection, parameters, pool, input, [&mut output[..]], Write::Overwrite);
+        self.add_normed(parameters, pool, norm, &output, stream);
+        pool.give(output);
+    }
+
+    fn last_projection(&self, branch: Branch) -> &Linear {
+        match branch {
+            Branch::Attention => &self.o,
+            Branch::FeedForward => &self.down,
+        }
+    }
+
+    fn add_normed(
+        &self,
+        parameters: &Parameters,
+        pool: &mut BufferPool,
+        norm: Norm,
+        output: &[f32],
+        stream: &mut [f32],
+    ) {
+        let mut normed = pool.take(output.len() / self.hidden, self.hidden);
+        norm.forward(parameters, output, &mut normed);
+        add_assign(stream, &normed);
+        pool.give(normed);
+    }
+
+    /// The gradient at a branch's last projection, where it is not that at the stream; `output` is what the norm was given.
+    fn branch_backward(
+        &self,
+        parameters: &mut Parameters,
+        pool: &mut BufferPool,
+        branch: Branch,
+        output: Option<Vec<f32>>,
+        d_stream: &[f32],
+    ) -> Option<Vec<f32>> {
+        let (norm, output) = (self.post_norm(branch)?, output?);
+        let mut d_output = pool.take(output.len() / self.hidden, self.hidden);
+        norm.backward(parameters, &output, d_stream, &mut d_output, Write::Overwrite);
+        pool.give(output);
+        Some(d_output)
     }
 
     /// The attention's results by rows, where the rank is not alone.
@@ -221,15 +343,21 @@ impl Layer {
         saved: SavedLayer,
         d_x: &mut [f32],
     ) -> Result<(), EngineError> {
-        let SavedLayer { x, q, k, v, attention, attention_by_rows, x_mid, gate, up } = saved;
-        self.feed_forward_backward(parameters, pool, &x_mid, gate, up, d_x);
+        let SavedLayer { x, q, k, v, attention, attention_by_rows, x_mid, gate, up, branches } = saved;
+        let [of_attention, of_feed_forward] = branches;
+        self.feed_forward_backward(parameters, pool, &x_mid, [gate, up], of_feed_forward, d_x);
         pool.give(x_mid);
 
         let n_tokens = batch.n_tokens();
+        let d_branch = self.branch_backward(parameters, pool, Branch::Attention, of_attention, d_x);
+        let d_o = d_branch.as_deref().unwrap_or(d_x);
         let mut d_attention = pool.take(n_tokens, self.q_width());
-        self.o.backward_input(parameters, pool, d_x, &mut d_attention, Write::Overwrite);
+        self.o.backward_input(parameters, pool, d_o, &mut d_attention, Write::Overwrite);
         let by_rows = attention_by_rows.as_ref().unwrap_or(&attention.attention);
-        self.o.backward_parameters(parameters, pool, by_rows, d_x);
+        self.o.backward_parameters(parameters, pool, by_rows, d_o);
+        if let Some(d_branch) = d_branch {
+            pool.give(d_branch);
+        }
         if let Some(by_rows) = attention_by_rows {
             pool.give(by_rows);
         }
@@ -262,15 +390,10 @@ impl Layer {
         }
 
         let mut normed = pool.take(n_tokens, self.hidden);
-        rms_norm_forward(&x, &parameters.values[self.input_norm], self.eps, &mut normed);
+        self.input_norm.forward(parameters, &x, &mut normed);
         let mut d_normed = pool.take(n_tokens, self.hidden);
-        for (projection, d_y, write) in
-            [(&self.q, &d_q, Write::Overwrite), (&self.k, &d_k, Write::Add), (&self.v, &d_v, Write::Add)]
-        {
-            projection.backward_input(parameters, pool, d_y, &mut d_normed, write);
-            projection.backward_parameters(parameters, pool, &normed, d_y);
-        }
-        self.norm_backward(parameters, self.input_norm, &x, &d_normed, d_x);
+        self.qkv.backward(parameters, pool, &normed, [&d_q, &d_k, &d_v], &mut d_normed);
+        self.input_norm.backward(parameters, &x, &d_normed, d_x, Write::Add);
         for buffer in [x, d_q, d_k, d_v, normed, d_normed] {
             pool.give(buffer);
         }
@@ -280,13 +403,8 @@ impl Layer {
     pub(crate) fn project(&self, parameters: &Parameters, pool: &mut BufferPool, x: &[f32]) -> [Vec<f32>; 3] {
         let n_tokens = x.len() / self.hidden;
         let mut normed = pool.take(n_tokens, self.hidden);
-        rms_norm_forward(x, &parameters.values[self.input_norm], self.eps, &mut normed);
-        let outputs = [(&self.q, self.q_width()), (&self.k, self.kv_width()), (&self.v, self.kv_width())]
-            .map(|(projection, width)| {
-                let mut y = pool.take(n_tokens, width);
-                projection.forward(parameters, pool, &normed, &mut y, Write::Overwrite);
-                y
-            });
+        self.input_norm.forward(parameters, x, &mut normed);
+        let outputs = self.qkv.forward(parameters, pool, &normed, n_tokens);
         pool.give(normed);
         outputs
     }
@@ -299,58 +417,46 @@ impl Layer {
     ) -> [Vec<f32>; 2] {
         let n_tokens = x_mid.len() / self.hidden;
         let mut normed = pool.take(n_tokens, self.hidden);
-        rms_norm_forward(x_mid, &parameters.values[self.post_attention_norm], self.eps, &mut normed);
-        let outputs = [&self.gate, &self.up].map(|projection| {
-            let mut y = pool.take(n_tokens, self.inner);
-            projection.forward(parameters, pool, &normed, &mut y, Write::Overwrite);
-            y
-        });
+        self.feed_forward_norm.forward(parameters, x_mid, &mut normed);
+        let outputs = self.gate_up.forward(parameters, pool, &normed, n_tokens);
         pool.give(normed);
         outputs
     }
 
+    /// `output` is what the norm after the feed-forward was given, where there is one.
     fn feed_forward_backward(
         &self,
         parameters: &mut Parameters,
         pool: &mut BufferPool,
         x_mid: &[f32],
-        mut gate: Vec<f32>,
-        mut up: Vec<f32>,
+        [mut gate, mut up]: [Vec<f32>; 2],
+        output: Option<Vec<f32>>,
         d_x: &mut [f32],
     ) {
         let n_tokens = d_x.len() / self.hidden;
+        let d_branch = self.branch_backward(parameters, pool, Branch::FeedForward, output, d_x);
+        let d_down = d_branch.as_deref().unwrap_or(d_x);
         let mut activation = pool.take(n_tokens, self.inner);
-        self.down.backward_input(parameters, pool, d_x, &mut activation, Write::Overwrite);
-        swiglu_backward_in_place(&mut gate, &mut up, &mut activation);
+        self.down.backward_input(parameters, pool, d_down, &mut activation, Write::Overwrite);
+        match self.activation {
+            Activation::Silu => swiglu_backward_in_place(&mut gate, &mut up, &mut activation),
+            Activation::GeluTanh => geglu_backward_in_place(&mut gate, &mut up, &mut activation),
+        }
         let (d_gate, d_up) = (gate, up);
-        self.down.backward_parameters(parameters, pool, &activation, d_x);
+        self.down.backward_parameters(parameters, pool, &activation, d_down);
         pool.give(activation);
+        if let Some(d_branch) = d_branch {
+            pool.give(d_branch);
+        }
 
         let mut normed = pool.take(n_tokens, self.hidden);
-        rms_norm_forward(x_mid, &parameters.values[self.post_attention_norm], self.eps, &mut normed);
+        self.feed_forward_norm.forward(parameters, x_mid, &mut normed);
         let mut d_normed = pool.take(n_tokens, self.hidden);
-        self.gate.backward_input(parameters, pool, &d_gate, &mut d_normed, Write::Overwrite);
-        self.gate.backward_parameters(parameters, pool, &normed, &d_gate);
-        self.up.backward_input(parameters, pool, &d_up, &mut d_normed, Write::Add);
-        self.up.backward_parameters(parameters, pool, &normed, &d_up);
-        self.norm_backward(parameters, self.post_attention_norm, x_mid, &d_normed, d_x);
+        self.gate_up.backward(parameters, pool, &normed, [&d_gate, &d_up], &mut d_normed);
+        self.feed_forward_norm.backward(parameters, x_mid, &d_normed, d_x, Write::Add);
         for buffer in [d_gate, d_up, normed, d_normed] {
             pool.give(buffer);
         }
-    }
-
-    /// Adds a norm's gradient at its input to the residual stream's gradient `d_x`.
-    fn norm_backward(
-        &self,
-        parameters: &mut Parameters,
-        norm: usize,
-        x: &[f32],
-        d_normed: &[f32],
-        d_x: &mut [f32],
-    ) {
-        let d_weight = &mut parameters.gradients[norm];
-        let d_weight = if d_weight.is_empty() { None } else { Some(&mut d_weight[..]) };
-        rms_norm_backward(x, &parameters.values[norm], self.eps, d_normed, d_x, Write::Add, d_weight);
     }
 
     /// Normalises every query and key head in place, where the family does.
@@ -364,7 +470,7 @@ impl Layer {
         let Some((q_norm, k_norm)) = self.qk_norms else { return };
         for (heads, norm, width) in [(q, q_norm, self.q_width()), (k, k_norm, self.kv_width())] {
             let mut normed = pool.take(heads.len() / width, width);
-            rms_norm_forward(heads, &parameters.values[norm], self.eps, &mut normed);
+            norm.forward(parameters, heads, &mut normed);
             pool.give(std::mem::replace(heads, normed));
         }
     }
@@ -383,10 +489,7 @@ impl Layer {
             [(raw_q, d_q, q_norm, self.q_width()), (raw_k, d_k, k_norm, self.kv_width())]
         {
             let mut d_raw = pool.take(raw.len() / width, width);
-            let d_weight = &mut parameters.gradients[norm];
-            let d_weight = if d_weight.is_empty() { None } else { Some(&mut d_weight[..]) };
-            let weight = &parameters.values[norm];
-            rms_norm_backward(&raw, weight, self.eps, d_heads, &mut d_raw, Write::Overwrite, d_weight);
+            norm.backward(parameters, &raw, d_heads, &mut d_raw, Write::Overwrite);
             pool.give(std::mem::replace(d_heads, d_raw));
             pool.give(raw);
         }

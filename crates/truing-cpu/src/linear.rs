@@ -48,6 +48,11 @@ impl Linear {
         })
     }
 
+    /// Rows of the weight.
+    pub(crate) fn n_out(&self) -> usize {
+        self.n_out
+    }
+
     /// The adapter, where there is one and the pass that runs uses it, forward or backward.
     fn active_adapter(&self, parameters: &Parameters) -> Option<&Adapter> {
         self.adapter.as_ref().filter(|_| parameters.adapters == Adapters::Enabled)

@@ -2,7 +2,8 @@
 //! Each line names the buffers of `layer.rs` or `engine.rs` that it counts.
 
 use truing_kernels::{
-    attention_workspace_bytes_per_key, linear_log_probs_workspace_bytes, matmul_workspace_bytes,
+    attention_workspace_bytes_per_key, kept_logits_workspace_bytes, linear_log_probs_workspace_bytes,
+    matmul_workspace_bytes,
 };
 use truing_model::{DecoderSpec, EncoderSpec, EngineMemory, ModelSpec, ParameterSpec, TrainableSpec};
 
@@ -33,7 +34,13 @@ fn decoder_memory(spec: &DecoderSpec, trainable: &TrainableSpec) -> EngineMemory
     let inner = spec.intermediate_size as u64;
     let (q, kv, heads) = (spec.q_width() as u64, spec.kv_width() as u64, spec.n_heads as u64);
     // x, x_mid; q, attention; k, v; log_sum_exp; gate, up
-    let kept = 2 * hidden + 2 * q + 2 * kv + heads + 2 * inner;
+    let variant = &spec.variant;
+    // What the norms after attention and feed-forward are given.
+    let branches = if variant.has_post_norms { 2 * hidden } else { 0 };
+    let kept = 2 * hidden + 2 * q + 2 * kv + heads + 2 * inner + branches;
+    // The results of one matrix for several projections, before they are divided.
+    let fused_qkv = if variant.qkv_layout.fused_name().is_some() { q + 2 * kv } else { 0 };
+    let fused = fused_qkv + if variant.has_fused_gate_up { 2 * inner } else { 0 };
     // The pool never gives a buffer back while packs do not grow, and buffers of one width serve no other: what counts is the
     // most of each width that is ever in use beside what is kept.
     // hidden: the stream (or its gradient) and, in the head, target rows, normed rows, d_rows; a layer needs no more
@@ -43,13 +50,20 @@ fn decoder_memory(spec: &DecoderSpec, trainable: &TrainableSpec) -> EngineMemory
     let own_width = if q == hidden { 0 } else { 2 * q };
     let head_norms = if spec.qk_norm { 2 * q + 2 * kv } else { 0 };
     let key_copies = 4 * kv;
-    let pooled = 4 * hidden + inner + own_width + 2 * kv + key_copies + head_norms;
+    // The gradient of a branch; the scaled copy of the embedding's gradient.
+    let extra = branches / 2 + if variant.embedding_scale.is_some() { hidden } else { 0 };
+    let pooled = 4 * hidden + inner + own_width + 2 * kv + key_copies + head_norms + fused + extra;
     // x, x_mid, y; q, attention, with head norms a norm's result; k, v, with head norms one more; log_sum_exp; gate, up,
     // activation. The norms are over before y is made.
     let norm_result = if spec.qk_norm { q + kv } else { 0 };
-    let forward = 3 * hidden + 2 * q + 2 * kv + norm_result + heads + 3 * inner;
+    let forward = 3 * hidden + 2 * q + 2 * kv + norm_result + heads + 3 * inner + branches + fused;
     // What the attention's kernel packs, for at most as many keys at a time as there are tokens.
     let packed = attention_workspace_bytes_per_key(spec.n_kv_heads, spec.head_dim) as u64;
+    // Backward keeps the logits before their cap or division.
+    let kept_logits = match (variant.logit_soft_cap, variant.has_normalized_head) {
+        (None, false) => 0,
+        _ => kept_logits_workspace_bytes(spec.vocab_size),
+    };
     let widest = spec.hidden_size.max(spec.intermediate_size).max(spec.q_width()).max(spec.vocab_size);
     EngineMemory {
         parameter_bytes,
@@ -66,7 +80,8 @@ fn decoder_memory(spec: &DecoderSpec, trainable: &TrainableSpec) -> EngineMemory
         tokens_per_prompt_piece: PREFILL_TOKENS as u64,
         // hidden (then d_hidden), target rows, normed rows (then their gradient), d_rows
         head_bytes_per_token: 4 * hidden * FLOAT_BYTES,
-        head_fixed_bytes: linear_log_probs_workspace_bytes(spec.vocab_size, spec.hidden_size) as u64,
+        head_fixed_bytes: (linear_log_probs_workspace_bytes(spec.vocab_size, spec.hidden_size) + kept_logits)
+            as u64,
         cache_bytes_per_token: 2 * kv * spec.n_layers as u64 * FLOAT_BYTES,
         quantized_bytes: quantized_bytes(spec, &parameters),
         fixed_bytes: matmul_workspace_bytes(widest) as u64,

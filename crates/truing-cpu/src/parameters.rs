@@ -9,7 +9,9 @@ mod tensors;
 use std::collections::HashMap;
 use std::ops::Range;
 
-use truing_kernels::{AdamwStep, RowWeight, adamw, all_finite, fill, sum_of_squares, zeroed};
+use truing_kernels::{
+    AdamwStep, RowWeight, adamw, all_finite, fill, inverse_row_norms, sum_of_squares, zeroed,
+};
 use truing_model::{
     Adapters, DecoderSpec, DecodingWeights, EngineError, OptimizerStep, ParameterSpec, ParameterTensor,
     TrainableSpec, ZeroStage, owned_range,
@@ -53,6 +55,8 @@ pub(crate) struct Parameters {
     pub(crate) adapters: Adapters,
     /// The copy that decoding reads, once it was asked for.
     quantized: Option<QuantizedWeights>,
+    /// The parameter whose rows were normed, and the inverse norms, since they last changed.
+    inverse_norms: Option<(usize, Vec<f32>)>,
     pub(crate) decoding_weights: DecodingWeights,
 }
 
@@ -90,6 +94,7 @@ impl Parameters {
             is_gathered: false,
             adapters: Adapters::Enabled,
             quantized: None,
+            inverse_norms: None,
             decoding_weights: DecodingWeights::F32,
         }
     }
@@ -143,7 +148,22 @@ impl Parameters {
         matrix.map_or(RowWeight::F32(&self.values[idx]), RowWeight::Int8)
     }
 
+    /// Computes the inverse norms of the rows of a matrix of `width` columns, where it has changed.
+    pub(crate) fn refresh_inverse_norms(&mut self, idx: usize, width: usize) {
+        if self.inverse_norms.as_ref().is_none_or(|(of, _)| *of != idx) {
+            self.inverse_norms = Some((idx, inverse_row_norms(&self.values[idx], width)));
+        }
+    }
+
+    /// What [`refresh_inverse_norms`](Self::refresh_inverse_norms) has computed.
+    pub(crate) fn inverse_norms(&self) -> &[f32] {
+        self.inverse_norms.as_ref().map_or(&[], |(_, norms)| norms)
+    }
+
     fn invalidate(&mut self, idx: usize) {
+        if self.inverse_norms.as_ref().is_some_and(|(of, _)| *of == idx) {
+            self.inverse_norms = None;
+        }
         if let Some(quantized) = &mut self.quantized {
             quantized.invalidate(idx);
         }

@@ -180,6 +180,7 @@ impl Inner {
     pub(crate) fn logits_on_ranks(&mut self, hidden: &Hidden, rows: &[u32]) -> Result<Vec<f32>, EngineError> {
         let Self { parameters, body, pool, group, .. } = self;
         let decoder = body.decoder()?;
+        decoder.prepare_head(parameters);
         if group.is_alone() {
             return Ok(decoder.logits(parameters, pool, &hidden.values, rows));
         }

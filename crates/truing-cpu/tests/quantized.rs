@@ -33,6 +33,7 @@ pub(crate) fn spec() -> DecoderSpec {
         mlp_bias: true,
         qk_norm: false,
         sliding_windows: vec![None; 3],
+        variant: truing_model::DecoderVariant::default(),
         bos_token_id: None,
         eos_token_ids: vec![],
     }

@@ -44,6 +44,7 @@ impl Parrot {
             mlp_bias: false,
             qk_norm: false,
             sliding_windows: vec![None],
+            variant: truing_model::DecoderVariant::default(),
             bos_token_id: None,
             eos_token_ids: vec![0],
         };

@@ -50,6 +50,7 @@ fn engine() -> CpuEngine {
         mlp_bias: false,
         qk_norm: false,
         sliding_windows: vec![Some(30), None],
+        variant: truing_model::DecoderVariant::default(),
         bos_token_id: None,
         eos_token_ids: vec![0],
     };

@@ -215,6 +215,7 @@ fn attention(bench: &Bench) {
         scale: 0.125,
         causality: Causality::Causal,
         sliding_window: None,
+        soft_cap: None,
     };
     for lengths in [vec![64; 16], vec![256; 4], vec![512], vec![1024], vec![2048], vec![4096]] {
         let total: usize = lengths.iter().sum();

@@ -11,10 +11,12 @@
 
 mod adamw;
 mod cached_attention;
+mod geglu;
 mod gelu;
 mod int8_rows;
 mod layer_norm;
 mod lcs;
+mod linear_head;
 mod linear_log_probs;
 mod matmul;
 mod memory;
@@ -27,20 +29,23 @@ mod rotary;
 mod row_products;
 mod scratch;
 mod simd;
+mod soft_cap;
 mod swiglu;
 mod varlen_attention;
 mod vector;
 
 pub use adamw::{AdamwStep, adamw};
 pub use cached_attention::{CACHE_BLOCK, CacheBlock, CachedSequence, cached_attention, decode_attention};
+pub use geglu::{geglu_backward_in_place, geglu_forward};
 pub use gelu::{gelu_backward_in_place, gelu_forward, gelu_forward_in_place};
 pub use int8_rows::Int8Matrix;
 pub use layer_norm::{layer_norm_backward, layer_norm_forward};
 pub use lcs::{LCS_LANES, LcsPatterns};
+pub use linear_head::{LinearHead, inverse_row_norms};
 pub use linear_log_probs::{
-    Divergence, DivergenceKind, LogProbRows, ReferenceRows, linear_log_probs_backward,
-    linear_log_probs_divergence_backward, linear_log_probs_divergence_forward, linear_log_probs_forward,
-    linear_log_probs_of, linear_log_probs_workspace_bytes, linear_top_log_probs,
+    Divergence, DivergenceKind, LogProbRows, ReferenceRows, kept_logits_workspace_bytes,
+    linear_log_probs_backward, linear_log_probs_divergence_backward, linear_log_probs_divergence_forward,
+    linear_log_probs_forward, linear_log_probs_of, linear_log_probs_workspace_bytes, linear_top_log_probs,
 };
 pub use matmul::{
     Epilogue, MatrixRef, Write, add_bias, bias_backward, matmul, matmul_with_epilogue, matmul_workspace_bytes,
@@ -51,6 +56,7 @@ pub use rms_norm::{rms_norm_backward, rms_norm_forward};
 pub use rotary::{RotaryTable, rotary_backward, rotary_forward};
 pub use row_products::{RowProduct, RowWeight, multiply_rows};
 pub use simd::{SimdLevel, with_simd_level};
+pub use soft_cap::{soft_cap_backward_in_place, soft_cap_forward_in_place};
 pub use swiglu::{swiglu_backward, swiglu_backward_in_place, swiglu_forward};
 pub use varlen_attention::{
     AttentionShape, AttentionSpan, Causality, attention_workspace_bytes_per_key, release_attention_workspace,

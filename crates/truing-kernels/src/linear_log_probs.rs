@@ -29,10 +29,14 @@
 //! Rows of the head can be excluded: their logits are minus infinity, so that they take no part in any sum, maximum or
 //! gradient.
 //!
+//! Where the head is not plain ([`LinearHead`]), the products become logits before all this, and the gradient at the logits
+//! that at the products after it. Backward then keeps the products beside the logits.
+//!
 //! Sums over the vocabulary run in f32 within blocks of [`BLOCK`] words, and in f64 over the blocks, in order.
 
 #![allow(unsafe_code, reason = "blocks written by several threads")]
 
+use crate::linear_head::LinearHead;
 use crate::matmul::{MatrixRef, Write, matmul};
 use crate::parallel::{Disjoint, ELEMENTS_PER_ITEM, for_each_item};
 use crate::scratch::Stock;
@@ -146,15 +150,22 @@ struct Parts {
     logits: usize,
     hidden: usize,
     block_stats: usize,
+    kept: usize,
 }
 
 impl Parts {
     fn new(tokens: usize, vocab: usize, hidden: usize) -> Self {
-        Parts { logits: tokens * vocab, hidden: tokens * hidden, block_stats: tokens * vocab.div_ceil(BLOCK) }
+        let block_stats = tokens * vocab.div_ceil(BLOCK);
+        Parts { logits: tokens * vocab, hidden: tokens * hidden, block_stats, kept: 0 }
+    }
+
+    /// With room for the products beside the logits.
+    fn keeping_products(self) -> Self {
+        Parts { kept: self.logits, ..self }
     }
 
     fn total(&self) -> usize {
-        self.logits + 2 * self.hidden + 3 * self.block_stats
+        self.logits + 2 * self.hidden + 3 * self.block_stats + self.kept
     }
 }
 
@@ -162,6 +173,11 @@ impl Parts {
 /// are kept for the next call.
 pub fn linear_log_probs_workspace_bytes(vocab: usize, hidden: usize) -> usize {
     Parts::new(tokens_per_chunk(vocab), vocab, hidden).total() * size_of::<f32>()
+}
+
+/// What [`linear_log_probs_divergence_backward`] uses besides where the head is not plain.
+pub fn kept_logits_workspace_bytes(vocab: usize) -> usize {
+    tokens_per_chunk(vocab) * vocab * size_of::<f32>()
 }
 
 simd_fn! {
@@ -211,7 +227,7 @@ struct Gradients<'a> {
 
 /// A chunk of tokens and the buffers it uses; `width` tokens, the last of which may be filling.
 struct Chunk<'a> {
-    head: MatrixRef<'a>,
+    head: LinearHead<'a>,
     h: usize,
     vocab: usize,
     width: usize,
@@ -220,13 +236,20 @@ struct Chunk<'a> {
     logits: &'a mut [f32],
     /// `[width, h]`
     hidden: &'a mut [f32],
+    /// The products `[vocab, width]` for backward where the head is not plain, else empty.
+    kept: &'a mut [f32],
 }
 
-impl Chunk<'_> {
+impl<'a> Chunk<'a> {
+    fn weight(&self) -> MatrixRef<'a> {
+        MatrixRef::new(self.head.weight, self.vocab, self.h)
+    }
+
     /// Fills the logits.
     fn multiply(&mut self, excluded: &[Range<u32>]) {
         let hidden = MatrixRef::new(self.hidden, self.width, self.h);
-        matmul(self.head, hidden.transposed(), self.logits, Write::Overwrite);
+        matmul(self.weight(), hidden.transposed(), self.logits, Write::Overwrite);
+        self.head.forward(self.logits, self.width, self.kept);
         for range in excluded {
             self.logits[range.start as usize * self.width..range.end as usize * self.width]
                 .fill(f32::NEG_INFINITY);
@@ -362,8 +385,14 @@ impl Chunk<'_> {
         }
         let is_scaled = d_divergence.is_some();
         let factor = |i: usize| if is_scaled { 1.0 } else { of_log_prob(i) };
+        let along = if self.head.is_plain() {
+            None
+        } else {
+            let factors: Vec<f32> = (0..width).map(factor).collect();
+            self.head.backward(self.logits, width, self.kept, &factors)
+        };
         let d_logits = MatrixRef::new(self.logits, self.vocab, width);
-        matmul(d_logits.transposed(), self.head, d_hidden, Write::Overwrite);
+        matmul(d_logits.transposed(), self.weight(), d_hidden, Write::Overwrite);
         for (i, d_hidden) in d_hidden.chunks_exact_mut(h).enumerate() {
             d_hidden.iter_mut().for_each(|d| *d *= factor(i));
         }
@@ -372,6 +401,9 @@ impl Chunk<'_> {
                 hidden.iter_mut().for_each(|x| *x *= factor(i));
             }
             matmul(d_logits, MatrixRef::new(self.hidden, width, h), d_head, Write::Add);
+            if let Some(along) = along {
+                self.head.take_along(&along, h, d_head);
+            }
         }
     }
 }
@@ -405,7 +437,7 @@ fn check_excluded(excluded: &[Range<u32>], vocab: usize) -> usize {
 
 fn run(
     hidden: &[f32],
-    head: &[f32],
+    head: LinearHead<'_>,
     targets: &[u32],
     excluded: &[Range<u32>],
     out: LogProbRows,
@@ -423,10 +455,11 @@ fn run(
     }
     let h = hidden.len() / n;
     assert!(
-        h > 0 && hidden.len() == n * h && head.len().is_multiple_of(h),
+        h > 0 && hidden.len() == n * h && head.weight.len().is_multiple_of(h),
         "linear_log_probs: hidden [n, h], head [vocab, h]"
     );
-    let vocab = head.len() / h;
+    let vocab = head.weight.len() / h;
+    head.check(vocab);
     assert!(targets.iter().all(|&y| (y as usize) < vocab), "linear_log_probs: targets are below {vocab}");
     check_excluded(excluded, vocab);
     if let Some(Divergence { reference, kl, d_kl, .. }) = &divergence {
@@ -445,8 +478,11 @@ fn run(
     let chunks = chunks(n, tokens_per_chunk(vocab));
     let longest = chunks.iter().map(Range::len).max().unwrap_or(0).next_multiple_of(MAX_LANES);
     let parts = Parts::new(longest, vocab, h);
+    let keeps_products = gradients.is_some() && !head.is_plain();
+    let parts = if keeps_products { parts.keeping_products() } else { parts };
     WORKSPACE.with(|scratch| {
         let (logits, rest) = scratch.floats(parts.total()).split_at_mut(parts.logits);
+        let (kept, rest) = rest.split_at_mut(parts.kept);
         let (chunk_hidden, rest) = rest.split_at_mut(parts.hidden);
         let (chunk_d_hidden, stats) = rest.split_at_mut(parts.hidden);
         for Range { start, end } in chunks {
@@ -457,13 +493,14 @@ fn run(
             chunk_hidden[..rows.len()].copy_from_slice(&hidden[rows.clone()]);
             chunk_hidden[rows.len()..].fill(0.0);
             let mut chunk = Chunk {
-                head: MatrixRef::new(head, vocab, h),
+                head,
                 h,
                 vocab,
                 width,
                 targets: &targets[start..end],
                 logits: &mut logits[..width * vocab],
                 hidden: chunk_hidden,
+                kept: if keeps_products { &mut kept[..width * vocab] } else { &mut [] },
             };
             let out = LogProbRows {
                 log_probs: &mut out.log_probs[start..end],
@@ -495,22 +532,22 @@ fn run(
 
 /// Log-probabilities, entropies and whether each target is the argmax. Panics when a size or a target does not fit.
 pub fn linear_log_probs_forward(hidden: &[f32], head: &[f32], targets: &[u32], out: LogProbRows) {
-    run(hidden, head, targets, &[], out, None, None);
+    run(hidden, head.into(), targets, &[], out, None, None);
 }
 
 /// The results of [`linear_log_probs_forward`] over all rows of the head but the `excluded` (ascending ranges), and the KL
 /// divergence of each row from a reference where one is given.
 ///
 /// Panics when a size, a target, an excluded row or a token of the reference does not fit.
-pub fn linear_log_probs_divergence_forward(
+pub fn linear_log_probs_divergence_forward<'a>(
     hidden: &[f32],
-    head: &[f32],
+    head: impl Into<LinearHead<'a>>,
     targets: &[u32],
     excluded: &[Range<u32>],
     out: LogProbRows,
     divergence: Option<Divergence>,
 ) {
-    run(hidden, head, targets, excluded, out, divergence, None);
+    run(hidden, head.into(), targets, excluded, out, divergence, None);
 }
 
 /// The results of [`linear_log_probs_forward`] and, from the same logits, the gradients of
@@ -543,9 +580,9 @@ pub fn linear_log_probs_backward(
 /// (ascending ranges); an empty `d_log_probs` is zero.
 ///
 /// Panics when a size, a target, an excluded row or a token of the reference does not fit.
-pub fn linear_log_probs_divergence_backward(
+pub fn linear_log_probs_divergence_backward<'a>(
     hidden: &[f32],
-    head: &[f32],
+    head: impl Into<LinearHead<'a>>,
     targets: &[u32],
     excluded: &[Range<u32>],
     d_log_probs: &[f32],
@@ -554,13 +591,14 @@ pub fn linear_log_probs_divergence_backward(
     d_hidden: &mut [f32],
     d_head: Option<&mut [f32]>,
 ) {
+    let head = head.into();
     assert!(
         d_log_probs.is_empty() || d_log_probs.len() == targets.len(),
         "linear_log_probs_backward: d_log_probs is [n]"
     );
     assert_eq!(d_hidden.len(), hidden.len(), "linear_log_probs_backward: d_hidden is as hidden");
     assert!(
-        d_head.as_ref().is_none_or(|d| d.len() == head.len()),
+        d_head.as_ref().is_none_or(|d| d.len() == head.weight.len()),
         "linear_log_probs_backward: d_head is as head"
     );
     let gradients = Gradients { d_log_probs, d_hidden, d_head };
@@ -572,18 +610,19 @@ pub fn linear_log_probs_divergence_backward(
 /// The logits are those of [`linear_log_probs_divergence_forward`] to the bit.
 ///
 /// Panics when a size does not fit or `k` is not between 1 and the number of rows that are not excluded.
-pub fn linear_top_log_probs(
+pub fn linear_top_log_probs<'a>(
     hidden: &[f32],
-    head: &[f32],
+    head: impl Into<LinearHead<'a>>,
     h: usize,
     excluded: &[Range<u32>],
     k: usize,
 ) -> (Vec<u32>, Vec<f32>) {
+    let head = head.into();
     assert!(
-        h > 0 && hidden.len().is_multiple_of(h) && head.len().is_multiple_of(h),
+        h > 0 && hidden.len().is_multiple_of(h) && head.weight.len().is_multiple_of(h),
         "linear_top_log_probs: hidden [n, h], head [vocab, h]"
     );
-    let (n, vocab) = (hidden.len() / h, head.len() / h);
+    let (n, vocab) = (hidden.len() / h, head.weight.len() / h);
     let n_left = check_excluded(excluded, vocab);
     assert!((1..=n_left).contains(&k), "linear_top_log_probs: k is from 1 to {n_left}");
     let mut tokens = vec![0_u32; n * k];
@@ -610,12 +649,19 @@ pub fn linear_top_log_probs(
 /// The logits are those of [`linear_log_probs_divergence_forward`] to the bit.
 ///
 /// Panics when a size or a token does not fit.
-pub fn linear_log_probs_of(hidden: &[f32], head: &[f32], h: usize, tokens: &[u32], k: usize) -> Vec<f32> {
+pub fn linear_log_probs_of<'a>(
+    hidden: &[f32],
+    head: impl Into<LinearHead<'a>>,
+    h: usize,
+    tokens: &[u32],
+    k: usize,
+) -> Vec<f32> {
+    let head = head.into();
     assert!(
-        h > 0 && hidden.len().is_multiple_of(h) && head.len().is_multiple_of(h),
+        h > 0 && hidden.len().is_multiple_of(h) && head.weight.len().is_multiple_of(h),
         "linear_log_probs_of: hidden [n, h], head [vocab, h]"
     );
-    let vocab = head.len() / h;
+    let vocab = head.weight.len() / h;
     assert!(k > 0 && tokens.len() == hidden.len() / h * k, "linear_log_probs_of: tokens are [n, k]");
     assert!(tokens.iter().all(|&v| (v as usize) < vocab), "linear_log_probs_of: tokens are below {vocab}");
     let mut log_probs = vec![0.0_f32; tokens.len()];
@@ -632,12 +678,13 @@ pub fn linear_log_probs_of(hidden: &[f32], head: &[f32], h: usize, tokens: &[u32
 /// Calls `look` with the logits of each chunk of rows: the rows, `[vocab, width]`, and the width.
 fn for_each_chunk_of_logits(
     hidden: &[f32],
-    head: &[f32],
+    head: LinearHead<'_>,
     h: usize,
     excluded: &[Range<u32>],
     mut look: impl FnMut(Range<usize>, &[f32], usize),
 ) {
-    let (n, vocab) = (hidden.len() / h, head.len() / h);
+    let (n, vocab) = (hidden.len() / h, head.weight.len() / h);
+    head.check(vocab);
     let most = tokens_per_chunk(vocab);
     WORKSPACE.with(|scratch| {
         for chunk_rows in chunks(n, most) {
@@ -649,13 +696,14 @@ fn for_each_chunk_of_logits(
             chunk_hidden[..rows.len()].copy_from_slice(&hidden[rows.clone()]);
             chunk_hidden[rows.len()..].fill(0.0);
             let mut chunk = Chunk {
-                head: MatrixRef::new(head, vocab, h),
+                head,
                 h,
                 vocab,
                 width,
                 targets: &[],
                 logits: &mut logits[..width * vocab],
                 hidden: chunk_hidden,
+                kept: &mut [],
             };
             chunk.multiply(excluded);
             look(chunk_rows, &*chunk.logits, width);

@@ -8,7 +8,8 @@
 //! x'[i+d/2] = x[i + d/2] cos a + x[i] sin a
 //! ```
 //!
-//! The backward pass turns the other way. Angles are computed in f32, as transformers does, so that the two
+//! A table may turn the first components of a head alone; the others stay as they are. The backward pass turns the other
+//! way. Angles are computed in f32, as transformers does, so that the two
 //! agree at long positions too.
 
 use crate::parallel::ELEMENTS_PER_ITEM;
@@ -18,6 +19,7 @@ use rayon::prelude::*;
 /// Cosines and sines for every position a model may see.
 #[derive(Clone, Debug)]
 pub struct RotaryTable {
+    head_dim: usize,
     half: usize,
     n_positions: usize,
     /// `[n_positions, half]`
@@ -34,7 +36,15 @@ impl RotaryTable {
             |position: usize| inverse_frequencies.iter().map(move |frequency| position as f32 * frequency);
         let cosines = (0..n_positions).flat_map(|p| angles(p).map(|a| a.cos() * attention_factor)).collect();
         let sines = (0..n_positions).flat_map(|p| angles(p).map(|a| a.sin() * attention_factor)).collect();
-        RotaryTable { half: inverse_frequencies.len(), n_positions, cosines, sines }
+        let half = inverse_frequencies.len();
+        RotaryTable { head_dim: 2 * half, half, n_positions, cosines, sines }
+    }
+
+    /// The same table for larger heads, of which it turns the first components. Panics where heads are smaller.
+    #[must_use]
+    pub fn for_heads_of(self, head_dim: usize) -> Self {
+        assert!(head_dim >= 2 * self.half, "rotary: a head has the components that turn");
+        RotaryTable { head_dim, ..self }
     }
 
     /// Positions the table reaches; a kernel given a later one panics.
@@ -44,14 +54,14 @@ impl RotaryTable {
 
     /// Size of the heads it turns.
     pub fn head_dim(&self) -> usize {
-        2 * self.half
+        self.head_dim
     }
 }
 
 #[inline(always)]
 fn turn<S: Simd>(simd: S, head: &mut [f32], cosines: &[f32], sines: &[f32], direction: f32) {
     let half = cosines.len();
-    let (first, second) = head.split_at_mut(half);
+    let (first, second) = head[..2 * half].split_at_mut(half);
     let pairs = first.chunks_mut(S::LANES).zip(second.chunks_mut(S::LANES));
     for ((first, second), (cos, sin)) in pairs.zip(cosines.chunks(S::LANES).zip(sines.chunks(S::LANES))) {
         let (a, b) = (simd.load_or(first, 0.0), simd.load_or(second, 0.0));

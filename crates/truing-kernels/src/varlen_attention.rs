@@ -5,6 +5,8 @@
 //! d_v = pᵀ d_out,  d_p = d_out vᵀ,  d_s = p (d_p - Σ d_out · out),  d_q = scale · d_s k,  d_k = scale · d_sᵀ q
 //! ```
 //!
+//! With a soft cap c the scores are `c tanh(s / c)` (Gemma 2), and d_s is multiplied by the cap's slope.
+//!
 //! Forward is the tiled online softmax of Dao et al., "FlashAttention" (arXiv 2205.14135) and "FlashAttention-2"
 //! (2307.08691); backward recomputes p of a tile from `log_sum_exp`. Scores exist for six queries and [`KEYS`] keys at
 //! a time (a block of queries, backward). Tiles that no query may see are skipped, and on the diagonal so are the
@@ -25,6 +27,7 @@ use crate::pack::{pack_columns, pack_rows, padded, panels};
 use crate::parallel::{Disjoint, for_each_item};
 use crate::scratch::{Scratch, Stock, with_scratch};
 use crate::simd::{MAX_LANES, SimdLevel, lanes, simd_fn};
+use crate::soft_cap::{cap_row, slope, tanh};
 use std::cell::Cell;
 use std::ops::Range;
 
@@ -53,6 +56,8 @@ pub struct AttentionShape {
     /// With `Some(w)` a token sees the `w` tokens ending with itself (and, with [`Causality::Full`], the `w`
     /// beginning with itself); `w` is at least 1.
     pub sliding_window: Option<usize>,
+    /// With `Some(c)` scores become `c tanh(score / c)`.
+    pub soft_cap: Option<f32>,
 }
 
 impl AttentionShape {
@@ -411,6 +416,9 @@ simd_fn! {
                 unsafe { scores(simd, (rows, width, d), (a, q_width), turned, probabilities.as_mut_ptr()) };
                 for i in 0..rows {
                     let row = &mut probabilities[i * KEYS..i * KEYS + padded::<S>(width)];
+                    if let Some(cap) = shape.soft_cap {
+                        cap_row(simd, row, cap);
+                    }
                     let visible = visible(i);
                     row[..visible.start].fill(f32::NEG_INFINITY);
                     row[visible.end..].fill(f32::NEG_INFINITY);
@@ -550,6 +558,18 @@ struct Backward<'a> {
     turned_values: Blocks<'a>,
 }
 
+/// A score after the soft cap, and the cap's slope there.
+#[inline(always)]
+fn capped<S: MicroKernel>(simd: S, score: S::V, soft_cap: Option<f32>) -> (S::V, Option<S::V>) {
+    match soft_cap {
+        None => (score, None),
+        Some(cap) => {
+            let tangent = tanh(simd, simd.mul(score, simd.splat(1.0 / cap)));
+            (simd.mul(simd.splat(cap), tangent), Some(slope(simd, tangent)))
+        }
+    }
+}
+
 fn backward_work_floats(n_queries: usize, head_dim: usize) -> usize {
     n_queries * (3 * head_dim.next_multiple_of(MAX_LANES) + 1) + 2 * QUERIES * KEYS
 }
@@ -631,8 +651,10 @@ simd_fn! {
                             let vectors = padded::<S>(width);
                             let pairs = p[..vectors].chunks_exact_mut(S::LANES);
                             for (p, d_s) in pairs.zip(d_s[..vectors].chunks_exact_mut(S::LANES)) {
-                                let probability = simd.exp(simd.sub(simd.load(p), log_sum_exp));
+                                let (score, slope) = capped(simd, simd.load(p), shape.soft_cap);
+                                let probability = simd.exp(simd.sub(score, log_sum_exp));
                                 let d_score = simd.mul(probability, simd.sub(simd.load(d_s), delta));
+                                let d_score = slope.map_or(d_score, |slope| simd.mul(d_score, slope));
                                 simd.store(p, probability);
                                 simd.store(d_s, d_score);
                             }

@@ -58,6 +58,103 @@ fn swiglu_at_the_ends_of_the_range() {
     });
 }
 
+fn check_geglu(n: usize) {
+    let gate: Vec<f32> = numbers(1, n).iter().map(|x| 8.0 * x).collect();
+    let (up, d_out) = (numbers(2, n), numbers(3, n));
+    let gelu = |x: f64| {
+        let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+        0.5 * x * (1.0 + u.tanh())
+    };
+    let pairs = || gate.iter().zip(&up).map(|(&g, &u)| (f64::from(g), f64::from(u)));
+    let want: Vec<f64> = pairs().map(|(g, u)| gelu(g) * u).collect();
+    let step = 1e-5;
+    let slope = |g: f64| (gelu(g + step) - gelu(g - step)) / (2.0 * step);
+    let want_gate: Vec<f64> = pairs().zip(&d_out).map(|((g, u), &d)| f64::from(d) * u * slope(g)).collect();
+    let want_up: Vec<f64> = pairs().zip(&d_out).map(|((g, _), &d)| f64::from(d) * gelu(g)).collect();
+    at_every_level(|level| {
+        let what = |name: &str| format!("{name}, {n}, {level}");
+        let mut out = vec![f32::NAN; n];
+        geglu_forward(&gate, &up, &mut out);
+        assert_close(&what("out"), &out, &want, 4e-7);
+        let (mut g, mut u, mut d) = (gate.clone(), up.clone(), d_out.clone());
+        geglu_backward_in_place(&mut g, &mut u, &mut d);
+        assert_close(&what("d_gate"), &g, &want_gate, 8e-7);
+        assert_close(&what("d_up"), &u, &want_up, 8e-7);
+        assert_same_bits(&what("out again"), &d, &out);
+    });
+}
+
+#[test]
+fn small_geglu() {
+    [0, 1, 7, 16, 61].into_iter().for_each(check_geglu);
+}
+
+#[test]
+fn geglu_of_every_length() {
+    LENGTHS.into_iter().for_each(check_geglu);
+}
+
+#[test]
+fn small_geglu_at_the_ends_of_the_range() {
+    at_every_level(|level| {
+        let gate = [-1e30, f32::NEG_INFINITY, 1e30, 200.0, 0.0, f32::NAN];
+        let (mut out, up) = ([1.0; 6], [1.0; 6]);
+        geglu_forward(&gate, &up, &mut out);
+        assert!(out[..2].iter().all(|x| x.abs() < 1e-30), "{level}: {out:?}");
+        assert_eq!(out[2..5], [1e30, 200.0, 0.0], "{level}");
+        assert!(out[5].is_nan(), "{level}");
+        let (mut d_gate, mut d_up, mut d_out) = (gate, up, [1.0; 6]);
+        geglu_backward_in_place(&mut d_gate, &mut d_up, &mut d_out);
+        assert!(d_gate[..2].iter().all(|x| x.abs() < 1e-30), "{level}: {d_gate:?}");
+        assert_eq!(d_gate[2..5], [1.0, 1.0, 0.5], "{level}");
+        assert!(d_gate[5].is_nan(), "{level}");
+    });
+}
+
+fn check_soft_cap(n: usize, cap: f32) {
+    let values: Vec<f32> = numbers(1, n).iter().map(|x| 6.0 * cap * x * x * x).collect();
+    let d_out = numbers(2, n);
+    let cap64 = f64::from(cap);
+    let tangents: Vec<f64> = values.iter().map(|&z| (f64::from(z) / cap64).tanh()).collect();
+    let want: Vec<f64> = tangents.iter().map(|t| cap64 * t).collect();
+    let slopes = values.iter().map(|&z| (f64::from(z) / cap64).cosh().powi(-2));
+    let want_gradient: Vec<f64> = slopes.zip(&d_out).map(|(slope, &d)| slope * f64::from(d)).collect();
+    at_every_level(|level| {
+        let mut found = values.clone();
+        soft_cap_forward_in_place(&mut found, cap);
+        assert_close(&format!("capped at {cap}, {n}, {level}"), &found, &want, 2e-7);
+        for (found, want) in found.iter().zip(&want) {
+            let error = (f64::from(*found) - want).abs() / want.abs().max(1e-20);
+            assert!(error < 5e-7, "{level}: {found} of {want}");
+        }
+        let mut gradient = d_out.clone();
+        soft_cap_backward_in_place(&values, cap, &mut gradient);
+        assert_close(&format!("gradient at {cap}, {n}, {level}"), &gradient, &want_gradient, 4e-7);
+    });
+}
+
+#[test]
+fn small_soft_cap() {
+    for n in [0, 1, 7, 16, 61] {
+        [0.3, 1.0, 50.0].into_iter().for_each(|cap| check_soft_cap(n, cap));
+    }
+}
+
+#[test]
+fn soft_cap_of_every_length() {
+    LENGTHS.into_iter().for_each(|n| check_soft_cap(n, 30.0));
+}
+
+#[test]
+fn small_soft_cap_at_the_ends_of_the_range() {
+    at_every_level(|level| {
+        let mut values = [f32::NEG_INFINITY, -1e30, 1e30, f32::INFINITY, 0.0, f32::NAN];
+        soft_cap_forward_in_place(&mut values, 30.0);
+        assert_eq!(values[..5], [-30.0, -30.0, 30.0, 30.0, 0.0], "{level}");
+        assert!(values[5].is_nan(), "{level}");
+    });
+}
+
 fn rms_oracle(x: &[f64], weight: &[f64], eps: f64) -> Vec<f64> {
     let width = weight.len();
     x.chunks(width)
@@ -285,6 +382,30 @@ fn small_rotary() {
     check_rotary(1, 2, 1.0);
     check_rotary(3, 10, 1.0);
     check_rotary(2, 64, 1.3);
+}
+
+#[test]
+fn small_rotary_of_the_first_components() {
+    let (frequencies, positions) = ([1.0, 0.3, 0.01], [0u32, 3, 9]);
+    let (part, head_dim, n_heads) = (6, 11, 2);
+    let whole = RotaryTable::new(&frequencies, 10, 1.2);
+    let table = whole.clone().for_heads_of(head_dim);
+    assert_eq!((whole.head_dim(), table.head_dim()), (part, head_dim));
+    let x = numbers(1, positions.len() * n_heads * head_dim);
+    let firsts =
+        |x: &[f32]| -> Vec<f32> { x.chunks(head_dim).flat_map(|head| head[..part].to_vec()).collect() };
+    at_every_level(|level| {
+        for turn in [rotary_forward, rotary_backward] {
+            let (mut y, mut alone) = (x.clone(), firsts(&x));
+            turn(&table, &positions, &mut y, n_heads);
+            turn(&whole, &positions, &mut alone, n_heads);
+            assert_same_bits(&format!("turned, {level}"), &firsts(&y), &alone);
+            let rest = |x: &[f32]| -> Vec<f32> {
+                x.chunks(head_dim).flat_map(|head| head[part..].to_vec()).collect()
+            };
+            assert_same_bits(&format!("left, {level}"), &rest(&y), &rest(&x));
+        }
+    });
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod divergence;
 mod elementwise;
 mod int8_rows;
 mod lcs;
+mod linear_head;
 mod linear_log_probs;
 mod matmul;
 mod support;

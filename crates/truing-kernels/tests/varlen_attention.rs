@@ -12,6 +12,7 @@ fn shape(n_heads: usize, n_kv_heads: usize, head_dim: usize) -> AttentionShape {
         scale: 1.3 / (head_dim as f32).sqrt(),
         causality: Causality::Causal,
         sliding_window: None,
+        soft_cap: None,
     }
 }
 
@@ -48,7 +49,8 @@ fn probabilities(
         let q = &x.q[((start + i) * shape.n_heads + head) * d..][..d];
         let score = |j: usize| {
             let k = &x.k[((start + j) * shape.n_kv_heads + kv_head) * d..][..d];
-            f64::from(shape.scale) * q.iter().zip(k).map(|(a, b)| a * b).sum::<f64>()
+            let score = f64::from(shape.scale) * q.iter().zip(k).map(|(a, b)| a * b).sum::<f64>();
+            shape.soft_cap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
         };
         let scores: Vec<(usize, f64)> =
             (0..len).filter(|&j| sees(shape, i, j)).map(|j| (j, score(j))).collect();
@@ -91,7 +93,12 @@ fn oracle_backward(shape: &AttentionShape, ends: &[u32], x: &Inputs, d_out: &[f6
         let kv_head = head / (shape.n_heads / shape.n_kv_heads);
         for span in ends.windows(2) {
             let (start, len) = (span[0] as usize, (span[1] - span[0]) as usize);
-            let (p, _) = probabilities(shape, x, start, len, head);
+            let (p, lse) = probabilities(shape, x, start, len, head);
+            // Of the capped score, which is log p + log Σ e^score.
+            let slope = |i: usize, p: f64| {
+                let of_cap = |cap: f32| 1.0 - ((p.ln() + lse[i]) / f64::from(cap)).powi(2);
+                shape.soft_cap.map_or(1.0, of_cap)
+            };
             for i in 0..len {
                 let q_at = ((start + i) * shape.n_heads + head) * d;
                 let kv_at = |j: usize| ((start + j) * shape.n_kv_heads + kv_head) * d;
@@ -100,7 +107,7 @@ fn oracle_backward(shape: &AttentionShape, ends: &[u32], x: &Inputs, d_out: &[f6
                 let p = &p[i * len..(i + 1) * len];
                 let delta: f64 = p.iter().zip(&d_p).map(|(p, d)| p * d).sum();
                 for j in (0..len).filter(|&j| p[j] != 0.0) {
-                    let d_score = p[j] * (d_p[j] - delta) * f64::from(shape.scale);
+                    let d_score = p[j] * (d_p[j] - delta) * slope(i, p[j]) * f64::from(shape.scale);
                     for c in 0..d {
                         d_q[q_at + c] += d_score * x.k[kv_at(j) + c];
                         d_k[kv_at(j) + c] += d_score * x.q[q_at + c];
@@ -177,8 +184,8 @@ impl Case {
 
 #[test]
 fn small_oracle_gradients_are_finite_differences() {
-    for sliding_window in [None, Some(3)] {
-        let case = Case::new(AttentionShape { sliding_window, ..shape(2, 1, 3) }, &[4, 1, 5]);
+    for (sliding_window, soft_cap) in [(None, None), (Some(3), None), (None, Some(0.7))] {
+        let case = Case::new(AttentionShape { sliding_window, soft_cap, ..shape(2, 1, 3) }, &[4, 1, 5]);
         let x = case.inputs();
         let loss = |x: &Inputs| weighted_sum(&oracle_forward(&case.shape, &case.ends, x).0, &case.d_out);
         let inputs = |q: &[f64], k: &[f64], v: &[f64]| Inputs { q: q.to_vec(), k: k.to_vec(), v: v.to_vec() };
@@ -237,6 +244,19 @@ fn sliding_windows() {
             Case::new(shape, &[200, 5, 66]).check();
         }
     }
+}
+
+#[test]
+fn small_soft_caps() {
+    for cap in [0.5, 3.0, 50.0] {
+        Case::new(AttentionShape { soft_cap: Some(cap), ..shape(2, 1, 8) }, &[5, 1, 17]).check();
+    }
+}
+
+#[test]
+fn soft_caps_of_long_sequences() {
+    let window = AttentionShape { soft_cap: Some(1.5), sliding_window: Some(70), ..shape(4, 2, 20) };
+    Case::new(window, &[300, 5, 66]).check();
 }
 
 #[test]
@@ -367,6 +387,7 @@ fn small_cached_attention() {
     check_cached(&shape(3, 1, 5), 9, 1);
     check_cached(&shape(4, 2, 16), 20, 3);
     check_cached(&AttentionShape { sliding_window: Some(4), ..shape(4, 2, 16) }, 20, 3);
+    check_cached(&AttentionShape { soft_cap: Some(1.5), ..shape(4, 2, 15) }, 20, 3);
 }
 
 #[test]
@@ -374,6 +395,7 @@ fn cached_attention_of_every_kind() {
     for (len, n_new) in [(1, 1), (64, 1), (65, 1), (300, 1), (300, 7), (300, 64), (300, 300), (130, 129)] {
         check_cached(&shape(6, 2, 64), len, n_new);
         check_cached(&AttentionShape { sliding_window: Some(50), ..shape(2, 2, 33) }, len, n_new);
+        check_cached(&AttentionShape { soft_cap: Some(0.8), ..shape(4, 2, 20) }, len, n_new);
     }
 }
 

@@ -81,7 +81,7 @@ pub fn save_adapter<'v, E: From<ModelError>>(
         "r": lora.rank,
         "lora_alpha": lora.alpha,
         "lora_dropout": 0.0,
-        "target_modules": lora.targets,
+        "target_modules": spec.stored_targets(&lora.targets),
         "bias": "none",
         "fan_in_fan_out": false,
         "init_lora_weights": true,

@@ -4,12 +4,17 @@
 //! Fields left out mean what transformers 5 takes them to mean. What the decoder cannot compute (another
 //! activation, another rotary scaling, quantised weights) is refused by field.
 
+mod baichuan;
 mod config_file;
+mod gemma2;
+mod gemma3_text;
 mod gguf_metadata;
 mod llama;
 mod mistral;
+mod phi3;
 mod qwen2;
 mod qwen3;
+mod rotary_fields;
 
 use std::path::Path;
 
@@ -17,6 +22,7 @@ use serde_json::{Map, Value, json};
 
 pub use config_file::ConfigFile;
 pub use gguf_metadata::GgufDecoder;
+use rotary_fields::rope_scaling_to_json;
 
 use crate::{DecoderSpec, GgufFile, HeadKind, ModelError, RopeScaling};
 
@@ -51,7 +57,16 @@ pub struct Family {
 }
 
 /// Every family, by name.
-pub const FAMILIES: &[Family] = &[llama::FAMILY, mistral::FAMILY, qwen2::FAMILY, qwen3::FAMILY];
+pub const FAMILIES: &[Family] = &[
+    baichuan::FAMILY,
+    gemma2::FAMILY,
+    gemma3_text::FAMILY,
+    llama::FAMILY,
+    mistral::FAMILY,
+    phi3::FAMILY,
+    qwen2::FAMILY,
+    qwen3::FAMILY,
+];
 
 /// How architectures with a score in place of the next token end in transformers.
 const SCORE_SUFFIX: &str = "ForSequenceClassification";
@@ -140,7 +155,13 @@ pub fn config_from_spec(spec: &DecoderSpec) -> Result<Map<String, Value>, ModelE
     put("rms_norm_eps", json!(spec.rms_norm_eps.to_string().parse::<f64>().unwrap_or(0.0)));
     put("rope_theta", json!(spec.rope_theta));
     put("rope_scaling", rope_scaling_to_json(spec.rope_scaling.as_ref()));
-    put("max_position_embeddings", json!(spec.max_position_embeddings));
+    let context = match &spec.rope_scaling {
+        Some(RopeScaling::LongRope { extended_max_position_embeddings, .. }) => {
+            *extended_max_position_embeddings
+        }
+        _ => spec.max_position_embeddings,
+    };
+    put("max_position_embeddings", json!(context));
     put("tie_word_embeddings", json!(spec.tie_word_embeddings));
     put("bos_token_id", json!(spec.bos_token_id));
     put(
@@ -169,6 +190,7 @@ pub fn config_from_spec(spec: &DecoderSpec) -> Result<Map<String, Value>, ModelE
         () if back.mlp_bias != spec.mlp_bias => inexpressible("whether the feed-forward has biases"),
         () if back.qk_norm != spec.qk_norm => inexpressible("whether queries and keys are normalised"),
         () if back.sliding_windows != spec.sliding_windows => inexpressible("its sliding windows"),
+        () if back.variant != spec.variant => inexpressible("what it computes otherwise than Llama"),
         () if back != *spec => inexpressible("one of its fields"),
         () => Ok(fields),
     }
@@ -197,25 +219,6 @@ fn unknown_architecture(
         path: path.to_path_buf(),
         architecture: architecture.to_owned(),
         known: known.collect::<Vec<_>>().join(", "),
-    }
-}
-
-fn rope_scaling_to_json(scaling: Option<&RopeScaling>) -> Value {
-    match scaling {
-        None => Value::Null,
-        Some(RopeScaling::Linear { factor }) => json!({"rope_type": "linear", "factor": factor}),
-        Some(RopeScaling::Llama3 {
-            factor,
-            low_freq_factor,
-            high_freq_factor,
-            original_max_position_embeddings,
-        }) => json!({
-            "rope_type": "llama3",
-            "factor": factor,
-            "low_freq_factor": low_freq_factor,
-            "high_freq_factor": high_freq_factor,
-            "original_max_position_embeddings": *original_max_position_embeddings as u64,
-        }),
     }
 }
 

@@ -34,6 +34,9 @@ pub use model_spec::{ModelSpec, initial_values};
 pub use sampling::{SampledToken, Sampler, SamplingError, top_log_probs};
 pub use saving::{SaveDtype, SaveOptions, save_pretrained};
 pub use sources::find_model;
-pub use spec::{DecoderSpec, HeadKind, LoraSpec, ParameterRole, ParameterSpec, RopeScaling, TrainableSpec};
+pub use spec::{
+    Activation, DecoderSpec, DecoderVariant, HeadKind, LoraSpec, ParameterRole, ParameterSpec, QkvLayout,
+    RopeScaling, TrainableSpec,
+};
 pub use tokenizer_files::{TEMPLATE_FOLDER, tokenizer_files};
 pub use weights::{Tensor, Weights};

@@ -190,18 +190,17 @@ impl ModelFiles {
         let mut contradictions: Vec<String> =
             SafetensorsFiles::notice_of_unread_files(path).into_iter().collect();
         contradictions.extend(untie_different_head(&mut spec, &files, path)?);
-        let names = files.names().map(|name| (Some(name.to_owned()), name.to_owned())).collect();
+        let names = files.names().filter(|name| !files.is_scale(name));
+        let names = names.map(|name| (Some(name.to_owned()), name.to_owned())).collect();
         let shape_of = |name: &str| {
             let file = files.file_of(name)?;
             file.tensor(name).map(|tensor| (file.path.clone(), tensor.shape.clone()))
         };
         let (places, unused_tensors) = place(&spec, path, names, shape_of)?;
+        let scale_block = config.scale_block()?;
         for (_, place) in &places {
-            if let Place::Base(name) = place
-                && let Some(file) = files.file_of(name)
-                && let Some(tensor) = file.tensor(name)
-            {
-                file.check_dtype(tensor)?;
+            if let Place::Base(name) = place {
+                files.check_scaled(name, scale_block)?;
             }
         }
         Ok(Self {
@@ -375,10 +374,11 @@ impl ModelFiles {
             Store::Gguf(file) => Some(decoder_from_gguf(file)?),
             Store::Safetensors(_) => None,
         };
+        let scale_block = self.config.as_ref().map(ConfigFile::scale_block).transpose()?.flatten();
         for (parameter, place) in &self.places {
             let tensor = match (place, &self.store, &decoder, &self.adapter) {
                 (Place::Adapter, _, _, Some(adapter)) => adapter.tensors.read(&parameter.name)?,
-                (Place::Base(name), Store::Safetensors(files), ..) => files.read(name)?,
+                (Place::Base(name), Store::Safetensors(files), ..) => files.read_scaled(name, scale_block)?,
                 (Place::Base(name), _, Some(decoder), _) => decoder.read_tensor(&parameter.name, name)?,
                 _ => continue,
             };

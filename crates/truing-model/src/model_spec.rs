@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::encoder::in_output_layer;
-use crate::{DecoderSpec, EncoderSpec, EngineError, LoraSpec, ParameterRole, ParameterSpec, TrainableSpec};
+use crate::{DecoderSpec, EncoderSpec, EngineError, ParameterRole, ParameterSpec, TrainableSpec};
 use truing_types::Seed;
 
 /// What an engine runs.
@@ -105,14 +105,14 @@ impl ModelSpec {
         let Self::Decoder(spec) = self else {
             return Err(EngineError::Unsupported("an encoder has no adapters here".into()));
         };
-        check_targets(&parameters, lora)?;
+        check_targets(&parameters, &spec.stored_targets(&lora.targets))?;
         parameters.extend(spec.lora_parameters(lora));
         Ok(parameters)
     }
 }
 
-fn check_targets(parameters: &[ParameterSpec], lora: &LoraSpec) -> Result<(), EngineError> {
-    for target in &lora.targets {
+fn check_targets(parameters: &[ParameterSpec], targets: &[String]) -> Result<(), EngineError> {
+    for target in targets {
         let weight = format!(".{target}.weight");
         let is_target =
             |p: &ParameterSpec| p.layer.is_some() && p.shape.len() == 2 && p.name.ends_with(&weight);

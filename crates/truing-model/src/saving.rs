@@ -209,6 +209,8 @@ pub(crate) fn saved_config(
     if says_tied != spec.tie_word_embeddings {
         config.insert("tie_word_embeddings".to_owned(), json!(spec.tie_word_embeddings));
     }
+    // What is saved is as wide as the dtype says, whatever it was read from.
+    config.remove("quantization_config");
     if let HeadKind::Score { .. } = spec.head {
         config.insert("pad_token_id".to_owned(), json!(options.pad_token_id));
     }

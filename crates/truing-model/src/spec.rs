@@ -1,30 +1,14 @@
 //! A decoder as data: sizes, rotary embedding, the options in which families differ, and the parameters by
 //! their Hugging Face names.
 
-use serde::{Deserialize, Serialize};
+mod rope;
+mod variant;
 
+use serde::{Deserialize, Serialize};
 use truing_types::TokenId;
 
-/// How rotary frequencies are changed for longer contexts.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum RopeScaling {
-    /// Positions divided by a factor.
-    Linear {
-        /// The divisor.
-        factor: f64,
-    },
-    /// Llama 3.1's frequency-dependent interpolation.
-    Llama3 {
-        /// The divisor of low frequencies.
-        factor: f64,
-        /// Wavelengths longer than `original / low_freq_factor` are divided.
-        low_freq_factor: f64,
-        /// Wavelengths shorter than `original / high_freq_factor` are kept.
-        high_freq_factor: f64,
-        /// Context of pre-training.
-        original_max_position_embeddings: f64,
-    },
-}
+pub use rope::RopeScaling;
+pub use variant::{Activation, DecoderVariant, QkvLayout};
 
 /// What turns the last hidden states into a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -41,7 +25,7 @@ pub enum HeadKind {
 }
 
 /// A decoder-only language model of the Llama kind: pre-normalised blocks of grouped-query attention with
-/// rotary positions and a SwiGLU feed-forward. The families differ only in the fields below.
+/// rotary positions and a gated feed-forward. The families differ only in the fields below.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DecoderSpec {
     /// The `architectures[0]` it was read from and is saved as, for instance `LlamaForCausalLM`.
@@ -83,6 +67,9 @@ pub struct DecoderSpec {
     pub qk_norm: bool,
     /// Per layer: a token sees this many tokens, itself included; `None` sees all before it.
     pub sliding_windows: Vec<Option<usize>>,
+    /// What the family computes or stores otherwise than Llama.
+    #[serde(default)]
+    pub variant: DecoderVariant,
     /// Beginning-of-sequence token.
     pub bos_token_id: Option<TokenId>,
     /// Tokens that end generation.
@@ -235,6 +222,10 @@ impl DecoderSpec {
                 norm("self_attn.k_norm", self.head_dim);
             }
             norm("post_attention_layernorm", hidden);
+            if self.variant.has_post_norms {
+                norm("pre_feedforward_layernorm", hidden);
+                norm("post_feedforward_layernorm", hidden);
+            }
             let mut projection = |name: &str, out: usize, input: usize, has_bias: bool| {
                 let name = format!("{prefix}.{name}");
                 add(format!("{name}.weight"), &[out, input], ParameterRole::Matrix, Some(layer));
@@ -242,12 +233,21 @@ impl DecoderSpec {
                     add(format!("{name}.bias"), &[out], ParameterRole::Bias, Some(layer));
                 }
             };
-            projection("self_attn.q_proj", q, hidden, self.qkv_bias);
-            projection("self_attn.k_proj", kv, hidden, self.qkv_bias);
-            projection("self_attn.v_proj", kv, hidden, self.qkv_bias);
+            match self.variant.qkv_layout.fused_name() {
+                Some(name) => projection(name, q + 2 * kv, hidden, self.qkv_bias),
+                None => {
+                    projection("self_attn.q_proj", q, hidden, self.qkv_bias);
+                    projection("self_attn.k_proj", kv, hidden, self.qkv_bias);
+                    projection("self_attn.v_proj", kv, hidden, self.qkv_bias);
+                }
+            }
             projection("self_attn.o_proj", hidden, q, self.output_bias);
-            projection("mlp.gate_proj", inner, hidden, self.mlp_bias);
-            projection("mlp.up_proj", inner, hidden, self.mlp_bias);
+            if self.variant.has_fused_gate_up {
+                projection("mlp.gate_up_proj", 2 * inner, hidden, self.mlp_bias);
+            } else {
+                projection("mlp.gate_proj", inner, hidden, self.mlp_bias);
+                projection("mlp.up_proj", inner, hidden, self.mlp_bias);
+            }
             projection("mlp.down_proj", hidden, inner, self.mlp_bias);
         }
         add("model.norm.weight".into(), &[hidden], ParameterRole::Norm, None);
@@ -263,15 +263,36 @@ impl DecoderSpec {
         all
     }
 
+    /// LoRA targets by the names that the model's projections have: where several projections are stored as one matrix and
+    /// all of them are named, that matrix is meant.
+    #[must_use]
+    pub fn stored_targets(&self, targets: &[String]) -> Vec<String> {
+        let qkv = self.variant.qkv_layout.fused_name().and_then(|name| name.rsplit('.').next());
+        let gate_up = self.variant.has_fused_gate_up.then_some("gate_up_proj");
+        let mut stored = targets.to_vec();
+        for (parts, fused) in
+            [(&["q_proj", "k_proj", "v_proj"][..], qkv), (&["gate_proj", "up_proj"][..], gate_up)]
+        {
+            let is_named = |part: &&str| stored.iter().any(|target| target == part);
+            if let Some(fused) = fused
+                && parts.iter().all(is_named)
+            {
+                stored.retain(|target| !parts.contains(&target.as_str()) && target != fused);
+                stored.push(fused.to_owned());
+            }
+        }
+        stored
+    }
+
     /// The adapters that `lora` adds: for each target projection `P` of each block, `P.lora_A.weight`
     /// `[rank, in]` and `P.lora_B.weight` `[out, rank]`, named as in the model (PEFT prepends
     /// `base_model.model.` in files).
     #[must_use]
     pub fn lora_parameters(&self, lora: &LoraSpec) -> Vec<ParameterSpec> {
-        let mut all = Vec::new();
+        let (mut all, targets) = (Vec::new(), self.stored_targets(&lora.targets));
         for matrix in self.parameters().into_iter().filter(|p| p.role == ParameterRole::Matrix) {
             let Some(projection) = matrix.name.strip_suffix(".weight") else { continue };
-            if !lora.targets.iter().any(|target| projection.rsplit('.').next() == Some(target.as_str())) {
+            if !targets.iter().any(|target| projection.rsplit('.').next() == Some(target.as_str())) {
                 continue;
             }
             for (part, shape, role) in [
@@ -283,43 +304,6 @@ impl DecoderSpec {
             }
         }
         all
-    }
-
-    /// Rotary frequencies `[head_dim / 2]`, `theta^(-2i / head_dim)` after scaling, in single precision as
-    /// transformers computes them (Su et al. 2021, arXiv 2104.09864), and the factor on cosine and sine.
-    #[must_use]
-    pub fn rotary_inverse_frequencies(&self) -> (Vec<f32>, f32) {
-        let frequencies = (0..self.head_dim / 2).map(|i| {
-            let exponent = (2 * i) as f32 / self.head_dim as f32;
-            // Rounded once: PyTorch's single-precision power is, nearly always.
-            let power = f64::from(self.rope_theta as f32).powf(f64::from(exponent)) as f32;
-            let frequency = 1.0 / power;
-            match &self.rope_scaling {
-                None => frequency,
-                Some(RopeScaling::Linear { factor }) => frequency / *factor as f32,
-                Some(RopeScaling::Llama3 {
-                    factor,
-                    low_freq_factor,
-                    high_freq_factor,
-                    original_max_position_embeddings,
-                }) => {
-                    let (factor, low, high) =
-                        (*factor as f32, *low_freq_factor as f32, *high_freq_factor as f32);
-                    let original = *original_max_position_embeddings as f32;
-                    // PyTorch divides a number by a tensor through the tensor's reciprocal.
-                    let wavelength = (1.0 / frequency) * std::f32::consts::TAU;
-                    if wavelength > original / low {
-                        frequency / factor
-                    } else if wavelength < original / high {
-                        frequency
-                    } else {
-                        let smooth = ((1.0 / wavelength) * original - low) / (high - low);
-                        (1.0 - smooth) * frequency / factor + smooth * frequency
-                    }
-                }
-            }
-        });
-        (frequencies.collect(), 1.0)
     }
 
     /// Number of parameters without adapters.

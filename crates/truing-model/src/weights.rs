@@ -2,7 +2,10 @@
 //! (<https://huggingface.co/docs/safetensors>): eight bytes of header length, a JSON header, data.
 //!
 //! Files are read through buffers, never mapped: offsets may be unaligned, and a file that shrinks meanwhile
-//! gives an error. Every tensor becomes f32, one at a time.
+//! gives an error. Every tensor becomes f32, one at a time; 8-bit floats are
+//! multiplied by their scales (`fp8.rs`).
+
+mod fp8;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,6 +19,8 @@ use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 
 use crate::ModelError;
+
+pub(crate) use fp8::ScaleBlock;
 
 /// Headers longer than this are refused, as the reference implementation does.
 const MAX_HEADER_BYTES: u64 = 100_000_000;

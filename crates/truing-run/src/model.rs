@@ -58,7 +58,8 @@ pub fn tokenizer(files: &ModelFiles) -> Result<Tokenizer, RunError> {
 /// train.
 pub fn continues_adapter(files: &ModelFiles, trainable: &TrainableSpec) -> Result<bool, RunError> {
     let (Some(adapter), Some(lora)) = (&files.adapter, &trainable.lora) else { return Ok(false) };
-    if !lora.is_same(&adapter.lora) {
+    let stored = LoraSpec { targets: files.spec.stored_targets(&lora.targets), ..lora.clone() };
+    if !stored.is_same(&adapter.lora) {
         return Err(RunError::BadSetting {
             key: "lora",
             found: describe_lora(lora),

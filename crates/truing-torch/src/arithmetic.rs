@@ -6,7 +6,8 @@ use crate::ffi::{Argument, Dtype, Operator, Tensor};
 use crate::operators::{
     ADAMW, ARGMAX, CAT, DIV, EMBEDDING_BACKWARD, EXP, GATHER, GELU, GELU_BACKWARD, GREATER, INDEX_SELECT,
     LAYER_NORM, LAYER_NORM_BACKWARD, LOG, LOG_SOFTMAX, MASKED_FILL_IN_PLACE, MAXIMUM, MEAN, MM, MM_TO_DTYPE,
-    MUL, NEG, RSQRT, SCATTER_ADD_IN_PLACE, SILU, SILU_BACKWARD, SQRT, SUM, TOP_K, ZERO_IN_PLACE, exactly,
+    MUL, NEG, RSQRT, SCATTER_ADD_IN_PLACE, SILU, SILU_BACKWARD, SQRT, SUM, TANH, TOP_K, ZERO_IN_PLACE,
+    exactly,
 };
 use Argument::{Bool, Float, Int, Ints, None as Nothing, Tensor as Of, Tensors, Text};
 
@@ -119,6 +120,10 @@ impl Tensor {
         MEAN.call_one(self.torch(), &[Of(self), Ints(&[-1]), Bool(true), Nothing])
     }
 
+    pub(crate) fn tanh(&self) -> Result<Self, TorchError> {
+        self.one(&TANH)
+    }
+
     pub(crate) fn silu(&self) -> Result<Self, TorchError> {
         self.one(&SILU)
     }
@@ -136,6 +141,16 @@ impl Tensor {
     /// The gradient at the input `self`, from that at the output.
     pub(crate) fn gelu_backward(&self, d_output: &Self) -> Result<Self, TorchError> {
         GELU_BACKWARD.call_one(self.torch(), &[Of(d_output), Of(self), Text("none")])
+    }
+
+    /// The GELU by its hyperbolic tangent.
+    pub(crate) fn gelu_tanh(&self) -> Result<Self, TorchError> {
+        GELU.call_one(self.torch(), &[Of(self), Text("tanh")])
+    }
+
+    /// The gradient at the input `self`, from that at the output.
+    pub(crate) fn gelu_tanh_backward(&self, d_output: &Self) -> Result<Self, TorchError> {
+        GELU_BACKWARD.call_one(self.torch(), &[Of(d_output), Of(self), Text("tanh")])
     }
 
     /// Some rows of a matrix, or some places of another axis, by their numbers.

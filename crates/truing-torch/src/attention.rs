@@ -4,8 +4,9 @@
 //! 2307.08691), the memory-efficient kernels in single precision. On the processor libtorch has no such kernel; each
 //! sequence is a call of its own. Where a sequence has fewer queries than keys, its last query sees its last key. The
 //! causal masks of the GPU's kernels are aligned so; that of the processor's is aligned at the first key, so such
-//! sequences get a mask as a tensor there.
+//! sequences get a mask as a tensor there. Scores with a soft cap are computed by formulas on both (`capped.rs`).
 
+mod capped;
 mod cpu;
 mod cuda;
 
@@ -24,6 +25,10 @@ pub(crate) struct AttentionShape {
     pub(crate) is_causal: bool,
     /// A token sees this many tokens, itself included.
     pub(crate) window: Option<usize>,
+    /// Factor on the scores, where it is not `1 / sqrt(head_dim)`.
+    pub(crate) given_scale: Option<f32>,
+    /// Scores become `cap tanh(score / cap)`.
+    pub(crate) soft_cap: Option<f32>,
 }
 
 /// A sequence: its queries among the rows of the queries, its keys among those of the keys.
@@ -81,7 +86,7 @@ impl Spans {
 
 impl AttentionShape {
     fn scale(&self) -> f64 {
-        1.0 / (self.head_dim as f64).sqrt()
+        self.given_scale.map_or_else(|| 1.0 / (self.head_dim as f64).sqrt(), f64::from)
     }
 
     /// `q` `[n_queries, n_heads * head_dim]`, `k` and `v` `[n_keys, n_kv_heads * head_dim]`.
@@ -92,6 +97,9 @@ impl AttentionShape {
         k: &Tensor,
         v: &Tensor,
     ) -> Result<Attended, TorchError> {
+        if let Some(cap) = self.soft_cap {
+            return self.forward_capped(spans, [q, k, v], cap);
+        }
         match &spans.cumulative {
             None => self.forward_on_cpu(spans, q, k, v),
             Some(cumulative) if q.dtype() == Some(Dtype::F32) => {
@@ -109,6 +117,9 @@ impl AttentionShape {
         attended: &Attended,
         d_output: &Tensor,
     ) -> Result<[Tensor; 3], TorchError> {
+        if let Some(cap) = self.soft_cap {
+            return self.backward_capped(spans, [q, k, v], d_output, cap);
+        }
         match &spans.cumulative {
             None => self.backward_on_cpu(spans, [q, k, v], attended, d_output),
             Some(cumulative) if q.dtype() == Some(Dtype::F32) => {

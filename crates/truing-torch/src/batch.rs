@@ -6,7 +6,7 @@ use crate::attention::Spans;
 use crate::device::Device;
 use crate::error::TorchError;
 use crate::ffi::{Tensor, TorchLib};
-use crate::rotary::Angles;
+use crate::rotary::AllAngles;
 
 /// A batch on the device.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub struct DeviceBatch {
     /// Where sequences continue others: the token behind each key, every prefix before each of its continuations.
     key_tokens: Option<Tensor>,
     /// Of decoders.
-    pub(crate) angles: Option<Angles>,
+    pub(crate) angles: Option<AllAngles>,
 }
 
 impl DeviceBatch {
@@ -28,7 +28,7 @@ impl DeviceBatch {
         torch: &'static TorchLib,
         device: Device,
         batch: &PackedBatch,
-        angles: Option<Angles>,
+        angles: Option<AllAngles>,
     ) -> Result<Self, TorchError> {
         let indices = |numbers: &[u32]| {
             let numbers: Vec<i64> = numbers.iter().map(|&number| i64::from(number)).collect();

@@ -9,8 +9,9 @@ use crate::decoder::Decoder;
 use crate::error::TorchError;
 use crate::ffi::Tensor;
 use crate::layer::Layer;
+use crate::logit_rule::LogitRule;
 use crate::parameters::Parameters;
-use crate::rotary::Angles;
+use crate::rotary::AllAngles;
 
 /// Longest piece of a prompt that is read at once; bounds the memory of a long prompt.
 pub(crate) const PREFILL_TOKENS: usize = 512;
@@ -82,7 +83,8 @@ impl Decoder {
             hidden = hidden.select(0, &Tensor::from_i64(torch, &last, &[last.len()], device)?)?;
         }
         let normed = self.final_norm.forward(parameters, &hidden)?;
-        normed.mm_f32(&parameters.weight(self.head).t()?)
+        let products = normed.mm_f32(&parameters.weight(self.head).t()?)?;
+        LogitRule::new(parameters, self, 1.0)?.forward(products)
     }
 }
 
@@ -91,7 +93,7 @@ impl Layer {
     fn extend(
         &self,
         parameters: &Parameters,
-        angles: &Angles,
+        angles: &AllAngles,
         spans: &Spans,
         x: &Tensor,
         caches: &[&mut KvCache],
@@ -111,7 +113,7 @@ impl Layer {
         }
         let all = |parts: &[Tensor]| Tensor::cat(&parts.iter().collect::<Vec<_>>(), 0);
         let attended = self.attention.forward(spans, &q, &all(&keys)?, &all(&values)?)?;
-        let x_mid = x.add(&self.o.forward(parameters, &attended.output)?)?;
+        let (x_mid, _) = self.add_attention(parameters, x, &attended.output)?;
         Ok(self.feed_forward(parameters, &x_mid)?.0)
     }
 }

@@ -9,7 +9,7 @@ use crate::ffi::{Dtype, Tensor};
 use crate::layer::{Layer, SavedLayer};
 use crate::norm::RmsNorm;
 use crate::parameters::Parameters;
-use crate::rotary::{Angles, RotaryTable};
+use crate::rotary::{AllAngles, RotaryTables};
 use crate::segment::{Blocks, SavedBlock};
 
 /// Everything of a decoder but its parameters.
@@ -20,7 +20,7 @@ pub(crate) struct Decoder {
     embedding: usize,
     pub(crate) head: usize,
     pub(crate) final_norm: RmsNorm,
-    pub(crate) rotary: RotaryTable,
+    pub(crate) rotary: RotaryTables,
 }
 
 impl Decoder {
@@ -38,13 +38,17 @@ impl Decoder {
             HeadKind::LanguageModel if spec.tie_word_embeddings => embedding,
             HeadKind::LanguageModel => parameters.require("lm_head.weight")?,
         };
-        let final_norm = RmsNorm { weight: parameters.require("model.norm.weight")?, eps: spec.rms_norm_eps };
-        Ok(Self { rotary: RotaryTable::new(&spec), spec, layers, embedding, head, final_norm })
+        let final_norm = RmsNorm::find(&spec, parameters, "model.norm")?;
+        Ok(Self { rotary: RotaryTables::new(&spec), spec, layers, embedding, head, final_norm })
     }
 
     /// Rows of the embedding `[n_tokens, hidden]`, in single precision.
     pub(crate) fn embed(&self, parameters: &Parameters, tokens: &Tensor) -> Result<Tensor, TorchError> {
-        parameters.value(self.embedding).select(0, tokens)
+        let rows = parameters.value(self.embedding).select(0, tokens)?;
+        match self.spec.variant.embedding_scale {
+            Some(scale) => rows.scaled(scale),
+            None => Ok(rows),
+        }
     }
 
     pub(crate) fn embed_backward(
@@ -57,12 +61,16 @@ impl Decoder {
             return Ok(());
         }
         let d_rows = d_hidden.to(Dtype::F32)?.scatter_rows(&batch.tokens, self.spec.vocab_size)?;
+        let d_rows = match self.spec.variant.embedding_scale {
+            Some(scale) => d_rows.scaled(scale)?,
+            None => d_rows,
+        };
         parameters.add_gradient(self.embedding, &d_rows)
     }
 }
 
 /// The angles of a batch, which every decoder's has.
-fn angles(batch: &DeviceBatch) -> Result<&Angles, TorchError> {
+fn angles(batch: &DeviceBatch) -> Result<&AllAngles, TorchError> {
     let reason = || TorchError::Arguments { operator: "rotary", reason: "an encoder's batch".into() };
     batch.angles.as_ref().ok_or_else(reason)
 }

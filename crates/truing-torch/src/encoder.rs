@@ -137,6 +137,8 @@ impl EncoderLayer {
                 head_dim: spec.head_dim(),
                 is_causal: false,
                 window: None,
+                given_scale: None,
+                soft_cap: None,
             },
         })
     }

@@ -15,6 +15,7 @@ use crate::divergence::Compared;
 use crate::error::TorchError;
 use crate::ffi::{Dtype, Tensor};
 use crate::inner::Inner;
+use crate::logit_rule::LogitRule;
 use crate::parameters::Parameters;
 
 /// Logits that are in memory at once.
@@ -38,6 +39,8 @@ struct VocabularyHead<'a> {
     normed: Tensor,
     /// `[1, vocab]`.
     excluded: Option<Tensor>,
+    /// How logits are made of the products.
+    rule: LogitRule,
 }
 
 /// The inverse of the temperature, where it is not 1.
@@ -61,7 +64,8 @@ impl<'a> VocabularyHead<'a> {
             Some(Tensor::from_bool(parameters.torch, &mask, &[1, vocab_size], parameters.device)?)
         };
         let normed = scaled(normed, temperature)?;
-        Ok(Self { parameters, head: decoder.head, vocab_size, normed, excluded })
+        let rule = LogitRule::new(parameters, decoder, temperature)?;
+        Ok(Self { parameters, head: decoder.head, vocab_size, normed, excluded, rule })
     }
 
     /// Parts of the rows whose logits are made at once.
@@ -73,7 +77,7 @@ impl<'a> VocabularyHead<'a> {
     /// Logits of some rows in single precision; those of excluded tokens are minus infinity.
     fn logits(&self, rows: Range<usize>) -> Result<Tensor, TorchError> {
         let head = self.parameters.weight(self.head).t()?;
-        let logits = self.normed.rows(rows)?.mm_f32(&head)?;
+        let logits = self.rule.forward(self.normed.rows(rows)?.mm_f32(&head)?)?;
         if let Some(excluded) = &self.excluded {
             logits.fill_where(excluded, f32::NEG_INFINITY)?;
         }
@@ -81,10 +85,17 @@ impl<'a> VocabularyHead<'a> {
     }
 
     /// Adds the matrix's gradient; the gradient at the final norm of some rows, from that at their logits.
-    fn backward(&self, rows: Range<usize>, d_logits: &Tensor) -> Result<Tensor, TorchError> {
-        let d_logits = d_logits.to(self.parameters.dtype)?;
-        self.parameters.add_gradient_product(self.head, &d_logits.t()?, &self.normed.rows(rows)?)?;
-        d_logits.mm_f32(self.parameters.weight(self.head))
+    fn backward(&self, rows: Range<usize>, logits: &Tensor, d_logits: Tensor) -> Result<Tensor, TorchError> {
+        let (d_products, along) = self.rule.backward(logits, d_logits, self.excluded.as_ref())?;
+        let d_products = d_products.to(self.parameters.dtype)?;
+        self.parameters.add_gradient_product(self.head, &d_products.t()?, &self.normed.rows(rows)?)?;
+        if let Some(along) = along
+            && self.parameters.has_gradient(self.head)
+        {
+            let taken = self.parameters.value(self.head).mul(&along)?;
+            self.parameters.add_gradient(self.head, &taken.neg()?)?;
+        }
+        d_products.mm_f32(self.parameters.weight(self.head))
     }
 
     /// Numbers on the host, as a tensor `[rows, k]` on the device.
@@ -158,7 +169,7 @@ impl<'a> LogProbRequest<'a> {
                 let d = compared.gradient.mul(&head.numbers(&d[rows.clone()], 1)?)?;
                 d_logits.scatter_add_columns(&compared.tokens, &d)?;
             }
-            d_parts.push(head.backward(rows, &d_logits)?);
+            d_parts.push(head.backward(rows, &logits, d_logits)?);
         }
         let parts: Vec<&Tensor> = d_parts.iter().collect();
         let d_normed = if parts.is_empty() { None } else { Some(Tensor::cat(&parts, 0)?) };

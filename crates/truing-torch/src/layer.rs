@@ -5,36 +5,40 @@
 //! y     = x_mid + down(silu(gate(norm2 x_mid)) * up(norm2 x_mid))
 //! ```
 //!
+//! Gemma has a norm after `o` and after `down` too, before each is added, and a GELU for the SiLU. What such a norm is
+//! given is saved as well.
+//!
 //! Norms and the feed-forward's activation are cheap and are computed again in the backward; the results of matrix
 //! products are saved. The residual stream is in single precision, what projections make in the format that is
 //! computed in.
 
-use truing_model::{DecoderSpec, EngineError, SaveActivations, TrainableSpec};
+use truing_model::{Activation, DecoderSpec, EngineError, SaveActivations, TrainableSpec};
 
 use crate::attention::{Attended, AttentionShape};
 use crate::batch::DeviceBatch;
 use crate::error::TorchError;
-use crate::ffi::{Dtype, Tensor};
+use crate::ffi::Tensor;
 use crate::linear::Linear;
 use crate::norm::RmsNorm;
 use crate::parameters::Parameters;
-use crate::rotary::Angles;
+use crate::projections::Projections;
+use crate::rotary::AllAngles;
 use crate::segment::SavedBlock;
 
 /// Indices and options of one block.
 #[derive(Debug)]
 pub(crate) struct Layer {
     input_norm: RmsNorm,
-    post_attention_norm: RmsNorm,
+    feed_forward_norm: RmsNorm,
+    /// Norms of what attention and feed-forward add to the stream, where the family has them.
+    post_norms: Option<[RmsNorm; 2]>,
     /// Norms of the query and key heads, where the family has them.
     qk_norms: Option<[RmsNorm; 2]>,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    pub(crate) o: Linear,
-    gate: Linear,
-    up: Linear,
+    qkv: Projections<3>,
+    o: Linear,
+    gate_up: Projections<2>,
     down: Linear,
+    activation: Activation,
     pub(crate) attention: AttentionShape,
 }
 
@@ -51,6 +55,16 @@ pub(crate) struct SavedLayer {
     x_mid: Tensor,
     gate: Tensor,
     up: Tensor,
+    /// What the norms after attention and feed-forward are given, where there are such.
+    branches: [Option<Tensor>; 2],
+}
+
+/// What a feed-forward saves: its two products, and what the norm after it is given, where there is one.
+#[derive(Debug)]
+pub(crate) struct FeedForward {
+    gate: Tensor,
+    up: Tensor,
+    branch: Option<Tensor>,
 }
 
 impl Layer {
@@ -61,10 +75,7 @@ impl Layer {
         layer: usize,
     ) -> Result<Self, EngineError> {
         let alpha = trainable.lora.as_ref().map(|lora| lora.alpha);
-        let norm = |name: &str| {
-            let weight = parameters.require(&format!("model.layers.{layer}.{name}.weight"))?;
-            Ok::<_, EngineError>(RmsNorm { weight, eps: spec.rms_norm_eps })
-        };
+        let norm = |name: &str| RmsNorm::find(spec, parameters, &format!("model.layers.{layer}.{name}"));
         let linear = |name: &str| {
             let name = format!("model.layers.{layer}.{name}");
             let missing = || EngineError::MissingParameter { name: name.clone() };
@@ -72,23 +83,41 @@ impl Layer {
         };
         let qk_norms =
             if spec.qk_norm { Some([norm("self_attn.q_norm")?, norm("self_attn.k_norm")?]) } else { None };
+        let variant = &spec.variant;
+        let (feed_forward_norm, post_norms) = if variant.has_post_norms {
+            let post = [norm("post_attention_layernorm")?, norm("post_feedforward_layernorm")?];
+            (norm("pre_feedforward_layernorm")?, Some(post))
+        } else {
+            (norm("post_attention_layernorm")?, None)
+        };
         Ok(Self {
             input_norm: norm("input_layernorm")?,
-            post_attention_norm: norm("post_attention_layernorm")?,
+            feed_forward_norm,
+            post_norms,
             qk_norms,
-            q: linear("self_attn.q_proj")?,
-            k: linear("self_attn.k_proj")?,
-            v: linear("self_attn.v_proj")?,
+            qkv: Projections::find(
+                linear,
+                ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+                variant.qkv_layout.fused_name(),
+                [spec.q_width(), spec.kv_width(), spec.kv_width()],
+            )?,
             o: linear("self_attn.o_proj")?,
-            gate: linear("mlp.gate_proj")?,
-            up: linear("mlp.up_proj")?,
+            gate_up: Projections::find(
+                linear,
+                ["mlp.gate_proj", "mlp.up_proj"],
+                variant.has_fused_gate_up.then_some("mlp.gate_up_proj"),
+                [spec.intermediate_size; 2],
+            )?,
             down: linear("mlp.down_proj")?,
+            activation: variant.activation,
             attention: AttentionShape {
                 n_heads: spec.n_heads,
                 n_kv_heads: spec.n_kv_heads,
                 head_dim: spec.head_dim,
                 is_causal: true,
                 window: spec.sliding_windows.get(layer).copied().flatten(),
+                given_scale: variant.attention_scale,
+                soft_cap: variant.attention_soft_cap,
             },
         })
     }
@@ -96,17 +125,17 @@ impl Layer {
     /// Queries, keys and values, not rotated yet.
     pub(crate) fn project(&self, parameters: &Parameters, x: &Tensor) -> Result<[Tensor; 3], TorchError> {
         let normed = self.input_norm.forward(parameters, x)?;
-        let of = |projection: &Linear| projection.forward(parameters, &normed);
-        Ok([of(&self.q)?, of(&self.k)?, of(&self.v)?])
+        self.qkv.forward(parameters, &normed)
     }
 
     /// Queries and keys, normed by head where the family does, and rotated.
     pub(crate) fn turned(
         &self,
         parameters: &Parameters,
-        angles: &Angles,
+        angles: &AllAngles,
         [q, k]: [&Tensor; 2],
     ) -> Result<[Tensor; 2], TorchError> {
+        let angles = angles.of(self.attention.window.is_some());
         match &self.qk_norms {
             None => Ok([angles.turn(q)?, angles.turn(k)?]),
             Some([q_norm, k_norm]) => {
@@ -124,22 +153,72 @@ impl Layer {
         x.reshape(&[x.n_elements() / head_dim, head_dim])
     }
 
-    /// The feed-forward's two products of the normed `x_mid`.
-    fn gate_and_up(&self, parameters: &Parameters, x_mid: &Tensor) -> Result<[Tensor; 2], TorchError> {
-        let normed = self.post_attention_norm.forward(parameters, x_mid)?;
-        Ok([self.gate.forward(parameters, &normed)?, self.up.forward(parameters, &normed)?])
+    /// The gate's function.
+    fn gated(&self, gate: &Tensor) -> Result<Tensor, TorchError> {
+        match self.activation {
+            Activation::Silu => gate.silu(),
+            Activation::GeluTanh => gate.gelu_tanh(),
+        }
     }
 
-    /// `x_mid + down(silu(gate) * up)`, and the two products.
+    /// The gradient at the gate, from that at its function.
+    fn gated_backward(&self, gate: &Tensor, d_gated: &Tensor) -> Result<Tensor, TorchError> {
+        match self.activation {
+            Activation::Silu => gate.silu_backward(d_gated),
+            Activation::GeluTanh => gate.gelu_tanh_backward(d_gated),
+        }
+    }
+
+    /// The stream and what a branch adds to it; also what the branch's norm was given, where there is one.
+    fn add_branch(
+        parameters: &Parameters,
+        norm: Option<&RmsNorm>,
+        stream: &Tensor,
+        branch: Tensor,
+    ) -> Result<(Tensor, Option<Tensor>), TorchError> {
+        match norm {
+            None => Ok((stream.add(&branch)?, None)),
+            Some(norm) => Ok((stream.add(&norm.forward(parameters, &branch)?)?, Some(branch))),
+        }
+    }
+
+    /// The gradient at a branch's last projection, in the format that is computed in.
+    fn branch_backward(
+        parameters: &Parameters,
+        norm: Option<&RmsNorm>,
+        branch: Option<&Tensor>,
+        d_stream: &Tensor,
+    ) -> Result<Tensor, TorchError> {
+        match norm.zip(branch) {
+            None => d_stream.to(parameters.dtype),
+            Some((norm, branch)) => norm.backward(parameters, branch, d_stream)?.to(parameters.dtype),
+        }
+    }
+
+    /// `x` and the projection of the attention's results.
+    pub(crate) fn add_attention(
+        &self,
+        parameters: &Parameters,
+        x: &Tensor,
+        attention: &Tensor,
+    ) -> Result<(Tensor, Option<Tensor>), TorchError> {
+        let norm = self.post_norms.as_ref().map(|[attention, _]| attention);
+        Self::add_branch(parameters, norm, x, self.o.forward(parameters, attention)?)
+    }
+
+    /// `x_mid + down(silu(gate) * up)`, and what is saved of it.
     pub(crate) fn feed_forward(
         &self,
         parameters: &Parameters,
         x_mid: &Tensor,
-    ) -> Result<(Tensor, [Tensor; 2]), TorchError> {
-        let [gate, up] = self.gate_and_up(parameters, x_mid)?;
-        let activation = gate.silu()?.mul(&up)?;
-        let y = x_mid.add(&self.down.forward(parameters, &activation)?)?;
-        Ok((y, [gate, up]))
+    ) -> Result<(Tensor, FeedForward), TorchError> {
+        let normed = self.feed_forward_norm.forward(parameters, x_mid)?;
+        let [gate, up] = self.gate_up.forward(parameters, &normed)?;
+        let activation = self.gated(&gate)?.mul(&up)?;
+        let norm = self.post_norms.as_ref().map(|[_, feed_forward]| feed_forward);
+        let branch = self.down.forward(parameters, &activation)?;
+        let (y, branch) = Self::add_branch(parameters, norm, x_mid, branch)?;
+        Ok((y, FeedForward { gate, up, branch }))
     }
 
     /// `x` `[n_tokens, hidden]` to the block's output, and what `save` asks for. Attention that is `given` is not
@@ -148,7 +227,7 @@ impl Layer {
         &self,
         parameters: &Parameters,
         batch: &DeviceBatch,
-        angles: &Angles,
+        angles: &AllAngles,
         x: Tensor,
         save: SaveActivations,
         given: Option<Attended>,
@@ -159,12 +238,13 @@ impl Layer {
             Some(attended) => attended,
             None => self.attention.forward(&batch.spans, &q, &batch.keys(&k)?, &batch.keys(&v)?)?,
         };
-        let x_mid = x.add(&self.o.forward(parameters, &attended.output)?)?;
-        let (y, [gate, up]) = self.feed_forward(parameters, &x_mid)?;
+        let (x_mid, of_attention) = self.add_attention(parameters, &x, &attended.output)?;
+        let (y, FeedForward { gate, up, branch }) = self.feed_forward(parameters, &x_mid)?;
         let saved = match save {
             SaveActivations::Everything => {
                 let [q, k] = if self.qk_norms.is_some() { [raw_q, raw_k] } else { [q, k] };
-                SavedBlock::Everything(SavedLayer { x, q, k, v, attended, x_mid, gate, up })
+                let branches = [of_attention, branch];
+                SavedBlock::Everything(SavedLayer { x, q, k, v, attended, x_mid, gate, up, branches })
             }
             SaveActivations::InputAndAttention => SavedBlock::Attention(attended),
             SaveActivations::Nothing | SaveActivations::Input => SavedBlock::Nothing,
@@ -177,15 +257,17 @@ impl Layer {
         &self,
         parameters: &Parameters,
         batch: &DeviceBatch,
-        angles: &Angles,
+        angles: &AllAngles,
         saved: SavedLayer,
         d_output: Tensor,
     ) -> Result<Tensor, TorchError> {
-        let SavedLayer { x, q, k, v, attended, x_mid, gate, up } = saved;
-        let d_mid = self.feed_forward_backward(parameters, &x_mid, &gate, &up, d_output)?;
-        drop((x_mid, gate, up));
+        let SavedLayer { x, q, k, v, attended, x_mid, gate, up, branches: [of_attention, branch] } = saved;
+        let feed_forward = FeedForward { gate, up, branch };
+        let d_mid = self.feed_forward_backward(parameters, &x_mid, &feed_forward, d_output)?;
+        drop((x_mid, feed_forward));
 
-        let d_o = d_mid.to(parameters.dtype)?;
+        let norm = self.post_norms.as_ref().map(|[attention, _]| attention);
+        let d_o = Self::branch_backward(parameters, norm, of_attention.as_ref(), &d_mid)?;
         let d_attention = self.o.backward_input(parameters, &d_o)?;
         self.o.backward_parameters(parameters, &attended.output, &d_o)?;
         let raw = [q, k];
@@ -199,11 +281,7 @@ impl Layer {
         let [d_q, d_k] = self.turned_backward(parameters, angles, &raw, [&d_q, &d_k])?;
 
         let normed = self.input_norm.forward(parameters, &x)?;
-        let mut d_normed = x.zeros_like(&x.shape())?;
-        for (projection, d_y) in [(&self.q, &d_q), (&self.k, &d_k), (&self.v, &d_v)] {
-            d_normed = d_normed.add(&projection.backward_input(parameters, d_y)?)?;
-            projection.backward_parameters(parameters, &normed, d_y)?;
-        }
+        let d_normed = self.qkv.backward(parameters, &normed, [&d_q, &d_k, &d_v])?;
         d_mid.add(&self.input_norm.backward(parameters, &x, &d_normed)?)
     }
 
@@ -211,10 +289,11 @@ impl Layer {
     fn turned_backward(
         &self,
         parameters: &Parameters,
-        angles: &Angles,
+        angles: &AllAngles,
         raw: &[Tensor; 2],
         [d_q, d_k]: [&Tensor; 2],
     ) -> Result<[Tensor; 2], TorchError> {
+        let angles = angles.of(self.attention.window.is_some());
         let [d_q, d_k] = [angles.turn_back(d_q)?, angles.turn_back(d_k)?];
         let Some([q_norm, k_norm]) = &self.qk_norms else { return Ok([d_q, d_k]) };
         let back = |norm: &RmsNorm, raw: &Tensor, d: &Tensor| {
@@ -229,21 +308,18 @@ impl Layer {
         &self,
         parameters: &Parameters,
         x_mid: &Tensor,
-        gate: &Tensor,
-        up: &Tensor,
+        FeedForward { gate, up, branch }: &FeedForward,
         d_output: Tensor,
     ) -> Result<Tensor, TorchError> {
-        let d_y = d_output.to(parameters.dtype)?;
+        let norm = self.post_norms.as_ref().map(|[_, feed_forward]| feed_forward);
+        let d_y = Self::branch_backward(parameters, norm, branch.as_ref(), &d_output)?;
         let d_activation = self.down.backward_input(parameters, &d_y)?;
-        let gated = gate.silu()?;
+        let gated = self.gated(gate)?;
         self.down.backward_parameters(parameters, &gated.mul(up)?, &d_y)?;
         let d_up = d_activation.mul(&gated)?;
-        let d_gate = gate.silu_backward(&d_activation.mul(up)?)?;
-        let normed = self.post_attention_norm.forward(parameters, x_mid)?;
-        let d_normed = self.gate.backward_input(parameters, &d_gate)?.to(Dtype::F32)?;
-        let d_normed = d_normed.add(&self.up.backward_input(parameters, &d_up)?)?;
-        self.gate.backward_parameters(parameters, &normed, &d_gate)?;
-        self.up.backward_parameters(parameters, &normed, &d_up)?;
-        d_output.add(&self.post_attention_norm.backward(parameters, x_mid, &d_normed)?)
+        let d_gate = self.gated_backward(gate, &d_activation.mul(up)?)?;
+        let normed = self.feed_forward_norm.forward(parameters, x_mid)?;
+        let d_normed = self.gate_up.backward(parameters, &normed, [&d_gate, &d_up])?;
+        d_output.add(&self.feed_forward_norm.backward(parameters, x_mid, &d_normed)?)
     }
 }

@@ -53,16 +53,18 @@ fn decoder_memory(spec: &DecoderSpec, number_bytes: u64, of_parameters: EngineMe
     let inner = spec.intermediate_size as u64 * number_bytes;
     let (q, kv) = (spec.q_width() as u64 * number_bytes, spec.kv_width() as u64 * number_bytes);
     let row_normalisers = spec.n_heads as u64 * FLOAT_BYTES;
+    // What the norms after attention and feed-forward are given.
+    let branches = if spec.variant.has_post_norms { 2 * spec.hidden_size as u64 * number_bytes } else { 0 };
     // Of the embedding's gradient there are, for a moment, the sum so far, this pack's, and both together.
     let embedding = (spec.vocab_size * spec.hidden_size) as u64 * FLOAT_BYTES;
     EngineMemory {
         attention_bytes_per_token: q + row_normalisers,
         // x, x_mid; q, attention; k, v; gate, up
-        layer_bytes_per_token: 2 * hidden + 2 * q + 2 * kv + row_normalisers + 2 * inner,
+        layer_bytes_per_token: 2 * hidden + 2 * q + 2 * kv + row_normalisers + 2 * inner + branches,
         // The stream's gradient, the norm's operands and their gradients in single precision; the feed-forward's
         // activation and three gradients; queries, keys and values repeated for every head, their gradients and what
         // the rotation makes.
-        workspace_bytes_per_token: 6 * hidden + 5 * inner + 8 * q + 4 * kv,
+        workspace_bytes_per_token: 6 * hidden + 5 * inner + 8 * q + 4 * kv + branches,
         forward_bytes_per_token: 5 * hidden + 5 * q + 3 * inner + row_normalisers,
         forward_bytes_per_key: 2 * kv + 2 * q,
         tokens_per_prompt_piece: PREFILL_TOKENS as u64,

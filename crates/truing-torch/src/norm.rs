@@ -1,13 +1,13 @@
 //! Norms over the last axis, forward beside backward, always in single precision.
 
-use truing_model::EngineError;
+use truing_model::{DecoderSpec, EngineError};
 
 use crate::error::TorchError;
 use crate::ffi::{Dtype, Tensor};
 use crate::parameters::Parameters;
 
 /// The root-mean-square norm (Zhang and Sennrich 2019, arXiv 1910.07467), `y = x r w` with
-/// `r = 1 / sqrt(mean x^2 + eps)`:
+/// `r = 1 / sqrt(mean x^2 + eps)`; where the family says so, w is 1 and the weight (Gemma):
 ///
 /// ```text
 /// d_x = r (w d_y - x r mean(w d_y x r)),   d_w = sum over rows of d_y x r
@@ -16,9 +16,22 @@ use crate::parameters::Parameters;
 pub(crate) struct RmsNorm {
     pub(crate) weight: usize,
     pub(crate) eps: f32,
+    adds_one: bool,
 }
 
 impl RmsNorm {
+    /// The norm called `name` (without `.weight`).
+    pub(crate) fn find(spec: &DecoderSpec, parameters: &Parameters, name: &str) -> Result<Self, EngineError> {
+        let weight = parameters.require(&format!("{name}.weight"))?;
+        Ok(Self { weight, eps: spec.rms_norm_eps, adds_one: spec.variant.norms_add_one })
+    }
+
+    /// What rows are multiplied by.
+    fn factors(&self, parameters: &Parameters) -> Result<Tensor, TorchError> {
+        let weight = parameters.value(self.weight);
+        if self.adds_one { weight.add(&Tensor::scalar(weight.torch(), 1.0)?) } else { weight.alias() }
+    }
+
     /// Rows divided by their root mean square, and its inverse `[n_rows, 1]`.
     fn normalize(&self, x: &Tensor) -> Result<(Tensor, Tensor), TorchError> {
         let x = x.to(Dtype::F32)?;
@@ -30,7 +43,7 @@ impl RmsNorm {
     /// `x` `[n_rows, width]`, in the format that is computed in.
     pub(crate) fn forward(&self, parameters: &Parameters, x: &Tensor) -> Result<Tensor, TorchError> {
         let (normal, _) = self.normalize(x)?;
-        normal.mul(parameters.value(self.weight))?.to(parameters.dtype)
+        normal.mul(&self.factors(parameters)?)?.to(parameters.dtype)
     }
 
     /// Adds the weight's gradient; the gradient at `x` in single precision.
@@ -45,7 +58,7 @@ impl RmsNorm {
         if parameters.has_gradient(self.weight) {
             parameters.add_gradient(self.weight, &d_y.mul(&normal)?.sum(0, false)?)?;
         }
-        let d_normal = d_y.mul(parameters.value(self.weight))?;
+        let d_normal = d_y.mul(&self.factors(parameters)?)?;
         let along = d_normal.mul(&normal)?.mean_of_rows()?;
         d_normal.sub(&normal.mul(&along)?)?.mul(&inverse)
     }

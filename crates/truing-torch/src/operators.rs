@@ -34,6 +34,7 @@ operators! {
         "Tensor self, int[1]? dim, bool keepdim=False, *, ScalarType? dtype=None" => "Tensor";
     MEAN = c"aten::mean", c"dim",
         "Tensor self, int[1]? dim, bool keepdim=False, *, ScalarType? dtype=None" => "Tensor";
+    TANH = c"aten::tanh", c"", "Tensor self" => "Tensor";
     SILU = c"aten::silu", c"", "Tensor self" => "Tensor";
     SILU_BACKWARD = c"aten::silu_backward", c"", "Tensor grad_output, Tensor self" => "Tensor";
     GELU = c"aten::gelu", c"", "Tensor self, *, str approximate='none'" => "Tensor";
@@ -218,6 +219,10 @@ pub(crate) mod tests {
             (vec![3.0, 2.0, 6.0, 5.0], vec![2, 1, 2, 1])
         );
         assert_eq!(a.argmax().unwrap().to_i64().unwrap(), [2, 2]);
+        let tangent = values(a.tanh().unwrap())[0];
+        assert!((tangent - 0.761_594_2).abs() < 1e-6, "{tangent}");
+        let gelu = values(a.rows(0..1).unwrap().gelu_tanh().unwrap())[0];
+        assert!((gelu - 0.841_192).abs() < 1e-5, "{gelu}");
         // gelu(1) = normal distribution at 1.
         let gelu = values(a.rows(0..1).unwrap().gelu().unwrap())[0];
         assert!((gelu - 0.841_344_7).abs() < 1e-6, "{gelu}");

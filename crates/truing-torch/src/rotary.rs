@@ -5,7 +5,8 @@
 //! x' = x cos + exchanged(x) [-sin, sin]
 //! ```
 //!
-//! and the backward pass turns the other way.
+//! and the backward pass turns the other way. Some families turn the first components of a head alone, and some have
+//! other frequencies in layers with a sliding window.
 
 use truing_model::DecoderSpec;
 
@@ -13,30 +14,73 @@ use crate::device::Device;
 use crate::error::TorchError;
 use crate::ffi::{Dtype, Tensor, TorchLib};
 
-/// Cosines and signed sines of every position so far `[n_positions, head_dim]`, on the device.
+/// The rotary embeddings of a model's layers.
 #[derive(Debug)]
-pub(crate) struct RotaryTable {
+pub(crate) struct RotaryTables {
+    global: RotaryTable,
+    /// Of layers with a sliding window, where they have another one.
+    local: Option<RotaryTable>,
+}
+
+/// The angles of some tokens, for every kind of layer.
+#[derive(Debug)]
+pub(crate) struct AllAngles {
+    global: Angles,
+    local: Option<Angles>,
+}
+
+impl RotaryTables {
+    pub(crate) fn new(spec: &DecoderSpec) -> Self {
+        let (frequencies, attention_factor) = spec.rotary_inverse_frequencies();
+        let global = RotaryTable::new(frequencies, attention_factor, spec.head_dim);
+        let local = spec.local_rotary_inverse_frequencies();
+        Self { global, local: local.map(|frequencies| RotaryTable::new(frequencies, 1.0, spec.head_dim)) }
+    }
+
+    /// The angles of tokens at some positions.
+    pub(crate) fn angles(
+        &mut self,
+        torch: &'static TorchLib,
+        device: Device,
+        positions: &[u32],
+    ) -> Result<AllAngles, TorchError> {
+        let local = self.local.as_mut().map(|local| local.angles(torch, device, positions));
+        Ok(AllAngles { global: self.global.angles(torch, device, positions)?, local: local.transpose()? })
+    }
+}
+
+impl AllAngles {
+    /// Those of a layer, which has a sliding window or has none.
+    pub(crate) fn of(&self, has_window: bool) -> &Angles {
+        self.local.as_ref().filter(|_| has_window).unwrap_or(&self.global)
+    }
+}
+
+/// Cosines and signed sines of every position so far `[n_positions, rotary_dim]`, on the device.
+#[derive(Debug)]
+struct RotaryTable {
     inverse_frequencies: Vec<f32>,
     attention_factor: f32,
+    head_dim: usize,
     tables: Option<[Tensor; 2]>,
     n_positions: usize,
 }
 
-/// Cosines and signed sines of some tokens `[n_tokens, 1, head_dim]`.
+/// Cosines and signed sines of some tokens `[n_tokens, 1, rotary_dim]`.
 #[derive(Debug)]
 pub(crate) struct Angles {
     cosines: Tensor,
     sines: Tensor,
+    head_dim: usize,
 }
 
 impl RotaryTable {
-    pub(crate) fn new(spec: &DecoderSpec) -> Self {
-        let (inverse_frequencies, attention_factor) = spec.rotary_inverse_frequencies();
-        Self { inverse_frequencies, attention_factor, tables: None, n_positions: 0 }
+    fn new(inverse_frequencies: Vec<f32>, attention_factor: f32, head_dim: usize) -> Self {
+        Self { inverse_frequencies, attention_factor, head_dim, tables: None, n_positions: 0 }
     }
 
     /// The angles of tokens at some positions. Angles are computed in single precision, as transformers does.
-    pub(crate) fn angles(
+    fn angles(
         &mut self,
         torch: &'static TorchLib,
         device: Device,
@@ -52,14 +96,16 @@ impl RotaryTable {
         let Some([cosines, sines]) = &self.tables else {
             return Err(TorchError::Arguments { operator: "rotary", reason: "no table".into() });
         };
-        let head_dim = 2 * self.inverse_frequencies.len();
-        let of_tokens = |table: &Tensor| table.select(0, &indices)?.reshape(&[positions.len(), 1, head_dim]);
-        Ok(Angles { cosines: of_tokens(cosines)?, sines: of_tokens(sines)? })
+        let rotary_dim = 2 * self.inverse_frequencies.len();
+        let of_tokens =
+            |table: &Tensor| table.select(0, &indices)?.reshape(&[positions.len(), 1, rotary_dim]);
+        Ok(Angles { cosines: of_tokens(cosines)?, sines: of_tokens(sines)?, head_dim: self.head_dim })
     }
 
     fn make(&self, torch: &'static TorchLib, device: Device, n: usize) -> Result<[Tensor; 2], TorchError> {
-        let head_dim = 2 * self.inverse_frequencies.len();
-        let (mut cosines, mut sines) = (Vec::with_capacity(n * head_dim), Vec::with_capacity(n * head_dim));
+        let rotary_dim = 2 * self.inverse_frequencies.len();
+        let (mut cosines, mut sines) =
+            (Vec::with_capacity(n * rotary_dim), Vec::with_capacity(n * rotary_dim));
         for position in 0..n {
             let angles = || self.inverse_frequencies.iter().map(|frequency| position as f32 * frequency);
             for sign in [-1.0, 1.0] {
@@ -67,7 +113,7 @@ impl RotaryTable {
                 sines.extend(angles().map(|angle| sign * angle.sin() * self.attention_factor));
             }
         }
-        let table = |values: &[f32]| Tensor::from_f32(torch, values, &[n, head_dim], device);
+        let table = |values: &[f32]| Tensor::from_f32(torch, values, &[n, rotary_dim], device);
         Ok([table(&cosines)?, table(&sines)?])
     }
 }
@@ -85,12 +131,18 @@ impl Angles {
 
     fn turned(&self, x: &Tensor, direction: f64) -> Result<Tensor, TorchError> {
         let shape = x.shape();
-        let head_dim = self.cosines.size(2);
+        let (head_dim, rotary_dim) = (self.head_dim, self.cosines.size(2));
         let n_heads = x.n_elements() / (self.cosines.size(0) * head_dim).max(1);
-        let heads = x.to(Dtype::F32)?.reshape(&[shape[0], n_heads, head_dim])?;
-        let half = head_dim / 2;
+        let whole = x.to(Dtype::F32)?.reshape(&[shape[0], n_heads, head_dim])?;
+        let heads = whole.narrow(2, 0, rotary_dim)?;
+        let half = rotary_dim / 2;
         let exchanged = Tensor::cat(&[&heads.narrow(2, half, half)?, &heads.narrow(2, 0, half)?], 2)?;
         let turned = heads.mul(&self.cosines)?.add_scaled(&exchanged.mul(&self.sines)?, direction)?;
+        let turned = if rotary_dim == head_dim {
+            turned
+        } else {
+            Tensor::cat(&[&turned, &whole.narrow(2, rotary_dim, head_dim - rotary_dim)?], 2)?
+        };
         let turned = turned.reshape(&shape)?;
         x.dtype().map_or_else(|| turned.alias(), |dtype| turned.to(dtype))
     }

@@ -132,6 +132,7 @@ impl EncoderLayer {
                 scale: 1.0 / (spec.head_dim() as f32).sqrt(),
                 causality: Causality::Full,
                 sliding_window: None,
+                soft_cap: None,
             },
             hidden: spec.hidden_size,
             inner: spec.intermediate_size,

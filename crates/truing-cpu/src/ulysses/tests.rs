@@ -21,6 +21,7 @@ fn exchange(group: &SequenceGroup, n_heads: usize, n_kv_heads: usize) -> HeadExc
         scale: 1.0,
         causality: Causality::Causal,
         sliding_window: None,
+        soft_cap: None,
     };
     HeadExchange::new(group, &shape)
 }
@@ -153,6 +154,7 @@ fn spec() -> DecoderSpec {
         mlp_bias: false,
         qk_norm: true,
         sliding_windows: vec![None, Some(50)],
+        variant: truing_model::DecoderVariant::default(),
         bos_token_id: None,
         eos_token_ids: vec![],
     }

@@ -4,16 +4,16 @@ use truing_types::PackedBatch;
 
 use super::support::assert_refused;
 use super::support::{
-    PROJECTIONS, Pass, SAVING, adamw, all_logits, assert_same_bits, assert_same_gradients,
-    assert_same_logits, assert_slopes, decoders, distance, gradients, loss_gradient, mean_loss,
-    mean_loss_backward, packed, raise_adapters, read, run_blocks, sequences,
+    Pass, SAVING, adamw, all_logits, assert_same_bits, assert_same_gradients, assert_same_logits,
+    assert_slopes, decoders, distance, first_and_last_projection, gradients, loss_gradient, mean_loss,
+    mean_loss_backward, packed, projections, raise_adapters, read, run_blocks, sequences,
 };
 use crate::{
     Adapters, Engine, EngineError, LoraSpec, ParameterRole, ParameterTensor, SaveActivations, TrainableSpec,
 };
 
-fn lora(targets: &[&str]) -> TrainableSpec {
-    let targets = targets.iter().map(ToString::to_string).collect();
+fn lora(targets: &[String]) -> TrainableSpec {
+    let targets = targets.to_vec();
     TrainableSpec { lora: Some(LoraSpec { rank: 2, alpha: 3.0, targets }), frozen: Vec::new() }
 }
 
@@ -28,7 +28,7 @@ fn logits_with<E: Engine>(engine: &mut E, batch: &PackedBatch, adapters: Adapter
 pub fn adapters_start_as_the_identity_and_only_they_learn<E: Engine>() {
     for case in decoders::<E>() {
         let mut plain: E = case.load();
-        let mut adapted: E = case.load_with(&lora(&["q_proj", "down_proj"]));
+        let mut adapted: E = case.load_with(&lora(&first_and_last_projection(&case.spec)));
         let guarantees = plain.guarantees();
         let batch = packed(&sequences());
         let (expected, found) = (all_logits(&mut plain, &batch), all_logits(&mut adapted, &batch));
@@ -55,12 +55,12 @@ pub fn adapters_start_as_the_identity_and_only_they_learn<E: Engine>() {
 /// Along each adapter's gradient the loss has the gradient's norm as slope.
 pub fn gradients_of_adapters_are_slopes<E: Engine>() {
     for case in decoders::<E>() {
-        let mut engine: E = case.load_with(&lora(&PROJECTIONS));
+        let mut engine: E = case.load_with(&lora(&projections(&case.spec)));
         raise_adapters(&mut engine);
         let batch = packed(&sequences());
         mean_loss_backward(&mut engine, &batch, &Pass::WHOLE);
         let gradients = gradients(&engine);
-        assert_eq!(gradients.len(), 2 * PROJECTIONS.len() * case.spec.n_layers, "{}", case.name);
+        assert_eq!(gradients.len(), 2 * projections(&case.spec).len() * case.spec.n_layers, "{}", case.name);
         let noise = engine.guarantees().log_prob_tolerance;
         assert_slopes(&mut engine, &gradients, noise, &case.name, |engine| mean_loss(engine, &batch));
     }
@@ -70,7 +70,7 @@ pub fn gradients_of_adapters_are_slopes<E: Engine>() {
 pub fn disabled_adapters_leave_the_base_model<E: Engine>() {
     for case in decoders::<E>() {
         let mut plain: E = case.load();
-        let mut adapted: E = case.load_with(&lora(&PROJECTIONS));
+        let mut adapted: E = case.load_with(&lora(&projections(&case.spec)));
         raise_adapters(&mut adapted);
         let guarantees = plain.guarantees();
         let batch = packed(&sequences());
@@ -116,7 +116,7 @@ pub fn disabled_adapters_take_no_part_in_a_backward_pass<E: Engine>() {
             engine.embed_backward(&device, d_x).unwrap();
             (output.log_probs, gradients(engine))
         };
-        let mut engine: E = case.load_with(&lora(&PROJECTIONS));
+        let mut engine: E = case.load_with(&lora(&projections(&case.spec)));
         raise_adapters(&mut engine);
         let guarantees = engine.guarantees();
         let (is_exact, tolerance) = (guarantees.is_deterministic, 2.0 * guarantees.gradient_tolerance);

@@ -5,8 +5,9 @@ use truing_types::TokenId;
 use super::pytorch::open_decoder;
 use super::support::{
     Case, FAMILIES, Pass, Worst, adamw, all_logits, all_options, assert_refused, assert_same_bits,
-    assert_same_gradients, assert_same_logits, decoders, distance, gradients, largest_difference, llama,
-    load, log_softmax, mean_loss_backward, norm, packed, raise_adapters, read, sequences, untied_with_biases,
+    assert_same_gradients, assert_same_logits, decoders, distance, families, first_and_last_projection,
+    gradients, largest_difference, llama, load, log_softmax, mean_loss_backward, norm, packed,
+    raise_adapters, read, sequences, untied_with_biases,
 };
 use crate::{
     DecoderSpec, DecodingWeights, Engine, EngineError, EngineOptions, LoraSpec, ParameterTensor,
@@ -96,7 +97,7 @@ pub(super) fn decoding_error<E: Engine>(options: &EngineOptions) -> Worst {
     for case in decoders::<E>().into_iter().filter(|case| case.options == *options) {
         add_decoding_errors::<E>(&mut case.load(), &sequences()[2], &case.name, &mut worst);
     }
-    for family in FAMILIES {
+    for family in families::<E>() {
         let mut fixture = open_decoder::<E>(family, options);
         let tokens = fixture.batch.tokens()[fixture.batch.sequence_range(0)].to_vec();
         add_decoding_errors(&mut fixture.engine, &tokens, &fixture.name, &mut worst);
@@ -309,7 +310,7 @@ pub fn a_copy_in_8_bits_is_near_the_weights_and_follows_them<E: Engine>() {
 /// Adapters are added to the copy in 8 bits as they are.
 pub fn adapters_are_added_in_full_to_8_bits<E: Engine>() {
     for case in with_a_copy_in_8_bits::<E>() {
-        let lora = LoraSpec { rank: 2, alpha: 8.0, targets: vec!["q_proj".into(), "down_proj".into()] };
+        let lora = LoraSpec { rank: 2, alpha: 8.0, targets: first_and_last_projection(&case.spec) };
         let trainable = TrainableSpec { lora: Some(lora), frozen: Vec::new() };
         let mut engine: E = case.load_with(&trainable);
         let without = [DecodingWeights::F32, DecodingWeights::Int8].map(|w| decoded(&mut engine, w));

@@ -21,6 +21,7 @@ pub mod forward;
 pub mod gradients;
 pub mod heads;
 pub mod loading;
+mod models;
 pub mod parameters;
 pub mod pytorch;
 pub mod ranks;

@@ -2,9 +2,9 @@
 
 use super::support::{
     Case, Pass, adamw, assert_refused, assert_same_bits, assert_same_gradients, bert, cases, decoders,
-    gradients, mean_loss_backward, packed, read, sequences,
+    first_and_last_projection, gradients, mean_loss_backward, packed, read, sequences,
 };
-use crate::{Engine, EngineError, LoraSpec, ParameterTensor, TrainableSpec};
+use crate::{DecoderSpec, Engine, EngineError, LoraSpec, ParameterTensor, TrainableSpec};
 
 /// Fixed numbers that differ by parameter and tensor.
 fn some_values(n: usize, parameter_idx: usize, tensor_idx: usize) -> Vec<f32> {
@@ -19,9 +19,11 @@ fn tensors<E: Engine>(engine: &E) -> Vec<ParameterTensor> {
 /// Weights and the optimiser's state are read as they were written, bit for bit; a gradient too, but for its number
 /// format.
 pub fn tensors_are_read_as_they_were_written<E: Engine>() {
-    let lora = LoraSpec { rank: 2, alpha: 1.0, targets: vec!["q_proj".into()] };
-    let lora = TrainableSpec { lora: Some(lora), frozen: Vec::new() };
-    let decoders = decoders::<E>().into_iter().map(|case| case.load_with::<E>(&lora));
+    let lora = |spec: &DecoderSpec| {
+        let lora = LoraSpec { rank: 2, alpha: 1.0, targets: first_and_last_projection(spec) };
+        TrainableSpec { lora: Some(lora), frozen: Vec::new() }
+    };
+    let decoders = decoders::<E>().into_iter().map(|case| case.load_with::<E>(&lora(&case.spec)));
     let encoders = cases::<E, _>(&[("bert", bert())]);
     for mut engine in decoders.chain(encoders.iter().map(Case::load)) {
         let parameters = engine.parameters().to_vec();

@@ -43,12 +43,23 @@ pub fn check_language_model(spec: &DecoderSpec) -> Result<(), EngineError> {
     }
 }
 
+/// Refuses sequences of lengths at which the rotary frequencies would be others than are computed.
+fn check_length(spec: &DecoderSpec, n_tokens: usize) -> Result<(), EngineError> {
+    match spec.longest_sequence() {
+        Some(n_positions) if n_tokens > n_positions => {
+            Err(EngineError::SequenceTooLong { n_tokens, n_positions })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Refuses extensions of running sequences, before any of their caches changes. `caches` has the length and the
 /// capacity of each cache, `tokens` what is appended to it.
 ///
 /// # Errors
 /// When the model is no language model, there are not as many lists of tokens as caches, a list is empty, a cache has
-/// no room for its list, or a token lies outside the vocabulary.
+/// no room for its list, a sequence becomes longer than the rotary frequencies are computed for, or a token lies outside
+/// the vocabulary.
 pub fn check_extensions(
     spec: &DecoderSpec,
     caches: impl ExactSizeIterator<Item = (usize, usize)>,
@@ -67,6 +78,7 @@ pub fn check_extensions(
         if needed > capacity {
             return Err(EngineError::CacheFull { capacity, needed });
         }
+        check_length(spec, needed)?;
         check_tokens(new, spec.vocab_size)?;
     }
     Ok(())
@@ -100,10 +112,13 @@ pub fn check_top(top: &HostTopLogProbs, n_rows: usize, vocab_size: usize) -> Res
 /// Refuses packs that the model cannot read.
 ///
 /// # Errors
-/// When a token lies outside the vocabulary; of an encoder also when a text is longer than its positions, or a sequence
-/// continues another one.
+/// When a token lies outside the vocabulary, or a sequence is longer than the rotary frequencies are computed for; of an
+/// encoder also when a text is longer than its positions, or a sequence continues another one.
 pub fn check_batch(spec: &ModelSpec, batch: &PackedBatch) -> Result<(), EngineError> {
     check_tokens(batch.tokens(), spec.vocab_size())?;
+    if let ModelSpec::Decoder(spec) = spec {
+        check_length(spec, batch.longest_sequence())?;
+    }
     if let ModelSpec::Encoder(spec) = spec {
         let (n_tokens, n_positions) = (batch.longest_sequence(), spec.max_position_embeddings);
         if n_tokens > n_positions {

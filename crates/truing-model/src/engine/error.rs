@@ -46,12 +46,12 @@ pub enum EngineError {
         /// The name asked for.
         name: &'static str,
     },
-    /// A text longer than an encoder's positions go.
+    /// A text longer than an encoder's positions go, or than a decoder's rotary frequencies are computed for.
     #[error("a sequence of {n_tokens} tokens, the model has {n_positions} positions")]
     SequenceTooLong {
         /// Its tokens.
         n_tokens: usize,
-        /// Rows of the position embedding.
+        /// Rows of the position embedding, or the longest sequence of a decoder.
         n_positions: usize,
     },
     /// More tokens than the cache was made for.

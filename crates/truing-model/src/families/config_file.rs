@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 use truing_types::TokenId;
 
 use super::{LARGEST_SIZE, MAX_LAYERS};
-use crate::{DecoderSpec, ModelError, RopeScaling};
+use crate::weights::ScaleBlock;
+use crate::{DecoderSpec, DecoderVariant, ModelError, RopeScaling};
 
 /// What the fields that families share mean when they are left out.
 pub(super) struct Defaults {
@@ -19,6 +20,20 @@ pub(super) struct Defaults {
     pub(super) max_position_embeddings: usize,
     pub(super) bos_token_id: Option<TokenId>,
     pub(super) eos_token_id: Option<TokenId>,
+    pub(super) rotary: RotaryDefaults,
+}
+
+/// How a family's configuration speaks of its rotary embedding.
+#[derive(Default)]
+pub(super) struct RotaryDefaults {
+    /// `rope_theta`; `None` means 10,000.
+    pub(super) theta: Option<f64>,
+    /// Whether `partial_rotary_factor` may be other than 1.
+    pub(super) may_be_partial: bool,
+    /// Other names of `longrope`.
+    pub(super) names_of_longrope: &'static [&'static str],
+    /// Where `rope_parameters` has an object for each type of layers, the type whose embedding this is.
+    pub(super) global_layers: Option<&'static str>,
 }
 
 /// A configuration as read, and where from.
@@ -85,7 +100,7 @@ impl ConfigFile {
     }
 
     /// The field, with dots before inner names; `None` when left out or `null`.
-    fn value(&self, field: &str) -> Option<&Value> {
+    pub(super) fn value(&self, field: &str) -> Option<&Value> {
         let mut parts = field.split('.');
         let mut value = self.fields.get(parts.next()?)?;
         for part in parts {
@@ -94,7 +109,7 @@ impl ConfigFile {
         Some(value).filter(|value| !value.is_null())
     }
 
-    fn missing(&self, field: &str, expected: &'static str) -> ModelError {
+    pub(super) fn missing(&self, field: &str, expected: &'static str) -> ModelError {
         ModelError::MissingField { path: self.path.clone(), field: field.to_owned(), expected }
     }
 
@@ -162,7 +177,7 @@ impl ConfigFile {
             .transpose()
     }
 
-    fn required_positive(&self, field: &str) -> Result<f64, ModelError> {
+    pub(super) fn required_positive(&self, field: &str) -> Result<f64, ModelError> {
         self.positive(field)?.ok_or_else(|| self.missing(field, "a number"))
     }
 
@@ -188,15 +203,18 @@ impl ConfigFile {
         Ok(ids.unwrap_or_else(|| if is_left_out { default.into_iter().collect() } else { Vec::new() }))
     }
 
-    /// Everything that the families say in the same words. Biases, norms on queries and keys, and sliding
+    /// Everything that the families with SiLU say in the same words. Biases, norms on queries and keys, and sliding
     /// windows are left off.
     pub(super) fn common(&self, defaults: &Defaults) -> Result<DecoderSpec, ModelError> {
         if self.value("hidden_act").is_some_and(|act| act != "silu") {
             return Err(self.wrong("hidden_act", "\"silu\""));
         }
-        if self.value("quantization_config").is_some() {
-            return Err(self.wrong("quantization_config", "none: weights must be stored as floats"));
-        }
+        self.common_but_activation(defaults)
+    }
+
+    /// The same without the activation.
+    pub(super) fn common_but_activation(&self, defaults: &Defaults) -> Result<DecoderSpec, ModelError> {
+        self.check_quantization()?;
         let hidden_size = self.required_size("hidden_size")?;
         let n_layers = self.required_size("num_hidden_layers")?;
         let n_heads = self.required_size("num_attention_heads")?;
@@ -214,7 +232,7 @@ impl ConfigFile {
         };
         let max_position_embeddings =
             self.size("max_position_embeddings")?.unwrap_or(defaults.max_position_embeddings);
-        let (rope_theta, rope_scaling) = self.rope(max_position_embeddings)?;
+        let rope = self.rope(defaults, max_position_embeddings, head_dim)?;
         Ok(DecoderSpec {
             architecture: self.architecture()?.to_owned(),
             vocab_size: self.required_size("vocab_size")?,
@@ -225,9 +243,15 @@ impl ConfigFile {
             n_kv_heads: self.size_or_null("num_key_value_heads", defaults.n_kv_heads)?.unwrap_or(n_heads),
             head_dim,
             rms_norm_eps: self.positive("rms_norm_eps")?.unwrap_or(1e-6) as f32,
-            rope_theta,
-            rope_scaling,
-            max_position_embeddings,
+            rope_theta: rope.theta,
+            max_position_embeddings: match &rope.scaling {
+                // The frequencies of longer sequences are not computed.
+                Some(RopeScaling::LongRope { original_max_position_embeddings: original, .. }) => {
+                    max_position_embeddings.min(*original)
+                }
+                _ => max_position_embeddings,
+            },
+            rope_scaling: rope.scaling,
             head: crate::spec::HeadKind::LanguageModel,
             tie_word_embeddings: self.boolean("tie_word_embeddings")?.unwrap_or(false),
             qkv_bias: false,
@@ -235,64 +259,38 @@ impl ConfigFile {
             mlp_bias: false,
             qk_norm: false,
             sliding_windows: vec![None; n_layers],
+            variant: DecoderVariant { rotary_dim: rope.rotary_dim, ..DecoderVariant::default() },
             bos_token_id: self.token_ids_or("bos_token_id", defaults.bos_token_id)?.first().copied(),
             eos_token_ids: self.token_ids_or("eos_token_id", defaults.eos_token_id)?,
         })
     }
 
-    /// Base and scaling of the rotary frequencies: `rope_scaling` beside `rope_theta`, or transformers 5's
-    /// `rope_parameters` that holds both. The former wins where both are given, as there.
-    fn rope(&self, max_position_embeddings: usize) -> Result<(f64, Option<RopeScaling>), ModelError> {
-        let is_filled = |field: &&str| match self.value(field) {
-            Some(Value::Object(fields)) => !fields.is_empty(),
-            Some(_) => true,
-            None => false,
+    /// Refuses weights that are stored otherwise than as floats of 8 bits or more.
+    fn check_quantization(&self) -> Result<(), ModelError> {
+        let field = |name: &str| self.value(&format!("quantization_config.{name}")).and_then(Value::as_str);
+        let is_e4m3 = match field("quant_method") {
+            Some("fp8") => field("fmt").is_none_or(|format| format == "e4m3"),
+            Some("compressed-tensors") => field("format") == Some("float-quantized"),
+            _ => self.value("quantization_config").is_none(),
         };
-        let outer_theta = self.positive("rope_theta")?.unwrap_or(10_000.0);
-        if self.positive("partial_rotary_factor")?.is_some_and(|factor| factor != 1.0) {
-            return Err(self.wrong("partial_rotary_factor", "1"));
+        if is_e4m3 {
+            return Ok(());
         }
-        let Some(field) = ["rope_scaling", "rope_parameters"].into_iter().find(is_filled) else {
-            return Ok((outer_theta, None));
-        };
-        if !self.fields[field].is_object() {
-            return Err(self.wrong(field, "an object"));
+        let expected =
+            "none, or `quant_method` `fp8` or `compressed-tensors` with e4m3 weights: others are not read";
+        Err(self.wrong("quantization_config", expected))
+    }
+
+    /// Rows and columns of 8-bit weights that share a scale, where the configuration says.
+    pub(crate) fn scale_block(&self) -> Result<Option<ScaleBlock>, ModelError> {
+        let field = "quantization_config.weight_block_size";
+        let Some(value) = self.value(field) else { return Ok(None) };
+        let size =
+            |value: &Value| value.as_u64().and_then(|size| usize::try_from(size).ok()).filter(|n| *n > 0);
+        match value.as_array().map(|sizes| sizes.iter().map(size).collect::<Vec<_>>()).as_deref() {
+            Some([Some(rows), Some(columns)]) => Ok(Some([*rows, *columns])),
+            _ => Err(self.wrong(field, "two whole numbers above 0")),
         }
-        let inner = |name: &str| format!("{field}.{name}");
-        if self.positive(&inner("partial_rotary_factor"))?.is_some_and(|factor| factor != 1.0) {
-            return Err(self.wrong(&inner("partial_rotary_factor"), "1"));
-        }
-        let theta = self.positive(&inner("rope_theta"))?.unwrap_or(outer_theta);
-        let type_field = ["rope_type", "type"].map(inner).into_iter().find(|f| self.value(f).is_some());
-        let scaling = match type_field.as_deref().and_then(|f| self.value(f)).map(Value::as_str) {
-            None if self.fields[field].as_object().is_some_and(|f| f.values().any(Value::is_object)) => {
-                return Err(self.wrong(field, "the same rotary embedding in every layer"));
-            }
-            None | Some(Some("default")) => None,
-            Some(Some("linear")) => {
-                Some(RopeScaling::Linear { factor: self.required_positive(&inner("factor"))? })
-            }
-            Some(Some("llama3")) => {
-                let low_freq_factor = self.required_positive(&inner("low_freq_factor"))?;
-                let high_freq_factor = self.required_positive(&inner("high_freq_factor"))?;
-                if high_freq_factor <= low_freq_factor {
-                    return Err(self.wrong(&inner("high_freq_factor"), "a number above low_freq_factor"));
-                }
-                Some(RopeScaling::Llama3 {
-                    factor: self.required_positive(&inner("factor"))?,
-                    low_freq_factor,
-                    high_freq_factor,
-                    original_max_position_embeddings: self
-                        .positive(&inner("original_max_position_embeddings"))?
-                        .unwrap_or(max_position_embeddings as f64),
-                })
-            }
-            Some(_) => {
-                let field = type_field.unwrap_or_else(|| inner("rope_type"));
-                return Err(self.wrong(&field, "`default`, `linear` or `llama3`"));
-            }
-        };
-        Ok((theta, scaling))
     }
 
     /// The sizes fit each other and stay in bounds.
@@ -318,6 +316,11 @@ impl ConfigFile {
         }
         if !spec.head_dim.is_multiple_of(2) {
             return Err(self.wrong("head_dim", "an even number (the rotary embedding turns pairs)"));
+        }
+        if spec.rotary_dim() == 0 || spec.rotary_dim() > spec.head_dim || !spec.rotary_dim().is_multiple_of(2)
+        {
+            let expected = format!("a part of the head width {} that is an even number", spec.head_dim);
+            return Err(self.wrong("partial_rotary_factor", &expected));
         }
         if !(spec.rms_norm_eps.is_finite() && spec.rms_norm_eps > 0.0) {
             return Err(self.wrong("rms_norm_eps", "a number above 0 that f32 can hold"));

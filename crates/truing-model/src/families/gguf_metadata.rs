@@ -96,6 +96,7 @@ impl<'a> GgufDecoder<'a> {
             mlp_bias: has_bias("ffn_down"),
             qk_norm: file.tensor("blk.0.attn_q_norm.weight").is_some(),
             sliding_windows: vec![window; n_layers],
+            variant: crate::DecoderVariant::default(),
             bos_token_id: token_id(file, "tokenizer.ggml.bos_token_id")?,
             eos_token_ids: end_token_ids(file)?,
         };

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::config_file::Defaults;
+use super::config_file::{Defaults, RotaryDefaults};
 use super::{ConfigFile, Family, GgufRotary};
 use crate::{DecoderSpec, ModelError};
 
@@ -23,6 +23,7 @@ fn read_config(config: &ConfigFile) -> Result<DecoderSpec, ModelError> {
         max_position_embeddings: 4096 * 32,
         bos_token_id: Some(1),
         eos_token_id: Some(2),
+        rotary: RotaryDefaults::default(),
     })?;
     // Left out means 4096, `null` means none; `layer_types` is not looked at, as in transformers.
     let window = config.size_or_null("sliding_window", Some(4096))?;

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use super::config_file::Defaults;
+use super::config_file::{Defaults, RotaryDefaults};
 use super::{ConfigFile, Family, GgufRotary, read_qwen_sliding_windows, write_qwen_sliding_windows};
 use crate::{DecoderSpec, ModelError};
 
@@ -23,6 +23,7 @@ fn read_config(config: &ConfigFile) -> Result<DecoderSpec, ModelError> {
         max_position_embeddings: 32768,
         bos_token_id: None,
         eos_token_id: None,
+        rotary: RotaryDefaults::default(),
     })?;
     spec.qkv_bias = true;
     spec.sliding_windows = read_qwen_sliding_windows(config, spec.n_layers)?;

@@ -134,6 +134,7 @@ pub(super) fn check_equal(
                 ("rope_theta", spec.rope_theta.to_string()),
                 ("rope_scaling", format!("{:?}", spec.rope_scaling)),
                 ("rms_norm_eps", spec.rms_norm_eps.to_string()),
+                ("the family's own options", format!("{:?}", spec.variant)),
             ]
         };
         for ((field, found), (_, kept)) in usage(&model.spec).into_iter().zip(usage(&first.spec)) {

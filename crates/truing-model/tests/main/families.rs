@@ -2,7 +2,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 use truing_model::families::{ConfigFile, FAMILIES, config_from_spec, spec_from_config};
-use truing_model::{DecoderSpec, ModelError, RopeScaling};
+use truing_model::{DecoderSpec, LoraSpec, ModelError, RopeScaling};
 
 use crate::{Damage, TINY_MODELS, tiny_model};
 
@@ -106,12 +106,48 @@ fn rotary_scaling_is_read_in_the_old_form_and_the_new() {
 }
 
 #[test]
+fn scalings_that_depend_on_the_length_are_those_of_short_sequences() {
+    let spec = read(llama(json!({"rope_scaling": {"type": "dynamic", "factor": 4.0}}))).unwrap();
+    assert_eq!(spec.rope_scaling, Some(RopeScaling::Dynamic { factor: 4.0 }));
+    assert_eq!(spec.longest_sequence(), Some(2048));
+    let plain = read(llama(json!({}))).unwrap();
+    assert_eq!(spec.rotary_inverse_frequencies(), plain.rotary_inverse_frequencies());
+    assert_eq!(plain.longest_sequence(), None);
+
+    let divisors = json!([1.0, 2.0, 3.0, 4.0]);
+    let scaling = json!({"rope_type": "longrope", "short_factor": divisors, "long_factor": divisors});
+    let fields = json!({"rope_scaling": scaling, "original_max_position_embeddings": 512});
+    let spec = read(llama(fields)).unwrap();
+    assert_eq!((spec.max_position_embeddings, spec.longest_sequence()), (512, Some(512)));
+    let (frequencies, factor) = spec.rotary_inverse_frequencies();
+    let (expected, _) = plain.rotary_inverse_frequencies();
+    let pairs = frequencies.iter().zip(&expected).zip([1.0, 2.0, 3.0, 4.0]);
+    assert!(pairs.clone().all(|((found, plain), divisor)| (found * divisor / plain - 1.0).abs() < 1e-6));
+    assert!((f64::from(factor) - (1.0 + 4f64.ln() / 512f64.ln()).sqrt()).abs() < 1e-6);
+}
+
+#[test]
+fn yarn_takes_its_factor_from_the_contexts_where_it_has_none() {
+    let scaling = json!({"rope_type": "yarn", "original_max_position_embeddings": 512});
+    let spec = read(llama(json!({"rope_scaling": scaling}))).unwrap();
+    let Some(RopeScaling::Yarn { factor, attention_factor, beta_fast, .. }) = spec.rope_scaling else {
+        panic!("{:?}", spec.rope_scaling)
+    };
+    assert_eq!((factor, attention_factor, beta_fast), (4.0, 0.1 * 4f64.ln() + 1.0, 32.0));
+}
+
+#[test]
 fn rotary_frequencies_are_those_of_transformers() {
     for name in TINY_MODELS {
         let file =
-            truing_model::weights::SafetensorsFile::open(tiny_model(name).join("expected.safetensors"));
-        let expected = file.unwrap().read("rotary_inverse_frequencies").unwrap().values;
-        assert_eq!(fixture(name).rotary_inverse_frequencies(), (expected, 1.0), "{name}");
+            truing_model::weights::SafetensorsFile::open(tiny_model(name).join("expected.safetensors"))
+                .unwrap();
+        let read = |tensor: &str| file.tensor(tensor).map(|_| file.read(tensor).unwrap().values);
+        let (found, factor) = fixture(name).rotary_inverse_frequencies();
+        assert_eq!(Some(found), read("rotary_inverse_frequencies"), "{name}");
+        assert_eq!(factor, read("attention_factor").map_or(1.0, |factor| factor[0]), "{name}");
+        let local = fixture(name).local_rotary_inverse_frequencies();
+        assert_eq!(local, read("local_rotary_inverse_frequencies"), "{name}");
     }
 }
 
@@ -131,6 +167,94 @@ fn every_specification_survives_its_own_config() {
     );
 }
 
+/// The smallest configuration of another family.
+fn of_family(architecture: &str, changes: Value) -> Value {
+    let mut fields = llama(json!({"architectures": [architecture]}));
+    if architecture.starts_with("Gemma") {
+        fields["num_key_value_heads"] = json!(2);
+    }
+    fields.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+    fields
+}
+
+#[test]
+fn gemma_is_read_in_the_form_of_older_files() {
+    let spec = read(of_family("Gemma2ForCausalLM", json!({"hidden_act": "gelu_pytorch_tanh"}))).unwrap();
+    assert_eq!((spec.n_kv_heads, spec.head_dim, spec.max_position_embeddings), (2, 256, 8192));
+    assert_eq!(spec.sliding_windows, [Some(4096), None]);
+    let variant = spec.variant;
+    assert_eq!((variant.attention_soft_cap, variant.logit_soft_cap), (Some(50.0), Some(30.0)));
+    assert_eq!((variant.attention_scale, variant.embedding_scale), (Some(1.0 / 16.0), Some(48f32.sqrt())));
+    assert!(spec.tie_word_embeddings && variant.norms_add_one && variant.has_post_norms && !spec.qk_norm);
+    let none = json!({"attn_logit_softcapping": null, "final_logit_softcapping": null});
+    let variant = read(of_family("Gemma2ForCausalLM", none)).unwrap().variant;
+    assert_eq!((variant.attention_soft_cap, variant.logit_soft_cap), (None, None));
+
+    let changes = json!({
+        "num_hidden_layers": 7, "rope_theta": 1e6, "rope_local_base_freq": 1e4, "sliding_window": 512,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+    });
+    let spec = read(of_family("Gemma3ForCausalLM", changes)).unwrap();
+    let window = Some(512);
+    assert_eq!(spec.sliding_windows, [window, window, window, window, window, None, window]);
+    assert_eq!((spec.rope_theta, spec.variant.local_rope_theta), (1e6, Some(1e4)));
+    assert_eq!(spec.rope_scaling, Some(RopeScaling::Linear { factor: 8.0 }));
+    assert!(spec.qk_norm && spec.variant.logit_soft_cap.is_none());
+    refused(
+        of_family("Gemma3ForCausalLM", json!({"hidden_activation": "silu"})),
+        "field `hidden_activation` is \"silu\", expected \"gelu_pytorch_tanh\"",
+    );
+}
+
+#[test]
+fn phi_is_read_in_the_form_of_older_files() {
+    let divisors = json!([1.0, 1.5, 2.0]);
+    let scaling = json!({"type": "su", "short_factor": divisors, "long_factor": divisors});
+    let changes = json!({
+        "rope_scaling": scaling, "max_position_embeddings": 131072, "original_max_position_embeddings": 4096,
+        "partial_rotary_factor": 0.75, "sliding_window": 2047,
+    });
+    let spec = read(of_family("Phi3ForCausalLM", changes)).unwrap();
+    assert_eq!((spec.max_position_embeddings, spec.rotary_dim()), (4096, 6));
+    assert_eq!(spec.sliding_windows, [Some(2047); 2]);
+    let Some(RopeScaling::LongRope { attention_factor, extended_max_position_embeddings, .. }) =
+        spec.rope_scaling
+    else {
+        panic!("{:?}", spec.rope_scaling)
+    };
+    assert_eq!(extended_max_position_embeddings, 131_072);
+    assert!((attention_factor - (1.0 + 32f64.ln() / 4096f64.ln()).sqrt()).abs() < 1e-12);
+    refused(
+        of_family("Phi3ForCausalLM", json!({"partial_rotary_factor": 0.4})),
+        "field `partial_rotary_factor` is 0.4, expected a part of the head width 8 that is an even number",
+    );
+}
+
+#[test]
+fn targets_of_adapters_name_the_matrices_that_are_stored() {
+    let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let all = names(&["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]);
+    let phi = fixture("phi3");
+    assert_eq!(phi.stored_targets(&all), names(&["o_proj", "down_proj", "qkv_proj", "gate_up_proj"]));
+    assert_eq!(phi.stored_targets(&names(&["q_proj", "qkv_proj"])), names(&["q_proj", "qkv_proj"]));
+    let baichuan = fixture("baichuan").stored_targets(&all);
+    assert_eq!(baichuan, names(&["o_proj", "gate_proj", "up_proj", "down_proj", "W_pack"]));
+    assert_eq!(fixture("qwen3").stored_targets(&all), all);
+    let lora = LoraSpec { rank: 2, alpha: 1.0, targets: all };
+    assert_eq!(phi.lora_parameters(&lora).len(), 2 * 4 * phi.n_layers);
+}
+
+#[test]
+fn baichuan_with_position_biases_is_refused() {
+    let spec = read(of_family("BaichuanForCausalLM", json!({"max_position_embeddings": 4096}))).unwrap();
+    assert!(spec.variant.has_normalized_head && !spec.tie_word_embeddings);
+    refused(
+        of_family("BaichuanForCausalLM", json!({"model_max_length": 4096})),
+        "field `max_position_embeddings` is missing (a number: models without it (Baichuan 13B) have ALiBi position \
+         biases, which are not computed here)",
+    );
+}
+
 #[test]
 fn what_is_missing_or_unusable_is_named() {
     let without = |field: &str| {
@@ -145,8 +269,8 @@ fn what_is_missing_or_unusable_is_named() {
     );
     refused(
         llama(json!({"architectures": ["GPT2LMHeadModel"]})),
-        "architecture `GPT2LMHeadModel` is not known; known are LlamaForCausalLM, MistralForCausalLM, \
-         Qwen2ForCausalLM, Qwen3ForCausalLM",
+        "architecture `GPT2LMHeadModel` is not known; known are BaichuanForCausalLM, Gemma2ForCausalLM, \
+         Gemma3ForCausalLM, LlamaForCausalLM, MistralForCausalLM, Phi3ForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM",
     );
     refused(llama(json!({"hidden_size": "48"})), "field `hidden_size` is \"48\", expected a whole number");
     refused(llama(json!({"vocab_size": 0})), "field `vocab_size` is 0, expected a whole number above 0");
@@ -168,16 +292,23 @@ fn what_is_missing_or_unusable_is_named() {
     );
     refused(llama(json!({"hidden_act": "gelu"})), "field `hidden_act` is \"gelu\", expected \"silu\"");
     refused(
-        llama(json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}})),
-        "field `rope_scaling.rope_type` is \"yarn\", expected `default`, `linear` or `llama3`",
+        llama(json!({"rope_scaling": {"rope_type": "spiral", "factor": 4.0}})),
+        "field `rope_scaling.rope_type` is \"spiral\", expected `default`, `linear`, `dynamic`, `llama3`, `yarn` or \
+         `longrope`",
     );
+    refused(
+        llama(json!({"rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.0]}})),
+        "field `rope_scaling.short_factor` is [1.0,1.0], expected a list of 4 numbers above 0",
+    );
+    refused(llama(json!({"partial_rotary_factor": 0.5})), "field `partial_rotary_factor` is 0.5, expected 1");
     refused(
         llama(json!({"rope_scaling": {"type": "linear"}})),
         "field `rope_scaling.factor` is missing (a number)",
     );
     refused(
         llama(json!({"quantization_config": {"bits": 4}})),
-        "field `quantization_config` is {\"bits\":4}, expected none: weights must be stored as floats",
+        "field `quantization_config` is {\"bits\":4}, expected none, or `quant_method` `fp8` or `compressed-tensors` with \
+         e4m3 weights: others are not read",
     );
     refused(
         llama(json!({"tie_word_embeddings": 1})),
@@ -195,7 +326,7 @@ fn every_family_is_registered_and_has_a_tiny_model() {
     let mut files: Vec<String> = std::fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
-        .filter(|name| !["config_file", "gguf_metadata"].contains(&name.as_str()))
+        .filter(|name| !["config_file", "gguf_metadata", "rotary_fields"].contains(&name.as_str()))
         .collect();
     files.sort();
     let mut registered: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();

@@ -275,3 +275,114 @@ fn smollm2_loads() {
         .unwrap();
     assert_eq!(n_tensors, 272);
 }
+
+/// The nearest number in 8-bit floating point, by its byte.
+fn to_e4m3(value: f32) -> u8 {
+    let of_byte = |byte: u8| {
+        let (exponent, mantissa) = (i32::from(byte >> 3), f32::from(byte & 7) / 8.0);
+        if exponent == 0 { mantissa * 2f32.powi(-6) } else { (1.0 + mantissa) * 2f32.powi(exponent - 7) }
+    };
+    let off = |byte: u8| (of_byte(byte) - value.abs()).abs();
+    let nearest = (0..0x7f).min_by(|&a, &b| off(a).total_cmp(&off(b))).unwrap();
+    if value < 0.0 { nearest | 0x80 } else { nearest }
+}
+
+/// Rewrites the projections of a tiny model in 8 bits, with a scale for each `block` of rows and columns.
+fn write_in_8_bits(
+    directory: &Path,
+    suffix: &str,
+    block: [usize; 2],
+    scale_shape: fn([usize; 2]) -> Vec<usize>,
+) {
+    let model = load(directory);
+    let mut header = serde_json::Map::new();
+    let mut data: Vec<u8> = Vec::new();
+    let mut put = |name: String, dtype: &str, shape: &[usize], bytes: Vec<u8>| {
+        let offsets = [data.len(), data.len() + bytes.len()];
+        data.extend(bytes);
+        header.insert(name, serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": offsets}));
+    };
+    for (name, tensor) in &model.weights.tensors {
+        if !name.contains("_proj.weight") {
+            let bytes = tensor.values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            put(name.clone(), "F32", &tensor.shape, bytes);
+            continue;
+        }
+        let [rows, columns] = [tensor.shape[0], tensor.shape[1]];
+        let [height, width] = [block[0].min(rows), block[1].min(columns)];
+        let counts = [rows.div_ceil(height), columns.div_ceil(width)];
+        let mut largest = vec![0f32; counts[0] * counts[1]];
+        let place = |i: usize| i / columns / height * counts[1] + i % columns / width;
+        tensor
+            .values
+            .iter()
+            .enumerate()
+            .for_each(|(i, x)| largest[place(i)] = largest[place(i)].max(x.abs()));
+        let scales: Vec<f32> = largest.iter().map(|largest| largest / 448.0).collect();
+        let bytes = tensor.values.iter().enumerate().map(|(i, x)| to_e4m3(x / scales[place(i)])).collect();
+        put(name.clone(), "F8_E4M3", &tensor.shape, bytes);
+        let bytes = scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
+        put(format!("{name}{suffix}"), "F32", &scale_shape(counts), bytes);
+        let layer = name.strip_suffix("weight").unwrap();
+        put(format!("{layer}input_scale"), "F32", &[], 1f32.to_le_bytes().to_vec());
+    }
+    let header = serde_json::to_vec(&header).unwrap();
+    let bytes = [&(header.len() as u64).to_le_bytes()[..], &header, &data].concat();
+    std::fs::write(directory.join("model.safetensors"), bytes).unwrap();
+}
+
+fn set_quantization(directory: &Path, quantization: serde_json::Value) {
+    let path = directory.join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config["quantization_config"] = quantization;
+    std::fs::write(&path, config.to_string()).unwrap();
+}
+
+#[test]
+fn weights_in_8_bits_are_multiplied_by_their_scales() {
+    let fp8 = serde_json::json!({"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [32, 20]});
+    let compressed = serde_json::json!({"quant_method": "compressed-tensors", "format": "float-quantized"});
+    let whole = [usize::MAX; 2];
+    let cases: [(&str, [usize; 2], fn([usize; 2]) -> Vec<usize>, &serde_json::Value); 4] = [
+        ("_scale_inv", [32, 20], |counts| counts.to_vec(), &fp8),
+        ("_scale", whole, |_| vec![], &compressed),
+        ("_scale", whole, |_| vec![1], &compressed),
+        ("_scale", [1, usize::MAX], |[rows, _]| vec![rows, 1], &compressed),
+    ];
+    for name in ["qwen3", "phi3"] {
+        let original = load(&tiny_model(name));
+        for (suffix, block, scale_shape, quantization) in &cases {
+            let directory = copied_model(name);
+            write_in_8_bits(directory.path(), suffix, *block, *scale_shape);
+            set_quantization(directory.path(), (*quantization).clone());
+            let files = ModelFiles::open(directory.path()).unwrap();
+            assert!(files.unused_tensors.is_empty(), "{:?}", files.unused_tensors);
+            let found = files.load().unwrap();
+            assert_eq!(found.spec, original.spec);
+            for (name, tensor) in &original.weights.tensors {
+                let found = found.weights.get(name).unwrap();
+                let largest = tensor.values.iter().fold(0f32, |largest, x| largest.max(x.abs()));
+                for (found, value) in found.values.iter().zip(&tensor.values) {
+                    let allowed = value.abs() / 16.0 + largest * 2f32.powi(-17);
+                    assert!((found - value).abs() <= allowed, "{name}{suffix}: {found}, not {value}");
+                }
+            }
+            assert!(found.weights != original.weights);
+        }
+    }
+}
+
+#[test]
+fn weights_in_8_bits_without_their_scales_are_refused() {
+    let directory = copied_model("qwen3");
+    write_in_8_bits(directory.path(), "_factor", [usize::MAX; 2], |_| vec![1]);
+    set_quantization(directory.path(), serde_json::json!({"quant_method": "fp8"}));
+    let found = error(directory.path());
+    assert!(found.contains("q_proj.weight` is stored as F8_E4M3, but there is no `"), "{found}");
+    let directory = copied_model("qwen3");
+    write_in_8_bits(directory.path(), "_scale_inv", [32, 20], |counts| counts.to_vec());
+    let block = serde_json::json!({"quant_method": "fp8", "weight_block_size": [16, 16]});
+    set_quantization(directory.path(), block);
+    let found = error(directory.path());
+    assert!(found.contains("weight_scale_inv` has shape"), "{found}");
+}

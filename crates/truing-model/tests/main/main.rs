@@ -33,7 +33,18 @@ fn copied_model(name: &str) -> tempfile::TempDir {
     directory
 }
 
-const TINY_MODELS: [&str; 5] = ["llama_tied_llama3_rope", "llama_untied_biases", "qwen2", "qwen3", "mistral"];
+const TINY_MODELS: [&str; 10] = [
+    "llama_tied_llama3_rope",
+    "llama_untied_biases",
+    "qwen2",
+    "qwen3",
+    "mistral",
+    "llama_yarn",
+    "phi3",
+    "gemma2",
+    "gemma3_text",
+    "baichuan",
+];
 
 /// A small generator for deterministic damage: SplitMix64.
 struct Damage(u64);

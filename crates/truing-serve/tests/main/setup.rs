@@ -78,6 +78,7 @@ fn spec(renderer: &ChatRenderer) -> DecoderSpec {
         mlp_bias: false,
         qk_norm: false,
         sliding_windows: vec![None; 2],
+        variant: truing_model::DecoderVariant::default(),
         bos_token_id: None,
         eos_token_ids: Vec::new(),
     }

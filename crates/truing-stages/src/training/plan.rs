@@ -409,10 +409,10 @@ pub(crate) fn check_trainable(
     let mut parameters = spec.parameters();
     check_frozen(&parameters, &trainable.frozen, "model.embed_tokens")?;
     if let Some(lora) = &trainable.lora {
-        for target in &lora.targets {
+        for target in spec.stored_targets(&lora.targets) {
             let one = LoraSpec { targets: vec![target.clone()], ..lora.clone() };
             if spec.lora_parameters(&one).is_empty() {
-                return Err(EngineError::UnknownLoraTarget { target: target.clone() }.into());
+                return Err(EngineError::UnknownLoraTarget { target }.into());
             }
         }
         parameters.extend(spec.lora_parameters(lora));

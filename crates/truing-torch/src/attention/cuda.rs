@@ -215,7 +215,15 @@ mod tests {
     #[test]
     fn heads_of_other_widths_are_filled_up_and_cut() {
         let Some(torch) = torch() else { return };
-        let shape = AttentionShape { n_heads: 2, n_kv_heads: 2, head_dim: 3, is_causal: true, window: None };
+        let shape = AttentionShape {
+            n_heads: 2,
+            n_kv_heads: 2,
+            head_dim: 3,
+            is_causal: true,
+            window: None,
+            given_scale: None,
+            soft_cap: None,
+        };
         let values: Vec<f32> = (1..=12).map(|value| value as f32).collect();
         let heads = Tensor::from_f32(torch, &values, &[2, 2, 3], Device::Cpu).unwrap();
         let wide = filled(&heads).unwrap();

@@ -27,6 +27,7 @@ fn small() -> DecoderSpec {
         tie_word_embeddings: false,
         qk_norm: false,
         sliding_windows: vec![None; 4],
+        variant: truing_model::DecoderVariant::default(),
         ..model::spec()
     }
 }

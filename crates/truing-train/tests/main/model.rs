@@ -37,6 +37,7 @@ pub(crate) fn spec() -> DecoderSpec {
         mlp_bias: false,
         qk_norm: true,
         sliding_windows: vec![None; N_LAYERS],
+        variant: truing_model::DecoderVariant::default(),
         bos_token_id: None,
         eos_token_ids: vec![0],
     }

@@ -50,6 +50,7 @@ pub(super) fn smollm2_135m() -> DecoderSpec {
         mlp_bias: false,
         qk_norm: false,
         sliding_windows: vec![None; 30],
+        variant: truing_model::DecoderVariant::default(),
         bos_token_id: None,
         eos_token_ids: vec![],
     }

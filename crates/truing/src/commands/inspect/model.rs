@@ -12,8 +12,8 @@ use truing_model::encoder::OUTPUT_LAYER;
 use truing_model::sources::DEFAULT_MODEL;
 use truing_model::weights::{SafetensorsFile, SafetensorsFiles};
 use truing_model::{
-    AdapterFiles, DecoderSpec, EncoderFiles, EncoderSpec, GgufFile, LoraSpec, ModelError, ModelFiles,
-    RopeScaling, is_adapter,
+    Activation, AdapterFiles, DecoderSpec, EncoderFiles, EncoderSpec, GgufFile, LoraSpec, ModelError,
+    ModelFiles, QkvLayout, RopeScaling, is_adapter,
 };
 use truing_text::{ChatTemplate, Tokenizer};
 
@@ -438,7 +438,16 @@ fn describe(spec: &DecoderSpec) -> Vec<(&'static str, String)> {
     let scaling = match &spec.rope_scaling {
         None => String::new(),
         Some(RopeScaling::Llama3 { factor, .. }) => format!(", Llama 3 scaling by {factor}"),
-        Some(other) => format!(", {other:?}"),
+        Some(RopeScaling::Linear { factor }) => format!(", linear scaling by {factor}"),
+        Some(RopeScaling::Yarn { factor, .. }) => format!(", YaRN scaling by {factor}"),
+        Some(RopeScaling::Dynamic { factor }) => {
+            format!(", dynamic scaling by {factor} (longer sequences are refused)")
+        }
+        Some(RopeScaling::LongRope { extended_max_position_embeddings, .. }) => {
+            format!(
+                ", LongRoPE up to {extended_max_position_embeddings} (only the original context is supported)"
+            )
+        }
     };
     let mut features = Vec::new();
     let claims = [
@@ -447,7 +456,23 @@ fn describe(spec: &DecoderSpec) -> Vec<(&'static str, String)> {
         (spec.output_bias, "bias on the attention's output"),
         (spec.mlp_bias, "biases in the feed-forward"),
         (spec.qk_norm, "norms over queries and keys"),
+        (spec.variant.activation == Activation::GeluTanh, "GELU gate"),
+        (spec.variant.qkv_layout != QkvLayout::Separate, "queries, keys and values in one projection"),
+        (spec.variant.has_fused_gate_up, "gate and up in one projection"),
+        (spec.variant.has_post_norms, "norms after attention and feed-forward"),
+        (spec.variant.has_normalized_head, "head with normalised rows"),
     ];
+    let numbers = [
+        (spec.variant.attention_soft_cap, "attention scores capped at"),
+        (spec.variant.logit_soft_cap, "logits capped at"),
+    ];
+    features.extend(numbers.iter().filter_map(|(cap, name)| cap.map(|cap| format!("{name} {cap}"))));
+    if spec.rotary_dim() != spec.head_dim {
+        features.push(format!("{} components of each head turn", spec.rotary_dim()));
+    }
+    if let Some(theta) = spec.variant.local_rope_theta {
+        features.push(format!("rotary base {theta} in layers with a sliding window"));
+    }
     features.extend(claims.iter().filter(|(holds, _)| *holds).map(|(_, name)| (*name).to_owned()));
     let windows: Vec<usize> = spec.sliding_windows.iter().copied().flatten().collect();
     if let Some(widest) = windows.iter().max() {
