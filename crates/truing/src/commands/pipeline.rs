@@ -313,6 +313,17 @@ mod tests {
             ],
         );
         check_stages(
+            "../quickstart/pipeline.toml",
+            &[
+                ("before", &[]),
+                ("sft", &[]),
+                ("after_sft", &["sft"]),
+                ("reward", &["sft"]),
+                ("grpo", &["sft"]),
+                ("after_grpo", &["grpo"]),
+            ],
+        );
+        check_stages(
             "pipeline_report.toml",
             &[
                 ("select", &[]),
