@@ -189,7 +189,10 @@ def mean_over_seeds(by_seed):
 
 
 def bootstrap(items, measure):
-    """The 2.5 % and 97.5 % quantiles of a measure of resampled items; `None` where a sample has no value."""
+    """The 2.5 % and 97.5 % quantiles of a measure of resampled items; `None` where a sample has no value, or where all
+    items changed alike, which says nothing about other items."""
+    if len({other - one for one, other in items}) == 1:
+        return None
     draw = random.Random(0)
     values = [measure(draw.choices(items, k=len(items))) for _ in range(N_RESAMPLES)]
     if None in values:
@@ -310,7 +313,8 @@ def arguments():
     parser.add_argument("--seeds", default="1,2,3", help="seeds, with commas")
     parser.add_argument("--variants", default=",".join(VARIANTS), help="variants, with commas: " + ", ".join(VARIANTS))
     parser.add_argument("--dry-run", action="store_true", help="print the plans; run nothing")
-    parser.add_argument("--max-steps", type=int, help="to try the script: steps of each stage that trains")
+    parser.add_argument("--max-steps", type=int,
+                        help="to try the script: steps of each stage that trains (GRPO fails if no step had a signal)")
     parser.add_argument("--limit", type=int, help="to try the script: items of each benchmark")
     options = parser.parse_args()
     options.truing = options.truing.resolve()
