@@ -319,7 +319,9 @@ impl Planning<'_> {
         text: &str,
     ) -> Result<Meant, PipelineError> {
         let own_path = self.pipeline.folder.join(self.pipeline.path().file_name().unwrap_or_default());
-        let overrides = Overrides::of(with, stage.recipe.is_some());
+        // A text that is no TOML is refused where it is read.
+        let file: Option<Table> = stage.recipe.as_ref().and_then(|_| toml::from_str(text).ok());
+        let overrides = Overrides::of(with, file.as_ref());
         let mut typed = overrides.typed.clone();
         typed.push(format!("output_dir=\"{}\"", own_folder()));
         let settings = Settings {

@@ -99,22 +99,24 @@ pub(crate) struct Overrides {
 }
 
 impl Overrides {
-    /// Overrides of `with`. On top of a recipe's file they change single settings of its tables; alone, each key of
-    /// `with` is whole, as in a file. A table with keys that an override cannot write is whole too.
-    pub(crate) fn of(with: &Table, on_file: bool) -> Self {
+    /// Overrides of `with`. Of a table that the recipe's `file` has, too, they change single settings. Any other key of
+    /// `with` is whole, as in a file, so that all that a new table needs is there at once; so is a table with keys that
+    /// an override cannot write.
+    pub(crate) fn of(with: &Table, file: Option<&Table>) -> Self {
         let mut overrides = Self::default();
-        overrides.add(with, on_file, &mut Vec::new());
+        overrides.add(with, file, &mut Vec::new());
         overrides
     }
 
-    fn add(&mut self, table: &Table, goes_deeper: bool, keys: &mut Vec<String>) {
+    fn add(&mut self, table: &Table, file: Option<&Table>, keys: &mut Vec<String>) {
         for (key, value) in table {
             keys.push(key.clone());
+            let in_file = file.and_then(|file| file.get(key)).and_then(Value::as_table);
             match value {
                 Value::Table(inner)
-                    if goes_deeper && !inner.is_empty() && inner.keys().all(|key| is_bare(key)) =>
+                    if in_file.is_some() && !inner.is_empty() && inner.keys().all(|key| is_bare(key)) =>
                 {
-                    self.add(inner, true, keys);
+                    self.add(inner, in_file, keys);
                 }
                 value => {
                     self.typed.push(format!("{}={value}", keys.join(".")));
@@ -195,14 +197,27 @@ pub fn at_places(
 mod tests {
     use super::*;
 
+    fn keys_and_values(with: &str, file: &str) -> Vec<(String, String)> {
+        let with: Table = toml::from_str(with).unwrap();
+        let overrides = Overrides::of(&with, Some(&toml::from_str(file).unwrap()));
+        let typed = overrides.typed.iter().map(|typed| typed.split_once('=').unwrap());
+        typed.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    }
+
     #[test]
     fn a_table_whose_keys_need_quotes_is_overridden_whole() {
-        let with: Table = toml::from_str("a = { b = 1, c = { \"d.e\" = 2 } }").unwrap();
-        let overrides = Overrides::of(&with, true);
-        let typed: Vec<(&str, &str)> =
-            overrides.typed.iter().map(|typed| typed.split_once('=').unwrap()).collect();
-        assert_eq!((typed.len(), typed[0], typed[1].0), (2, ("a.b", "1"), "a.c"));
+        let typed = keys_and_values("a = { b = 1, c = { \"d.e\" = 2 } }", "a = { c = { f = 3 } }");
+        assert_eq!((typed.len(), &*typed[0].0, &*typed[0].1, &*typed[1].0), (2, "a.b", "1", "a.c"));
         let read: Table = toml::from_str(&format!("value = {}", typed[1].1)).unwrap();
         assert_eq!(read["value"]["d.e"].as_integer(), Some(2));
+    }
+
+    #[test]
+    fn a_table_that_the_file_does_not_have_is_set_at_once() {
+        // One by one, `clip` would be read before `model`, which the table needs.
+        let typed = keys_and_values("reward = { clip = 1, model = \"m\" }\nseed = 2", "seed = 1");
+        assert_eq!((typed.len(), &*typed[0].0, &*typed[1].0), (2, "reward", "seed"));
+        let read: Table = toml::from_str(&format!("value = {}", typed[0].1)).unwrap();
+        assert_eq!(read["value"]["model"].as_str(), Some("m"));
     }
 }

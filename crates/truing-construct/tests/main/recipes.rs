@@ -66,8 +66,8 @@ fn every_recipe_that_comes_with_truing_parses_and_plans() {
             assert_eq!(recipe.check().unwrap_or_else(|error| panic!("{error}")), Vec::<String>::new());
             continue;
         }
-        // A pipeline has several stages; the tests of truing read it.
-        if path.file_name().is_some_and(|name| name == "pipeline_tiny.toml") {
+        // A pipeline has several stages; the tests of truing read those.
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("pipeline_")) {
             continue;
         }
         // A cluster is what a recipe is planned for.

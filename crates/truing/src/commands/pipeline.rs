@@ -292,21 +292,82 @@ mod tests {
     use crate::local_engine::DeviceChoice;
     use crate::printer::Printer;
 
-    #[test]
-    fn the_pipeline_that_comes_with_truing_is_read() {
-        let environment = Environment::default();
+    /// The stages of a recipe of this repository, in their order, with the names of those that each needs.
+    fn stages_of(recipe: &str) -> Vec<(String, Vec<String>)> {
         let context = Context {
             printer: Printer::new(true, true),
-            environment,
+            environment: Environment::default(),
             n_threads: 1,
             device: DeviceChoice::default(),
             place: None,
         };
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/pipeline_tiny.toml");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes").join(recipe);
         let pipeline = read(&path, &ProgramHost::new(&context, None)).unwrap();
-        let in_order: Vec<&str> =
-            pipeline.order.iter().map(|&idx| pipeline.stages[idx].name.as_str()).collect();
-        assert_eq!(in_order, ["sft", "sft_seed_2", "merge", "before", "after"]);
-        assert_eq!((&*pipeline.stages[2].upstream, &*pipeline.stages[4].upstream), (&[0, 1][..], &[2][..]));
+        let name_of = |&idx: &usize| pipeline.stages[idx].name.clone();
+        let upstream_of =
+            |idx: &usize| -> Vec<String> { pipeline.stages[*idx].upstream.iter().map(name_of).collect() };
+        pipeline.order.iter().map(|idx| (name_of(idx), upstream_of(idx))).collect()
+    }
+
+    fn check_stages(recipe: &str, expected: &[(&str, &[&str])]) {
+        let stages = stages_of(recipe);
+        assert_eq!(stages.len(), expected.len(), "{stages:?}");
+        for ((name, mut upstream), (expected_name, expected_upstream)) in stages.into_iter().zip(expected) {
+            upstream.sort();
+            assert_eq!(name, *expected_name);
+            assert_eq!(upstream, *expected_upstream, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_pipelines_that_come_with_truing_are_read() {
+        check_stages(
+            "pipeline_tiny.toml",
+            &[
+                ("sft", &[]),
+                ("sft_seed_2", &[]),
+                ("merge", &["sft", "sft_seed_2"]),
+                ("before", &[]),
+                ("after", &["merge"]),
+            ],
+        );
+        check_stages(
+            "../quickstart/pipeline.toml",
+            &[
+                ("before", &[]),
+                ("sft", &[]),
+                ("after_sft", &["sft"]),
+                ("reward", &["sft"]),
+                ("grpo", &["sft"]),
+                ("after_grpo", &["grpo"]),
+            ],
+        );
+        check_stages(
+            "pipeline_report.toml",
+            &[
+                ("select", &[]),
+                ("open", &["select"]),
+                ("golden", &[]),
+                ("complement", &["golden"]),
+                ("augmented", &["complement", "open"]),
+                ("sft", &["augmented", "select"]),
+                ("sft_2", &["augmented", "select"]),
+                ("merge", &["sft", "sft_2"]),
+                ("reward", &["merge"]),
+                ("grpo", &["merge", "reward"]),
+                ("start", &[]),
+                ("evaluate", &["grpo"]),
+            ],
+        );
+    }
+
+    #[test]
+    fn the_complement_model_of_the_report_learns_the_prompt_that_it_is_used_with() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
+        let used =
+            read("crates/truing-ask/src/pas/prompts/complement.en.txt").replace("{{prompt}}", "{prompt}");
+        let recipe = read("recipes/pipeline_report.toml");
+        assert!(recipe.contains(&format!("prompt_template = \"\"\"\n{}\"\"\"\n", used.trim_end())), "{used}");
     }
 }

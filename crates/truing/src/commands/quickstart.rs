@@ -31,8 +31,9 @@ const RECIPES: [(&str, &str); 3] = [
     ("reward", include_str!("../../../../quickstart/reward.toml")),
     ("grpo", include_str!("../../../../quickstart/grpo.toml")),
 ];
-/// What the recipes name, and what is measured on.
-const DATA: [(&str, &[u8]); 8] = [
+/// The stages as a pipeline, what the recipes name, and what is measured on.
+const DATA: [(&str, &[u8]); 9] = [
+    ("pipeline.toml", include_bytes!("../../../../quickstart/pipeline.toml")),
     ("data/train.jsonl", include_bytes!("../../../../quickstart/train.jsonl")),
     ("data/heldout.jsonl", include_bytes!("../../../../quickstart/heldout.jsonl")),
     ("data/checks.jsonl", include_bytes!("../../../../quickstart/checks.jsonl")),

@@ -290,6 +290,20 @@ fn mistakes_and_gates_have_their_exit_statuses() {
 }
 
 #[test]
+fn a_command_of_the_name_truing_is_the_program_that_runs_the_pipeline() {
+    let pipeline = Pipeline::new();
+    let gate = "[stages.review]\nuses = \"gate\"\nwith = { file = \"review.jsonl\" }\n";
+    fs::write(pipeline.0.path("reviewed.toml"), gate).unwrap();
+    let command = "[stages.made]\nuses = \"command\"\n[stages.made.with]\ninputs = [\"reviewed.toml\"]\n\
+         outputs = { made = \"Snakefile\" }\ncommand = [\"truing\", \"pipeline\", \"export\", \"reviewed.toml\", \
+         \"--format\", \"snakemake\", \"--output\", \"${output}/Snakefile\"]\n";
+    fs::write(pipeline.0.path("songs.toml"), command).unwrap();
+    assert_eq!(pipeline.json("apply", &[])["ran"], serde_json::json!(["made"]));
+    let made = fs::read_to_string(pipeline.0.path("pipeline-out/songs/made/Snakefile")).unwrap();
+    assert!(made.contains("review"), "{made}");
+}
+
+#[test]
 #[cfg(unix)]
 fn ctrl_c_ends_what_a_command_has_started_so_that_the_next_run_need_not_wait() {
     let pipeline = Pipeline::new();

@@ -129,7 +129,13 @@ impl<'a> ProgramHost<'a> {
         match job.work {
             Work::Command { arguments, folder } => {
                 let (program, rest) = arguments.split_first().context("the command is empty")?;
-                let mut command = Command::new(program);
+                let mut command = match program.as_str() {
+                    // Whatever is on the path: the version that runs the other stages.
+                    "truing" => {
+                        Command::new(std::env::current_exe().context("cannot find the program that runs")?)
+                    }
+                    _ => Command::new(program),
+                };
                 command.args(rest).current_dir(folder);
                 Ok(command)
             }
