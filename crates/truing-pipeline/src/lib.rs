@@ -7,6 +7,7 @@
 //! This crate knows no stages. The program lists them ([`StageKind`]), finds models, and runs one at a time ([`Host`]).
 
 mod apply;
+mod digest_memory;
 mod digests;
 mod error;
 mod garbage;

@@ -1,6 +1,7 @@
 //! Pipelines of stages that write what they read: nothing but the order, the keys and the store is tested here.
 
 mod edits;
+mod faults;
 mod mistakes;
 mod runs;
 
