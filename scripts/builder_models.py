@@ -67,7 +67,8 @@ def constraints():
     first = ["Here is what I suggest.", "Let us look at this together.", "Good question.", "In one sentence:",
              "我的看法如下。", "我们一起来看。", "这是个好问题。", "用一句话说："]
     at_end = ["That is the whole story.", "Ask me if anything is unclear.", "Now it is your turn.",
-              "More on this another day.", "以上就是全部内容。", "如有疑问请再问我。", "接下来就看你的了。", "其余的改日再谈。"]
+              "More on this another day.", "以上就是全部内容。", "如有疑问请再问我。", "接下来就看你的了。",
+              "其余的改日再谈。"]
     postscripts = ["P.S.", "P.P.S", "附：", "又及："]
 
     def respond(prompt):
@@ -114,7 +115,8 @@ def reversal():
 
     def checker(text, _seed):
         score = 8 + mock_chat.drawn(text) % 3
-        return f"Rich enough. [[{score}]]" if text.startswith("Rate how well") else f"<missing>\n</missing>\n[[{score}]]"
+        remark = "Rich enough." if text.startswith("Rate how well") else "<missing>\n</missing>"
+        return f"{remark}\n[[{score}]]"
 
     recipe = '[reversal]\nmin_characters = 100\n[[data]]\npath = "texts.jsonl"\n'
     return Builder("reversal", recipe, writer, checker,

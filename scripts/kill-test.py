@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Kills `truing respond`, `prefer` and every builder of `build` at random moments against a mock server on the loopback,
-and compares.
+"""Kills `truing respond`, `prefer` and every builder of `build` at random moments, against a mock server on the
+loopback, and compares.
 
     kill-test.py TRUING [--kills 200] [--stages respond,prefer,constraints,tools] [--seed 1]
 
-`--stages` names stages and builders; without it all run. `code_python` and `code_interpreter` run Python in the sandbox.
+`--stages` names stages and builders; without it all run. `code_python` (the builder `code` on tasks with tests) and
+`code_interpreter` run Python in the sandbox.
 
 Each stage first runs without interruption: the reference run. Then it is started and killed by SIGKILL, repeatedly in
 the same folder, until a run finishes; then in a new folder, until the number of kills is reached. Checked are:
@@ -37,6 +38,8 @@ import mock_chat  # noqa: E402
 CONCURRENCY = 4
 # A reply that was sent so long ago has been saved, on a busy machine too.
 SETTLED_SECONDS = 0.5
+# In so long the server has read all that a killed process sent.
+QUIET_SECONDS = 0.2
 
 
 def server(port, name):
@@ -161,13 +164,13 @@ class Checked:
             self.problems.append(f"{self.stage.result_file} has no line")
 
     def look_at_repeats(self, kills):
-        """Counts requests whose reply had been sent before. `kills` are the times of all kills in the folder. The
-        process that sent the first request ended at the first kill after it; which process repeats it does not
-        matter."""
+        """Counts requests whose reply had been sent before. `kills` are the times of all kills in the folder, and the
+        times at which the server had read what the killed process sent. The process that sent the first request ended
+        at the first kill after it; which process repeats it does not matter."""
         with self.server.lock:
             repeated, self.server.repeated = self.server.repeated, []
         for arrived, sent in repeated:
-            kill = min((time_of_kill for time_of_kill in kills if time_of_kill >= arrived), default=math.inf)
+            kill = next((killed for killed, quiet in kills if quiet >= arrived), math.inf)
             if kill - sent > SETTLED_SECONDS:
                 self.n_again += 1
                 self.problems.append(
@@ -187,8 +190,10 @@ class Checked:
                 except subprocess.TimeoutExpired:
                     child.kill()
                     child.communicate()
+                    killed = time.monotonic()
+                    time.sleep(QUIET_SECONDS)
                     self.look_at_repeats(kills)
-                    kills.append(time.monotonic())
+                    kills.append((killed, time.monotonic()))
                     continue
             self.finish(child)
             self.look_at_repeats(kills)
