@@ -77,9 +77,8 @@ impl FromStr for Digest {
     type Err = ParseDigestError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let is_hex = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
-        let bytes = is_hex.then(|| blake3::Hash::from_hex(text).ok()).flatten();
-        bytes.map(|hash| Self(*hash.as_bytes())).ok_or_else(|| ParseDigestError(text.to_owned()))
+        let hash = blake3::Hash::from_hex(text).map_err(|_| ParseDigestError(text.to_owned()))?;
+        Ok(Self(*hash.as_bytes()))
     }
 }
 
@@ -106,6 +105,8 @@ mod tests {
         assert_eq!(empty.to_string().parse(), Ok(empty));
         assert!("af13".parse::<Digest>().is_err());
         assert!("é".repeat(32).parse::<Digest>().is_err());
+        assert!(format!("{empty}0").parse::<Digest>().is_err());
+        assert!(format!("{empty}").replace('f', "g").parse::<Digest>().is_err());
     }
 
     #[test]
