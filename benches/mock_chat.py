@@ -1,7 +1,7 @@
 """A chat server on the loopback for tests and benchmarks: a reply is a function of the request, after a fixed time.
 
-Runs in a thread of its own. `answer` gets the text of a request's last turn and its seed. `sent` has the times of each
-request that was answered: its arrival, and when its reply was handed to the operating system. `repeated` has the times
+Runs in a thread of its own. `answer` gets the text of a request's last turn and its seed; it may be a dictionary with
+one for each model. `sent` has the times of each request that was answered: its arrival, and when its reply was handed to the operating system. `repeated` has the times
 of the earlier request for each request that is repeated.
 """
 import asyncio
@@ -59,7 +59,8 @@ class MockChat:
             self.most_at_once = max(self.most_at_once, self._at_once)
             await asyncio.sleep(self.seconds)
             self._at_once -= 1
-        text = self.answer(request["messages"][-1]["content"], request.get("seed", 0))
+        answer = self.answer[request["model"]] if isinstance(self.answer, dict) else self.answer
+        text = answer(request["messages"][-1]["content"], request.get("seed", 0))
         return json.dumps({
             "id": "m", "object": "chat.completion", "created": 0, "model": request["model"],
             "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],

@@ -1,13 +1,17 @@
 #!/usr/bin/env python3
-"""Kills `truing respond`, `prefer` and `build` at random moments against a mock server on the loopback, and compares.
+"""Kills `truing respond`, `prefer` and every builder of `build` at random moments, against a mock server on the
+loopback, and compares.
 
-    kill-test.py TRUING [--kills 200] [--stages respond,prefer,build] [--seed 1]
+    kill-test.py TRUING [--kills 200] [--stages respond,prefer,constraints,tools] [--seed 1]
+
+`--stages` names stages and builders; without it all run. `code_python` (the builder `code` on tasks with tests) and
+`code_interpreter` run Python in the sandbox.
 
 Each stage first runs without interruption: the reference run. Then it is started and killed by SIGKILL, repeatedly in
 the same folder, until a run finishes; then in a new folder, until the number of kills is reached. Checked are:
 
-- lost rows and other output: the reference run has a line for every row, and every file has to equal that of the
-  reference run, byte by byte (except the path of the folder);
+- lost rows and other output: every file has to equal that of the reference run, byte by byte (except the path of the
+  folder). The reference run has to have a line for every row, and some that were kept;
 - repeated calls: no reply is requested again, except those that were sent within 0.5 s of a kill. These may not have
   been saved, and are lost with the process, at most `max_concurrency` for each kill. They are counted and printed.
 
@@ -24,13 +28,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
+from typing import Callable
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "benches"))
+import builder_models  # noqa: E402
 import mock_chat  # noqa: E402
 
 CONCURRENCY = 4
 # A reply that was sent so long ago has been saved, on a busy machine too.
 SETTLED_SECONDS = 0.5
+# In so long the server has read all that a killed process sent.
+QUIET_SECONDS = 0.2
 
 
 def server(port, name):
@@ -43,7 +52,7 @@ def respond(port):
     recipe = ('stage = "respond"\noutput_dir = "out"\nmin_score = 1\nround_prompts = 8\nselect = "threshold"\n'
               '[[decoding]]\nn = 4\nmax_new_tokens = 64\ntop_k = 0\n[[data]]\npath = "rows.jsonl"\n'
               '[[reward]]\nkind = { exact_match = {} }\n[[model]]\nname = "mock"\n' + server(port, "mock"))
-    return recipe, rows
+    return recipe, {"rows.jsonl": builder_models.jsonl(rows)}, len(rows)
 
 
 def answer_respond(text, seed):
@@ -56,7 +65,7 @@ def prefer(port):
              "responses": [f"It is {n}.", f"Perhaps {n + 1}?", f"No idea, {n} or so."]} for n in range(20)]
     recipe = ('stage = "prefer"\noutput_dir = "out"\nmin_gap = 0.1\n[[data]]\npath = "rows.jsonl"\n'
               '[[judge]]\nname = "pairs"\nkind = "pairwise"\n[judge.model]\n' + server(port, "judge"))
-    return recipe, rows
+    return recipe, {"rows.jsonl": builder_models.jsonl(rows)}, len(rows)
 
 
 def answer_prefer(text, _seed):
@@ -68,36 +77,35 @@ def answer_prefer(text, _seed):
     return f"The first is {ranks[rank[0]]}.\n[[{'A' if rank[0] < rank[1] else 'B'}]]"
 
 
-def build(port):
-    nouns = "river road bridge market harbour tower garden school mill station valley island".split()
-    verbs = "crosses feeds divides joins guards shapes".split()
-    def text(n):
-        draw = lambda *parts: mock_chat.drawn(n, *parts)
-        sentences = (f"The {nouns[draw(i, 0) % 12]} {verbs[draw(i, 1) % 6]} the old {nouns[draw(i, 2) % 12]} {i + 2} "
-                     f"times a year, as the {nouns[draw(i, 3) % 12]} keepers say." for i in range(6))
-        return " ".join(sentences)
-    recipe = ('stage = "build"\nability = "reversal"\noutput_dir = "out"\n[reversal]\nmin_characters = 100\n'
-              '[[data]]\npath = "rows.jsonl"\n[writer]\n' + server(port, "writer")
-              + "[checker]\n" + server(port, "checker"))
-    return recipe, [{"text": text(n)} for n in range(30)]
+def build(builder):
+    """The stage of one builder: its writer and its checker are two models of the server."""
+    def make(port):
+        recipe = (f'stage = "build"\nability = "{builder.ability}"\noutput_dir = "out"\n{builder.recipe}'
+                  f"[writer]\n{server(port, 'writer')}[checker]\n{server(port, 'checker')}")
+        return recipe, builder.files, builder.n_rows
+    answer = {"writer": builder.writer, "checker": builder.checker}
+    return Stage("build", make, answer, "fates.jsonl", "rows.jsonl", n_models=2)
 
 
-def answer_build(text, _seed):
-    if text.startswith("Rate how well"):
-        return f"Rich enough. [[{8 + mock_chat.drawn(text) % 3}]]"
-    if "Reply with the prompt between" in text:
-        listed = text.split("<constraints>\n")[1].split("\n</constraints>")[0]
-        wishes = " ".join(line.split(". ", 1)[1] for line in listed.splitlines() if ". " in line)
-        topics = " ".join(f"w{mock_chat.drawn(text, i) % 10_000}" for i in range(12))
-        return f"<prompt>\nTell me about {topics}. {wishes}\n</prompt>"
-    return f"<missing>\n</missing>\n[[{8 + mock_chat.drawn(text) % 3}]]"
+@dataclass
+class Stage:
+    command: str
+    # Makes the recipe, the files beside it and the number of rows, given the port of the server.
+    make: Callable
+    # What the server answers.
+    answer: Callable | dict
+    # A file with a line for every row.
+    rows_file: str
+    # The file with what is kept.
+    result_file: str
+    # Models with requests of their own at the same time.
+    n_models: int = 1
 
 
-# The recipe with its rows, what the server answers, and the file with a line for every row.
 STAGES = {
-    "respond": (respond, answer_respond, "candidates.jsonl"),
-    "prefer": (prefer, answer_prefer, "fates.jsonl"),
-    "build": (build, answer_build, "fates.jsonl"),
+    "respond": Stage("respond", respond, answer_respond, "candidates.jsonl", "responses.jsonl"),
+    "prefer": Stage("prefer", prefer, answer_prefer, "fates.jsonl", "pairs.jsonl"),
+    **{name: build(make()) for name, make in builder_models.BUILDERS.items()},
 }
 
 
@@ -110,19 +118,19 @@ def written(folder):
 
 
 class Checked:
-    def __init__(self, truing, stage, scratch, seconds):
-        self.truing, self.stage, self.scratch = truing, stage, scratch
-        make, answer, self.rows_file = STAGES[stage]
-        self.server = mock_chat.MockChat(answer, seconds)
-        self.recipe, self.rows = make(self.server.port)
+    def __init__(self, truing, name, scratch, seconds):
+        self.truing, self.name, self.scratch = truing, name, scratch
+        self.stage = STAGES[name]
+        self.server = mock_chat.MockChat(self.stage.answer, seconds)
+        self.recipe, self.files, self.n_rows = self.stage.make(self.server.port)
         self.n_folders, self.n_again, self.n_lost, self.problems = 0, 0, 0, []
 
     def folder(self):
         self.n_folders += 1
-        folder = self.scratch / f"{self.stage}-{self.n_folders}"
+        folder = self.scratch / f"{self.name}-{self.n_folders}"
         folder.mkdir()
-        (folder / "recipe.toml").write_text(self.recipe)
-        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        for name, text in {"recipe.toml": self.recipe, **self.files}.items():
+            (folder / name).write_text(text)
         return folder
 
     def forget(self):
@@ -132,14 +140,14 @@ class Checked:
             self.server.repeated.clear()
 
     def start(self, folder):
-        command = [self.truing, self.stage, str(folder / "recipe.toml")]
+        command = [self.truing, self.stage.command, str(folder / "recipe.toml")]
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                                 text=True)
 
     def finish(self, child):
         _, errors = child.communicate()
         if child.returncode not in (0, 1):
-            sys.exit(f"{self.stage} ended with status {child.returncode}:\n{errors[-2000:]}")
+            sys.exit(f"{self.name} ended with status {child.returncode}:\n{errors[-2000:]}")
 
     def reference(self):
         folder = self.folder()
@@ -147,18 +155,22 @@ class Checked:
         self.finish(self.start(folder))
         self.seconds, self.expected = time.monotonic() - started, written(folder)
         self.n_calls = self.server.n_requests
-        n_lines = len((folder / "out" / self.rows_file).read_text().splitlines())
-        if n_lines != len(self.rows):
-            self.problems.append(f"{self.rows_file} has {n_lines} lines for {len(self.rows)} rows")
+        lines = (folder / "out" / self.stage.rows_file).read_text().splitlines()
+        if len(lines) != self.n_rows:
+            self.problems.append(f"{self.stage.rows_file} has {len(lines)} lines for {self.n_rows} rows")
+        result = folder / "out" / self.stage.result_file
+        self.n_results = len(result.read_text().splitlines()) if result.exists() else 0
+        if self.n_results == 0:
+            self.problems.append(f"{self.stage.result_file} has no line")
 
     def look_at_repeats(self, kills):
-        """Counts requests whose reply had been sent before. `kills` are the times of all kills in the folder. The
-        process that sent the first request ended at the first kill after it; which process repeats it does not
-        matter."""
+        """Counts requests whose reply had been sent before. `kills` are the times of all kills in the folder, and the
+        times at which the server had read what the killed process sent. The process that sent the first request ended
+        at the first kill after it; which process repeats it does not matter."""
         with self.server.lock:
             repeated, self.server.repeated = self.server.repeated, []
         for arrived, sent in repeated:
-            kill = min((time_of_kill for time_of_kill in kills if time_of_kill >= arrived), default=math.inf)
+            kill = next((killed for killed, quiet in kills if quiet >= arrived), math.inf)
             if kill - sent > SETTLED_SECONDS:
                 self.n_again += 1
                 self.problems.append(
@@ -178,13 +190,15 @@ class Checked:
                 except subprocess.TimeoutExpired:
                     child.kill()
                     child.communicate()
+                    killed = time.monotonic()
+                    time.sleep(QUIET_SECONDS)
                     self.look_at_repeats(kills)
-                    kills.append(time.monotonic())
+                    kills.append((killed, time.monotonic()))
                     continue
             self.finish(child)
             self.look_at_repeats(kills)
             n_lost = self.n_lost - n_lost_before
-            if n_lost > CONCURRENCY * len(kills):
+            if n_lost > CONCURRENCY * self.stage.n_models * len(kills):
                 self.problems.append(f"{n_lost} replies were lost by {len(kills)} kills")
             found = written(folder)
             if found != self.expected:
@@ -198,7 +212,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("truing")
     parser.add_argument("--kills", type=int, default=200, help="kills of each stage")
-    parser.add_argument("--stages", default="respond,prefer,build")
+    parser.add_argument("--stages", default=",".join(STAGES))
     parser.add_argument("--seconds", type=float, default=0.03, help="time of one reply")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
@@ -215,7 +229,8 @@ def main():
             n_kills += checked.kill_until_it_ends(generator, arguments.kills - n_kills)
         is_fine &= not checked.problems
         print(json.dumps({
-            "stage": stage, "kills": n_kills, "runs_to_the_end": checked.n_folders, "calls_of_a_run": checked.n_calls,
+            "stage": stage, "rows": checked.n_rows, "results": checked.n_results, "kills": n_kills,
+            "runs_to_the_end": checked.n_folders, "calls_of_a_run": checked.n_calls,
             "seconds_of_a_run": round(checked.seconds, 2), "kept_replies_requested_again": checked.n_again,
             "replies_lost_on_the_way": checked.n_lost, "problems": checked.problems}), flush=True)
     if is_fine:

@@ -32,5 +32,4 @@ fi
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 PYTHONDONTWRITEBYTECODE=1 "$environment/bin/python" "$here/check.py" "$truing" "$scratch" --chromium "$chromium"
-mkdir "$scratch/kills"
-python3 "$here/kills.py" "$truing" "$scratch/kills" --kills "${2:-50}"
+python3 "$here/../annotate-kill-test.py" "$truing" --kills "${2:-50}" --items 0

@@ -21,7 +21,7 @@ use truing_types::with_causes;
 use crate::plan::PlannedWork;
 use crate::recipe::Kind;
 use crate::references::with_real_paths;
-use crate::store::{Found, open_lock};
+use crate::store::Found;
 use crate::{
     Digests, Done, Host, Job, JobEnd, JobReport, LockFile, LockedStage, Notice, Pipeline, PipelineError,
     PipelinePlan, PipelineStage, PlannedStage, State, Store, StoredOutput, Work, links,
@@ -163,7 +163,7 @@ struct Running<'a> {
 impl Running<'_> {
     /// Applies the plan.
     fn apply(&self) -> Result<Applied, PipelineError> {
-        let Self { pipeline, plan, store, digests, .. } = *self;
+        let Self { pipeline, plan, store, digests, host, .. } = *self;
         store.create()?;
         let _shared = store.lock_whole(false)?;
         links::check(pipeline)?;
@@ -174,7 +174,9 @@ impl Running<'_> {
             }
         })?;
         let fates = self.all()?;
-        digests.save()?;
+        if let Err(error) = digests.save() {
+            host.notice(&Notice::NotRemembered { reason: &with_causes(&error) });
+        }
         Ok(summary(plan, fates))
     }
 
@@ -296,6 +298,9 @@ impl Running<'_> {
         if let Some(changed) = self.changed_file(idx)? {
             return Ok(Fate::Failed(format!("{} changed since the plan was made", changed.display())));
         }
+        if let Some(damage) = self.damaged_upstream(idx)? {
+            return Ok(Fate::Failed(format!("{damage}; the next `apply` makes it again")));
+        }
         match self.run(idx, key, &lock)? {
             JobEnd::Finished(report) => self.finish(idx, planned, key, report),
             JobEnd::Interrupted => Ok(Fate::Interrupted),
@@ -340,6 +345,7 @@ impl Running<'_> {
         let (stage, planned) = (&self.pipeline.stages[idx], &self.plan.stages[idx]);
         let (entry, folder) = (self.store.entry(key), self.store.run_folder(key));
         fs::create_dir_all(&entry).map_err(StoreError::io("create", &entry))?;
+        atomic::remove_leftovers(&entry)?;
         let continues = folder.exists();
         let work = match &planned.work {
             PlannedWork::Recipe(_) => {
@@ -388,6 +394,11 @@ impl Running<'_> {
             let reason = format!("{changed} changed while it ran; the result is not used, it is in {aside}");
             return Ok(Fate::Failed(reason));
         }
+        if let Some(damage) = self.damaged_upstream(idx)? {
+            let aside = self.store.discard(key)?;
+            let reason = format!("{damage}; what was made of it is not used, it is in {}", aside.display());
+            return Ok(Fate::Failed(reason));
+        }
         let (folder, mut outputs) = (self.store.run_folder(key), BTreeMap::new());
         let expected = &self.pipeline.stages[idx].outputs;
         for (name, path) in expected {
@@ -430,6 +441,24 @@ impl Running<'_> {
         Ok(None)
     }
 
+    /// Says which result of another stage, of those that are read, is not what that stage left.
+    fn damaged_upstream(&self, idx: usize) -> Result<Option<String>, PipelineError> {
+        let planned = &self.plan.stages[idx];
+        let upstream = self.pipeline.stages[idx].upstream.iter().map(|&needed| &self.plan.stages[needed]);
+        for needed in upstream.filter(|needed| planned.names_output_of(needed)) {
+            let Some(key) = needed.key.filter(|_| !matches!(needed.work, PlannedWork::Gate(_))) else {
+                continue;
+            };
+            let damage = match self.store.find(key, self.digests, self.host)? {
+                Found::Done(_) => continue,
+                Found::Damaged(reason) => reason,
+                Found::Begun | Found::Nothing => "it is gone".to_owned(),
+            };
+            return Ok(Some(format!("the result of stage `{}` is damaged: {damage}", needed.name)));
+        }
+        Ok(None)
+    }
+
     /// Names a finished run in the lock file, and in the folder of links.
     fn record(&self, planned: &PlannedStage, key: Digest, done: &Done) -> Result<(), PipelineError> {
         self.lock_stage(planned, key, done.outputs.clone(), done.figures.clone())?;
@@ -453,9 +482,7 @@ impl Running<'_> {
 
     /// Changes the lock file, which other pipelines of the folder may change at the same time.
     fn change_lock(&self, change: impl FnOnce(&mut LockFile)) -> Result<(), PipelineError> {
-        let path = self.pipeline.guard_path();
-        let guard = open_lock(&path)?;
-        guard.lock().map_err(StoreError::io("lock", &path))?;
+        let _guard = links::guard(self.pipeline)?;
         let lock_path = self.pipeline.lock_path();
         let before = LockFile::read(&lock_path)?;
         let mut after = before.clone();

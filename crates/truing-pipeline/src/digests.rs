@@ -1,28 +1,27 @@
-//! Digests of files and folders, with a memory: a file whose size, times and inode are those of its last digest is not
-//! read again. The memory is a file of the store.
+//! Digests of files and folders, with a memory of unchanged files ([`DigestMemory`]).
 
-use std::collections::HashMap;
-use std::fs::{self, Metadata};
+use std::ffi::OsString;
+use std::fs::{self, DirEntry};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::mpsc::{self, SyncSender};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread;
+use std::time::SystemTime;
 
 use truing_data::data_files;
 use truing_model::{EncoderFiles, ModelFiles};
 use truing_store::{Digest, StoreError, atomic};
 
-/// A file that was changed less than this before it was read is not remembered: a further change within the resolution
-/// of the file system's clock would not be seen.
-const SETTLED: Duration = Duration::from_secs(2);
+use crate::digest_memory::{DigestMemory, Stamp};
+use crate::store::open_lock;
 
-/// The metadata by which an unchanged file is recognised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    size: u64,
-    modified_ns: i64,
-    changed_ns: i64,
-    inode: u64,
-}
+/// Files that a thread looks at together.
+const N_IN_BATCH: usize = 1024;
+/// Batches that wait for a thread. Each keeps its folder open.
+const N_WAITING: usize = 16;
+/// More threads than this do not read a folder faster.
+const MAX_THREADS: usize = 8;
 
 /// A digest and the bytes that it is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,43 +34,51 @@ pub(crate) struct Measured {
 #[derive(Debug)]
 pub struct Digests {
     path: PathBuf,
-    known: Mutex<Known>,
-}
-
-#[derive(Debug, Default)]
-struct Known {
-    files: HashMap<PathBuf, (Stamp, Digest)>,
-    has_changed: bool,
+    memory: RwLock<DigestMemory>,
+    n_threads: usize,
 }
 
 impl Digests {
     /// The memory in a file that may not exist. A damaged one is forgotten: it saves time and nothing else.
     #[must_use]
     pub fn open(path: &Path) -> Self {
-        let text = fs::read_to_string(path).unwrap_or_default();
-        let files = text.lines().filter_map(read_line).collect();
-        Self { path: path.to_path_buf(), known: Mutex::new(Known { files, has_changed: false }) }
+        Self { path: path.to_path_buf(), memory: RwLock::new(DigestMemory::open(path)), n_threads: 1 }
     }
 
-    /// Writes the memory where there is something new. Without its folder nothing is written.
+    /// Reads the files of a folder with so many threads, at least one. Digests do not depend on it.
+    #[must_use]
+    pub fn with_threads(mut self, n_threads: usize) -> Self {
+        self.n_threads = n_threads.clamp(1, MAX_THREADS);
+        self
+    }
+
+    /// Writes the memory where there is something new. Without its folder nothing is written. Where it cannot be
+    /// written nothing is lost but time: the files are read again.
     ///
     /// # Errors
     /// When the disk fails.
     pub fn save(&self) -> Result<(), StoreError> {
-        let mut known = self.known();
-        if !known.has_changed || !self.path.parent().is_some_and(Path::is_dir) {
+        let mut memory = self.memory_mut();
+        if !memory.has_news() || !self.path.parent().is_some_and(Path::is_dir) {
             return Ok(());
         }
-        let mut lines: Vec<String> = known.files.iter().filter_map(line_of).collect();
-        lines.sort_unstable();
-        lines.push(String::new());
-        atomic::write(&self.path, lines.join("\n").as_bytes())?;
-        known.has_changed = false;
+        let text = memory.to_text();
+        // What a killed process left is removed while no other one writes.
+        let lock = self.path.with_extension("lock");
+        let guard = open_lock(&lock)?;
+        guard.lock().map_err(StoreError::io("lock", &lock))?;
+        atomic::remove_leftovers_of(&self.path)?;
+        atomic::write(&self.path, text.as_bytes())?;
+        memory.reread(text);
         Ok(())
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn memory(&self) -> RwLockReadGuard<'_, DigestMemory> {
+        self.memory.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn memory_mut(&self) -> RwLockWriteGuard<'_, DigestMemory> {
+        self.memory.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The digest of a file.
@@ -80,18 +87,14 @@ impl Digests {
     /// When it cannot be read.
     pub(crate) fn of_file(&self, path: &Path, now: SystemTime) -> Result<Measured, StoreError> {
         let before = Stamp::of(&fs::metadata(path).map_err(StoreError::io("read", path))?);
-        let known = self.known().files.get(path).copied();
-        if let Some((stamp, blake3)) = known
-            && stamp == before
-        {
+        let known = self.memory().find(path, before);
+        if let Some(blake3) = known {
             return Ok(Measured { blake3, bytes: before.size });
         }
         let blake3 = Digest::of_file(path)?;
         let after = Stamp::of(&fs::metadata(path).map_err(StoreError::io("read", path))?);
         if before == after && after.is_settled(now) {
-            let mut known = self.known();
-            known.files.insert(path.to_path_buf(), (after, blake3));
-            known.has_changed = true;
+            self.memory_mut().insert(path, after, blake3);
         }
         Ok(Measured { blake3, bytes: after.size })
     }
@@ -105,20 +108,64 @@ impl Digests {
         if !path.is_dir() {
             return self.of_file(path, now);
         }
-        let mut files = Vec::new();
-        files_below(path, &mut Vec::new(), &mut files)?;
-        files.sort();
+        let real = fs::canonicalize(path).map_err(StoreError::io("read", path))?;
+        let (sender, receiver) = mpsc::sync_channel::<Batch>(N_WAITING);
+        let receiver = Mutex::new(receiver);
+        let work = || {
+            let mut measured = Vec::new();
+            loop {
+                let received = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                let Ok(batch) = received else { return measured };
+                measured.push((batch.idx, self.of_batch(&batch, now)));
+            }
+        };
+        let (listed, mut measured) = thread::scope(|scope| {
+            let threads: Vec<_> = (0..self.n_threads).map(|_| scope.spawn(work)).collect();
+            let mut listing = Listing { batches: sender, n_sent: 0, above: vec![real] };
+            let listed = listing.folder(path, "");
+            // The threads end when there are no more batches.
+            drop(listing);
+            let ends =
+                threads.into_iter().flat_map(|thread| thread.join().unwrap_or_else(|end| resume_unwind(end)));
+            (listed, ends.collect::<Vec<_>>())
+        });
+        listed?;
+        measured.sort_unstable_by_key(|(idx, _)| *idx);
         let mut sum = Sum::default();
-        for file in files {
-            let measured = match fs::read_link(&file) {
-                Ok(target) if !file.is_file() => {
-                    Measured { blake3: Digest::of_bytes(target.as_os_str().as_encoded_bytes()), bytes: 0 }
-                }
-                _ => self.of_file(&file, now)?,
-            };
-            sum.add(&file.strip_prefix(path).unwrap_or(&file).to_string_lossy(), measured);
+        for (_, part) in measured {
+            sum.add_part(&part?);
         }
         Ok(sum.measured())
+    }
+
+    /// What is added to the digest of a folder for some of its files.
+    fn of_batch(&self, batch: &Batch, now: SystemTime) -> Result<Part, StoreError> {
+        let stamps: Vec<Option<Stamp>> =
+            batch.files.iter().map(|(_, entry)| stamp_of(entry)).collect::<Result<_, _>>()?;
+        let known: Vec<Option<Digest>> = {
+            let memory = self.memory();
+            let mut finder = memory.finder(&batch.folder);
+            let files = batch.files.iter().zip(&stamps);
+            files.map(|((name, _), stamp)| finder.find(name, (*stamp)?)).collect()
+        };
+        let mut part = Part::default();
+        for (((name, entry), stamp), known) in batch.files.iter().zip(stamps).zip(known) {
+            let measured = match (stamp, known) {
+                (Some(stamp), Some(blake3)) => Measured { blake3, bytes: stamp.size },
+                (Some(_), None) => self.of_file(&entry.path(), now)?,
+                (None, _) => self.of_link(&entry.path(), now)?,
+            };
+            part.add(&format!("{}{}", batch.prefix, name.to_string_lossy()), measured);
+        }
+        Ok(part)
+    }
+
+    fn of_link(&self, path: &Path, now: SystemTime) -> Result<Measured, StoreError> {
+        if path.is_file() {
+            return self.of_file(path, now);
+        }
+        let target = fs::read_link(path).map_err(StoreError::io("read", path))?;
+        Ok(Measured { blake3: Digest::of_bytes(target.as_os_str().as_encoded_bytes()), bytes: 0 })
     }
 
     /// The digest of what is read at a path. Of a model the files that decide what it computes, of a folder of data its
@@ -136,12 +183,109 @@ impl Digests {
             return self.of_tree(path, now);
         }
         let Some(files) = deciding_files(path) else { return self.of_tree(path, now) };
-        let mut sum = Sum::default();
+        let mut part = Part::default();
         for file in files {
             let measured = self.of_file(&file, now)?;
-            sum.add(&file.file_name().unwrap_or_default().to_string_lossy(), measured);
+            part.add(&file.file_name().unwrap_or_default().to_string_lossy(), measured);
         }
+        let mut sum = Sum::default();
+        sum.add_part(&part);
         Ok(sum.measured())
+    }
+}
+
+/// Some files of a folder in the order of their names, links to nothing among them.
+struct Batch {
+    /// Its place among all batches of the tree.
+    idx: usize,
+    folder: PathBuf,
+    /// The folder's path in the tree, with a slash at its end.
+    prefix: String,
+    files: Vec<(OsString, DirEntry)>,
+}
+
+/// The walk through a tree, in the order of the paths in it.
+struct Listing {
+    batches: SyncSender<Batch>,
+    n_sent: usize,
+    /// The folders that hold the one that is listed, without links in their paths.
+    above: Vec<PathBuf>,
+}
+
+impl Listing {
+    fn folder(&mut self, folder: &Path, prefix: &str) -> Result<(), StoreError> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(folder).map_err(StoreError::io("list", folder))? {
+            let entry = entry.map_err(StoreError::io("list", folder))?;
+            entries.push((entry.file_name(), entry));
+        }
+        entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let mut files = Vec::new();
+        for (name, entry) in entries {
+            let Some(real) = self.real_folder(&entry)? else {
+                files.push((name, entry));
+                if files.len() == N_IN_BATCH {
+                    self.send(folder, prefix, &mut files);
+                }
+                continue;
+            };
+            self.send(folder, prefix, &mut files);
+            self.above.push(real);
+            self.folder(&entry.path(), &format!("{prefix}{}/", name.to_string_lossy()))?;
+            self.above.pop();
+        }
+        self.send(folder, prefix, &mut files);
+        Ok(())
+    }
+
+    /// Where a folder is without links in its path. `None` for a file, and for a link to nothing or to a folder that
+    /// holds it.
+    fn real_folder(&self, entry: &DirEntry) -> Result<Option<PathBuf>, StoreError> {
+        let kind = entry.file_type().map_err(|source| StoreError::io("read", entry.path())(source))?;
+        if kind.is_dir() {
+            return Ok(self.above.last().map(|above| above.join(entry.file_name())));
+        }
+        if !kind.is_symlink() || !entry.path().is_dir() {
+            return Ok(None);
+        }
+        let real = fs::canonicalize(entry.path()).map_err(StoreError::io("read", entry.path()))?;
+        Ok((!self.above.contains(&real)).then_some(real))
+    }
+
+    fn send(&mut self, folder: &Path, prefix: &str, files: &mut Vec<(OsString, DirEntry)>) {
+        if files.is_empty() {
+            return;
+        }
+        let files = std::mem::take(files);
+        let batch =
+            Batch { idx: self.n_sent, folder: folder.to_path_buf(), prefix: prefix.to_owned(), files };
+        self.n_sent += 1;
+        // Threads that are gone have panicked, which is passed on where they are joined.
+        let _ = self.batches.send(batch);
+    }
+}
+
+/// The stamp of a file; `None` for a link.
+fn stamp_of(entry: &DirEntry) -> Result<Option<Stamp>, StoreError> {
+    let failed = |source| StoreError::io("read", entry.path())(source);
+    if entry.file_type().map_err(failed)?.is_symlink() {
+        return Ok(None);
+    }
+    Ok(Some(Stamp::of(&entry.metadata().map_err(failed)?)))
+}
+
+/// Files as they enter a digest: `DIGEST`, a zero byte, the name, a line feed.
+#[derive(Default)]
+struct Part {
+    text: String,
+    bytes: u64,
+}
+
+impl Part {
+    fn add(&mut self, name: &str, file: Measured) {
+        let digest = file.blake3.to_string();
+        [digest.as_str(), "\0", name, "\n"].iter().for_each(|piece| self.text.push_str(piece));
+        self.bytes += file.bytes;
     }
 }
 
@@ -153,9 +297,9 @@ struct Sum {
 }
 
 impl Sum {
-    fn add(&mut self, name: &str, file: Measured) {
-        self.hasher.update(format!("{}\0{name}\n", file.blake3).as_bytes());
-        self.bytes += file.bytes;
+    fn add_part(&mut self, part: &Part) {
+        self.hasher.update(part.text.as_bytes());
+        self.bytes += part.bytes;
     }
 
     fn measured(&self) -> Measured {
@@ -174,100 +318,89 @@ fn deciding_files(folder: &Path) -> Option<Vec<PathBuf>> {
     data_files(folder).ok()
 }
 
-/// Adds the files below a folder, and links that lead to no file. `above` are the folders that hold this one, without
-/// links in their paths.
-fn files_below(folder: &Path, above: &mut Vec<PathBuf>, found: &mut Vec<PathBuf>) -> Result<(), StoreError> {
-    let real = fs::canonicalize(folder).map_err(StoreError::io("read", folder))?;
-    if above.contains(&real) {
-        found.push(folder.to_path_buf());
-        return Ok(());
-    }
-    above.push(real);
-    for entry in fs::read_dir(folder).map_err(StoreError::io("list", folder))? {
-        let path = entry.map_err(StoreError::io("list", folder))?.path();
-        if path.is_dir() {
-            files_below(&path, above, found)?;
-        } else {
-            found.push(path);
-        }
-    }
-    above.pop();
-    Ok(())
-}
-
-impl Stamp {
-    #[cfg(unix)]
-    fn of(metadata: &Metadata) -> Self {
-        use std::os::unix::fs::MetadataExt;
-        let nanoseconds = |seconds: i64, part: i64| seconds.wrapping_mul(1_000_000_000).wrapping_add(part);
-        Self {
-            size: metadata.len(),
-            modified_ns: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
-            changed_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
-            inode: metadata.ino(),
-        }
-    }
-
-    #[cfg(not(unix))]
-    fn of(metadata: &Metadata) -> Self {
-        let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        let modified_ns = modified.map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(i64::MAX));
-        Self { size: metadata.len(), modified_ns, changed_ns: modified_ns, inode: 0 }
-    }
-
-    /// Whether the last change is long enough ago. A clock that was set back makes it wait, which costs time alone.
-    fn is_settled(self, now: SystemTime) -> bool {
-        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let Some(limit) = now.checked_sub(SETTLED) else { return false };
-        let limit = i64::try_from(limit.as_nanos()).unwrap_or(i64::MAX);
-        self.modified_ns.max(self.changed_ns) < limit
-    }
-}
-
-/// `DIGEST SIZE MODIFIED CHANGED INODE PATH`. Paths that cannot be a line are left out.
-fn line_of((path, (stamp, digest)): (&PathBuf, &(Stamp, Digest))) -> Option<String> {
-    let path = path.to_str().filter(|path| !path.contains(['\n', '\r']))?;
-    let Stamp { size, modified_ns, changed_ns, inode } = stamp;
-    Some(format!("{digest} {size} {modified_ns} {changed_ns} {inode} {path}"))
-}
-
-fn read_line(line: &str) -> Option<(PathBuf, (Stamp, Digest))> {
-    let mut fields = line.splitn(6, ' ');
-    let digest = fields.next()?.parse().ok()?;
-    let stamp = Stamp {
-        size: fields.next()?.parse().ok()?,
-        modified_ns: fields.next()?.parse().ok()?,
-        changed_ns: fields.next()?.parse().ok()?,
-        inode: fields.next()?.parse().ok()?,
-    };
-    Some((fields.next()?.into(), (stamp, digest)))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
 
     #[test]
     fn a_file_is_read_again_only_when_it_has_changed() {
         let folder = tempfile::tempdir().unwrap();
         let (file, memory) = (folder.path().join("a file.jsonl"), folder.path().join("digests"));
         fs::write(&file, "one").unwrap();
-        let later = SystemTime::now() + Duration::from_secs(60);
+        let later = SystemTime::now() + MINUTE;
         let digests = Digests::open(&memory);
         let one = Measured { blake3: Digest::of_bytes(b"one"), bytes: 3 };
         assert_eq!(digests.of_file(&file, SystemTime::now()).unwrap(), one);
-        assert!(digests.known().files.is_empty(), "a file that was changed just now is not remembered");
+        assert!(!digests.memory().has_news(), "a file that was changed just now is not remembered");
         assert_eq!(digests.of_file(&file, later).unwrap(), one);
-        digests.save().unwrap();
         // A memory of a wrong digest shows that the file is not read.
-        let text = fs::read_to_string(&memory).unwrap();
+        let stamp = Stamp::of(&fs::metadata(&file).unwrap());
         let other = Digest::of_bytes(b"other");
-        fs::write(&memory, format!("damaged\n{}", text.replace(&one.blake3.to_string(), &other.to_string())))
-            .unwrap();
-        let digests = Digests::open(&memory);
-        assert_eq!(digests.of_file(&file, later).unwrap().blake3, other);
+        digests.memory_mut().insert(&file, stamp, other);
+        digests.save().unwrap();
+        assert!(!digests.memory().has_news());
+        for digests in [digests, Digests::open(&memory)] {
+            assert_eq!(digests.of_file(&file, later).unwrap().blake3, other);
+        }
+        // A damaged one is forgotten.
+        let text = fs::read_to_string(&memory).unwrap();
+        fs::write(&memory, text.replace("jsonl", "jsonk")).unwrap();
+        assert_eq!(Digests::open(&memory).of_file(&file, later).unwrap(), one);
+        fs::write(&memory, text).unwrap();
         fs::write(&file, "three").unwrap();
-        assert_eq!(digests.of_file(&file, later).unwrap().blake3, Digest::of_bytes(b"three"));
+        assert_eq!(Digests::open(&memory).of_file(&file, later).unwrap().blake3, Digest::of_bytes(b"three"));
+    }
+
+    /// The digest of a tree as it is defined, from all paths in their order.
+    fn defined(tree: &Path) -> Measured {
+        fn below(folder: &Path, found: &mut Vec<PathBuf>) {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() { below(&path, found) } else { found.push(path) }
+            }
+        }
+        let mut files = Vec::new();
+        below(tree, &mut files);
+        files.sort();
+        let (mut text, mut bytes) = (String::new(), 0);
+        for file in files {
+            let content = fs::read(&file).unwrap();
+            let name = file.strip_prefix(tree).unwrap().display().to_string();
+            text.push_str(&format!("{}\0{name}\n", Digest::of_bytes(&content)));
+            bytes += content.len() as u64;
+        }
+        Measured { blake3: Digest::of_bytes(text.as_bytes()), bytes }
+    }
+
+    #[test]
+    fn many_files_have_the_same_digest_with_any_number_of_threads_read_or_remembered() {
+        let folder = tempfile::tempdir().unwrap();
+        let (tree, memory) = (folder.path().join("tree"), folder.path().join("digests"));
+        // A folder between files, beside a file with its name's beginning, and one with two batches.
+        for (name, n) in [("m/a", 3), ("m/a.b", 2), ("m", N_IN_BATCH + 5), ("z/deep/deeper", 1), ("", 4)] {
+            fs::create_dir_all(tree.join(name)).unwrap();
+            (0..n).for_each(|idx| {
+                fs::write(tree.join(name).join(format!("f {idx}")), format!("{name} {idx}")).unwrap()
+            });
+        }
+        fs::write(tree.join("m/a-"), "beside").unwrap();
+        let later = SystemTime::now() + MINUTE;
+        for n_threads in [1, 2, 7] {
+            let digests = Digests::open(&memory).with_threads(n_threads);
+            let expected = defined(&tree);
+            assert_eq!(digests.of_tree(&tree, later).unwrap(), expected, "{n_threads} threads, first");
+            digests.save().unwrap();
+            assert_eq!(digests.of_tree(&tree, later).unwrap(), expected, "{n_threads} threads, remembered");
+            let again = Digests::open(&memory).with_threads(n_threads);
+            assert_eq!(again.of_tree(&tree, later).unwrap(), expected, "{n_threads} threads, from the file");
+            assert!(!again.memory().has_news(), "nothing is read");
+            fs::write(tree.join("m/f 7"), format!("changed for {n_threads} threads")).unwrap();
+            fs::write(tree.join(format!("m/new {n_threads}")), "new").unwrap();
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use serde::Serialize;
-use truing_store::{Digest, StoreError, paths};
+use truing_store::{Digest, StoreError, atomic, paths};
 
 use crate::lineage::files::INDEXES;
 use crate::store::DISCARDED;
@@ -54,6 +54,9 @@ pub fn collect_garbage(store: &Store, options: GarbageOptions) -> Result<Collect
         return Ok(collected);
     }
     let _alone = store.lock_whole(true)?;
+    if !options.is_dry_run {
+        atomic::remove_leftovers(&store.registrations())?;
+    }
     let mut named = BTreeSet::new();
     for (registration, lock_file) in store.registered()? {
         if lock_file.is_file() {

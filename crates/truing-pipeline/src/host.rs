@@ -129,6 +129,11 @@ pub enum Notice<'a> {
         /// The stage.
         stage: &'a str,
     },
+    /// The digests of files could not be kept: they are read again the next time.
+    NotRemembered {
+        /// Why.
+        reason: &'a str,
+    },
     /// A stage has failed.
     Failed {
         /// The stage.

@@ -12,6 +12,7 @@
 
 mod apply;
 mod card;
+mod digest_memory;
 mod digests;
 mod error;
 mod export;

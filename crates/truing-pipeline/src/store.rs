@@ -12,6 +12,7 @@
 //! | `pipelines/ID` | the lock files that name runs here |
 //! | `digests` | digests of files that were read |
 //! | `lineage/DIGEST.index` | indexes of files of rows, made when rows are followed; they may be removed |
+//! | `digests.lock` | held while they are written |
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -113,7 +114,7 @@ impl Store {
 
     /// Creates the folders of the store.
     pub(crate) fn create(&self) -> Result<(), StoreError> {
-        for folder in [self.runs(), self.root.join("locks"), self.root.join("pipelines")] {
+        for folder in [self.runs(), self.root.join("locks"), self.registrations()] {
             fs::create_dir_all(&folder).map_err(StoreError::io("create", &folder))?;
         }
         let ignored = self.root.join(".gitignore");
@@ -123,6 +124,11 @@ impl Store {
     /// The folder of all runs.
     pub(crate) fn runs(&self) -> PathBuf {
         self.root.join("runs")
+    }
+
+    /// The folder that says which lock files name runs here.
+    pub(crate) fn registrations(&self) -> PathBuf {
+        self.root.join("pipelines")
     }
 
     /// Everything that belongs to a key.
@@ -221,13 +227,13 @@ impl Store {
     /// Notes that a lock file names runs of this store.
     pub(crate) fn register(&self, lock_file: &Path) -> Result<(), StoreError> {
         let text = lock_file.to_string_lossy();
-        let path = self.root.join("pipelines").join(Digest::of_bytes(text.as_bytes()).to_string());
+        let path = self.registrations().join(Digest::of_bytes(text.as_bytes()).to_string());
         if path.exists() { Ok(()) } else { atomic::write(&path, text.as_bytes()) }
     }
 
     /// The lock files that name runs of this store, each with where it is noted.
     pub(crate) fn registered(&self) -> Result<Vec<(PathBuf, PathBuf)>, StoreError> {
-        let folder = self.root.join("pipelines");
+        let folder = self.registrations();
         let mut found = Vec::new();
         for entry in fs::read_dir(&folder).map_err(StoreError::io("list", &folder))? {
             let path = entry.map_err(StoreError::io("list", &folder))?.path();

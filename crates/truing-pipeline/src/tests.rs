@@ -2,6 +2,7 @@
 
 mod edits;
 mod exports;
+mod faults;
 mod lineage;
 mod mistakes;
 mod runs;

@@ -1,6 +1,7 @@
 //! One file replaced whole: a temporary file beside it, fsync, rename, fsync of the directory. At any moment a
 //! reader finds the old bytes or the new ones.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -39,9 +40,7 @@ impl Writer {
             name: path.display().to_string(),
             reason: "it has no file name",
         })?;
-        let mut prefix = std::ffi::OsString::from(".");
-        prefix.push(name);
-        prefix.push(".");
+        let prefix = prefix_of(name);
         let mut builder = tempfile::Builder::new();
         builder.prefix(&prefix).suffix(TEMPORARY_SUFFIX);
         // A temporary file is private by default; what is renamed into place should be readable as usual.
@@ -88,6 +87,31 @@ pub fn remove_leftovers(directory: &Path) -> Result<(), StoreError> {
         }
     }
     Ok(())
+}
+
+/// Removes temporary files that killed writers of one file left beside it. Call it only while no other process writes
+/// that file.
+///
+/// # Errors
+/// When the directory cannot be read or a file not removed.
+pub fn remove_leftovers_of(path: &Path) -> Result<(), StoreError> {
+    let (directory, prefix) = (parent(path), prefix_of(path.file_name().unwrap_or_default()));
+    for entry in fs::read_dir(directory).map_err(StoreError::io("list", directory))? {
+        let path = entry.map_err(StoreError::io("list", directory))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with(&*prefix.to_string_lossy()) && is_leftover(&name) && path.is_file() {
+            fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
+/// What the names of the temporary files for a file begin with.
+fn prefix_of(name: &OsStr) -> OsString {
+    let mut prefix = OsString::from(".");
+    prefix.push(name);
+    prefix.push(".");
+    prefix
 }
 
 /// Whether a file's name is that of a temporary file.
@@ -173,6 +197,24 @@ mod tests {
         let mut left = names(directory.path());
         left.sort();
         assert_eq!(left, [".hidden", "a.json", "b.tmp"]);
+    }
+
+    #[test]
+    fn leftovers_of_one_file_are_removed_and_those_of_others_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in [".a.json.x1.tmp", ".a.json.x2.tmp", ".b.json.x1.tmp", ".a.json.old", "a.json"] {
+            fs::write(directory.path().join(name), b"").unwrap();
+        }
+        remove_leftovers_of(&directory.path().join("a.json")).unwrap();
+        let mut left = names(directory.path());
+        left.sort();
+        assert_eq!(left, [".a.json.old", ".b.json.x1.tmp", "a.json"]);
+        // What the writer itself leaves when it is killed is among them.
+        let writer = Writer::new(&directory.path().join("a.json")).unwrap();
+        std::mem::forget(writer);
+        assert_eq!(names(directory.path()).len(), 4);
+        remove_leftovers_of(&directory.path().join("a.json")).unwrap();
+        assert_eq!(names(directory.path()).len(), 3);
     }
 
     #[cfg(unix)]

@@ -10,6 +10,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::StoreError;
 
+/// Bytes of a file that are read at once.
+const MIN_PIECE: u64 = 1 << 12;
+const MAX_PIECE: u64 = 1 << 20;
+
 /// A BLAKE3 hash. Shown, parsed and serialised as 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest([u8; 32]);
@@ -33,7 +37,9 @@ impl Digest {
     pub fn of_file(path: &Path) -> Result<Self, StoreError> {
         let mut file = File::open(path).map_err(StoreError::io("open", path))?;
         let mut hasher = blake3::Hasher::new();
-        let mut buffer = vec![0; 1 << 20];
+        // A folder may have many small files: no more than is needed is set to zero for each.
+        let n_bytes = file.metadata().map_or(MAX_PIECE, |metadata| metadata.len());
+        let mut buffer = vec![0; n_bytes.clamp(MIN_PIECE, MAX_PIECE) as usize];
         loop {
             match file.read(&mut buffer).map_err(StoreError::io("read", path))? {
                 0 => return Ok(Self::from(&hasher)),
@@ -57,7 +63,7 @@ impl From<&blake3::Hasher> for Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(blake3::Hash::from_bytes(self.0).to_hex().as_str())
     }
 }
 
@@ -71,9 +77,8 @@ impl FromStr for Digest {
     type Err = ParseDigestError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let is_hex = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
-        let bytes = is_hex.then(|| blake3::Hash::from_hex(text).ok()).flatten();
-        bytes.map(|hash| Self(*hash.as_bytes())).ok_or_else(|| ParseDigestError(text.to_owned()))
+        let hash = blake3::Hash::from_hex(text).map_err(|_| ParseDigestError(text.to_owned()))?;
+        Ok(Self(*hash.as_bytes()))
     }
 }
 
@@ -100,6 +105,8 @@ mod tests {
         assert_eq!(empty.to_string().parse(), Ok(empty));
         assert!("af13".parse::<Digest>().is_err());
         assert!("é".repeat(32).parse::<Digest>().is_err());
+        assert!(format!("{empty}0").parse::<Digest>().is_err());
+        assert!(format!("{empty}").replace('f', "g").parse::<Digest>().is_err());
     }
 
     #[test]

@@ -18,9 +18,10 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
 use truing_pipeline::{
-    Applied, ApplyOptions, Digests, GarbageOptions, LockFile, Pipeline, PipelinePlan, Store, apply,
-    apply_only, collect_garbage,
+    Applied, ApplyOptions, Digests, GarbageOptions, Host as _, LockFile, Notice, Pipeline, PipelinePlan,
+    Store, apply, apply_only, collect_garbage,
 };
+use truing_types::with_causes;
 
 use crate::outcome::{Outcome, WithHint};
 use crate::printer::clean_path;
@@ -165,9 +166,11 @@ impl Opened {
         let pipeline = read(recipe, host)?;
         let store = Store::at(&pipeline.store);
         let lock = LockFile::read(&pipeline.lock_path())?;
-        let digests = Digests::open(&store.digests_path());
+        let digests = Digests::open(&store.digests_path()).with_threads(host.n_threads());
         let plan = PipelinePlan::new(&pipeline, &store, &lock, &digests, host)?;
-        digests.save()?;
+        if let Err(error) = digests.save() {
+            host.notice(&Notice::NotRemembered { reason: &with_causes(&error) });
+        }
         Ok(Self { pipeline, store, digests, plan })
     }
 }

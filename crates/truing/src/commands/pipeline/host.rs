@@ -57,6 +57,11 @@ impl<'a> ProgramHost<'a> {
         Self { context, kinds, program, jobs }
     }
 
+    /// Threads of this process.
+    pub(super) fn n_threads(&self) -> usize {
+        self.context.n_threads
+    }
+
     /// What the stages that would run say of themselves, where their inputs are there: as JSON, or the last line of
     /// their plans.
     pub(super) fn predictions(
@@ -264,6 +269,9 @@ impl Host for ProgramHost<'_> {
             Notice::Reused { stage } => printer.note(format_args!("{stage}: the result is there already")),
             Notice::WaitsForOther { stage } => {
                 printer.note(format_args!("{stage}: another process makes this result; waiting for it"));
+            }
+            Notice::NotRemembered { reason } => {
+                printer.note(format_args!("digests of files are not remembered: {reason}"));
             }
             Notice::Failed { stage, .. } => printer.note(format_args!("{stage}: failed")),
         }
