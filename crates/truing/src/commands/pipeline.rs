@@ -168,10 +168,16 @@ impl Opened {
         let lock = LockFile::read(&pipeline.lock_path())?;
         let digests = Digests::open(&store.digests_path()).with_threads(host.n_threads());
         let plan = PipelinePlan::new(&pipeline, &store, &lock, &digests, host)?;
-        if let Err(error) = digests.save() {
+        let opened = Self { pipeline, store, digests, plan };
+        opened.save_digests(host);
+        Ok(opened)
+    }
+
+    /// Remembers the digests of the files that were read. Where that fails they are computed again the next time.
+    fn save_digests(&self, host: &ProgramHost<'_>) {
+        if let Err(error) = self.digests.save() {
             host.notice(&Notice::NotRemembered { reason: &with_causes(&error) });
         }
-        Ok(Self { pipeline, store, digests, plan })
     }
 }
 

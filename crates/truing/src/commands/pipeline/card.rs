@@ -37,7 +37,7 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> anyhow::Result<Ou
     let opened = Opened::open(&arguments.recipe, &host)?;
     let lineage = Lineage::open(&opened.pipeline, &opened.plan, &opened.store, &opened.digests, &host)?;
     let card = ModelCard::of(&lineage, &arguments.stage, arguments.license.as_deref())?;
-    opened.digests.save()?;
+    opened.save_digests(&host);
     let printer = context.printer;
     if card.license.is_none() {
         printer.warning("no licence is stated by all models and rows; `--license` gives the model's");

@@ -40,7 +40,7 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> anyhow::Result<Ou
     let opened = Opened::open(&arguments.recipe, &host)?;
     let lineage = Lineage::open(&opened.pipeline, &opened.plan, &opened.store, &opened.digests, &host)?;
     let found = impact(&lineage, &selectors)?;
-    opened.digests.save()?;
+    opened.save_digests(&host);
     let written = match &arguments.write {
         Some(path) => {
             let absolute = std::path::absolute(path).with_context(|| clean_path(path))?;

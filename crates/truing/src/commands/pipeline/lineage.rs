@@ -94,7 +94,7 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> anyhow::Result<Ou
         None => (arguments.place.as_str(), None),
     };
     let trace = lineage.trace(RowAddress { stage, file, row: &arguments.row })?;
-    opened.digests.save()?;
+    opened.save_digests(&host);
     let tokens = arguments.tokens.as_ref().map(|range| tokens(range, &trace, &opened)).transpose()?;
     let printer = context.printer;
     if arguments.json {
