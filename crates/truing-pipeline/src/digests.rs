@@ -147,18 +147,18 @@ impl Digests {
 
 /// One digest of several files with their names.
 #[derive(Default)]
-struct Sum {
+pub(crate) struct Sum {
     hasher: blake3::Hasher,
     bytes: u64,
 }
 
 impl Sum {
-    fn add(&mut self, name: &str, file: Measured) {
+    pub(crate) fn add(&mut self, name: &str, file: Measured) {
         self.hasher.update(format!("{}\0{name}\n", file.blake3).as_bytes());
         self.bytes += file.bytes;
     }
 
-    fn measured(&self) -> Measured {
+    pub(crate) fn measured(&self) -> Measured {
         Measured { blake3: Digest::from(&self.hasher), bytes: self.bytes }
     }
 }
@@ -176,7 +176,11 @@ fn deciding_files(folder: &Path) -> Option<Vec<PathBuf>> {
 
 /// Adds the files below a folder, and links that lead to no file. `above` are the folders that hold this one, without
 /// links in their paths.
-fn files_below(folder: &Path, above: &mut Vec<PathBuf>, found: &mut Vec<PathBuf>) -> Result<(), StoreError> {
+pub(crate) fn files_below(
+    folder: &Path,
+    above: &mut Vec<PathBuf>,
+    found: &mut Vec<PathBuf>,
+) -> Result<(), StoreError> {
     let real = fs::canonicalize(folder).map_err(StoreError::io("read", folder))?;
     if above.contains(&real) {
         found.push(folder.to_path_buf());
