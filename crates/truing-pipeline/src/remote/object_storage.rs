@@ -80,7 +80,7 @@ pub(super) fn open(url: &str, variables: &[(String, String)]) -> Result<Box<dyn 
 type Opened = Result<Box<dyn ObjectStore>, Error>;
 
 fn s3(bucket: &str, variables: &[(String, String)]) -> Opened {
-    let mut builder = AmazonS3Builder::new().with_url(bucket);
+    let mut builder = AmazonS3Builder::new().with_url(bucket).with_disable_bulk_delete(true);
     for (name, value) in variables.iter().filter(|(name, _)| name.starts_with("AWS_")) {
         if let Ok(key) = name.to_ascii_lowercase().parse() {
             builder = builder.with_config(key, value);
