@@ -4,7 +4,8 @@
 //! A result is made in place under its key with the run directory's own resume, and counts once `done.json` is there,
 //! which is written last. So a stage that was stopped, killed or failed continues from what it has saved.
 //!
-//! Where the store has a remote (`shared.rs`), a result that is there is fetched, and one that was made here is uploaded.
+//! Where the store has a remote (`shared.rs`), a result that is there is fetched, and one that was made here is
+//! uploaded.
 
 mod shared;
 

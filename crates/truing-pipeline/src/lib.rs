@@ -8,8 +8,8 @@
 //! [`Lineage`] follows a row back to the files from outside, and [`impact()`] forward from rows that are to be removed;
 //! [`write_without`] makes the pipeline without them. [`ModelCard`] describes a model by what it was made of.
 //!
-//! A [`Remote`] of the store is object storage through which machines share results; [`push`] and [`pull`] transfer them
-//! by hand.
+//! A [`Remote`] of the store is object storage through which machines share results; [`push`] and [`pull`] transfer
+//! them by hand.
 //!
 //! This crate knows no stages. The program lists them ([`StageKind`]), finds models, and runs one at a time ([`Host`]).
 

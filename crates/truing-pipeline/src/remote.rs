@@ -6,8 +6,8 @@
 //! | `results/KEY.json` | a result: what `done.json` says, and the digest of each file. Written last, and once |
 //! | `leases/KEY/NUMBER` | the machine that makes a result; the highest number counts |
 //!
-//! The result that is stored first counts: it is written with a conditional put, so that two machines that made the same
-//! key agree. A lease saves double work; no result depends on it.
+//! The result that is stored first counts: it is written with a conditional put, so that two machines that made the
+//! same key agree. A lease saves double work; no result depends on it.
 
 mod by_hand;
 mod garbage;

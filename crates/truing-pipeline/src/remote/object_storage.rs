@@ -6,7 +6,6 @@ mod connector;
 mod tests;
 
 use std::collections::VecDeque;
-use std::future::Future;
 use std::io::{self, Read, Write};
 use std::time::Duration;
 
@@ -116,7 +115,7 @@ fn web(url: &str) -> Opened {
     Ok(Box::new(builder.with_retry(retries()).with_http_connector(Connector).build()?))
 }
 
-/// A folder that several machines see. It has to be there: a folder that is not mounted must not look like an empty one.
+/// A folder that several machines see. It has to be there: one that is not mounted must not look like an empty one.
 fn folder(path: &str) -> Result<Box<dyn Storage>, String> {
     if !std::path::Path::new(path).is_dir() {
         return Err(format!("there is no folder {path}: create it, or mount it"));

@@ -113,8 +113,8 @@ impl Remote {
         Ok(bytes)
     }
 
-    /// Fetches a result into the store, in place of what is there of its key. The caller has the lock on the key. `None`
-    /// when it was stopped.
+    /// Fetches a result into the store, in place of what is there of its key. The caller has the lock on the key.
+    /// `None` when it was stopped.
     ///
     /// # Errors
     /// When the storage fails, an object is damaged twice, or the store cannot be written.

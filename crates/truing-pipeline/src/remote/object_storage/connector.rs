@@ -1,7 +1,6 @@
 //! Requests of `object_store` through hyper and rustls, as the other parts of the program make theirs. Proxies are not
 //! used.
 
-use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Every kind of storage that can be had without a network does what [`Storage`] says; S3 and a web server are played by
-//! a small server here.
+//! Every kind of storage that can be had without a network does what [`Storage`] says; S3 and a web server are played
+//! by a small server here.
 
 mod server;
 

@@ -1,5 +1,5 @@
-//! A server of objects for tests: the part of S3's protocol that is used here, on this machine, with what it was sent in
-//! memory.
+//! A server of objects for tests: the part of S3's protocol that is used here, on this machine, with what it was sent
+//! in memory.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
