@@ -111,7 +111,7 @@ fn azure(container: &str, variables: &[(String, String)]) -> Opened {
 
 fn web(url: &str) -> Opened {
     let options = ClientOptions::new().with_allow_http(true);
-    let builder = HttpBuilder::new().with_url(url).with_client_options(options);
+    let builder = HttpBuilder::new().with_url(url.trim_end_matches('/')).with_client_options(options);
     Ok(Box::new(builder.with_retry(retries()).with_http_connector(Connector).build()?))
 }
 
