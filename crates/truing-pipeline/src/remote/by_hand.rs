@@ -61,6 +61,8 @@ pub fn push(
         let reason = format!("{} is read-only: results are fetched from it", remote.url());
         return Err(PipelineError::NoRemote { path: pipeline.path().to_path_buf(), reason });
     }
+    // `gc` waits until what is here is uploaded; without a store there is nothing to upload.
+    let _shared = store.runs().is_dir().then(|| store.lock_whole(false)).transpose()?;
     each(pipeline, plan, stage, stop, |planned| {
         let (Some(key), Some(done)) = (planned.key, &planned.done) else { return Ok(Transfer::NoResult) };
         Ok(match remote.push(store, key, done, digests, host.now())? {
