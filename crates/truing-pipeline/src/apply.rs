@@ -3,13 +3,18 @@
 //!
 //! A result is made in place under its key with the run directory's own resume, and counts once `done.json` is there,
 //! which is written last. So a stage that was stopped, killed or failed continues from what it has saved.
+//!
+//! Where the store has a remote (`shared.rs`), a result that is there is fetched, and one that was made here is
+//! uploaded.
+
+mod shared;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -48,6 +53,9 @@ pub struct Applied {
     pub ran: Vec<String>,
     /// Stages whose results were in the store.
     pub reused: Vec<String>,
+    /// Stages whose results came from the remote.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fetched: Vec<String>,
     /// Stages that were up to date.
     pub up_to_date: Vec<String>,
     /// Stages that failed, and why.
@@ -56,6 +64,9 @@ pub struct Applied {
     pub not_run: BTreeMap<String, String>,
     /// Stages that wait for a file from people.
     pub waiting: BTreeMap<String, PathBuf>,
+    /// Stages whose results are here and could not be uploaded, and why.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub not_uploaded: BTreeMap<String, String>,
     /// Whether it was stopped from outside.
     pub is_interrupted: bool,
 }
@@ -70,6 +81,7 @@ enum Fate {
     UpToDate,
     Ran,
     Reused,
+    Fetched,
     Failed(String),
     /// It needs a stage without a result.
     NotRun(String),
@@ -80,7 +92,7 @@ enum Fate {
 impl Fate {
     /// Whether there is a result. Of a stage that is left out this was checked where it is needed.
     fn has_result(&self) -> bool {
-        matches!(self, Self::UpToDate | Self::Ran | Self::Reused | Self::LeftOut)
+        matches!(self, Self::UpToDate | Self::Ran | Self::Reused | Self::Fetched | Self::LeftOut)
     }
 
     /// Whether there will be none in this run.
@@ -103,10 +115,11 @@ pub fn apply(
     host: &dyn Host,
     options: ApplyOptions<'_>,
 ) -> Result<Applied, PipelineError> {
-    Running { pipeline, plan, store, digests, host, options, only: None }.apply()
+    Running::new(pipeline, plan, store, digests, host, options, None).apply()
 }
 
-/// Applies one stage of a plan, and runs no other. The results that it needs have to be there.
+/// Applies one stage of a plan, and runs no other. The results that it needs have to be there, or in the remote, from
+/// which they are fetched.
 ///
 /// # Errors
 /// As [`apply`], and when a stage that it needs has no result.
@@ -119,7 +132,8 @@ pub fn apply_only(
     options: ApplyOptions<'_>,
     stage: usize,
 ) -> Result<Applied, PipelineError> {
-    let is_there = |idx: &usize| matches!(plan.stages[*idx].state, State::UpToDate | State::InStore);
+    let is_there =
+        |idx: &usize| matches!(plan.stages[*idx].state, State::UpToDate | State::InStore | State::InRemote);
     let PipelineStage { name, upstream, .. } = &pipeline.stages[stage];
     if let Some(&missing) = upstream.iter().find(|idx| !is_there(idx)) {
         let needed = &pipeline.stages[missing].name;
@@ -127,7 +141,7 @@ pub fn apply_only(
             format!("it needs the result of stage `{needed}`, which is not there: run that stage first");
         return Err(pipeline.error(name, &[], reason));
     }
-    Running { pipeline, plan, store, digests, host, options, only: Some(stage) }.apply()
+    Running::new(pipeline, plan, store, digests, host, options, Some(stage)).apply()
 }
 
 fn summary(plan: &PipelinePlan, fates: Vec<Fate>) -> Applied {
@@ -138,6 +152,7 @@ fn summary(plan: &PipelinePlan, fates: Vec<Fate>) -> Applied {
             Fate::UpToDate => applied.up_to_date.push(name),
             Fate::Ran => applied.ran.push(name),
             Fate::Reused => applied.reused.push(name),
+            Fate::Fetched => applied.fetched.push(name),
             Fate::Failed(reason) => drop(applied.failed.insert(name, reason)),
             Fate::NotRun(by) => drop(applied.not_run.insert(name, by)),
             Fate::Waiting(file) => drop(applied.waiting.insert(name, file)),
@@ -158,9 +173,23 @@ struct Running<'a> {
     options: ApplyOptions<'a>,
     /// The one stage that may run; `None` where all may.
     only: Option<usize>,
+    /// Stages whose results could not be uploaded, and why.
+    not_uploaded: Mutex<BTreeMap<String, String>>,
 }
 
-impl Running<'_> {
+impl<'a> Running<'a> {
+    fn new(
+        pipeline: &'a Pipeline,
+        plan: &'a PipelinePlan,
+        store: &'a Store,
+        digests: &'a Digests,
+        host: &'a dyn Host,
+        options: ApplyOptions<'a>,
+        only: Option<usize>,
+    ) -> Self {
+        Self { pipeline, plan, store, digests, host, options, only, not_uploaded: Mutex::default() }
+    }
+
     /// Applies the plan.
     fn apply(&self) -> Result<Applied, PipelineError> {
         let Self { pipeline, plan, store, digests, host, .. } = *self;
@@ -177,7 +206,8 @@ impl Running<'_> {
         if let Err(error) = digests.save() {
             host.notice(&Notice::NotRemembered { reason: &with_causes(&error) });
         }
-        Ok(summary(plan, fates))
+        let not_uploaded = self.not_uploaded.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(Applied { not_uploaded, ..summary(plan, fates) })
     }
 
     /// The state of a stage before anything runs.
@@ -201,7 +231,7 @@ impl Running<'_> {
     /// Runs what can run until nothing is left that can.
     fn all(&self) -> Result<Vec<Fate>, PipelineError> {
         let fates = self.plan.stages.iter().enumerate().map(|(idx, stage)| match self.only {
-            Some(only) if only != idx => Ok(Fate::LeftOut),
+            Some(only) if only != idx && !self.is_fetched_for(only, idx) => Ok(Fate::LeftOut),
             _ => self.first_fate(stage),
         });
         let mut fates = fates.collect::<Result<Vec<_>, _>>()?;
@@ -268,6 +298,7 @@ impl Running<'_> {
         match &fate {
             Fate::Ran => self.host.notice(&Notice::Finished { stage }),
             Fate::Reused => self.host.notice(&Notice::Reused { stage }),
+            Fate::Fetched => self.host.notice(&Notice::Fetched { stage }),
             Fate::Failed(reason) => self.host.notice(&Notice::Failed { stage, reason }),
             _ => {}
         }
@@ -288,6 +319,20 @@ impl Running<'_> {
             Found::Damaged(_) => drop(self.store.discard(key)?),
             Found::Begun | Found::Nothing => {}
         }
+        match self.store.remote() {
+            Some(remote) => self.shared_result(remote, idx, planned, key, &lock),
+            None => self.make(idx, planned, key, &lock),
+        }
+    }
+
+    /// Runs a stage that has no result, and records what it left.
+    fn make(
+        &self,
+        idx: usize,
+        planned: &PlannedStage,
+        key: Digest,
+        lock: &File,
+    ) -> Result<Fate, PipelineError> {
         for (setting, path) in &planned.made {
             let real = self.real_text(path);
             if !Path::new(&real).exists() {
@@ -301,7 +346,7 @@ impl Running<'_> {
         if let Some(damage) = self.damaged_upstream(idx)? {
             return Ok(Fate::Failed(format!("{damage}; the next `apply` makes it again")));
         }
-        match self.run(idx, key, &lock)? {
+        match self.run(idx, key, lock)? {
             JobEnd::Finished(report) => self.finish(idx, planned, key, report),
             JobEnd::Interrupted => Ok(Fate::Interrupted),
             JobEnd::Failed(reason) => Ok(Fate::Failed(reason)),
@@ -420,6 +465,7 @@ impl Running<'_> {
         }
         let done = Done::new(outputs, report.figures, report.seconds, report.peak_bytes);
         self.store.finish(key, &done)?;
+        let done = self.upload(planned, key, done);
         self.record(planned, key, &done)?;
         Ok(Fate::Ran)
     }

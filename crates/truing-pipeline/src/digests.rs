@@ -291,7 +291,7 @@ impl Part {
 
 /// One digest of several files with their names.
 #[derive(Default)]
-struct Sum {
+pub(crate) struct Sum {
     hasher: blake3::Hasher,
     bytes: u64,
 }
@@ -302,7 +302,13 @@ impl Sum {
         self.bytes += part.bytes;
     }
 
-    fn measured(&self) -> Measured {
+    pub(crate) fn add(&mut self, name: &str, file: Measured) {
+        let mut part = Part::default();
+        part.add(name, file);
+        self.add_part(&part);
+    }
+
+    pub(crate) fn measured(&self) -> Measured {
         Measured { blake3: Digest::from(&self.hasher), bytes: self.bytes }
     }
 }
@@ -316,6 +322,31 @@ fn deciding_files(folder: &Path) -> Option<Vec<PathBuf>> {
         return ModelFiles::open(folder).ok().map(|model| model.deciding_files());
     }
     data_files(folder).ok()
+}
+
+/// Adds the files below a folder, and links that lead to no file. `above` are the folders that hold this one, without
+/// links in their paths.
+pub(crate) fn files_below(
+    folder: &Path,
+    above: &mut Vec<PathBuf>,
+    found: &mut Vec<PathBuf>,
+) -> Result<(), StoreError> {
+    let real = fs::canonicalize(folder).map_err(StoreError::io("read", folder))?;
+    if above.contains(&real) {
+        found.push(folder.to_path_buf());
+        return Ok(());
+    }
+    above.push(real);
+    for entry in fs::read_dir(folder).map_err(StoreError::io("list", folder))? {
+        let path = entry.map_err(StoreError::io("list", folder))?.path();
+        if path.is_dir() {
+            files_below(&path, above, found)?;
+        } else {
+            found.push(path);
+        }
+    }
+    above.pop();
+    Ok(())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use truing_data::DataError;
 use truing_run::{RecipeError, RecipePlace};
 use truing_store::StoreError;
 
-use crate::Cause;
+use crate::{Cause, RemoteError};
 
 /// A pipeline that cannot be planned or applied.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +104,17 @@ pub enum PipelineError {
         /// What the other one does, or may do.
         action: &'static str,
     },
+    /// Results cannot be transferred.
+    #[error("{}: {reason}", path.display())]
+    NoRemote {
+        /// The recipe.
+        path: PathBuf,
+        /// What is missing.
+        reason: String,
+    },
+    /// The remote.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
     /// A row, a file or a selector that lineage cannot follow.
     #[error("{reason}")]
     Lineage {

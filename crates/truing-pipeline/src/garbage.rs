@@ -3,21 +3,24 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use serde::Serialize;
 use truing_store::{Digest, StoreError, atomic, paths};
 
 use crate::lineage::files::INDEXES;
 use crate::store::DISCARDED;
-use crate::{LockFile, PipelineError, Store};
+use crate::{LockFile, PipelineError, RemoteCollected, RemoteError, Store};
 
 /// What is removed.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct GarbageOptions {
     /// Only say what would be removed.
     pub is_dry_run: bool,
-    /// Also runs that were started and not finished.
+    /// Also runs that were started and not finished, and results that were fetched in part.
     pub removes_unfinished: bool,
+    /// Also results in the remote of the store. The lock files that this store does not know are not considered.
+    pub in_remote: bool,
 }
 
 /// What was removed, or would be.
@@ -31,6 +34,9 @@ pub struct Collected {
     pub lock_files: Vec<PathBuf>,
     /// Lock files that named runs here and are gone.
     pub gone: Vec<PathBuf>,
+    /// What was removed from the remote, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from_remote: Option<RemoteCollected>,
 }
 
 /// A run that is removed.
@@ -43,13 +49,22 @@ pub struct Removed {
 }
 
 /// Removes the runs that no lock file known to the store names. A lock file is known once a pipeline was applied there.
-/// A run that a process works on stays.
+/// A run that a process works on stays. `now` is the time: a lease in the remote that ended long ago does not count.
 ///
 /// # Errors
-/// When a pipeline uses the store, a lock file cannot be read, or a folder cannot be removed.
-pub fn collect_garbage(store: &Store, options: GarbageOptions) -> Result<Collected, PipelineError> {
-    let mut collected =
-        Collected { removed: Vec::new(), n_kept: 0, lock_files: Vec::new(), gone: Vec::new() };
+/// When a pipeline uses the store, or a machine the remote, a lock file cannot be read, or a folder cannot be removed.
+pub fn collect_garbage(
+    store: &Store,
+    options: GarbageOptions,
+    now: SystemTime,
+) -> Result<Collected, PipelineError> {
+    let mut collected = Collected {
+        removed: Vec::new(),
+        n_kept: 0,
+        lock_files: Vec::new(),
+        gone: Vec::new(),
+        from_remote: None,
+    };
     if !store.runs().is_dir() {
         return Ok(collected);
     }
@@ -86,10 +101,24 @@ pub fn collect_garbage(store: &Store, options: GarbageOptions) -> Result<Collect
         }
         collected.removed.push(Removed { folder, bytes });
     }
+    let incoming = store.incoming();
+    if options.removes_unfinished && !options.is_dry_run && incoming.is_dir() {
+        fs::remove_dir_all(&incoming).map_err(StoreError::io("remove", &incoming))?;
+    }
     let indexes = store.root().join(INDEXES);
     if !options.is_dry_run && !collected.removed.is_empty() && indexes.is_dir() {
         // They are made again when they are needed.
         fs::remove_dir_all(&indexes).map_err(StoreError::io("remove", &indexes))?;
+    }
+    if let Some(remote) = store.remote().filter(|_| options.in_remote) {
+        if collected.lock_files.is_empty() {
+            let reason =
+                "this store knows no lock file, so all its results would be removed: apply a pipeline first";
+            return Err(
+                RemoteError::Address { url: remote.url().to_owned(), reason: reason.to_owned() }.into()
+            );
+        }
+        collected.from_remote = Some(remote.collect(&named, options.is_dry_run, now)?);
     }
     Ok(collected)
 }

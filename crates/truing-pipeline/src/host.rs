@@ -129,6 +129,37 @@ pub enum Notice<'a> {
         /// The stage.
         stage: &'a str,
     },
+    /// The result is fetched from the remote.
+    Fetching {
+        /// The stage.
+        stage: &'a str,
+        /// The size of the result.
+        bytes: u64,
+    },
+    /// The result came from the remote, without a run.
+    Fetched {
+        /// The stage.
+        stage: &'a str,
+    },
+    /// Another machine makes the same result; this one waits.
+    WaitsForMachine {
+        /// The stage.
+        stage: &'a str,
+        /// The process that makes it.
+        owner: &'a str,
+    },
+    /// Another machine has stored another result of the same key first: that one is used here too.
+    Replaced {
+        /// The stage.
+        stage: &'a str,
+    },
+    /// The result is here, and could not be uploaded.
+    NotUploaded {
+        /// The stage.
+        stage: &'a str,
+        /// Why.
+        reason: &'a str,
+    },
     /// The digests of files could not be kept: they are read again the next time.
     NotRemembered {
         /// Why.

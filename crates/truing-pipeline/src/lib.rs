@@ -8,6 +8,9 @@
 //! [`Lineage`] follows a row back to the files from outside, and [`impact()`] forward from rows that are to be removed;
 //! [`write_without`] makes the pipeline without them. [`ModelCard`] describes a model by what it was made of.
 //!
+//! A [`Remote`] of the store is object storage through which machines share results; [`push`] and [`pull`] transfer
+//! them by hand.
+//!
 //! This crate knows no stages. The program lists them ([`StageKind`]), finds models, and runs one at a time ([`Host`]).
 
 mod apply;
@@ -27,6 +30,7 @@ mod mix;
 mod plan;
 mod recipe;
 mod references;
+mod remote;
 mod settings;
 mod store;
 #[cfg(test)]
@@ -52,6 +56,7 @@ pub use mix::{
 };
 pub use plan::{PipelinePlan, PlannedStage, State};
 pub use recipe::{Pipeline, PipelineStage};
+pub use remote::{Remote, RemoteCollected, RemoteError, StorageError, Transfer, Transfers, pull, push};
 pub use settings::{NamedOutput, Settings, SettleError, Settled, StageKind, at_places, settle};
 pub use store::{Done, Store, StoredOutput};
 pub use turns::{NewTurn, Turn, TurnDecision, TurnEvaluation, TurnStep, Turns, quotas_of, with_quotas};

@@ -28,6 +28,8 @@ pub enum State {
     /// Its result is in the store already, from another pipeline or an earlier recipe. Nothing runs; the lock file
     /// changes.
     InStore,
+    /// Its result is in the remote, and is fetched.
+    InRemote,
     /// It runs.
     ToRun,
     /// It was started with the same key, and continues where it was stopped.
@@ -59,6 +61,8 @@ pub struct PlannedStage {
     pub changes: Vec<Change>,
     /// The finished run, where there is one.
     pub done: Option<Done>,
+    /// What the remote says of the result that is there, where the store has none.
+    pub in_remote: Option<Done>,
     /// Something that people should know.
     pub remark: Option<String>,
     pub(crate) parts: Option<KeyParts>,
@@ -72,6 +76,16 @@ pub struct PlannedStage {
 }
 
 impl PlannedStage {
+    /// Whether it waits for a file from people and has no run.
+    pub(crate) fn is_gate(&self) -> bool {
+        matches!(self.work, PlannedWork::Gate(_))
+    }
+
+    /// Whether the store has a damaged result of its key.
+    pub(crate) fn has_damage(&self) -> bool {
+        self.changes.iter().any(|change| matches!(change, Change::Damaged { .. }))
+    }
+
     /// Files and folders that it reads and no other stage makes. That of a gate may not be there yet.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.reads.iter().map(PathBuf::as_path)
@@ -186,6 +200,7 @@ impl Planning<'_> {
             state: State::ToRun,
             changes: Vec::new(),
             done: None,
+            in_remote: None,
             remark: None,
             parts: None,
             work,
@@ -269,8 +284,20 @@ impl Planning<'_> {
                 Found::Nothing if is_locked => planned.changes.push(Change::NotStored),
                 Found::Nothing => {}
             }
+            self.look_up_in_remote(planned, key)?;
         }
         (planned.key, planned.parts) = (Some(key), Some(parts));
+        Ok(())
+    }
+
+    /// Where the store has no result: whether the remote has one.
+    fn look_up_in_remote(&self, planned: &mut PlannedStage, key: Digest) -> Result<(), PipelineError> {
+        let Some(remote) = self.store.remote().filter(|_| planned.done.is_none()) else { return Ok(()) };
+        if let Some(result) = remote.look_up(key)? {
+            planned.state = State::InRemote;
+            planned.changes.retain(|change| *change != Change::NotStored);
+            planned.in_remote = Some(result.done);
+        }
         Ok(())
     }
 

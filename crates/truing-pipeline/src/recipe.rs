@@ -41,6 +41,8 @@ struct PipelineSettings {
     name: Option<String>,
     /// The folder of finished runs. Default: `.truing/store` beside the recipe.
     store: Option<PathBuf>,
+    /// Object storage through which machines share results. Default: none.
+    remote: Option<String>,
 }
 
 /// A table `[stages.NAME]`.
@@ -129,6 +131,8 @@ pub struct Pipeline {
     pub order: Vec<usize>,
     /// The folder of finished runs.
     pub store: PathBuf,
+    /// The address of the object storage through which machines share results.
+    pub remote: Option<String>,
     /// The folder of the recipe, absolute.
     pub folder: PathBuf,
     /// The folder of the lock file and of the links: that of the recipe, unless the results go elsewhere.
@@ -161,6 +165,7 @@ impl Pipeline {
             order: Vec::new(),
             store: in_folder(&folder, &store),
             results: folder.clone(),
+            remote: file.pipeline.remote,
             folder,
             path: path.to_path_buf(),
             text,

@@ -10,6 +10,7 @@
 //! | `runs/KEY.discarded` | a run that must not be used: damaged, or its data changed while it ran |
 //! | `locks/KEY` | held while the run is made |
 //! | `pipelines/ID` | the lock files that name runs here |
+//! | `incoming/KEY/` | files of a result that is being fetched from the remote |
 //! | `digests` | digests of files that were read |
 //! | `lineage/DIGEST.index` | indexes of files of rows, made when rows are followed; they may be removed |
 //! | `digests.lock` | held while they are written |
@@ -18,14 +19,17 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use truing_store::{Digest, StoreError, atomic};
 
-use crate::{Digests, Host, PipelineError};
+use crate::{Digests, Host, PipelineError, Remote};
 
 const FORMAT_VERSION: u32 = 1;
-const DONE: &str = "done.json";
+pub(crate) const DONE: &str = "done.json";
+/// The folder of a run, in that of its key.
+pub(crate) const RUN: &str = "run";
 /// The suffix of the folder of a run that must not be used.
 pub(crate) const DISCARDED: &str = ".discarded";
 
@@ -33,6 +37,8 @@ pub(crate) const DISCARDED: &str = ".discarded";
 #[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
+    /// Where results are shared with other machines.
+    remote: Option<Arc<Remote>>,
 }
 
 /// A finished run.
@@ -97,7 +103,19 @@ impl Store {
     /// The store in a folder, which may not exist.
     #[must_use]
     pub fn at(root: &Path) -> Self {
-        Self { root: root.to_path_buf() }
+        Self { root: root.to_path_buf(), remote: None }
+    }
+
+    /// The same store with a remote: results that are not here are looked for there.
+    #[must_use]
+    pub fn with_remote(self, remote: Arc<Remote>) -> Self {
+        Self { remote: Some(remote), ..self }
+    }
+
+    /// The remote.
+    #[must_use]
+    pub fn remote(&self) -> Option<&Remote> {
+        self.remote.as_deref()
     }
 
     /// The folder.
@@ -131,6 +149,11 @@ impl Store {
         self.root.join("pipelines")
     }
 
+    /// The folder of results that are being fetched.
+    pub(crate) fn incoming(&self) -> PathBuf {
+        self.root.join("incoming")
+    }
+
     /// Everything that belongs to a key.
     pub(crate) fn entry(&self, key: Digest) -> PathBuf {
         self.runs().join(key.to_string())
@@ -139,7 +162,7 @@ impl Store {
     /// The folder that a stage makes.
     #[must_use]
     pub fn run_folder(&self, key: Digest) -> PathBuf {
-        self.entry(key).join("run")
+        self.entry(key).join(RUN)
     }
 
     /// Whether a key has a finished run. Its files are not looked at.

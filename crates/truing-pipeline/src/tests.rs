@@ -5,14 +5,15 @@ mod exports;
 mod faults;
 mod lineage;
 mod mistakes;
+mod remote;
 mod runs;
 mod trials;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use toml::{Table, Value};
@@ -24,7 +25,7 @@ use truing_store::paths::in_folder;
 use crate::settings::SettleError;
 use crate::{
     Applied, ApplyOptions, Cause, Digests, Host, Job, JobEnd, JobReport, LockFile, NamedOutput, Notice,
-    Pipeline, PipelineError, PipelinePlan, Settings, Settled, StageKind, Store, Work, apply,
+    Pipeline, PipelineError, PipelinePlan, Remote, Settings, Settled, StageKind, Store, Work, apply,
 };
 
 /// Pieces in which a stage writes its output.
@@ -40,6 +41,7 @@ struct Fake {
     /// Called with the name of a stage before it writes.
     on_run: Box<dyn Fn(&str) + Sync>,
     program: String,
+    now: SystemTime,
 }
 
 impl Fake {
@@ -52,6 +54,8 @@ impl Fake {
             pieces_left: AtomicI64::new(i64::MAX),
             on_run: Box::new(|_| {}),
             program: "fake 1".into(),
+            // Long ago, so that no digest is remembered: files change faster here than the file system's clock.
+            now: SystemTime::UNIX_EPOCH,
         }
     }
 
@@ -119,9 +123,8 @@ impl Host for Fake {
         Ok(None)
     }
 
-    /// Long ago, so that no digest is remembered: files change faster here than the file system's clock.
     fn now(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH
+        self.now
     }
 
     fn run(&self, job: &Job<'_>) -> Result<JobEnd, Cause> {
@@ -170,12 +173,17 @@ struct Workshop {
     folder: tempfile::TempDir,
     fake: Fake,
     stop: AtomicBool,
+    remote: Option<Arc<Remote>>,
 }
 
 impl Workshop {
     fn new(recipe: &str) -> Self {
-        let workshop =
-            Self { folder: tempfile::tempdir().unwrap(), fake: Fake::new(), stop: AtomicBool::new(false) };
+        let workshop = Self {
+            folder: tempfile::tempdir().unwrap(),
+            fake: Fake::new(),
+            stop: AtomicBool::new(false),
+            remote: None,
+        };
         workshop.write("pipe.toml", recipe);
         workshop
     }
@@ -195,6 +203,10 @@ impl Workshop {
     fn plan(&self) -> Result<(Pipeline, PipelinePlan, Store, Digests), PipelineError> {
         let pipeline = self.pipeline()?;
         let store = Store::at(&pipeline.store);
+        let store = match &self.remote {
+            Some(remote) => store.with_remote(Arc::clone(remote)),
+            None => store,
+        };
         let digests = Digests::open(&store.digests_path());
         let lock = LockFile::read(&pipeline.lock_path())?;
         let plan = PipelinePlan::new(&pipeline, &store, &lock, &digests, &self.fake)?;

@@ -51,6 +51,9 @@ pub(crate) const VARIABLES: &[(&str, &str)] = &[
     ("VIRTUAL_ENV", "Python environment whose torch is taken where neither of the two is given"),
 ];
 
+/// Beginnings of the names of variables that remotes of pipelines read: credentials and options of object storage.
+pub(crate) const STORAGE_VARIABLES: [&str; 4] = ["AWS_", "GOOGLE_", "AZURE_", "SERVICE_ACCOUNT"];
+
 /// What the variables said when the process started.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Environment {
@@ -105,6 +108,15 @@ impl Environment {
     /// The key in a variable whose name a recipe gives (`api_key_env`). It is read when it is needed and never printed.
     pub(crate) fn api_key(name: &str) -> Option<String> {
         env::var(name).ok().filter(|key| !key.is_empty())
+    }
+
+    /// The variables for object storage ([`STORAGE_VARIABLES`]). They are read when they are needed and never printed.
+    pub(crate) fn of_storage() -> Vec<(String, String)> {
+        let is_for_storage =
+            |name: &str| STORAGE_VARIABLES.iter().any(|beginning| name.starts_with(beginning));
+        let all = env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        all.filter(|(name, value)| is_for_storage(name) && !value.is_empty()).collect()
     }
 
     /// How long ranks wait for each other at the start, where `TRUING_JOIN_SECONDS` says so.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::sync::atomic::Ordering;
+use std::time::UNIX_EPOCH;
 
 use super::{Workshop, digests_of};
 use crate::{GarbageOptions, Store, collect_garbage};
@@ -237,7 +238,8 @@ fn a_second_copy_of_a_folder_is_known_to_the_store_though_nothing_runs() {
     assert_eq!(second.output("b"), first.output("b"), "the links are made");
     // The first folder goes: what the second one names stays.
     fs::remove_file(first.path("truing.lock")).unwrap();
-    let collected = collect_garbage(&Store::at(shared.path()), GarbageOptions::default()).unwrap();
+    let collected =
+        collect_garbage(&Store::at(shared.path()), GarbageOptions::default(), UNIX_EPOCH).unwrap();
     assert_eq!((collected.removed.len(), collected.n_kept, collected.gone.len()), (0, 3, 1));
 }
 
@@ -309,14 +311,14 @@ fn what_a_lock_names_stays_and_the_rest_is_removed() {
     workshop.apply(1);
     let store = Store::at(&workshop.path(".truing/store"));
     let collect = |is_dry_run| {
-        let options = GarbageOptions { is_dry_run, removes_unfinished: false };
-        let collected = collect_garbage(&store, options).unwrap();
+        let options = GarbageOptions { is_dry_run, ..GarbageOptions::default() };
+        let collected = collect_garbage(&store, options, UNIX_EPOCH).unwrap();
         (collected.removed.len(), collected.n_kept)
     };
     assert_eq!(collect(true), (2, 3));
     assert_eq!(collect(true), (2, 3), "a dry run removes nothing");
     let running = store.lock_whole(false).unwrap();
-    let error = collect_garbage(&store, GarbageOptions::default()).unwrap_err().to_string();
+    let error = collect_garbage(&store, GarbageOptions::default(), UNIX_EPOCH).unwrap_err().to_string();
     assert!(error.contains("a pipeline is running"), "{error}");
     drop(running);
     assert_eq!(collect(false), (2, 3));

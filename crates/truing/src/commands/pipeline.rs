@@ -9,6 +9,7 @@ mod iterate;
 mod lineage;
 mod merge;
 mod rehearse;
+mod remote;
 mod report;
 mod show;
 
@@ -18,8 +19,8 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
 use truing_pipeline::{
-    Applied, ApplyOptions, Digests, GarbageOptions, Host as _, LockFile, Notice, Pipeline, PipelinePlan,
-    Store, apply, apply_only, collect_garbage,
+    Applied, ApplyOptions, Digests, GarbageOptions, Host as _, LockFile, Notice, Pipeline, PipelineError,
+    PipelinePlan, RemoteCollected, Store, apply, apply_only, collect_garbage,
 };
 use truing_types::with_causes;
 
@@ -34,7 +35,7 @@ use host::ProgramHost;
 pub(crate) enum Command {
     /// Print which stages would run and why, and what they would need. Nothing is run.
     #[command(after_help = "Example: truing pipeline plan recipes/pipeline_tiny.toml")]
-    Plan(Arguments),
+    Plan(PlanArguments),
     /// Run the stages that have no result yet. A stage that was stopped continues where it was.
     #[command(
         after_help = "Examples:\n  truing pipeline apply recipes/pipeline_tiny.toml\n  truing pipeline apply recipes/pipeline_tiny.toml --jobs 2\n  truing pipeline apply recipes/pipeline_tiny.toml --only sft\n\nExit status: 75 if a stage waits for a file from people."
@@ -47,7 +48,7 @@ pub(crate) enum Command {
     Rehearse(rehearse::RehearseArguments),
     /// Print the state of every stage: size, time, memory and main figures of its result.
     #[command(after_help = "Example: truing pipeline status recipes/pipeline_tiny.toml")]
-    Status(Arguments),
+    Status(PlanArguments),
     /// Print everything that differs from the lock file for one stage, and which stages follow from it.
     #[command(after_help = "Example: truing pipeline why recipes/pipeline_tiny.toml sft")]
     Why(WhyArguments),
@@ -80,12 +81,18 @@ pub(crate) enum Command {
     /// Print the turns of a pipeline: scores, differences and mixes.
     #[command(after_help = "Example: truing pipeline history songs.toml")]
     History(Arguments),
+    /// Upload the results of a pipeline, or of one stage, to its remote.
+    #[command(after_help = "Example: truing pipeline push songs.toml sft")]
+    Push(remote::Arguments),
+    /// Fetch the results of a pipeline, or of one stage, from its remote. Nothing is run.
+    #[command(after_help = "Example: truing pipeline pull songs.toml")]
+    Pull(remote::Arguments),
     /// Remove results that no lock file names.
     #[command(after_help = "Example: truing pipeline gc recipes/pipeline_tiny.toml --dry-run")]
     Gc(GcArguments),
 }
 
-/// Arguments of `truing pipeline plan` and `status`.
+/// Arguments of most commands.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The pipeline's recipe, a TOML file.
@@ -93,6 +100,16 @@ pub(crate) struct Arguments {
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
+}
+
+/// Arguments of `truing pipeline plan` and `status`.
+#[derive(Debug, Args)]
+pub(crate) struct PlanArguments {
+    #[command(flatten)]
+    shared: Arguments,
+    /// Leave the recipe's remote out.
+    #[arg(long)]
+    offline: bool,
 }
 
 /// Arguments of `truing pipeline apply`.
@@ -106,6 +123,9 @@ pub(crate) struct ApplyArguments {
     /// Run this stage alone. The results that it needs have to be there. The pipeline's page stays as it is.
     #[arg(long, value_name = "STAGE")]
     only: Option<String>,
+    /// Leave the recipe's remote out: nothing is looked for there, fetched or uploaded.
+    #[arg(long)]
+    offline: bool,
 }
 
 /// Arguments of `truing pipeline why`.
@@ -115,6 +135,9 @@ pub(crate) struct WhyArguments {
     recipe: PathBuf,
     /// The stage.
     stage: String,
+    /// Leave the recipe's remote out.
+    #[arg(long)]
+    offline: bool,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -131,6 +154,10 @@ pub(crate) struct GcArguments {
     /// Also remove runs that were started and not finished.
     #[arg(long)]
     unfinished: bool,
+    /// Also remove results from the recipe's remote. Lock files that the store on this machine does not know are not
+    /// considered.
+    #[arg(long)]
+    remote: bool,
 }
 
 /// Runs the command.
@@ -148,6 +175,8 @@ pub(crate) fn run(command: &Command, context: &Context) -> anyhow::Result<Outcom
         Command::Export(arguments) => export::run(arguments, context),
         Command::Iterate(arguments) => iterate::run(arguments, context),
         Command::History(arguments) => history::run(arguments, context),
+        Command::Push(arguments) => remote::run_push(arguments, context),
+        Command::Pull(arguments) => remote::run_pull(arguments, context),
         Command::Gc(arguments) => run_gc(arguments, context),
     }
 }
@@ -161,13 +190,30 @@ struct Opened {
 }
 
 impl Opened {
-    /// Reads a recipe, and finds out what is there.
+    /// Reads a recipe, and finds out what is there on this machine.
     fn open(recipe: &Path, host: &ProgramHost<'_>) -> anyhow::Result<Self> {
         let pipeline = read(recipe, host)?;
         let store = Store::at(&pipeline.store);
+        Self::with_store(pipeline, store, host)
+    }
+
+    /// Reads a recipe, and finds out what is there and, unless it is left out, in the remote.
+    fn open_shared(recipe: &Path, is_offline: bool, host: &ProgramHost<'_>) -> anyhow::Result<Self> {
+        let pipeline = read(recipe, host)?;
+        let store = Store::at(&pipeline.store);
+        let store = if is_offline { store } else { remote::connected(&pipeline, store)? };
+        Self::with_store(pipeline, store, host)
+    }
+
+    fn with_store(pipeline: Pipeline, store: Store, host: &ProgramHost<'_>) -> anyhow::Result<Self> {
         let lock = LockFile::read(&pipeline.lock_path())?;
         let digests = Digests::open(&store.digests_path()).with_threads(host.n_threads());
-        let plan = PipelinePlan::new(&pipeline, &store, &lock, &digests, host)?;
+        let plan = PipelinePlan::new(&pipeline, &store, &lock, &digests, host);
+        let is_of_remote = matches!(plan, Err(PipelineError::Remote(_)));
+        let plan = match is_of_remote {
+            true => plan.hint(|| "`--offline` leaves the remote out".into())?,
+            false => plan?,
+        };
         let opened = Self { pipeline, store, digests, plan };
         opened.save_digests(host);
         Ok(opened)
@@ -188,11 +234,12 @@ fn read(recipe: &Path, host: &ProgramHost<'_>) -> anyhow::Result<Pipeline> {
     })
 }
 
-fn run_plan(arguments: &Arguments, context: &Context) -> anyhow::Result<Outcome> {
+fn run_plan(arguments: &PlanArguments, context: &Context) -> anyhow::Result<Outcome> {
     let host = ProgramHost::new(context, None);
-    let opened = Opened::open(&arguments.recipe, &host)?;
-    let predicted = host.predictions(&opened.pipeline, &opened.plan, &opened.store, arguments.json)?;
-    if arguments.json {
+    let PlanArguments { shared: Arguments { recipe, json }, offline } = arguments;
+    let opened = Opened::open_shared(recipe, *offline, &host)?;
+    let predicted = host.predictions(&opened.pipeline, &opened.plan, &opened.store, *json)?;
+    if *json {
         let mut shown = show::plan_json(&opened.pipeline, &opened.plan);
         shown["predicted"] = predicted.into_iter().collect();
         context.printer.json(&shown)?;
@@ -207,7 +254,8 @@ fn run_apply(arguments: &ApplyArguments, context: &Context) -> anyhow::Result<Ou
         bail!("`--jobs` is 0, expected at least 1");
     }
     let host = ProgramHost::new(context, Some(arguments.jobs));
-    let Opened { pipeline, store, digests, plan } = Opened::open(&arguments.shared.recipe, &host)?;
+    let Opened { pipeline, store, digests, plan } =
+        Opened::open_shared(&arguments.shared.recipe, arguments.offline, &host)?;
     let stop = interrupt::stop_flag("stopping: each running stage saves what it has");
     let options = ApplyOptions { jobs: arguments.jobs, stop: &stop };
     let only = arguments.only.as_ref().map(|stage| pipeline.stage_index(stage)).transpose()?;
@@ -244,6 +292,12 @@ fn ending(applied: &Applied) -> anyhow::Result<Outcome> {
             ),
         });
     }
+    if let Some((stage, reason)) = applied.not_uploaded.iter().next() {
+        let n_more = applied.not_uploaded.len() - 1;
+        let more = if n_more == 0 { String::new() } else { format!(" (and of {n_more} more)") };
+        return Err(anyhow::anyhow!("the result of stage `{stage}`{more} is not in the remote: {reason}"))
+            .hint(|| "the results are in the store; `truing pipeline push` uploads them".into());
+    }
     Ok(match applied {
         Applied { is_interrupted: true, .. } => Outcome::Interrupted,
         Applied { waiting, .. } if !waiting.is_empty() => Outcome::Waiting,
@@ -251,9 +305,10 @@ fn ending(applied: &Applied) -> anyhow::Result<Outcome> {
     })
 }
 
-fn run_status(arguments: &Arguments, context: &Context) -> anyhow::Result<Outcome> {
-    let opened = Opened::open(&arguments.recipe, &ProgramHost::new(context, None))?;
-    if arguments.json {
+fn run_status(arguments: &PlanArguments, context: &Context) -> anyhow::Result<Outcome> {
+    let host = ProgramHost::new(context, None);
+    let opened = Opened::open_shared(&arguments.shared.recipe, arguments.offline, &host)?;
+    if arguments.shared.json {
         context.printer.json(&show::plan_json(&opened.pipeline, &opened.plan))?;
     } else {
         show::status(&opened.pipeline, &opened.plan, context)?;
@@ -262,7 +317,8 @@ fn run_status(arguments: &Arguments, context: &Context) -> anyhow::Result<Outcom
 }
 
 fn run_why(arguments: &WhyArguments, context: &Context) -> anyhow::Result<Outcome> {
-    let opened = Opened::open(&arguments.recipe, &ProgramHost::new(context, None))?;
+    let host = ProgramHost::new(context, None);
+    let opened = Opened::open_shared(&arguments.recipe, arguments.offline, &host)?;
     let idx = opened.pipeline.stage_index(&arguments.stage)?;
     if arguments.json {
         context.printer.json(&show::why_json(&opened.pipeline, &opened.plan, idx))?;
@@ -273,9 +329,16 @@ fn run_why(arguments: &WhyArguments, context: &Context) -> anyhow::Result<Outcom
 }
 
 fn run_gc(arguments: &GcArguments, context: &Context) -> anyhow::Result<Outcome> {
-    let pipeline = read(&arguments.shared.recipe, &ProgramHost::new(context, None))?;
-    let options = GarbageOptions { is_dry_run: arguments.dry_run, removes_unfinished: arguments.unfinished };
-    let collected = collect_garbage(&Store::at(&pipeline.store), options)?;
+    let host = ProgramHost::new(context, None);
+    let pipeline = read(&arguments.shared.recipe, &host)?;
+    let options = GarbageOptions {
+        is_dry_run: arguments.dry_run,
+        removes_unfinished: arguments.unfinished,
+        in_remote: arguments.remote,
+    };
+    let store = Store::at(&pipeline.store);
+    let store = if arguments.remote { remote::required(&pipeline, store)? } else { store };
+    let collected = collect_garbage(&store, options, host.now())?;
     let printer = context.printer;
     if arguments.shared.json {
         printer.json(&json!({ "is_dry_run": arguments.dry_run, "collected": collected }))?;
@@ -291,6 +354,11 @@ fn run_gc(arguments: &GcArguments, context: &Context) -> anyhow::Result<Outcome>
     let verb = if arguments.dry_run { "would remove" } else { "removed" };
     let (n_removed, n_kept) = (collected.removed.len(), collected.n_kept);
     printer.line(format_args!("{verb} {n_removed} runs, {bytes}; kept {n_kept}"))?;
+    if let Some(RemoteCollected { results, n_objects, n_kept }) = &collected.from_remote {
+        let n_results = results.len();
+        let what = format!("{verb} {n_results} results and {n_objects} objects; kept {n_kept} results");
+        printer.line(format_args!("in the remote: {what}"))?;
+    }
     Ok(Outcome::Fine)
 }
 

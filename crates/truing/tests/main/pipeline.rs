@@ -120,6 +120,37 @@ fn a_pipeline_runs_once_and_again_what_an_edit_affects() {
 }
 
 #[test]
+#[cfg(all(unix, feature = "remote"))]
+fn two_machines_share_results_through_a_folder() {
+    let shared = tempfile::tempdir().unwrap();
+    let remote = format!("[pipeline]\nremote = \"file://{}\"\n\n[stages.sft]", shared.path().display());
+    let (first, second) = (Pipeline::new(), Pipeline::new());
+    first.edit("[stages.sft]", &remote);
+    second.edit("[stages.sft]", &remote);
+    let applied = first.json("apply", &["--quiet"]);
+    assert_eq!(applied["ran"], serde_json::json!(["sft", "merge", "evaluate"]), "{applied}");
+    assert_eq!(second.states(), ["sft in_remote", "merge in_remote", "evaluate in_remote"]);
+    let planned = second.run("plan", &[]).expect_status(0).stdout;
+    assert!(planned.contains("0 of 3 stages to run, 3 to fetch"), "{planned}");
+    assert!(second.run("plan", &["--offline"]).expect_status(0).stdout.contains("3 of 3 stages to run"));
+    let pulled = second.run("pull", &["sft"]).expect_status(0).stdout;
+    assert!(pulled.contains("fetched, "), "{pulled}");
+    let applied = second.json("apply", &["--quiet"]);
+    assert_eq!(applied["reused"], serde_json::json!(["sft"]), "{applied}");
+    assert_eq!(applied["fetched"], serde_json::json!(["merge", "evaluate"]), "{applied}");
+    let lock = |pipeline: &Pipeline| fs::read_to_string(pipeline.0.path("truing.lock")).unwrap();
+    assert_eq!(lock(&first), lock(&second));
+    assert!(second.0.path("pipeline-out/songs/report.html").is_file());
+    let pushed = second.run("push", &[]).expect_status(0).stdout;
+    assert_eq!(pushed.matches("there already").count(), 3, "{pushed}");
+    // A remote that is gone is an error that says how to go on.
+    drop(shared);
+    second.run("status", &[]).expect_status(2).expect_stderr(&["create it, or mount it", "--offline"]);
+    second.run("status", &["--offline"]).expect_status(0);
+    second.run("gc", &["--remote"]).expect_status(2);
+}
+
+#[test]
 fn a_row_is_followed_back_and_forward_and_a_model_has_a_card() {
     let pipeline = Pipeline::new();
     pipeline.run("apply", &["--quiet"]).expect_status(0);

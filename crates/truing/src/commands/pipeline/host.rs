@@ -22,7 +22,7 @@ use crate::children::{ask_to_stop, own_group};
 use crate::commands::{model, stages};
 use crate::local_engine::{DeviceChoice, LocalEngine};
 use crate::outcome::{FINE, INTERRUPTED};
-use crate::{Context, machine};
+use crate::{Context, machine, units};
 
 /// A stage that runs is looked at this often.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -272,6 +272,21 @@ impl Host for ProgramHost<'_> {
             }
             Notice::NotRemembered { reason } => {
                 printer.note(format_args!("digests of files are not remembered: {reason}"));
+            }
+            Notice::Fetching { stage, bytes } => {
+                printer.note(format_args!("{stage}: fetching {} from the remote", units::bytes(*bytes)));
+            }
+            Notice::Fetched { stage } => {
+                printer.note(format_args!("{stage}: the result came from the remote"))
+            }
+            Notice::WaitsForMachine { stage, owner } => {
+                printer.note(format_args!("{stage}: {owner} makes this result; waiting for it"));
+            }
+            Notice::Replaced { stage } => printer.warning(format_args!(
+                "{stage}: another machine stored another result of this key first; that one is used here too"
+            )),
+            Notice::NotUploaded { stage, reason } => {
+                printer.warning(format_args!("{stage}: the result is here, and was not uploaded: {reason}"));
             }
             Notice::Failed { stage, .. } => printer.note(format_args!("{stage}: failed")),
         }

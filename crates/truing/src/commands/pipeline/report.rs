@@ -125,6 +125,8 @@ impl AppliedRecord {
         let lists = [
             (Fate::Ran, &applied.ran),
             (Fate::Reused, &applied.reused),
+            // It is in the store now.
+            (Fate::Reused, &applied.fetched),
             (Fate::UpToDate, &applied.up_to_date),
         ];
         let mut stages: BTreeMap<String, AppliedStage> = BTreeMap::new();
@@ -188,7 +190,8 @@ fn stage_record(
         state: match &planned.state {
             State::UpToDate => PipelineStageState::UpToDate,
             State::InStore => PipelineStageState::InStore,
-            State::ToRun => PipelineStageState::ToRun,
+            // The page is of what this machine has.
+            State::ToRun | State::InRemote => PipelineStageState::ToRun,
             State::ToContinue => PipelineStageState::ToContinue,
             State::Waiting { .. } => PipelineStageState::Waiting,
             State::Blocked { .. } => PipelineStageState::Blocked,

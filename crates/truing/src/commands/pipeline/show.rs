@@ -15,10 +15,12 @@ const N_DIGITS: usize = 10;
 /// Figures of a result in a table.
 const N_FIGURES: usize = 3;
 
-fn state(state: &State) -> &'static str {
-    match state {
+fn state(stage: &PlannedStage) -> &'static str {
+    match stage.state {
         State::UpToDate => "up to date",
         State::InStore => "in store",
+        State::InRemote if stage.changes.is_empty() => "up to date (remote)",
+        State::InRemote => "in remote",
         State::ToRun => "to run",
         State::ToContinue => "to continue",
         State::Waiting { .. } => "waiting",
@@ -66,7 +68,7 @@ pub(super) fn plan(
         [("stage", Align::Left), ("state", Align::Left), ("key", Align::Left), ("why", Align::Left)];
     let mut table = Table::new(&columns);
     for stage in in_order(pipeline, plan) {
-        table.row([stage.name.clone(), state(&stage.state).to_owned(), key(stage), reason(stage)]);
+        table.row([stage.name.clone(), state(stage).to_owned(), key(stage), reason(stage)]);
     }
     print(&table, context)?;
     if !predicted.is_empty() {
@@ -78,7 +80,9 @@ pub(super) fn plan(
     }
     context.printer.line("")?;
     let n_runs = plan.stages.iter().filter(|stage| is_to_run(&stage.state)).count();
-    let summary = format!("{n_runs} of {} stages to run", plan.stages.len());
+    let n_fetched = plan.stages.iter().filter(|stage| stage.state == State::InRemote).count();
+    let fetched = if n_fetched == 0 { String::new() } else { format!(", {n_fetched} to fetch") };
+    let summary = format!("{n_runs} of {} stages to run{fetched}", plan.stages.len());
     Ok(context.printer.line(context.printer.styled(Style::Bold, summary))?)
 }
 
@@ -96,7 +100,7 @@ fn stage_json(pipeline: &Pipeline, plan: &PipelinePlan, idx: usize) -> Value {
     let needs: Vec<&str> = own.upstream.iter().map(|&idx| plan.stages[idx].name.as_str()).collect();
     let mut fields = json!({
         "stage": stage.name, "uses": own.uses, "needs": needs, "key": stage.key,
-        "why": reason(stage), "changes": stage.changes, "result": stage.done,
+        "why": reason(stage), "changes": stage.changes, "result": stage.done.as_ref().or(stage.in_remote.as_ref()),
     });
     if let (Some(fields), Ok(Value::Object(state))) =
         (fields.as_object_mut(), serde_json::to_value(&stage.state))
@@ -117,14 +121,14 @@ pub(super) fn status(pipeline: &Pipeline, plan: &PipelinePlan, context: &Context
     ]);
     for stage in in_order(pipeline, plan) {
         let (mut size, mut time, mut memory, mut figures) = Default::default();
-        if let Some(done) = &stage.done {
+        if let Some(done) = stage.done.as_ref().or(stage.in_remote.as_ref()) {
             size = units::bytes(done.outputs.values().map(|output| output.bytes).sum());
             time = units::duration(done.seconds);
             memory = done.peak_bytes.map_or_else(String::new, units::bytes);
             let shown = done.figures.iter().take(N_FIGURES).map(|(name, value)| format!("{name} {value:.4}"));
             figures = shown.collect::<Vec<_>>().join(", ");
         }
-        table.row([stage.name.clone(), state(&stage.state).to_owned(), size, time, memory, figures]);
+        table.row([stage.name.clone(), state(stage).to_owned(), size, time, memory, figures]);
     }
     print(&table, context)
 }
@@ -136,7 +140,7 @@ pub(super) fn why(
     context: &Context,
 ) -> anyhow::Result<()> {
     let (stage, printer) = (&plan.stages[idx], context.printer);
-    printer.line(format_args!("{}: {}", stage.name, state(&stage.state)))?;
+    printer.line(format_args!("{}: {}", stage.name, state(stage)))?;
     printer.line(format_args!(
         "key: {}",
         stage.key.map_or_else(|| "not known yet".to_owned(), |key| key.to_string())
@@ -189,8 +193,11 @@ pub(super) fn applied(
     }
     let (n_ran, n_reused) = (applied.ran.len(), applied.reused.len());
     let n_up_to_date = applied.up_to_date.len();
-    printer.line(format_args!("{n_ran} ran, {n_reused} from the store, {n_up_to_date} up to date"))?;
-    if n_ran + n_reused > 0 {
+    let n_fetched = applied.fetched.len();
+    let fetched = if n_fetched == 0 { String::new() } else { format!("{n_fetched} from the remote, ") };
+    printer
+        .line(format_args!("{n_ran} ran, {n_reused} from the store, {fetched}{n_up_to_date} up to date"))?;
+    if n_ran + n_reused + n_fetched > 0 {
         printer.line(format_args!("results  {}", clean_path(&pipeline.links())))?;
     }
     Ok(())
