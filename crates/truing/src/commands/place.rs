@@ -50,7 +50,8 @@ pub(super) fn at_its_place(
     }
 }
 
-/// The setting of a source of rows that an error names by its value alone: a format, or a column of it.
+/// The setting of a source of rows that an error is about: a format or a column, which it names by its value alone, or
+/// another setting of the source at a path.
 fn setting_of_source(
     error: &DataError,
     inputs: &[InputSetting],
@@ -60,6 +61,11 @@ fn setting_of_source(
     let (suffix, value) = match error {
         DataError::UnknownFormat { found, .. } => (".format".to_owned(), Some(found)),
         DataError::UnknownColumn { found, .. } => (format!(".columns.{found}"), None),
+        DataError::BadSetting { path, setting, .. } => {
+            let mut of_path = inputs.iter().filter(|input| input.path.ends_with(path));
+            let source = of_path.find_map(|input| input.setting.strip_suffix(".path"))?;
+            return Some(format!("{source}.{setting}"));
+        }
         _ => return None,
     };
     let recipe = Value::Table(toml::from_str(text).ok()?);
@@ -130,7 +136,7 @@ mod tests {
     fn formats_and_columns_of_sources_are_named_with_their_setting() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("recipe.toml");
-        let text = "stage = \"sft\"\n[[data]]\npath = \"a\"\nformat = \"text\"\n\n[[data]]\npath = \"b\"\n\
+        let text = "stage = \"sft\"\n[[data]]\npath = \"a\"\nformat = \"text\"\nweight = 0.0\n[[data]]\npath = \"b\"\n\
                     format = \"alpaka\"\ncolumns = { promt = \"question\" }\n";
         fs::write(&path, text).unwrap();
         let input = |setting: &str| InputSetting {
@@ -165,6 +171,10 @@ mod tests {
         let start =
             format!("{}:9: `data.1.columns.promt`: format `prompt_completion` has no ", path.display());
         let found = placed(column, &[]);
+        assert!(found.starts_with(&start), "{found}");
+        let reason = "is 0; expected a number above 0".to_owned();
+        let found = placed(DataError::BadSetting { path: "a".into(), setting: "weight", reason }, &[]);
+        let start = format!("{}:5: `data.0.weight`: source `a`: `weight` is 0; ", path.display());
         assert!(found.starts_with(&start), "{found}");
         let found = placed(format("other"), &[]);
         assert!(found.starts_with("unknown format `other`; "), "a format from elsewhere: {found}");
