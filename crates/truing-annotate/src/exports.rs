@@ -47,7 +47,8 @@ pub struct OutputCounts {
     pub n_sft: usize,
     /// Rows with labels.
     pub n_labels: usize,
-    /// Orders of complete items that cannot be learnt: equal texts in different ranks, or an empty text before another.
+    /// Orders of complete items that cannot be trained on: equal texts in different ranks, or an empty text before
+    /// another.
     pub n_unusable: usize,
     /// Pairs whose scores are in another order than the ranks; they have no scores.
     pub n_contradicting: usize,

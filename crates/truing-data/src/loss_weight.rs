@@ -27,9 +27,9 @@ use crate::json::type_name;
 /// What the value of a key means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Meaning {
-    /// The weight itself, or whether the turn is learnt.
+    /// The weight itself, or whether the turn is trained on.
     Weight,
-    /// Whether the turn is learnt.
+    /// Whether the turn is trained on.
     Learnt,
     /// Whether the turn is left out of the loss.
     Masked,
@@ -48,7 +48,7 @@ const ONE_KEY: &str = "one of `weight`, `loss_weight`, `loss`, `train`, `trainin
 const KNOWN_KEY: &str = "`weight` or `loss_weight` (a number), `loss`, `train` or `training` (true to learn the turn), \
                          or `masked` (true leaves it out of the loss)";
 
-/// Words of a key that says what is learnt.
+/// Words of a key that says what is trained on.
 const MASK_WORDS: [&str; 16] = [
     "mask",
     "masks",
@@ -132,7 +132,7 @@ fn flag(value: &Value, field: String) -> Result<f32, RowProblem> {
     }
 }
 
-/// Whether a key that is not known says which part of the turn is learnt: by its words, and a value that can be a mask.
+/// Whether a key that is not known says which part of the turn has loss: by its words, and a value that can be a mask.
 /// Texts, such as `training_source`, and counts, such as `train_steps`, cannot.
 fn is_like_mask(key: &str, value: &Value) -> bool {
     let key = key.to_lowercase();

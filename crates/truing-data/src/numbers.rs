@@ -35,7 +35,7 @@ impl std::fmt::Display for Rounded {
 pub(crate) const KEPT_NUMBER: &str = "an integer of 64 bits, a decimal number of at most 15 significant \
                                       digits, one of 16 or 17 as a double is written out, or a string";
 
-/// Where a walk through a JSON text stands.
+/// The position of a walk through a JSON text.
 #[derive(Clone, Copy)]
 enum Step<'a> {
     Key(&'a str),

@@ -192,7 +192,7 @@ impl ResponseDataset {
         (self.subset(&train), self.subset(&held_out))
     }
 
-    /// The digest of everything that decides what is learnt.
+    /// The digest of everything that decides what is trained on.
     #[must_use]
     pub fn digest(&self) -> Digest {
         let mut bytes = Vec::new();

@@ -225,7 +225,7 @@ impl SourceConfig {
         Ok(format)
     }
 
-    /// Reads a row, and refuses a loss mask beside what is learnt.
+    /// Reads a row, and refuses a loss mask beside what is trained on.
     pub(crate) fn parse<Row: SourceRow>(
         &self,
         format: &Format<Row>,

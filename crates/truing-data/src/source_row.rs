@@ -13,7 +13,7 @@ pub trait SourceRow: Sized + sealed::Sealed + 'static {
     /// Whether [`system`](crate::SourceConfig::system) may go before its prompt.
     const TAKES_SYSTEM: bool;
 
-    /// Whether it is trained on as it stands, so that a loss mask in it must be followed. Of a prompt, every column is
+    /// Whether it is trained on as it is, so that a loss mask in it must be followed. Of a prompt, every column is
     /// kept for rewards.
     const IS_LEARNT: bool;
 

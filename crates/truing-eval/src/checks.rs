@@ -95,7 +95,7 @@ pub fn read_items<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<Vec<
         .collect()
 }
 
-/// A conversation as a person reads it; a single question stands alone.
+/// A conversation as a person reads it; a single question is shown alone.
 #[must_use]
 pub fn text_of(messages: &[Message]) -> String {
     match messages {

@@ -33,7 +33,7 @@ const USUAL_CORRELATION: f64 = 0.2;
 pub struct Resolution {
     /// Items.
     pub n_items: usize,
-    /// Independent items that they are worth; fewer where they come in clusters.
+    /// Effective number of independent items; fewer where they come in clusters.
     pub n_effective: f64,
     /// Difference of two models on these items, if they differ on a fifth of them; `None` where no difference
     /// can be found.

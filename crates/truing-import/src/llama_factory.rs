@@ -539,7 +539,7 @@ fn instruction(job: &mut Job<'_>, at: &str, place: Option<Place>, columns: &Colu
     }
 }
 
-/// Format of the rows, and the columns of what is learnt.
+/// Format of the rows, and the columns of what is trained on.
 fn answers(columns: &Columns<'_>, formatting: &str, rows: Rows, set: &mut DataSet) {
     let is_alpaca = formatting == "alpaca";
     let response = columns.get("response", "output");

@@ -44,7 +44,8 @@ const NUMBERS: &str = "computation is float32, and so is the saved model; `save_
                        in half the size, rounded";
 const LOADING: &str = "rows are read and rendered once, before the first step";
 const SPEED: &str = "it changes how the tool computes, not what";
-const DEVICES: &str = "truing runs on the processor of one machine";
+const DEVICES: &str = "the setting `device` names the device, see docs/gpu.md; launchers start several \
+                       processes, see docs/scale.md";
 const SHARDING: &str = "it splits the work over devices; on several ranks `zero_stage` and \
                         `sequence_parallel_size` do, see docs/scale.md";
 const LOGGING: &str = "metrics, TensorBoard events and a report are always written to `output_dir`";

@@ -56,7 +56,7 @@ fn digest(text: &str) -> [u8; 16] {
 
 /// Numbers in a signature.
 pub const N_PERMUTATIONS: usize = 128;
-/// Candidates of a row in one bucket: the best rows of the bucket, or what stands for them. A bucket whose rows nearly
+/// Candidates of a row in one bucket: the best rows of the bucket, or what represents them. A bucket whose rows nearly
 /// equal each other needs one.
 const CANDIDATES_PER_BUCKET: usize = 8;
 /// Probability with which a pair at the threshold must become a candidate.
@@ -136,12 +136,12 @@ impl Default for NearDuplicateOptions {
     }
 }
 
-/// A row that another one stands for.
+/// A row that another one represents.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct NearDuplicate {
     /// The dropped row.
     pub row: u32,
-    /// The kept row that stands for it.
+    /// The kept row that represents it.
     pub representative: u32,
     /// Their Jaccard coefficient.
     pub jaccard: f64,

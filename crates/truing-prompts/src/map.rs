@@ -15,7 +15,7 @@ use crate::error::check_length;
 
 /// Principal components that t-SNE works on: more are mostly noise, and neighbours take longer to find.
 const TSNE_DIMENSIONS: usize = 50;
-/// Fewer points than this have no neighbourhoods worth the name.
+/// Fewer points than this have no meaningful neighbourhoods.
 const TSNE_FEWEST_POINTS: usize = 12;
 /// Barnes and Hut's opening angle; van der Maaten 2014 recommends 0.5.
 const TSNE_THETA: f32 = 0.5;

@@ -119,7 +119,7 @@ pub struct DroppedRow {
     pub representative: u32,
     /// Their distance; under Ward's linkage that of the means of what the two stood for.
     pub distance: f32,
-    /// The chosen row that stands for it in the end.
+    /// The chosen row that represents it in the end.
     pub chosen: u32,
 }
 
@@ -204,10 +204,10 @@ pub fn select(
 }
 
 struct Run<'a> {
-    /// `[n, dim]`: the rows' vectors; where means are kept a survivor's is the mean of all that it stands for.
+    /// `[n, dim]`: the rows' vectors; where means are kept a survivor's is the mean of all that it represents.
     means: Vec<f32>,
     dim: usize,
-    /// Where means are kept, how many rows each stands for.
+    /// Where means are kept, how many rows each represents.
     weights: Vec<f32>,
     /// Each row's place among all, the best 0.
     ranks: Vec<u32>,
@@ -386,7 +386,7 @@ impl<'a> Run<'a> {
         survivors
     }
 
-    /// The survivor stands for the other's rows as well.
+    /// The survivor represents the other's rows as well.
     fn join(&mut self, survivor: u32, other: u32) {
         let (a, b) = (self.weights[survivor as usize], self.weights[other as usize]);
         for i in 0..self.dim {

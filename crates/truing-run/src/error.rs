@@ -233,6 +233,7 @@ impl RunError {
             Self::BadSetting { key, .. } | Self::MissingSetting { key, .. } => Some(key),
             Self::Conflict { first, .. } => Some(first),
             Self::OtherStage { .. } => Some("stage"),
+            Self::Engine(EngineError::UnknownLoraTarget { .. }) => Some("lora.targets"),
             _ => None,
         }
     }

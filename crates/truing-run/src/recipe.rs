@@ -79,7 +79,7 @@ pub enum RecipeError {
     },
 }
 
-/// Where in the recipe something stands.
+/// Where in the recipe something is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecipePlace {
     /// A line of the file.

@@ -75,7 +75,7 @@ pub struct DroppedRow {
     /// The threshold that it did not pass, in the layer's own unit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
-    /// The row that stands for it, by [`PromptDecision::id`].
+    /// The row that represents it, by [`PromptDecision::id`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub representative: Option<u64>,
     /// What was measured, as a person reads it: `Jaccard 0.93`, `12 words of 13 shared`.

@@ -50,7 +50,7 @@ pub(crate) const CHAT_FIELDS: &[FieldInfo] = &[
     refused("functions", "use `tools`"),
     refused("function_call", "use `tool_choice`"),
     refused("audio", "the models write text"),
-    refused("prediction", "there is no speculative decoding"),
+    refused("prediction", "drafts are taken from the prompt and the reply (`--prompt-lookup-num-tokens`)"),
     refused("verbosity", "say it in a message"),
     refused("web_search_options", "the server has no network"),
     refused("chat_template", "the model's own is used; templates of requests are not run"),

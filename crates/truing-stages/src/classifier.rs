@@ -37,8 +37,8 @@ use workload::ClassifierWorkload;
 
 pub use inputs::{ClassifierInputs, ClassifierModel, LabelledData};
 
-/// The table `[classifier]` of a recipe: what is learnt of each row. Rows as `truing label` writes them need nothing of
-/// it; other columns are named.
+/// The table `[classifier]` of a recipe: what is learned of each row. Rows as `truing label` writes them need
+/// nothing of it; other columns are named.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClassifierConfig {

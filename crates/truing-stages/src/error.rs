@@ -42,7 +42,7 @@ pub enum StageError {
     /// Training.
     #[error(transparent)]
     Train(#[from] TrainError),
-    /// Drawing completions.
+    /// Sampling completions.
     #[error(transparent)]
     Generate(#[from] truing_generate::GenerateError),
     /// A benchmark that cannot be run.

@@ -194,7 +194,7 @@ pub(crate) struct ComingPacks<'a> {
     pub(crate) stop: &'a AtomicBool,
 }
 
-/// What is learnt from the samples, on an engine.
+/// What is computed from the samples, on an engine.
 pub(crate) trait Workload<E: Engine> {
     /// What was read.
     type Inputs: TrainingInputs;

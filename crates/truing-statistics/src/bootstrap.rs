@@ -26,7 +26,7 @@ pub enum BootstrapKind {
 /// Settings of a bootstrap.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bootstrap {
-    /// Samples drawn.
+    /// Number of resamples.
     pub n_resamples: usize,
     /// Same seed, same interval.
     pub seed: Seed,
@@ -41,7 +41,7 @@ impl Default for Bootstrap {
 }
 
 impl Bootstrap {
-    /// The statistic of each of the drawn samples of `n_units` units, in increasing order. Statistics that are
+    /// The statistic of each of the resamples of `n_units` units, in increasing order. Statistics that are
     /// not finite, as a ratio without a denominator is, are left out.
     #[must_use]
     pub fn statistics(&self, n_units: usize, statistic: impl Fn(&[usize]) -> f64) -> Vec<f64> {
@@ -155,8 +155,8 @@ pub struct BootstrapEstimate {
     pub interval: Interval,
     /// Units, such as annotated items.
     pub n_units: usize,
-    /// Share of the resamples in which the statistic is defined; an alpha is not where all drawn ratings are equal. The
-    /// interval is made of these resamples only. If the share is far below 1, there are too few units for it.
+    /// Share of the resamples in which the statistic is defined; an alpha is not where all resampled ratings are equal.
+    /// The interval is made of these resamples only. If the share is far below 1, there are too few units for it.
     pub share_defined: f64,
 }
 

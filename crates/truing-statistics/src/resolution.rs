@@ -108,7 +108,7 @@ impl Power {
     }
 }
 
-/// Independent items that `n_items` in clusters of `n_items / n_clusters` are worth, with this correlation
+/// Independent items that `n_items` in clusters of `n_items / n_clusters` amount to, with this correlation
 /// inside a cluster (Kish 1965).
 #[must_use]
 pub fn effective_items(n_items: f64, n_clusters: f64, correlation: f64) -> f64 {

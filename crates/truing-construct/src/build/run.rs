@@ -31,7 +31,7 @@ const MIN_PASS_SHARE: f64 = 0.95;
 pub struct FateRow {
     /// The seed's text, or in words what was to be made.
     pub text: String,
-    /// Where the seed stands, if there is one.
+    /// File and line of the seed, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<PromptSource>,
     /// The language that models were asked in.

@@ -324,7 +324,7 @@ impl ToolsJob {
         Ok(())
     }
 
-    /// Plays all conversations side by side until none goes on. Each pass is at least a turn of every open one.
+    /// Plays all conversations side by side until all have ended. Each pass is at least a turn of every open one.
     fn simulate(
         &self,
         episodes: &mut [Episode],

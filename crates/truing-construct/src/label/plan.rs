@@ -99,7 +99,7 @@ fn dimension_of(set: &LabelSet, key: &'static str, name: &str) -> Result<usize, 
     })
 }
 
-/// Where a label stands.
+/// Where a label is set.
 struct Place<'a> {
     origin: &'a RowOrigin,
     column: &'a str,

@@ -31,7 +31,7 @@ pub struct Scale {
     pub kind: RaterKind,
     /// Share of its scores in the common score; the weights of all judges sum to 1, or are all 0.
     pub weight: f64,
-    /// Weight of its ratings in the mean rating: what its weight would be if it told responses apart.
+    /// Weight of its ratings in the mean rating: what its weight would be if it distinguished responses.
     pub reliability: f64,
     /// Mean of its raw scores.
     pub mean: f64,

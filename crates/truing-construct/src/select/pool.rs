@@ -313,7 +313,7 @@ impl Pool {
     }
 }
 
-/// A row that another one stands for.
+/// A row that another one represents.
 pub(super) fn standing_in(
     layer: SelectionLayer,
     threshold: Option<f64>,

@@ -320,7 +320,7 @@ fn the_recipes_plan_on_their_real_data() {
     }
 }
 
-/// `TRUING_WRITE_REFERENCE=1 cargo test -p truing-stages` writes the page anew.
+/// `TRUING_WRITE_REFERENCE=1 cargo test -p truing-construct` writes the page anew.
 #[test]
 fn the_reference_of_recipes_is_fresh() {
     let sections = [

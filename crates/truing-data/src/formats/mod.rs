@@ -180,7 +180,8 @@ fn parse_content(content: &Value, field: &str) -> Result<String, RowProblem> {
     Ok(joined)
 }
 
-/// A turn of the assistant that is learnt must say or do something: white space and invisible characters are nothing.
+/// A turn of the assistant that is trained on must say or do something: white space and invisible characters are
+/// nothing.
 fn check_turn(message: &Message, content_field: &str) -> Result<(), RowProblem> {
     if turns::is_blank_and_learnt(message) {
         return Err(RowProblem::new(content_field, RowErrorKind::Empty, "what the assistant says"));

@@ -10,7 +10,7 @@ use truing_types::{
     UnscoredReason,
 };
 
-/// One item: what is scored as one, and drawn as one where intervals are made.
+/// One item: what is scored as one, and resampled as one where intervals are made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Item {
     /// Its name, unique in the benchmark.
@@ -24,7 +24,7 @@ pub struct Item {
     /// Columns of `row` that the benchmark added, with the row's own value where it had one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub added: BTreeMap<String, Option<Value>>,
-    /// Items of one text or dialogue share a cluster; `None` where it stands alone.
+    /// Items of one text or dialogue share a cluster; `None` where it is independent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
     /// Dimension to category, for the breakdown.

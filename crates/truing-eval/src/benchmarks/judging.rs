@@ -34,11 +34,11 @@ pub struct Question {
     pub text: String,
     /// What it is reminded of where its reply cannot be read.
     pub reminder: &'static str,
-    /// How its reply is drawn.
+    /// How its reply is sampled.
     pub sampling: SamplingOptions,
     /// Most replies for one verdict.
     pub max_attempts: usize,
-    /// Whether the same request is repeated, drawn with another seed, instead of the reply being handed back
+    /// Whether the same request is repeated, sampled with another seed, instead of the reply being handed back
     /// with the reminder.
     pub repeats: bool,
     /// After this many replies, the temperature of further ones.

@@ -86,7 +86,7 @@ pub struct TaskOptions {
     pub limit: Option<f64>,
     /// Whether quirks are kept.
     pub mode: ScoringMode,
-    /// Answers drawn of each item, where a benchmark draws several.
+    /// Answers sampled for each item, where a benchmark samples several.
     pub n_samples: Option<usize>,
     /// Most replies of a judge for one verdict; the benchmark's own number if `None`.
     pub max_judge_attempts: Option<usize>,

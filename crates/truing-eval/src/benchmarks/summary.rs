@@ -63,7 +63,7 @@ pub struct MetricSummary {
 }
 
 impl MetricSummary {
-    /// A metric over `n` items with its values for items drawn again, sorted.
+    /// A metric over `n` items with its values for resampled items, sorted.
     pub(super) fn bootstrapped(metric: MetricInfo, value: f64, statistics: &[f64], n: usize) -> Self {
         let quantile = |level| truing_statistics::quantile(statistics, level);
         let resampled = quantile(0.025).zip(quantile(0.975)).map(|(low, high)| Interval { low, high });

@@ -21,7 +21,7 @@ pub enum Answer {
         /// Probability of the least certain answer, of those about every label.
         confidence: f64,
     },
-    /// A score in the unit of those learnt from.
+    /// A score in the unit of those trained on.
     Score(f64),
 }
 

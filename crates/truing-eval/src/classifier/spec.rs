@@ -13,7 +13,7 @@ const FORMAT_VERSION: u32 = 1;
 #[serde(deny_unknown_fields)]
 pub struct ClassifierSpec {
     format_version: u32,
-    /// Longest text that was learnt from, in tokens; longer ones are cut.
+    /// Longest text that was trained on, in tokens; longer ones are cut.
     pub max_tokens: usize,
     /// The parts, which lie one after the other.
     pub parts: Vec<PartSpec>,

@@ -177,7 +177,7 @@ fn a_comparison_is_asked_in_both_orders_and_disagreement_is_a_draw() {
     };
     assert_eq!(compare(|text| if text.contains("<answer_a>\nmine") { "[[A]]" } else { "[[B]]" }), Ok(1.0));
     assert_eq!(compare(|text| if text.contains("<answer_a>\nmine") { "[[b]]" } else { "[[a]]" }), Ok(0.0));
-    assert_eq!(compare(|_| "[[A]]"), Ok(0.5), "it likes what stands first");
+    assert_eq!(compare(|_| "[[A]]"), Ok(0.5), "the first response is preferred in both orders");
     assert_eq!(compare(|_| "[[C]]"), Ok(0.5));
     assert_eq!(compare(|text| if text.contains("<answer_a>\nmine") { "[[A]]" } else { "[[C]]" }), Ok(0.5));
     assert!(compare(|text| if text.contains("<answer_a>\nmine") { "[[A]]" } else { "[[D]]" }).is_err());

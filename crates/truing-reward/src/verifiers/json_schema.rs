@@ -127,7 +127,7 @@ fn translate_patterns(schema: &mut Value) {
     }
 }
 
-/// Where the one schema stands; only a name.
+/// The place of the one schema; only a name.
 const ADDRESS: &str = "schema:///reward";
 
 struct NothingElse;

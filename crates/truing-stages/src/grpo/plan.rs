@@ -28,7 +28,7 @@ pub struct GrpoPlan {
     pub schedule: Schedule,
     /// Optimiser without what changes by update.
     pub optimizer: OptimizerConfig,
-    /// Steps of the run: each draws, scores and learns.
+    /// Steps of the run: each samples, scores and updates.
     pub n_steps: u64,
     /// Memory, and the segments that fit into it.
     pub memory: MemoryPlan,

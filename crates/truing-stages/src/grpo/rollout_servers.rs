@@ -376,7 +376,7 @@ impl NoCompletion {
     }
 }
 
-/// Stands for a completion that no server gave: it has no tokens, so that nothing is learnt from it.
+/// In place of a completion that no server gave: it has no tokens, so that nothing is trained on it.
 fn failed(why: NoCompletion) -> SampledCompletion {
     SampledCompletion {
         finish_reason: FinishReason::Cancelled,

@@ -39,7 +39,7 @@ pub trait DivisibleData: TrainingData + Sized {
     #[must_use]
     fn split(&self, held_out: HeldOut, seed: Seed) -> (Self, Self);
 
-    /// Digest of everything that decides what is learnt.
+    /// Digest of everything that decides what is trained on.
     fn digest(&self) -> Digest;
 }
 

@@ -8,9 +8,11 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use truing_cpu::CpuEngine;
+use truing_run::recipe::Scope;
 use truing_stages::embed::train::{EmbedStage, EmbedTrainConfig, EmbedTrainInputs, EmbedTrainPlan};
+use truing_stages::grpo::GrpoConfig;
 use truing_stages::sft::SftStage;
-use truing_stages::{Ended, RunContext, RunError, Stage, StageError, Start};
+use truing_stages::{Ended, Recipe as _, RunContext, RunError, Stage, StageError, Start};
 use truing_types::{Event, Silent};
 
 fn model_bytes(run: &Path) -> Vec<u8> {
@@ -179,6 +181,18 @@ fn a_content_key_depends_on_contents_and_on_what_the_finished_run_leaves_behind(
     let text = fs::read_to_string(&rows).unwrap();
     fs::write(&rows, text.replacen("very", "really", 1)).unwrap();
     assert_ne!(before, key(&[]), "a changed row");
+}
+
+/// How many programs run at once changes no reward, so a resume may change it.
+#[test]
+fn workers_of_the_code_reward_decide_nothing() {
+    let decisive = |settings: &str| {
+        let text = format!("stage = \"grpo\"\n[[reward]]\nkind = {{ code = {{ {settings} }} }}\n");
+        GrpoConfig::from_toml(&text, Path::new("recipe.toml"), &[]).unwrap().decisive(Scope::Resume)
+    };
+    let before = decisive("workers = 2");
+    assert_eq!(decisive("workers = 7"), before);
+    assert_ne!(decisive("limits_are_unscored = true"), before);
 }
 
 /// A run of a constant learning rate that is extended is the longer run, wherever it stood; no run is shortened.

@@ -311,7 +311,7 @@ fn run_export(arguments: &ExportArguments, context: &Context) -> anyhow::Result<
         counted(counts.n_labels as u64, "row with labels", "rows with labels"),
         counted(counts.n_items as u64, "complete item", "complete items")
     ))?;
-    let unusable = "cannot be learnt: equal texts in different ranks, or an empty one before another";
+    let unusable = "cannot be trained on: equal texts in different ranks, or an empty one before another";
     let contradicting = "no scores: the ratings are in another order than the ranks";
     for (n, one, many, why) in [
         (counts.n_unusable, "order", "orders", unusable),

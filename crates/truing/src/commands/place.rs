@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use toml::Value;
+use truing_data::DataError;
 use truing_model::ModelError;
 use truing_model::sources::DatasetReference;
 use truing_run::AsRunError as _;
@@ -25,6 +27,11 @@ pub(super) fn at_its_place(
     if let Some(key) = of_stage.and_then(RunError::setting) {
         return anyhow::anyhow!("{}: {error}", place(key));
     }
+    if let Some(RunError::Data(of_data)) = of_stage
+        && let Some(setting) = setting_of_source(of_data, inputs, &text, &recipe.overrides)
+    {
+        return anyhow::anyhow!("{}: `{setting}`: {error}", place(&setting));
+    }
     let named = match (of_stage, error.downcast_ref::<ModelError>()) {
         (_, Some(ModelError::DatasetNotFound { reference, .. })) => {
             inputs.iter().find(|input| names_data_set(&input.path, reference))
@@ -41,6 +48,46 @@ pub(super) fn at_its_place(
         }
         None => error,
     }
+}
+
+/// The setting of a source of rows that an error is about: a format or a column, which it names by its value alone, or
+/// another setting of the source at a path.
+fn setting_of_source(
+    error: &DataError,
+    inputs: &[InputSetting],
+    text: &str,
+    overrides: &[String],
+) -> Option<String> {
+    let (suffix, value) = match error {
+        DataError::UnknownFormat { found, .. } => (".format".to_owned(), Some(found)),
+        DataError::UnknownColumn { found, .. } => (format!(".columns.{found}"), None),
+        DataError::BadSetting { path, setting, .. } => {
+            let mut of_path = inputs.iter().filter(|input| input.path.ends_with(path));
+            let source = of_path.find_map(|input| input.setting.strip_suffix(".path"))?;
+            return Some(format!("{source}.{setting}"));
+        }
+        _ => return None,
+    };
+    let recipe = Value::Table(toml::from_str(text).ok()?);
+    let sources = inputs.iter().filter_map(|input| input.setting.strip_suffix(".path"));
+    sources.map(|source| format!("{source}{suffix}")).find(|key| {
+        let typed =
+            overrides.iter().rev().find_map(|typed| typed.strip_prefix(key.as_str())?.strip_prefix('='));
+        match (typed, value_at(&recipe, key), value) {
+            (typed, found, None) => typed.is_some() || found.is_some(),
+            (Some(typed), _, Some(value)) => typed.trim().trim_matches('"') == value,
+            (None, Some(found), Some(value)) => found.as_str().is_some_and(|found| found == value),
+            (None, None, Some(_)) => false,
+        }
+    })
+}
+
+/// The value of a setting, which has dots between keys and indices.
+fn value_at<'a>(recipe: &'a Value, setting: &str) -> Option<&'a Value> {
+    setting.split('.').try_fold(recipe, |value, key| match value {
+        Value::Array(list) => list.get(key.parse::<usize>().ok()?),
+        value => value.get(key),
+    })
 }
 
 /// Whether a path ends with the name of a data set.
@@ -83,5 +130,53 @@ mod tests {
             format!("{}:5: `data.0.path`: data set `org/chat:dev@main` was not found", path.display());
         assert!(found.starts_with(&start), "{found}");
         assert_eq!(placed(missing("other.jinja")), "other.jinja: cannot be read");
+    }
+
+    #[test]
+    fn formats_and_columns_of_sources_are_named_with_their_setting() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("recipe.toml");
+        let text = "stage = \"sft\"\n[[data]]\npath = \"a\"\nformat = \"text\"\nweight = 0.0\n[[data]]\npath = \"b\"\n\
+                    format = \"alpaka\"\ncolumns = { promt = \"question\" }\n";
+        fs::write(&path, text).unwrap();
+        let input = |setting: &str| InputSetting {
+            setting: setting.into(),
+            path: "data/a".into(),
+            name_decides: true,
+        };
+        let inputs = [input("model_name_or_path"), input("data.0.path"), input("data.1.path")];
+        let placed = |error: DataError, typed: &[&str]| {
+            let overrides = typed.iter().map(ToString::to_string).collect();
+            let recipe = RecipeArguments { recipe: path.clone(), overrides };
+            at_its_place(StageError::from(RunError::Data(error)).into(), &inputs, &recipe).to_string()
+        };
+        let format = |found: &str| {
+            let (found, known) = (found.to_owned(), "text, alpaca".to_owned());
+            DataError::UnknownFormat { found, nearest: Some("alpaca"), known }
+        };
+        let start = format!("{}:8: `data.1.format`: unknown format `alpaka`; ", path.display());
+        let found = placed(format("alpaka"), &[]);
+        assert!(found.starts_with(&start), "{found}");
+        let found = placed(format("txt"), &["data.0.format=txt"]);
+        assert!(
+            found.starts_with("--set data.0.format=txt: `data.0.format`: unknown format `txt`; "),
+            "{found}"
+        );
+        let column = DataError::UnknownColumn {
+            format: "prompt_completion",
+            found: "promt".into(),
+            nearest: Some("prompt"),
+            known: "prompt, completion".into(),
+        };
+        let start =
+            format!("{}:9: `data.1.columns.promt`: format `prompt_completion` has no ", path.display());
+        let found = placed(column, &[]);
+        assert!(found.starts_with(&start), "{found}");
+        let reason = "is 0; expected a number above 0".to_owned();
+        let found = placed(DataError::BadSetting { path: "a".into(), setting: "weight", reason }, &[]);
+        let start = format!("{}:5: `data.0.weight`: source `a`: `weight` is 0; ", path.display());
+        assert!(found.starts_with(&start), "{found}");
+        let found = placed(format("other"), &[]);
+        assert!(found.starts_with("unknown format `other`; "), "a format from elsewhere: {found}");
     }
 }

@@ -45,6 +45,9 @@ pub(crate) struct StageEntry {
     outputs: &'static [NamedOutput],
     /// Reads the settings of a stage of a pipeline.
     settle: Settle,
+    /// Settings of its recipes that declare something unknown of what they decide.
+    #[cfg(test)]
+    unknown_declarations: fn() -> Vec<String>,
     /// Plans and runs.
     pub(crate) run: fn(&RecipeArguments, &RunArguments, &Context) -> anyhow::Result<Outcome>,
 }
@@ -108,6 +111,8 @@ const fn entry<S: StageCommand>(outputs: &'static [NamedOutput]) -> StageEntry {
         outputs,
         has_key: has_key::<S>,
         settle: settle::<S::Config>,
+        #[cfg(test)]
+        unknown_declarations: <S::Config as Recipe>::unknown_declarations,
         show: show_recipe::<S>,
         run: run_recipe::<S>,
     }
@@ -157,6 +162,13 @@ mod tests {
         }
         for other in ["lerning_rate", "warp_speed"] {
             assert!(!is_setting(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn settings_of_all_stages_declare_what_they_decide() {
+        for entry in &STAGES {
+            assert_eq!((entry.unknown_declarations)(), [""; 0], "{}", entry.stage);
         }
     }
 

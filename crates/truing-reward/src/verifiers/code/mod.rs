@@ -55,6 +55,7 @@ pub struct CodeConfig {
     /// A program that exceeds a limit is unscored instead of getting 0. A policy can learn to exploit this.
     pub limits_are_unscored: bool,
     /// Number of programs that run in parallel.
+    #[schemars(extend("x-decides" = "nothing"))]
     pub workers: usize,
 }
 
