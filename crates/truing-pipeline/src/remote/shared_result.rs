@@ -77,7 +77,7 @@ impl SharedResult {
     }
 
     /// What is wrong with it.
-    fn fault(&self) -> Option<String> {
+    pub(super) fn fault(&self) -> Option<String> {
         let mut by_path = BTreeMap::new();
         for file in &self.files {
             let path = Path::new(&file.path);
