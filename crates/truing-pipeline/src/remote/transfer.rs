@@ -140,7 +140,7 @@ impl Remote {
         atomic::remove_leftovers(&objects)?;
         let mut seen = BTreeSet::new();
         for file in result.files.iter().filter(|file| seen.insert(file.blake3)) {
-            if !self.fetch_object(&objects, file, stop)? {
+            if !self.fetch_object(&objects, key, file, stop)? {
                 return Ok(None);
             }
         }
@@ -163,6 +163,7 @@ impl Remote {
     fn fetch_object(
         &self,
         objects: &Path,
+        key: Digest,
         file: &SharedFile,
         stop: &AtomicBool,
     ) -> Result<bool, RemoteError> {
@@ -186,7 +187,7 @@ impl Remote {
                 Ok(()) => {}
                 Err(StorageError::Local(source)) => return Err(StoreError::io("write", &path)(source).into()),
                 Err(StorageError::Missing) => {
-                    return Err(self.damaged(&name, format!("it is missing; {}", advice(file))));
+                    return Err(self.damaged(&name, format!("it is missing; {}", advice(key, file))));
                 }
                 Err(source) => return Err(self.failed("read", &name, source)),
             }
@@ -198,14 +199,18 @@ impl Remote {
             found = Some(digest);
         }
         let found = found.map(|found| found.to_string()).unwrap_or_default();
-        Err(self
-            .damaged(&name, format!("read twice, its digest is {found}; remove it, and {}", advice(file))))
+        let advice = advice(key, file);
+        Err(self.damaged(&name, format!("read twice, its digest is {found}; remove it, and {advice}")))
     }
 }
 
 /// What helps where an object is not there.
-fn advice(file: &SharedFile) -> String {
-    format!("run `truing pipeline push` on a machine that has this result (it is `{}` of it)", file.path)
+fn advice(key: Digest, file: &SharedFile) -> String {
+    let (path, result) = (&file.path, SharedResult::name(key));
+    format!(
+        "run `truing pipeline push` on a machine that has this result (it is `{path}` of it); where none has it, \
+         remove `{result}`, and it is made again"
+    )
 }
 
 /// The files of a run that are uploaded, with their digests.
