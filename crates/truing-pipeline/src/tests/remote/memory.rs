@@ -21,7 +21,7 @@ pub(super) struct State {
     pub(super) unwritable: Option<&'static str>,
     /// So many reads of objects give other bytes.
     pub(super) n_damaged_reads: usize,
-    /// Before the next result is written, all objects are removed, as `gc` of another machine does that does not know it.
+    /// Before the next result is written all objects are removed, as `gc` of another machine does.
     pub(super) collects_before_result: bool,
     /// Written when the next object is removed: its name and bytes.
     pub(super) late: Option<(String, Vec<u8>)>,
