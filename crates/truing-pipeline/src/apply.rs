@@ -313,6 +313,7 @@ impl<'a> Running<'a> {
         let Some(lock) = self.wait_for(planned, key)? else { return Ok(Fate::Interrupted) };
         match self.store.find(key, self.digests, self.host)? {
             Found::Done(done) => {
+                self.upload_stored(planned, key, &done);
                 self.record(planned, key, &done)?;
                 return Ok(Fate::Reused);
             }

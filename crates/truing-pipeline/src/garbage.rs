@@ -10,7 +10,7 @@ use truing_store::{Digest, StoreError, atomic, paths};
 
 use crate::lineage::files::INDEXES;
 use crate::store::DISCARDED;
-use crate::{LockFile, PipelineError, RemoteCollected, RemoteError, Store};
+use crate::{LockFile, PipelineError, Remote, RemoteCollected, RemoteError, Store};
 
 /// What is removed.
 #[derive(Debug, Clone, Copy, Default)]
@@ -65,8 +65,12 @@ pub fn collect_garbage(
         gone: Vec::new(),
         from_remote: None,
     };
+    let remote = store.remote().filter(|_| options.in_remote);
     if !store.runs().is_dir() {
-        return Ok(collected);
+        return match remote {
+            Some(remote) => Err(no_lock_file(remote)),
+            None => Ok(collected),
+        };
     }
     let _alone = store.lock_whole(true)?;
     if !options.is_dry_run {
@@ -83,6 +87,13 @@ pub fn collect_garbage(
             }
             collected.gone.push(lock_file);
         }
+    }
+    // The remote first: where it refuses, nothing is removed here.
+    if let Some(remote) = remote {
+        if collected.lock_files.is_empty() {
+            return Err(no_lock_file(remote));
+        }
+        collected.from_remote = Some(remote.collect(&named, options.is_dry_run, now)?);
     }
     let runs = store.runs();
     let entries = fs::read_dir(&runs).map_err(StoreError::io("list", &runs))?;
@@ -110,17 +121,12 @@ pub fn collect_garbage(
         // They are made again when they are needed.
         fs::remove_dir_all(&indexes).map_err(StoreError::io("remove", &indexes))?;
     }
-    if let Some(remote) = store.remote().filter(|_| options.in_remote) {
-        if collected.lock_files.is_empty() {
-            let reason =
-                "this store knows no lock file, so all its results would be removed: apply a pipeline first";
-            return Err(
-                RemoteError::Address { url: remote.url().to_owned(), reason: reason.to_owned() }.into()
-            );
-        }
-        collected.from_remote = Some(remote.collect(&named, options.is_dry_run, now)?);
-    }
     Ok(collected)
+}
+
+fn no_lock_file(remote: &Remote) -> PipelineError {
+    let reason = "this store knows no lock file, so all its results would be removed: apply a pipeline first";
+    RemoteError::Address { url: remote.url().to_owned(), reason: reason.to_owned() }.into()
 }
 
 fn is_garbage(

@@ -131,12 +131,25 @@ impl Running<'_> {
                 first
             }
             Err(reason) => {
-                self.host.notice(&Notice::NotUploaded { stage, reason: &reason });
-                let mut not_uploaded = self.not_uploaded.lock().unwrap_or_else(PoisonError::into_inner);
-                not_uploaded.insert(stage.to_owned(), reason);
+                self.note_not_uploaded(stage, reason);
                 done
             }
         }
+    }
+
+    /// Uploads a result that the store has already: a process that was killed may have made it. Where the remote has
+    /// another one, this one stays, since other pipelines may read it.
+    pub(super) fn upload_stored(&self, planned: &PlannedStage, key: Digest, done: &Done) {
+        let Some(remote) = self.store.remote().filter(|remote| !remote.is_read_only()) else { return };
+        if let Err(error) = remote.push(self.store, key, done, self.digests, self.host.now()) {
+            self.note_not_uploaded(&planned.name, with_causes(&error));
+        }
+    }
+
+    fn note_not_uploaded(&self, stage: &str, reason: String) {
+        self.host.notice(&Notice::NotUploaded { stage, reason: &reason });
+        let mut not_uploaded = self.not_uploaded.lock().unwrap_or_else(PoisonError::into_inner);
+        not_uploaded.insert(stage.to_owned(), reason);
     }
 
     fn is_not_uploaded(&self, planned: &PlannedStage) -> bool {

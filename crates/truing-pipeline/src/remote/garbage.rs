@@ -23,6 +23,11 @@ pub struct RemoteCollected {
 impl Remote {
     /// Removes the results that are not `named`, and the objects that no result needs.
     ///
+    /// A machine without a lease may store a result meanwhile: one that uploads by hand, or whose lease has ended. It
+    /// looks for the objects once more after it has written the result, and this looks for such results after it has
+    /// removed objects. One of the two comes second: no result stays without its objects, unless one of the two is killed
+    /// in between. Then whoever fetches the result is told what is missing.
+    ///
     /// # Errors
     /// When a machine makes a result, or the storage fails.
     pub(crate) fn collect(
@@ -49,8 +54,28 @@ impl Remote {
             for name in results.chain(objects.iter().map(|&object| SharedResult::object_name(object))) {
                 self.storage.remove(&name).map_err(|source| self.failed("remove", &name, source))?;
             }
+            self.remove_incomplete(&kept, &objects)?;
         }
         Ok(RemoteCollected { results: removed, n_kept: kept.len(), n_objects: objects.len() })
+    }
+
+    /// Removes results that were stored meanwhile and miss an object that was removed.
+    fn remove_incomplete(&self, kept: &[Digest], removed: &[Digest]) -> Result<(), RemoteError> {
+        let (kept, removed): (BTreeSet<&Digest>, BTreeSet<&Digest>) =
+            (kept.iter().collect(), removed.iter().collect());
+        for key in self.digests_in("results", ".json")?.into_iter().filter(|key| !kept.contains(key)) {
+            let Some(result) = self.look_up(key)? else { continue };
+            for file in result.files.iter().filter(|file| removed.contains(&file.blake3)) {
+                let object = SharedResult::object_name(file.blake3);
+                let size = self.storage.size(&object);
+                if size.map_err(|source| self.failed("look for", &object, source))?.is_none() {
+                    let name = SharedResult::name(key);
+                    self.storage.remove(&name).map_err(|source| self.failed("remove", &name, source))?;
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Refuses while a machine makes a result: its objects are there before the result that names them.

@@ -5,7 +5,8 @@
 //! A lease is free when its owner has given it back, when it has not been renewed while another machine looked at it
 //! for as long as a lease lasts, or when its time was over more than [`CLOCK_TOLERANCE`] ago. The second rule needs no
 //! clock that machines share. The third one saves the wait for a machine that died long ago; clocks that differ by
-//! more than the tolerance make it take a lease that is in use. Then both machines make the result, and the first one counts.
+//! more than the tolerance make it take a lease that is in use. Then both machines make the result, and the first one
+//! counts.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -33,6 +33,8 @@ const MAX_PARTS: u64 = 9_000;
 const N_PARTS_AT_ONCE: usize = 4;
 /// How long a storage may be silent.
 const SILENCE: Duration = Duration::from_secs(60);
+/// How long anything else may take with all its attempts: the body of an answer has no limit of its own.
+const LONGEST: Duration = Duration::from_secs(20 * 60);
 const N_RETRIES: usize = 4;
 const RETRY_TIME: Duration = Duration::from_secs(60);
 
@@ -142,7 +144,12 @@ impl ObjectStorage {
 
     /// Waits for an answer.
     fn wait<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, StorageError> {
-        self.runtime.block_on(work).map_err(failed)
+        self.wait_longest(work)?.map_err(failed)
+    }
+
+    fn wait_longest<T>(&self, work: impl Future<Output = T>) -> Result<T, StorageError> {
+        let done = self.runtime.block_on(async { tokio::time::timeout(LONGEST, work).await });
+        done.map_err(|_| StorageError::Failed("it did not finish within 20 minutes".into()))
     }
 
     /// Sends the parts of an object, several at the same time.
@@ -169,7 +176,7 @@ impl ObjectStorage {
     }
 
     fn wait_for_part(&self, part: JoinHandle<Result<(), Error>>) -> Result<(), StorageError> {
-        let sent = self.runtime.block_on(part).map_err(|error| StorageError::Failed(Box::new(error)))?;
+        let sent = self.wait_longest(part)?.map_err(|error| StorageError::Failed(Box::new(error)))?;
         sent.map_err(failed)
     }
 }
@@ -243,7 +250,7 @@ impl Storage for ObjectStorage {
 
     fn list(&self, folder: &str) -> Result<Vec<String>, StorageError> {
         let folder = self.path(folder);
-        let found = self.runtime.block_on(self.store.list(Some(&folder)).collect::<Vec<_>>());
+        let found = self.wait_longest(self.store.list(Some(&folder)).collect::<Vec<_>>())?;
         let mut names = Vec::new();
         for object in found {
             let location = object.map_err(failed)?.location;

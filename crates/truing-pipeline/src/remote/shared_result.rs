@@ -77,7 +77,11 @@ impl SharedResult {
     }
 
     /// What is wrong with it.
-    fn fault(&self) -> Option<String> {
+    pub(super) fn fault(&self) -> Option<String> {
+        let mut sizes = self.files.iter().map(|file| file.bytes);
+        if sizes.try_fold(0_u64, u64::checked_add).is_none() {
+            return Some("its files together have more bytes than a number can say".to_owned());
+        }
         let mut by_path = BTreeMap::new();
         for file in &self.files {
             let path = Path::new(&file.path);
@@ -109,4 +113,25 @@ fn measured(files: &BTreeMap<PathBuf, &SharedFile>, output: &StoredOutput) -> Me
         sum.add(&below.to_string_lossy(), Measured { blake3: file.blake3, bytes: file.bytes });
     }
     sum.measured()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_that_cannot_be_added_are_a_fault() {
+        let fault_of = |sizes: [u64; 2]| {
+            let file = |(idx, bytes): (usize, u64)| SharedFile {
+                path: format!("run/{idx}"),
+                blake3: Digest::of_bytes(b""),
+                bytes,
+                is_executable: false,
+            };
+            let files = sizes.into_iter().enumerate().map(file).collect();
+            SharedResult::new(Done::new(BTreeMap::new(), BTreeMap::new(), 0.0, None), files).fault()
+        };
+        assert_eq!(fault_of([0, u64::MAX]), None);
+        assert!(fault_of([1, u64::MAX]).is_some());
+    }
 }

@@ -69,13 +69,22 @@ impl Remote {
             let files = files.into_iter().filter(|file| named.contains(&file.blake3)).collect::<Vec<_>>();
             return Ok(Pushed::Same { bytes: self.push_objects(&store.entry(key), &files)? });
         }
-        let bytes = self.push_objects(&store.entry(key), &files)?;
-        let result = SharedResult::new(done.clone(), files);
+        let (entry, result) = (store.entry(key), SharedResult::new(done.clone(), files));
+        if result.fault().is_some() {
+            let reason =
+                "its files are not those of its outputs: it cannot be uploaded; run `truing pipeline apply`";
+            return Err(RemoteError::Unfit { path: store.run_folder(key), reason });
+        }
+        let bytes = self.push_objects(&entry, &result.files)?;
         let text = serde_json::to_vec_pretty(&result).expect("a result is made of texts and numbers");
         let name = SharedResult::name(key);
         for _ in 0..N_ATTEMPTS {
             match self.storage.write_new(&name, &text) {
-                Ok(()) => return Ok(Pushed::New { bytes }),
+                Ok(()) => {
+                    // Until now no result named its objects: another machine's `gc` may have removed some.
+                    let bytes = bytes + self.push_objects(&entry, &result.files)?;
+                    return Ok(Pushed::New { bytes });
+                }
                 Err(StorageError::Exists) => {}
                 Err(source) => return Err(self.failed("write", &name, source)),
             }
@@ -129,8 +138,9 @@ impl Remote {
         let objects = incoming.join("objects");
         fs::create_dir_all(&objects).map_err(StoreError::io("create", &objects))?;
         atomic::remove_leftovers(&objects)?;
-        for file in &result.files {
-            if !self.fetch_object(&objects, file, stop)? {
+        let mut seen = BTreeSet::new();
+        for file in result.files.iter().filter(|file| seen.insert(file.blake3)) {
+            if !self.fetch_object(&objects, key, file, stop)? {
                 return Ok(None);
             }
         }
@@ -153,13 +163,17 @@ impl Remote {
     fn fetch_object(
         &self,
         objects: &Path,
+        key: Digest,
         file: &SharedFile,
         stop: &AtomicBool,
     ) -> Result<bool, RemoteError> {
         let (name, path) = (SharedResult::object_name(file.blake3), objects.join(file.blake3.to_string()));
-        // It has this name only after it was checked.
+        // An earlier fetch has checked it. Since then a result made of it may have been changed in place.
         if path.exists() {
-            return Ok(true);
+            if Digest::of_file(&path)? == file.blake3 {
+                return Ok(true);
+            }
+            fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
         }
         let mut found = None;
         for _ in 0..2 {
@@ -173,7 +187,7 @@ impl Remote {
                 Ok(()) => {}
                 Err(StorageError::Local(source)) => return Err(StoreError::io("write", &path)(source).into()),
                 Err(StorageError::Missing) => {
-                    return Err(self.damaged(&name, format!("it is missing; {}", advice(file))));
+                    return Err(self.damaged(&name, format!("it is missing; {}", advice(key, file))));
                 }
                 Err(source) => return Err(self.failed("read", &name, source)),
             }
@@ -185,14 +199,18 @@ impl Remote {
             found = Some(digest);
         }
         let found = found.map(|found| found.to_string()).unwrap_or_default();
-        Err(self
-            .damaged(&name, format!("read twice, its digest is {found}; remove it, and {}", advice(file))))
+        let advice = advice(key, file);
+        Err(self.damaged(&name, format!("read twice, its digest is {found}; remove it, and {advice}")))
     }
 }
 
 /// What helps where an object is not there.
-fn advice(file: &SharedFile) -> String {
-    format!("run `truing pipeline push` on a machine that has this result (it is `{}` of it)", file.path)
+fn advice(key: Digest, file: &SharedFile) -> String {
+    let (path, result) = (&file.path, SharedResult::name(key));
+    format!(
+        "run `truing pipeline push` on a machine that has this result (it is `{path}` of it); where none has it, \
+         remove `{result}`, and it is made again"
+    )
 }
 
 /// The files of a run that are uploaded, with their digests.
@@ -244,9 +262,7 @@ fn lay_out(objects: &Path, entry: &Path, result: &SharedResult) -> Result<(), St
             fs::copy(&from, &to).map_err(StoreError::io("write", &to))?;
         }
         *n_before += 1;
-        if file.is_executable {
-            make_executable(&to)?;
-        }
+        set_executable(&to, file.is_executable)?;
     }
     // An output may be a folder without files.
     for output in result.done.outputs.values() {
@@ -270,16 +286,19 @@ fn is_executable(_: &Path) -> bool {
 }
 
 #[cfg(unix)]
-fn make_executable(path: &Path) -> Result<(), StoreError> {
+fn set_executable(path: &Path, is_executable: bool) -> Result<(), StoreError> {
     use std::os::unix::fs::PermissionsExt;
     let mode = fs::metadata(path).map_err(StoreError::io("read", path))?.permissions().mode();
-    // Whoever may read it may run it.
-    let mode = mode | ((mode & 0o444) >> 2);
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(StoreError::io("change", path))
+    // Whoever may read it may run it. A copy has the mode of the object, which may be a program elsewhere.
+    let wanted = if is_executable { mode | ((mode & 0o444) >> 2) } else { mode & !0o111 };
+    if wanted == mode {
+        return Ok(());
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(wanted)).map_err(StoreError::io("change", path))
 }
 
 #[cfg(not(unix))]
-fn make_executable(_: &Path) -> Result<(), StoreError> {
+fn set_executable(_: &Path, _: bool) -> Result<(), StoreError> {
     Ok(())
 }
 
@@ -320,5 +339,26 @@ impl Write for Sink<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.writer.flush()
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_with_the_same_bytes_have_modes_of_their_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let (objects, entry) = (folder.path().join("objects"), folder.path().join("entry"));
+        let blake3 = Digest::of_bytes(b"same");
+        fs::create_dir(&objects).unwrap();
+        fs::write(objects.join(blake3.to_string()), "same").unwrap();
+        let file =
+            |path: &str, is_executable| SharedFile { path: path.to_owned(), blake3, bytes: 4, is_executable };
+        let files = vec![file("run/a", true), file("run/b", false), file("run/c", true)];
+        let done = Done::new(BTreeMap::new(), BTreeMap::new(), 0.0, None);
+        lay_out(&objects, &entry, &SharedResult::new(done, files)).unwrap();
+        let modes = ["run/a", "run/b", "run/c"].map(|path| is_executable(&entry.join(path)));
+        assert_eq!(modes, [true, false, true]);
     }
 }

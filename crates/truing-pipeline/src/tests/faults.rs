@@ -1,7 +1,7 @@
 //! Faults of the machine: damaged results that another stage reads, a full disk, what killed processes leave.
 
 use std::fs;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{Workshop, digests_of};
 use crate::{ApplyOptions, GarbageOptions, PipelinePlan, Store, apply, collect_garbage};
@@ -84,7 +84,7 @@ fn what_killed_processes_left_is_removed_and_nothing_else() {
     std::os::unix::fs::symlink("nowhere", &link).unwrap();
     workshop.apply(1);
     assert!(!workshop.path(&left[0]).exists() && !link.is_symlink());
-    collect_garbage(&Store::at(&workshop.path(store)), GarbageOptions::default()).unwrap();
+    collect_garbage(&Store::at(&workshop.path(store)), GarbageOptions::default(), UNIX_EPOCH).unwrap();
     assert!(!workshop.path(&left[1]).exists());
     assert!(others.iter().all(|name| workshop.path(name).exists()));
     assert_eq!(workshop.apply(1).0.up_to_date.len(), 3);

@@ -144,6 +144,77 @@ fn a_fetch_that_was_cut_short_continues() {
 }
 
 #[test]
+#[cfg(unix)]
+fn what_an_earlier_fetch_left_is_checked_again() {
+    let memory = Memory::default();
+    let (first, second) = (machine(CHAIN, &memory, "first"), machine(CHAIN, &memory, "second"));
+    first.apply(1);
+    let out = format!("objects/{}", Digest::of_bytes(first.output("c").as_bytes()));
+    let kept = memory.change(|state| state.objects.remove(&out).unwrap());
+    assert!(second.apply(1).0.failed.contains_key("c"));
+    let key = key_of(&second, "c").to_string();
+    let left = second.path(".truing/store/incoming").join(&key).join("objects");
+    let left: Vec<_> = fs::read_dir(left).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(!left.is_empty());
+    left.iter().for_each(|path| fs::write(path, "changed in place").unwrap());
+    memory.change(|state| state.objects.insert(out, kept));
+    assert_eq!(second.apply(1).0.fetched, ["c"]);
+    let recipe_of = |workshop: &Workshop| {
+        fs::read(workshop.path(".truing/store/runs").join(&key).join("recipe.toml")).unwrap()
+    };
+    assert_eq!(recipe_of(&second), recipe_of(&first));
+}
+
+#[test]
+fn a_result_that_was_made_and_not_recorded_is_uploaded() {
+    let memory = Memory::default();
+    let mut workshop = machine(CHAIN, &memory, "here");
+    let remote = workshop.remote.take();
+    assert_eq!(workshop.apply(1).1, ["a", "b", "c"]);
+    // As if the process were killed when the results were made, and before they were uploaded.
+    fs::remove_file(workshop.path("truing.lock")).unwrap();
+    workshop.remote = remote;
+    memory.change(|state| state.unwritable = Some("objects/"));
+    assert_eq!(workshop.apply(1).0.not_uploaded.len(), 3);
+    fs::remove_file(workshop.path("truing.lock")).unwrap();
+    memory.change(|state| state.unwritable = None);
+    let (applied, ran) = workshop.apply(1);
+    assert_eq!((applied.reused.len(), applied.not_uploaded.len(), ran.len()), (3, 0, 0), "{applied:?}");
+    assert_eq!(memory.names("results/").len(), 3);
+}
+
+#[test]
+#[cfg(unix)]
+fn a_stored_result_that_differs_from_that_of_the_remote_stays() {
+    let memory = Memory::default();
+    let (mut first, second) = (machine(OPEN, &memory, "first"), machine(OPEN, &memory, "second"));
+    first.write("unlisted.txt", "one");
+    second.write("unlisted.txt", "two");
+    let remote = first.remote.take();
+    first.apply(1);
+    second.apply(1);
+    fs::remove_file(first.path("truing.lock")).unwrap();
+    first.remote = remote;
+    assert_eq!(first.apply(1).0.reused, ["copy"]);
+    assert_eq!((first.output("copy"), memory.names("results/").len()), ("one".to_owned(), 1));
+}
+
+#[test]
+fn a_result_whose_files_have_changed_is_not_uploaded() {
+    let memory = Memory::default();
+    let mut workshop = machine(CHAIN, &memory, "here");
+    let remote = workshop.remote.take();
+    workshop.apply(1);
+    workshop.remote = remote;
+    let (pipeline, plan, store, digests) = workshop.plan().unwrap();
+    fs::write(store.run_folder(plan.stages[2].key.unwrap()).join("out.txt"), "changed").unwrap();
+    let pushed = push(&pipeline, &plan, &store, &digests, &workshop.fake, Some(2), &workshop.stop);
+    let error = pushed.unwrap_err().to_string();
+    assert!(error.contains("its files are not those of its outputs"), "{error}");
+    assert!(memory.names("").is_empty());
+}
+
+#[test]
 fn machines_at_the_same_time_make_each_result_once() {
     let memory = Memory::default();
     let machines: Vec<Workshop> =
@@ -349,4 +420,56 @@ fn garbage_is_removed_from_the_remote_only_where_that_is_asked_for() {
     let error = collect_garbage(&store, options, at(10_000)).unwrap_err().to_string();
     assert!(error.contains("this store knows no lock file"), "{error}");
     assert_eq!(memory.names("results/").len(), 3);
+}
+
+#[test]
+fn objects_that_are_removed_before_their_result_is_written_are_sent_again() {
+    let memory = Memory::default();
+    let (first, second) = (machine(CHAIN, &memory, "first"), machine(CHAIN, &memory, "second"));
+    memory.change(|state| state.collects_before_result = true);
+    let (applied, _) = first.apply(1);
+    assert_eq!((applied.ran.len(), applied.not_uploaded.len()), (3, 0), "{applied:?}");
+    assert!(!memory.change(|state| state.collects_before_result));
+    assert_eq!(second.apply(1).0.fetched, ["a", "b", "c"]);
+}
+
+#[test]
+fn a_result_that_is_stored_while_its_objects_are_removed_is_removed_too() {
+    let memory = Memory::default();
+    let workshop = machine(CHAIN, &memory, "here");
+    workshop.apply(1);
+    let store = Store::at(&workshop.path(".truing/store")).with_remote(remote(&memory, "here", LEASE));
+    let name = format!("results/{}.json", key_of(&workshop, "c"));
+    memory.change(|state| {
+        let bytes = state.objects.remove(&name).unwrap();
+        state.late = Some((name.clone(), bytes));
+    });
+    let options = GarbageOptions { in_remote: true, ..GarbageOptions::default() };
+    let removed = collect_garbage(&store, options, at(0)).unwrap().from_remote.unwrap();
+    assert_eq!((removed.results.len(), removed.n_kept), (0, 2));
+    assert!(removed.n_objects > 0 && memory.change(|state| state.late.is_none()));
+    assert_eq!(memory.names("results/").len(), 2, "{name} has no objects");
+    fs::remove_dir_all(workshop.path(".truing")).unwrap();
+    let (applied, ran) = workshop.apply(1);
+    assert_eq!((applied.fetched.len(), ran), (2, vec!["c".to_owned()]));
+}
+
+#[test]
+fn a_remote_that_is_in_use_leaves_the_runs_here_alone() {
+    let memory = Memory::default();
+    let workshop = machine(CHAIN, &memory, "here");
+    let store = Store::at(&workshop.path(".truing/store")).with_remote(remote(&memory, "here", LEASE));
+    let options = GarbageOptions { in_remote: true, ..GarbageOptions::default() };
+    let error = collect_garbage(&store, options, at(0)).unwrap_err().to_string();
+    assert!(error.contains("this store knows no lock file"), "a store that is not there: {error}");
+    workshop.apply(1);
+    workshop.write("pipe.toml", &CHAIN.replace("value = 3", "value = 4"));
+    workshop.apply(1);
+    let n_runs = || fs::read_dir(workshop.path(".truing/store/runs")).unwrap().count();
+    let other = remote(&memory, "other", LEASE);
+    other.try_lease(Digest::of_bytes(b"key"), &mut Watch::default(), at(0)).unwrap();
+    collect_garbage(&store, options, at(0)).unwrap_err();
+    assert_eq!(n_runs(), 4);
+    collect_garbage(&store, options, at(10_000)).unwrap();
+    assert_eq!(n_runs(), 3);
 }

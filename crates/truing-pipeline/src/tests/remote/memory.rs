@@ -21,6 +21,10 @@ pub(super) struct State {
     pub(super) unwritable: Option<&'static str>,
     /// So many reads of objects give other bytes.
     pub(super) n_damaged_reads: usize,
+    /// Before the next result is written all objects are removed, as `gc` of another machine does.
+    pub(super) collects_before_result: bool,
+    /// Written when the next object is removed: its name and bytes.
+    pub(super) late: Option<(String, Vec<u8>)>,
 }
 
 impl Memory {
@@ -83,6 +87,10 @@ impl Storage for Memory {
             if state.objects.contains_key(name) {
                 return Err(StorageError::Exists);
             }
+            if state.collects_before_result && name.starts_with("results/") {
+                state.collects_before_result = false;
+                state.objects.retain(|name, _| !name.starts_with("objects/"));
+            }
             state.objects.insert(name.to_owned(), bytes.to_vec());
             Ok(())
         })
@@ -100,6 +108,10 @@ impl Storage for Memory {
         self.change(|state| {
             refuse(name, state.unwritable)?;
             state.objects.remove(name);
+            if name.starts_with("objects/") {
+                let late = state.late.take();
+                state.objects.extend(late);
+            }
             Ok(())
         })
     }

@@ -54,12 +54,13 @@ fn owner() -> anyhow::Result<String> {
 pub(super) fn run_push(arguments: &Arguments, context: &Context) -> anyhow::Result<Outcome> {
     let host = ProgramHost::new(context, None);
     // What is here is uploaded: the remote is not asked for the rest.
-    let Opened { pipeline, store, digests, plan } = Opened::open(&arguments.recipe, &host)?;
-    let store = required(&pipeline, store)?;
-    let stage = stage(arguments, &pipeline)?;
+    let opened = Opened::open(&arguments.recipe, &host)?;
+    let Opened { pipeline, store, digests, plan } = &opened;
+    let store = required(pipeline, store.clone())?;
+    let stage = stage(arguments, pipeline)?;
     let stop = interrupt::stop_flag("stopping after this result");
-    let transfers = push(&pipeline, &plan, &store, &digests, &host, stage, &stop)?;
-    digests.save()?;
+    let transfers = push(pipeline, plan, &store, digests, &host, stage, &stop)?;
+    opened.save_digests(&host);
     end(&transfers, arguments, context)
 }
 
