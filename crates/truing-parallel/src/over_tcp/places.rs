@@ -1,6 +1,6 @@
 //! At which addresses ranks listen: no wider than the other ranks need.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
 
 use crate::{ControlError, ControlListener};
@@ -17,8 +17,9 @@ pub(super) fn listen_first(
     let mut last = None;
     for ip in of_first(host, &found, is_on_one_host) {
         match ControlListener::bind(SocketAddr::new(ip, port)) {
-            // The name's address is not this host's own, as that of a service in front of it: try the next one.
-            Err(ControlError::Bind { address, source }) if source.kind() == ErrorKind::AddrNotAvailable => {
+            // The name's address is not this host's own, as that of a service in front of it, or is of a kind that this
+            // host does not have: try the next one.
+            Err(ControlError::Bind { address, source }) if is_of_address(&source) => {
                 last = Some(ControlError::Bind { address, source });
             }
             bound => return bound,
@@ -28,6 +29,11 @@ pub(super) fn listen_first(
         address: format!("{host}:{port}"),
         source: ErrorKind::AddrNotAvailable.into(),
     }))
+}
+
+/// Whether listening at another address may succeed where this error came.
+fn is_of_address(error: &io::Error) -> bool {
+    !matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::PermissionDenied)
 }
 
 /// The addresses at which rank 0 may listen, the narrowest first. `found` are those of its name.
