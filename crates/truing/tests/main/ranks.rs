@@ -93,6 +93,30 @@ fn a_rank_of_another_job_is_refused_and_rank_0_alone_says_so() {
 }
 
 #[test]
+#[cfg(unix)]
+fn a_rank_whose_launcher_is_gone_before_it_begins_ends() {
+    let workshop = Workshop::new();
+    let port = free_port();
+    let mut launcher = Command::new("/bin/sh").args(["-c", "exit 0"]).spawn().unwrap();
+    let gone = launcher.id().to_string();
+    launcher.wait().unwrap();
+    // Alone it would wait for rank 1 for two minutes.
+    finish(
+        truing(workshop.home())
+            .envs([("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1")])
+            .envs([
+                ("MASTER_PORT", port.as_str()),
+                ("TRUING_TRANSPORT", "tcp"),
+                ("TRUING_LAUNCHED", gone.as_str()),
+            ])
+            .args(workshop.on_recipe("sft", &[])),
+    )
+    .expect_status(75)
+    .expect_stderr(&["error: `truing launch` is gone"]);
+    assert!(!workshop.path("run").exists());
+}
+
+#[test]
 fn launch_says_what_it_misses() {
     let home = tempfile::tempdir().unwrap();
     let expected =
