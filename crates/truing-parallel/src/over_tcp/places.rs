@@ -2,18 +2,21 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
+use std::thread;
+use std::time::Duration;
 
+use crate::control::joining::ATTEMPT;
 use crate::{ControlError, ControlListener};
 
-/// Listens as rank 0, at the address that all ranks were given.
+/// Listens as rank 0, at the address that all ranks were given. `within` is how long its name may be unknown.
 pub(super) fn listen_first(
     host: &str,
     port: u16,
     is_on_one_host: bool,
+    within: Duration,
 ) -> Result<ControlListener, ControlError> {
-    let found = (host, port).to_socket_addrs();
+    let found = look_up(host, port, within);
     let found = found.map_err(|source| ControlError::Bind { address: format!("{host}:{port}"), source })?;
-    let found: Vec<IpAddr> = found.map(|address| address.ip()).collect();
     let mut last = None;
     for ip in of_first(host, &found, is_on_one_host) {
         match ControlListener::bind(SocketAddr::new(ip, port)) {
@@ -29,6 +32,18 @@ pub(super) fn listen_first(
         address: format!("{host}:{port}"),
         source: ErrorKind::AddrNotAvailable.into(),
     }))
+}
+
+/// The addresses of a name. A cluster may start this process before it makes its name known.
+fn look_up(host: &str, port: u16, within: Duration) -> io::Result<Vec<IpAddr>> {
+    let mut left = within;
+    loop {
+        match (host, port).to_socket_addrs() {
+            Ok(found) => return Ok(found.map(|address| address.ip()).collect()),
+            Err(source) => left = left.checked_sub(ATTEMPT).ok_or(source)?,
+        }
+        thread::sleep(ATTEMPT);
+    }
 }
 
 /// Whether listening at another address may succeed where this error came.
