@@ -217,6 +217,20 @@ fn transports_give_the_same_bits() {
 }
 
 #[test]
+fn the_metrics_command_of_a_launched_rank_is_no_rank() {
+    let workshop = Workshop::new();
+    let found = workshop.path("variables.txt");
+    let hook = format!("export -p > {}; while read -r line; do :; done", found.display());
+    let arguments = [training(&workshop, "run", 2), vec!["--metrics-command".into(), hook]].concat();
+    let mut command = launch(&workshop, "tcp", 2, &arguments);
+    // It runs in a shell, which is looked for.
+    finish(command.env("PATH", std::env::var_os("PATH").unwrap())).expect_status(0);
+    let text = fs::read_to_string(found).unwrap();
+    assert!(text.contains("TRUING_RUN="), "{text}");
+    assert!(!text.contains("TRUING_LAUNCHED=") && !text.contains("TRUING_JOB_TOKEN="), "{text}");
+}
+
+#[test]
 fn a_failure_of_the_first_rank_is_said_once() {
     let workshop = Workshop::new();
     fs::remove_file(workshop.path("model/model.safetensors")).unwrap();
