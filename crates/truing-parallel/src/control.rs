@@ -127,8 +127,8 @@ pub enum ControlError {
         /// How long it was waited for.
         seconds: u64,
     },
-    /// Rank 0 went away before all ranks were there.
-    #[error("rank 0 ended before the job started")]
+    /// Rank 0 went away before all ranks were there, or what listens in its place is no rank.
+    #[error("rank 0 ended before the job started, or another program listens in its place")]
     Ended,
     /// A connection or thread of this process cannot be set up.
     #[error("the control channel cannot be set up")]
@@ -216,7 +216,8 @@ impl ControlChannel {
     /// Rank 0: waits until all others are here. `on_loss` is called once at most, on a thread of the channel.
     ///
     /// # Errors
-    /// When ranks do not come, come twice, or belong to another job. Those that came get the same error.
+    /// When ranks do not come, come twice, or belong to another job. Those that came get the same error. A rank that was
+    /// started again, after its first process hung up, has come once.
     pub fn listen(
         listener: ControlListener,
         options: &ControlOptions,

@@ -187,7 +187,7 @@ impl Rendezvous {
         Self::LAUNCHED,
     ];
 
-    /// What `truing launch` sets beside torchrun's variables.
+    /// What `truing launch` sets beside torchrun's variables: the number of its process.
     pub const LAUNCHED: &'static str = "TRUING_LAUNCHED";
 
     /// Reads what the launcher says; `None` where no launcher started this process. An empty variable counts as not

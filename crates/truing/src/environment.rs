@@ -66,7 +66,7 @@ pub(crate) struct Environment {
     /// `TRUING_TRANSPORT`.
     pub(crate) transport: Option<String>,
     /// `TRUING_JOB_TOKEN`. Never printed.
-    pub(crate) job_token: Option<String>,
+    job_token: Option<String>,
     /// `TRUING_JOIN_SECONDS`.
     join_seconds: Option<String>,
     /// Hugging Face's own cache, `.../hub`.
@@ -131,6 +131,16 @@ impl Environment {
             })
         };
         self.join_seconds.as_ref().map(parse).transpose()
+    }
+
+    /// What only the ranks of one job know; nothing where `TRUING_JOB_TOKEN` is not set.
+    ///
+    /// # Errors
+    /// When it is no text: without it everybody could join.
+    pub(crate) fn job_token(&self) -> anyhow::Result<&str> {
+        let is_text = self.job_token.is_some() || !self.variables_set.contains(&JOB_TOKEN);
+        anyhow::ensure!(is_text, "`{JOB_TOKEN}` is not valid UTF-8, expected text");
+        Ok(self.job_token.as_deref().unwrap_or_default())
     }
 
     /// The first of `names` that lies in a folder of the search path.
@@ -221,6 +231,20 @@ mod tests {
                 format!("`TRUING_JOIN_SECONDS` is {value:?}, expected a whole number of seconds from 1")
             );
         }
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_token_that_is_no_text_is_not_taken_for_none() {
+        use std::os::unix::ffi::OsStringExt as _;
+
+        assert_eq!(environment(&[(JOB_TOKEN, "secret")]).job_token().unwrap(), "secret");
+        assert_eq!(environment(&[]).job_token().unwrap(), "");
+        let of_bytes = Environment::from_lookup(|name| {
+            (name == JOB_TOKEN).then(|| OsString::from_vec(vec![b's', 0xff]))
+        });
+        let error = of_bytes.job_token().unwrap_err().to_string();
+        assert_eq!(error, "`TRUING_JOB_TOKEN` is not valid UTF-8, expected text");
     }
 
     #[test]

@@ -10,7 +10,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use serde_json::json;
+use truing_parallel::Rendezvous;
 use truing_types::{Event, EventSink};
+
+use crate::environment::JOB_TOKEN;
 
 /// The variable that tells the command the run's folder.
 const RUN_VARIABLE: &str = "TRUING_RUN";
@@ -35,6 +38,9 @@ impl MetricsHook {
         let child = Command::new("sh")
             .args(["-c", command])
             .env(RUN_VARIABLE, folder)
+            // The command is no rank of the job, and a `truing` in it runs as one process.
+            .env_remove(Rendezvous::LAUNCHED)
+            .env_remove(JOB_TOKEN)
             .stdin(Stdio::piped())
             .stdout(io::stderr())
             .spawn()?;

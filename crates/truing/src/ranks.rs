@@ -44,6 +44,8 @@ struct Launched<'a> {
     program: &'a str,
     /// The token that all ranks of the job have, or nothing.
     token: &'a str,
+    /// The process of `truing launch`, where it started this one.
+    launcher_process: Option<u32>,
     /// How long the ranks wait for each other, where it is given.
     join_within: Option<Duration>,
 }
@@ -181,7 +183,11 @@ fn start(place: &Rendezvous, context: &Context) -> anyhow::Result<Box<dyn Job>> 
         place,
         host: host.trim(),
         program: concat!("truing ", env!("CARGO_PKG_VERSION")),
-        token: environment.job_token.as_deref().unwrap_or_default(),
+        token: environment.job_token()?,
+        launcher_process: environment
+            .of_launcher
+            .get(Rendezvous::LAUNCHED)
+            .and_then(|process| process.parse().ok()),
         join_within: environment.join_within()?,
     };
     match transport {

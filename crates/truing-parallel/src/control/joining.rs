@@ -79,21 +79,19 @@ fn welcome(
     options: &ControlOptions,
     peers: &mut BTreeMap<usize, Peer>,
 ) -> Result<(), ControlError> {
-    let Ok(Message::Hello { rank, world_size, job, token, link_port, name }) = Message::read(&mut reader)
-    else {
-        return Ok(());
-    };
+    let hello = Message::read_first(&mut reader);
+    let Ok(Message::Hello { rank, world_size, job, token, link_port, name }) = hello else { return Ok(()) };
     let Ok(address) = reader.get_ref().peer_addr() else { return Ok(()) };
-    let reason = if world_size != options.world_size {
+    let reason = if JobToken::new(token) != options.token {
+        Some(format!("rank {rank} ({name}) belongs to another job: its token differs from that of rank 0"))
+    } else if world_size != options.world_size {
         Some(format!(
             "rank {rank} ({name}) was started as one of {world_size} ranks, rank 0 as one of {}",
             options.world_size
         ))
     } else if job != options.job {
         Some(format!("rank {rank} ({name}) belongs to another job: {job:?}, rank 0 to {:?}", options.job))
-    } else if JobToken::new(token) != options.token {
-        Some(format!("rank {rank} ({name}) belongs to another job: its token differs from that of rank 0"))
-    } else if let Some(earlier) = peers.get(&rank) {
+    } else if let Some(earlier) = peers.get(&rank).filter(|earlier| !is_gone(earlier.reader.get_ref())) {
         Some(format!("rank {rank} came twice: {} and {name}", earlier.name))
     } else if rank == 0 || rank >= world_size {
         Some(format!("{name} is rank {rank}, expected 1 to {}", world_size - 1))
@@ -107,6 +105,14 @@ fn welcome(
     };
     let _ = Message::Refused { reason: reason.clone() }.write(reader.get_ref());
     Err(ControlError::Refused { reason })
+}
+
+/// Whether the other side, which has nothing to say now, has hung up. A rank that was started again after that is not
+/// there twice.
+fn is_gone(stream: &TcpStream) -> bool {
+    let looked = stream.set_nonblocking(true).and_then(|()| stream.peek(&mut [0]));
+    let waits = matches!(&looked, Err(error) if error.kind() == ErrorKind::WouldBlock);
+    !waits || stream.set_nonblocking(false).is_err()
 }
 
 /// Sets a connection's options; `None` if it is gone already.
@@ -151,7 +157,7 @@ pub(super) fn join(
 /// Answers a connection that came after the start: a rank that was started late or twice, or a stranger.
 pub(crate) fn answer_late(stream: TcpStream) {
     let Ok(Some(mut reader)) = prepared(stream, ATTEMPT) else { return };
-    if matches!(Message::read(&mut reader), Ok(Message::Hello { .. })) {
+    if matches!(Message::read_first(&mut reader), Ok(Message::Hello { .. })) {
         // It may be gone.
         let _ = Message::Late.write(reader.get_ref());
     }
@@ -168,26 +174,36 @@ fn is_with_itself(stream: &TcpStream) -> bool {
 /// # Errors
 /// What the last attempt within the time ended with.
 pub(crate) fn connect(host: &str, port: u16, within: Duration) -> io::Result<TcpStream> {
-    let attempt = || {
-        let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
-        for address in (host, port).to_socket_addrs()? {
-            match TcpStream::connect_timeout(&address, ATTEMPT) {
-                Ok(stream) if is_with_itself(&stream) => last = ErrorKind::ConnectionRefused.into(),
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    };
     let mut left = within;
     loop {
-        let source = match attempt() {
-            Ok(stream) => return Ok(stream),
-            Err(error) => error,
+        let (source, spent, pause) = match (host, port).to_socket_addrs() {
+            Ok(addresses) => match attempt(addresses) {
+                Ok(stream) => return Ok(stream),
+                Err((source, spent)) => (source, spent + PAUSE, PAUSE),
+            },
+            // A name that is not known yet comes up no sooner if it is looked up fifty times a second.
+            Err(source) => (source, ATTEMPT, ATTEMPT),
         };
-        let spent = if source.kind() == ErrorKind::TimedOut { ATTEMPT } else { PAUSE };
         let Some(rest) = left.checked_sub(spent) else { return Err(source) };
         left = rest;
-        thread::sleep(PAUSE);
+        thread::sleep(pause);
     }
+}
+
+/// Connects to the first of these addresses that takes a connection. Otherwise: what the last one ended with, and how
+/// long those took that did not answer.
+fn attempt(addresses: impl Iterator<Item = SocketAddr>) -> Result<TcpStream, (io::Error, Duration)> {
+    let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
+    let mut spent = Duration::ZERO;
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, ATTEMPT) {
+            Ok(stream) if is_with_itself(&stream) => last = ErrorKind::ConnectionRefused.into(),
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+        if last.kind() == ErrorKind::TimedOut {
+            spent += ATTEMPT;
+        }
+    }
+    Err((last, spent))
 }

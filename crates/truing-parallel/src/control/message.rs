@@ -11,6 +11,8 @@ const HELLO: &str = "truing-control-2";
 const LINK: &str = "truing-link-1";
 /// No line is longer, in bytes. The longest lists the addresses of all ranks.
 const LONGEST_LINE: u64 = 1 << 16;
+/// The first line of a connection comes in no more pieces. A rank sends it as one.
+const MOST_PIECES: usize = 8;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Message {
@@ -93,7 +95,12 @@ impl Message {
     }
 
     fn parse(line: &str) -> Option<Self> {
-        let words: Vec<&str> = line.strip_suffix('\n')?.split('\t').collect();
+        let line = line.strip_suffix('\n')?;
+        // No rank sends them, and what strangers send may end in a message on a terminal.
+        if line.chars().any(|c| c.is_control() && c != '\t') {
+            return None;
+        }
+        let words: Vec<&str> = line.split('\t').collect();
         Some(match words[..] {
             [HELLO, rank, world_size, job, token, link_port, name] => Self::Hello {
                 rank: rank.parse().ok()?,
@@ -133,11 +140,36 @@ impl Message {
         let mut line = String::new();
         match reader.by_ref().take(LONGEST_LINE).read_line(&mut line) {
             Ok(_) => Self::parse(&line).ok_or(Unread::Closed),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                Err(Unread::Silent)
-            }
-            Err(_) => Err(Unread::Closed),
+            Err(error) => Err(unread(&error)),
         }
+    }
+
+    /// Reads the first line of a connection, at whose other end anybody may be. It is given up after a few pieces, each
+    /// of which the stream's timeout limits: a byte now and then does not keep this rank from the others.
+    pub(crate) fn read_first(reader: &mut impl BufRead) -> Result<Self, Unread> {
+        let mut line = Vec::new();
+        for _ in 0..MOST_PIECES {
+            let piece = match reader.fill_buf() {
+                Ok(piece) => piece,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(unread(&error)),
+            };
+            let end = piece.iter().position(|byte| *byte == b'\n').map(|place| place + 1);
+            let n_bytes = end.unwrap_or(piece.len());
+            line.extend_from_slice(&piece[..n_bytes]);
+            reader.consume(n_bytes);
+            if end.is_some() || n_bytes == 0 {
+                break;
+            }
+        }
+        String::from_utf8(line).ok().and_then(|line| Self::parse(&line)).ok_or(Unread::Closed)
+    }
+}
+
+fn unread(error: &io::Error) -> Unread {
+    match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => Unread::Silent,
+        _ => Unread::Closed,
     }
 }
 
@@ -203,8 +235,30 @@ mod tests {
             "left\n",
             "lost\t1\tgone\tname\n",
             "start\tname\tnowhere\n",
+            "refused\ta terminal is \u{1b}[2Jcleared\n",
         ] {
             assert_eq!(Message::parse(line), None, "{line:?}");
         }
+    }
+
+    /// Reads a first line of which one piece after another comes, of `n_bytes` each.
+    fn first_in_pieces(line: &str, n_bytes: usize) -> Result<Message, Unread> {
+        Message::read_first(&mut BufReader::with_capacity(n_bytes, line.as_bytes()))
+    }
+
+    #[test]
+    fn a_first_line_comes_in_few_pieces() {
+        let left = Message::Left { status: 75 };
+        let line = left.to_line();
+        for n_bytes in [line.len() / MOST_PIECES, 3, line.len(), 100] {
+            assert_eq!(first_in_pieces(&line, n_bytes), Ok(left.clone()), "{n_bytes}");
+        }
+        assert_eq!(first_in_pieces("left\t175\n", 1), Err(Unread::Closed));
+        assert_eq!(first_in_pieces("left\t75", 100), Err(Unread::Closed));
+        assert_eq!(first_in_pieces("", 100), Err(Unread::Closed));
+        let two = "late\nbeat\n";
+        let mut reader = BufReader::new(two.as_bytes());
+        assert_eq!(Message::read_first(&mut reader), Ok(Message::Late));
+        assert_eq!(Message::read_first(&mut reader), Ok(Message::Beat));
     }
 }

@@ -106,7 +106,7 @@ impl Start<'_> {
     /// Rank 0: the others come here, first to join, then to link.
     fn first(&self, on_loss: OnLoss) -> Result<TcpJob, TcpError> {
         let (host, port) = self.address;
-        let listener = places::listen_first(host, port, self.is_on_one_host)?;
+        let listener = places::listen_first(host, port, self.is_on_one_host, self.options.join_within)?;
         let channel = ControlChannel::accept(&listener, &self.control(), on_loss)?;
         let mut job = self.link(channel, &listener.0, Vec::new())?;
         job._door = Some(Door::keep(listener).map_err(TcpError::Setup)?);

@@ -110,7 +110,7 @@ impl Unlinked<'_> {
     /// Takes a link. A connection that does not show the job's token, or of a rank that is linked already, is closed; a
     /// rank that wants to join the job hears that it comes too late.
     fn welcome(&self, mut reader: BufReader<TcpStream>, streams: &mut BTreeMap<usize, BufReader<TcpStream>>) {
-        match Message::read(&mut reader) {
+        match Message::read_first(&mut reader) {
             Ok(Message::Link { from, to, token }) => {
                 let is_awaited =
                     (self.me + 1..self.world_size).contains(&from) && !streams.contains_key(&from);

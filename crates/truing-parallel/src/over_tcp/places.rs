@@ -1,24 +1,28 @@
 //! At which addresses ranks listen: no wider than the other ranks need.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
+use std::thread;
+use std::time::Duration;
 
+use crate::control::joining::ATTEMPT;
 use crate::{ControlError, ControlListener};
 
-/// Listens as rank 0, at the address that all ranks were given.
+/// Listens as rank 0, at the address that all ranks were given. `within` is how long its name may be unknown.
 pub(super) fn listen_first(
     host: &str,
     port: u16,
     is_on_one_host: bool,
+    within: Duration,
 ) -> Result<ControlListener, ControlError> {
-    let found = (host, port).to_socket_addrs();
+    let found = look_up(host, port, within);
     let found = found.map_err(|source| ControlError::Bind { address: format!("{host}:{port}"), source })?;
-    let found: Vec<IpAddr> = found.map(|address| address.ip()).collect();
     let mut last = None;
     for ip in of_first(host, &found, is_on_one_host) {
         match ControlListener::bind(SocketAddr::new(ip, port)) {
-            // The name's address is not this host's own, as that of a service in front of it: try the next one.
-            Err(ControlError::Bind { address, source }) if source.kind() == ErrorKind::AddrNotAvailable => {
+            // The name's address is not this host's own, as that of a service in front of it, or is of a kind that this
+            // host does not have: try the next one.
+            Err(ControlError::Bind { address, source }) if is_of_address(&source) => {
                 last = Some(ControlError::Bind { address, source });
             }
             bound => return bound,
@@ -28,6 +32,23 @@ pub(super) fn listen_first(
         address: format!("{host}:{port}"),
         source: ErrorKind::AddrNotAvailable.into(),
     }))
+}
+
+/// The addresses of a name. A cluster may start this process before it makes its name known.
+fn look_up(host: &str, port: u16, within: Duration) -> io::Result<Vec<IpAddr>> {
+    let mut left = within;
+    loop {
+        match (host, port).to_socket_addrs() {
+            Ok(found) => return Ok(found.map(|address| address.ip()).collect()),
+            Err(source) => left = left.checked_sub(ATTEMPT).ok_or(source)?,
+        }
+        thread::sleep(ATTEMPT);
+    }
+}
+
+/// Whether listening at another address may succeed where this error came.
+fn is_of_address(error: &io::Error) -> bool {
+    !matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::PermissionDenied)
 }
 
 /// The addresses at which rank 0 may listen, the narrowest first. `found` are those of its name.

@@ -1,6 +1,6 @@
 //! Ranks of a control channel that do not fit together: one clear error on every rank.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
 use std::sync::mpsc::channel;
 use std::thread;
@@ -67,6 +67,28 @@ fn a_rank_that_comes_twice_is_named_on_every_rank() {
     let either = ["rank 1 came twice: process 1 and process 9", "rank 1 came twice: process 9 and process 1"];
     assert!(either.contains(&found[0].as_str()), "{found:?}");
     assert_eq!(found, vec![found[0].clone(); 3]);
+}
+
+#[test]
+fn a_rank_that_was_started_again_takes_the_place_of_its_first_process() {
+    let listener = ControlListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.address().unwrap();
+    // They wait for the listener in this order.
+    let come = |rank: usize| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let hello = format!("truing-control-2\t{rank}\t3\tjob\t\t0\tprocess {rank}\n");
+        stream.write_all(hello.as_bytes()).unwrap();
+        stream
+    };
+    drop(come(1));
+    let others = [come(1), come(2)];
+    let first = ControlChannel::listen(listener, &options(0, 3), |_| ()).unwrap();
+    for other in others {
+        let mut line = String::new();
+        BufReader::new(other).read_line(&mut line).unwrap();
+        assert!(line.starts_with("start\tprocess 0\t"), "{line:?}");
+    }
+    first.leave(0);
 }
 
 #[test]

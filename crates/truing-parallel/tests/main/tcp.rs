@@ -139,7 +139,7 @@ fn groups_used_in_different_orders_are_an_error_and_not_a_hang() {
 
 #[test]
 fn a_wait_can_have_a_limit() {
-    let options = TcpOptions { longest_wait: Some(Duration::from_secs(1)), ..options() };
+    let options = TcpOptions { longest_wait: Some(Duration::from_secs(3)), ..options() };
     let given_up = Barrier::new(2);
     let found = on_every_rank(2, &options, |job| {
         let world = job.world();
@@ -148,7 +148,7 @@ fn a_wait_can_have_a_limit() {
         job.fail(0);
         found
     });
-    let overdue = CommunicationError::Overdue { operation: "barrier", seconds: 1 };
+    let overdue = CommunicationError::Overdue { operation: "barrier", seconds: 3 };
     assert_eq!(found, [Err(overdue), Ok(())]);
 }
 
@@ -209,9 +209,9 @@ fn a_rank_without_the_token_of_the_job_is_refused_and_the_token_is_not_said() {
 fn ranks_that_come_twice_or_never_are_named_on_every_rank() {
     let twice = refusals(&[(0, options()), (1, options()), (1, options())], 3);
     assert_eq!(twice, ["rank 1 came twice: here, process 7 and here, process 7"; 3]);
-    let impatient = TcpOptions { join_within: Duration::from_secs(1), ..options() };
+    let impatient = TcpOptions { join_within: Duration::from_secs(3), ..options() };
     let never = refusals(&[(0, impatient), (2, options())], 3);
-    assert_eq!(never, ["rank 1 did not come within 1 s"; 2]);
+    assert_eq!(never, ["rank 1 did not come within 3 s"; 2]);
 }
 
 #[test]

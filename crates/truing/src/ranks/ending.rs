@@ -35,13 +35,14 @@ pub(super) fn end_with(rank: usize, loss: &Loss) {
 }
 
 /// Ends this process, rank `rank`, once the process that has started it is gone: nobody would end the other ranks when
-/// one is lost, and nobody would stop them on Ctrl-C.
+/// one is lost, and nobody would stop them on Ctrl-C. `launcher` is what that process says its number is: by now it may
+/// be gone.
 ///
 /// # Errors
 /// When the system gives no thread.
 #[cfg(unix)]
-pub(super) fn end_with_launcher(rank: usize) -> io::Result<()> {
-    let launcher = parent_id();
+pub(super) fn end_with_launcher(rank: usize, launcher: Option<u32>) -> io::Result<()> {
+    let launcher = launcher.unwrap_or_else(parent_id);
     let watch = move || watch_launcher(rank, launcher);
     thread::Builder::new().name("launcher".to_owned()).spawn(watch)?;
     Ok(())
@@ -65,6 +66,6 @@ fn watch_launcher(rank: usize, launcher: u32) {
 
 /// This system does not tell whether a launcher is there.
 #[cfg(not(unix))]
-pub(super) fn end_with_launcher(_: usize) -> io::Result<()> {
+pub(super) fn end_with_launcher(_: usize, _: Option<u32>) -> io::Result<()> {
     Ok(())
 }

@@ -11,19 +11,19 @@ use crate::outcome::SaidElsewhere;
 
 /// Joins the other ranks.
 pub(super) fn start(launched: &Launched<'_>) -> anyhow::Result<Box<dyn Job>> {
-    let Launched { place, host, program, token, join_within } = launched;
+    let &Launched { place, host, program, token, launcher_process, join_within } = launched;
     let rank = place.rank;
     if place.launcher == Launcher::Truing {
-        end_with_launcher(rank)?;
+        end_with_launcher(rank, launcher_process)?;
     }
     let job = match &place.job {
         Some(job) => format!("{program}, job {job}"),
-        None => (*program).to_owned(),
+        None => program.to_owned(),
     };
-    let token = JobToken::new(*token);
-    let mut options = TcpOptions::new((*host).to_owned(), std::process::id(), job, token);
+    let token = JobToken::new(token);
+    let mut options = TcpOptions::new(host.to_owned(), std::process::id(), job, token);
     if let Some(join_within) = join_within {
-        options.join_within = *join_within;
+        options.join_within = join_within;
     }
     let on_loss = move |loss: &Loss| end_with(rank, loss);
     match TcpJob::start(place, &options, on_loss) {

@@ -93,6 +93,30 @@ fn a_rank_of_another_job_is_refused_and_rank_0_alone_says_so() {
 }
 
 #[test]
+#[cfg(unix)]
+fn a_rank_whose_launcher_is_gone_before_it_begins_ends() {
+    let workshop = Workshop::new();
+    let port = free_port();
+    let mut launcher = Command::new("/bin/sh").args(["-c", "exit 0"]).spawn().unwrap();
+    let gone = launcher.id().to_string();
+    launcher.wait().unwrap();
+    // Alone it would wait for rank 1 for two minutes.
+    finish(
+        truing(workshop.home())
+            .envs([("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1")])
+            .envs([
+                ("MASTER_PORT", port.as_str()),
+                ("TRUING_TRANSPORT", "tcp"),
+                ("TRUING_LAUNCHED", gone.as_str()),
+            ])
+            .args(workshop.on_recipe("sft", &[])),
+    )
+    .expect_status(75)
+    .expect_stderr(&["error: `truing launch` is gone"]);
+    assert!(!workshop.path("run").exists());
+}
+
+#[test]
 fn launch_says_what_it_misses() {
     let home = tempfile::tempdir().unwrap();
     let expected =
@@ -190,6 +214,20 @@ fn transports_give_the_same_bits() {
     };
     let all: Vec<Vec<u8>> = TRANSPORTS.iter().map(weights).collect();
     assert!(all.iter().all(|weights| *weights == all[0]), "the weights differ");
+}
+
+#[test]
+fn the_metrics_command_of_a_launched_rank_is_no_rank() {
+    let workshop = Workshop::new();
+    let found = workshop.path("variables.txt");
+    let hook = format!("export -p > {}; while read -r line; do :; done", found.display());
+    let arguments = [training(&workshop, "run", 2), vec!["--metrics-command".into(), hook]].concat();
+    let mut command = launch(&workshop, "tcp", 2, &arguments);
+    // It runs in a shell, which is looked for.
+    finish(command.env("PATH", std::env::var_os("PATH").unwrap())).expect_status(0);
+    let text = fs::read_to_string(found).unwrap();
+    assert!(text.contains("TRUING_RUN="), "{text}");
+    assert!(!text.contains("TRUING_LAUNCHED=") && !text.contains("TRUING_JOB_TOKEN="), "{text}");
 }
 
 #[test]

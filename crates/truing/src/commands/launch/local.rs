@@ -24,6 +24,8 @@ const LOOK: Duration = Duration::from_millis(20);
 /// After one process has failed, the others have this time to notice, to say which rank is lost, and to end. A rank
 /// that is stopped notices nothing, so it is ended then.
 const GRACE: Duration = Duration::from_secs(2);
+/// After rank 0 has ended well the others, which have done their part before, have this time to end.
+const LEAVING: Duration = Duration::from_secs(5);
 /// Bytes of the job's token.
 const N_TOKEN: usize = 16;
 
@@ -51,7 +53,7 @@ pub(super) fn run(n_processes: usize, arguments: &[OsString], context: &Context)
             ("LOCAL_WORLD_SIZE", &size),
         ]);
         command.env("MASTER_ADDR", Ipv4Addr::LOCALHOST.to_string()).env("MASTER_PORT", port.to_string());
-        command.env(Rendezvous::LAUNCHED, "1");
+        command.env(Rendezvous::LAUNCHED, std::process::id().to_string());
         command.env(JOB_TOKEN, &token).env(TRANSPORT_VARIABLE, Transport::Tcp.name());
         command.env("TRUING_THREADS", threads_of_each(n_processes, context));
         own_group(&mut command);
@@ -81,6 +83,7 @@ impl Processes {
     /// Waits until all have ended. The outcome is that of the first one that failed.
     fn wait(&mut self, n_signals: &AtomicUsize, printer: Printer) -> io::Result<Outcome> {
         let (mut failed, mut n_passed_on) = (None, 0);
+        let mut first_ended: Option<Instant> = None;
         loop {
             if let Some(status) = self.look(failed.is_none(), printer)?
                 && failed.is_none()
@@ -93,11 +96,21 @@ impl Processes {
             if failed.is_some_and(|(_, since)| since.elapsed() >= GRACE) {
                 self.kill_all();
             }
+            if failed.is_none()
+                && self.0[0].1.is_some()
+                && first_ended.get_or_insert_with(Instant::now).elapsed() >= LEAVING
+            {
+                self.kill_remaining(printer);
+                return Ok(Outcome::Fine);
+            }
             match n_signals.load(Ordering::SeqCst) {
                 n if n == n_passed_on => {}
                 1 => {
                     n_passed_on = 1;
-                    ask_to_stop(&mut self.0[0].0);
+                    // Once it has ended its number may be that of another process.
+                    if let (child, None) = &mut self.0[0] {
+                        ask_to_stop(child);
+                    }
                 }
                 _ => {
                     self.kill_all();
@@ -127,6 +140,17 @@ impl Processes {
             }
         }
         Ok(failed)
+    }
+
+    /// Ends the processes that do not end themselves after the job has succeeded: they are stopped.
+    fn kill_remaining(&mut self, printer: Printer) {
+        for (rank, (child, _)) in self.0.iter().enumerate().filter(|(_, (_, ended))| ended.is_none()) {
+            let process = child.id();
+            printer.note(format_args!(
+                "rank {rank} (process {process}) did its part and is killed: it does not end"
+            ));
+        }
+        self.kill_all();
     }
 
     fn kill_all(&mut self) {
@@ -188,6 +212,11 @@ mod tests {
     #[test]
     fn a_process_that_does_not_notice_is_ended() {
         assert_eq!(outcome_of(&["exit 75", "kill -STOP $$; sleep 1000"], 0), Outcome::Status(75));
+    }
+
+    #[test]
+    fn a_process_that_is_stopped_after_the_job_is_done_does_not_keep_it() {
+        assert_eq!(outcome_of(&["exit 0", "kill -STOP $$; sleep 1000"], 0), Outcome::Fine);
     }
 
     #[test]
