@@ -342,9 +342,9 @@ impl Walk<'_, '_> {
             let read: BTreeSet<usize> = files.inputs[idx].iter().map(|input| input.file).collect();
             let n_removed =
                 read.iter().filter_map(|file| self.fallen.get(file)).map(HashSet::len).sum::<usize>();
-            let paths: Vec<&Path> = read.iter().map(|&file| files.all[file].path.as_path()).collect();
-            let counts = self.impact.files.iter().filter(|counts| paths.contains(&counts.path.as_path()));
-            let n_rows = counts.map(|counts| counts.n_rows).sum();
+            let counted = self.in_order().into_iter().zip(&self.impact.files);
+            let counts = counted.filter(|(file, _)| read.contains(file));
+            let n_rows = counts.map(|(_, counts)| counts.n_rows).sum();
             let is_upstream = |model: &&(usize, ModelImpact)| pipeline.downstream(model.0).contains(&idx);
             let from: Vec<String> =
                 models.iter().filter(is_upstream).map(|(_, model)| model.stage.clone()).collect();

@@ -170,24 +170,28 @@ impl Turns {
         &self.path
     }
 
-    /// The last turn that is not of this evaluation.
-    #[must_use]
-    pub fn before(&self, evaluation: Digest) -> Option<&Turn> {
-        self.turns.iter().rev().find(|turn| turn.evaluation.key != evaluation)
+    /// Where the turn of an evaluation is, or would be.
+    fn place_of(&self, evaluation: Digest) -> usize {
+        let known = self.turns.iter().position(|turn| turn.evaluation.key == evaluation);
+        known.unwrap_or(self.turns.len())
     }
 
-    /// Adds a turn, or replaces the last one if it is of the same evaluation, and writes the history. Returns the
-    /// turn's number.
+    /// The turn before that of an evaluation.
+    #[must_use]
+    pub fn before(&self, evaluation: Digest) -> Option<&Turn> {
+        self.turns[..self.place_of(evaluation)].last()
+    }
+
+    /// Adds a turn, or replaces the one of the same evaluation, and writes the history. Returns the turn's number.
     ///
     /// # Errors
     /// When the file cannot be written; the earlier one stays.
     pub fn record(&mut self, new: NewTurn) -> Result<usize, PipelineError> {
-        if self.turns.last().is_some_and(|last| last.evaluation.key == new.evaluation.key) {
-            self.turns.pop();
-        }
-        let number = self.turns.last().map_or(1, |last| last.turn + 1);
+        let place = self.place_of(new.evaluation.key);
+        let after_last = || self.turns.last().map_or(1, |last| last.turn + 1);
+        let number = self.turns.get(place).map_or_else(after_last, |known| known.turn);
         let NewTurn { unix_secs, select, evaluation, score, categories, step, decision } = new;
-        self.turns.push(Turn {
+        let turn = Turn {
             format_version: FORMAT_VERSION,
             turn: number,
             unix_secs,
@@ -198,7 +202,11 @@ impl Turns {
             categories,
             step,
             decision,
-        });
+        };
+        match self.turns.get_mut(place) {
+            Some(known) => *known = turn,
+            None => self.turns.push(turn),
+        }
         let mut text = String::new();
         for turn in &self.turns {
             let line = serde_json::to_string(turn)
