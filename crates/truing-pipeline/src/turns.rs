@@ -91,7 +91,7 @@ pub enum TurnDecision {
     NotResolved,
     /// The turn is worse than the one before.
     Worse,
-    /// The results of the turn before are not there any more.
+    /// The turn before measured something else, or its results are not there any more.
     NotCompared,
 }
 

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use serde_json::{Map, Value};
 use toml::Value as TomlValue;
-use truing_data::{ObjectRow, data_files, read_objects};
+use truing_data::{ObjectRow, data_files, readable_objects};
 use truing_store::StoreError;
 use truing_store::paths::in_folder;
 
@@ -293,7 +293,8 @@ impl<'a> Tables<'a> {
         let table = if is_lines(path)? {
             Table::Lines(Rc::new(self.index(path)?))
         } else {
-            Table::Objects(Rc::new(read_objects(path)?))
+            // A program may read other files than such of rows, and a stage may skip bad rows.
+            Table::Objects(Rc::new(readable_objects(path)?))
         };
         self.opened.borrow_mut().insert(path.to_path_buf(), table.clone());
         Ok(table)
