@@ -12,6 +12,7 @@ use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 use truing_store::{Digest, StoreError, atomic};
 
+use crate::store::open_lock;
 use crate::{CategoryScore, Pipeline, PipelineError, ProposedShare};
 
 const FORMAT_VERSION: u32 = 1;
@@ -147,20 +148,7 @@ impl Turns {
         let name = format!("{}-{}.jsonl", pipeline.name, &of_folder[..N_DIGITS]);
         let path = pipeline.store.join("turns").join(name);
         let recipe = pipeline.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
-            Err(source) => return Err(StoreError::io("read", &path)(source).into()),
-        };
-        let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-        let turns = lines.map(|(idx, line)| {
-            read_turn(line).map_err(|reason| PipelineError::BadTurns {
-                path: path.clone(),
-                line: idx + 1,
-                reason,
-            })
-        });
-        let turns = turns.collect::<Result<_, _>>()?;
+        let turns = turns_in(&path)?;
         Ok(Self { path, recipe, turns })
     }
 
@@ -187,6 +175,14 @@ impl Turns {
     /// # Errors
     /// When the file cannot be written; the earlier one stays.
     pub fn record(&mut self, new: NewTurn) -> Result<usize, PipelineError> {
+        if let Some(folder) = self.path.parent() {
+            fs::create_dir_all(folder).map_err(StoreError::io("create", folder))?;
+        }
+        let lock_path = self.path.with_extension("lock");
+        let guard = open_lock(&lock_path)?;
+        guard.lock().map_err(StoreError::io("lock", &lock_path))?;
+        // Another process may have recorded a turn since they were read.
+        self.turns = turns_in(&self.path)?;
         let place = self.place_of(new.evaluation.key);
         let after_last = || self.turns.last().map_or(1, |last| last.turn + 1);
         let number = self.turns.get(place).map_or_else(after_last, |known| known.turn);
@@ -214,12 +210,21 @@ impl Turns {
             text.push_str(&line);
             text.push('\n');
         }
-        if let Some(folder) = self.path.parent() {
-            fs::create_dir_all(folder).map_err(StoreError::io("create", folder))?;
-        }
         atomic::write(&self.path, text.as_bytes())?;
         Ok(number)
     }
+}
+
+/// The turns of a file; none where there is no file.
+fn turns_in(path: &Path) -> Result<Vec<Turn>, PipelineError> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(StoreError::io("read", path)(source).into()),
+    };
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let bad = |idx: usize, reason| PipelineError::BadTurns { path: path.to_path_buf(), line: idx + 1, reason };
+    lines.map(|(idx, line)| read_turn(line).map_err(|reason| bad(idx, reason))).collect()
 }
 
 fn read_turn(line: &str) -> Result<Turn, String> {
