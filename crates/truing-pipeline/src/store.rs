@@ -12,6 +12,7 @@
 //! | `pipelines/ID` | the lock files that name runs here |
 //! | `digests` | digests of files that were read |
 //! | `lineage/DIGEST.index` | indexes of files of rows, made when rows are followed; they may be removed |
+//! | `turns/NAME-ID.jsonl` | the turns of a pipeline |
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};

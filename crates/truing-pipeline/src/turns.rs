@@ -223,7 +223,8 @@ fn turns_in(path: &Path) -> Result<Vec<Turn>, PipelineError> {
         Err(source) => return Err(StoreError::io("read", path)(source).into()),
     };
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let bad = |idx: usize, reason| PipelineError::BadTurns { path: path.to_path_buf(), line: idx + 1, reason };
+    let bad =
+        |idx: usize, reason| PipelineError::BadTurns { path: path.to_path_buf(), line: idx + 1, reason };
     lines.map(|(idx, line)| read_turn(line).map_err(|reason| bad(idx, reason))).collect()
 }
 
