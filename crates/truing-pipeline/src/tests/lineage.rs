@@ -580,3 +580,21 @@ fn rows_of_one_id_are_not_followed_without_end() {
     let note = trace.row.note.unwrap();
     assert!(note.ends_with("more rows have its `id`, and are left out here"), "{note}");
 }
+
+#[test]
+fn rows_that_cannot_be_followed_are_a_remark() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pipe.toml");
+    let recipe = "[stages.copy]\nuses = \"command\"\n[stages.copy.with]\n\
+                  command = [\"cp\", \"rows.jsonl\", \"${output}/rows.jsonl\"]\ninputs = [\"rows.jsonl\"]\n\
+                  outputs = { rows = \"rows.jsonl\" }\n";
+    write_rows(&folder.path().join("rows.jsonl"), &[json!({"license": "nc"}), json!({"text": "?"})]);
+    fs::write(&path, recipe).unwrap();
+    Opened::apply(&path);
+    let opened = Opened::of(&path);
+    let found = impact_of(&opened, "license=nc");
+    let [remark, ..] = found.remarks.as_slice() else { panic!("no remark") };
+    assert!(remark.starts_with("1 row of copy/rows cannot be followed back"), "{remark}");
+    // Where nothing falls above, nothing needs to be followed.
+    assert!(impact_of(&opened, "license=gpl").remarks.is_empty());
+}
