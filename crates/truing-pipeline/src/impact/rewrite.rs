@@ -141,17 +141,18 @@ fn copy_of(
             replacements.outputs.insert((stage, own.name.clone()), copy.clone());
         }
         None => {
-            let files = lineage.plan.stages.iter().flat_map(|stage| &stage.files);
-            for read in files.filter(|read| own.path.starts_with(&read.path)) {
+            let files = || lineage.plan.stages.iter().flat_map(|stage| &stage.files);
+            for read in files().filter(|read| own.path.starts_with(&read.path)) {
                 if read.path == own.path {
                     replacements.paths.insert(read.path.clone(), copy.clone());
                 } else {
-                    let name = format!("whole-{}", replacements.paths.len());
+                    let into = folder.join(format!("whole-{}", replacements.paths.len()));
+                    let is_whole = files().any(|other| other.path == read.path && other.is_whole);
                     let whole = match replacements.paths.entry(read.path.clone()) {
                         Entry::Occupied(known) => known.get().clone(),
-                        Entry::Vacant(free) => free
-                            .insert(copy_of_folder(&read.path, &folder.join(name), read.is_whole)?)
-                            .clone(),
+                        Entry::Vacant(free) => {
+                            free.insert(copy_of_folder(&read.path, &into, is_whole)?).clone()
+                        }
                     };
                     let to = whole.join(own.path.strip_prefix(&read.path).unwrap_or(&own.path));
                     fs::copy(&copy, &to).map_err(StoreError::io("write", &to))?;
@@ -165,6 +166,10 @@ fn copy_of(
 /// Copies a folder that is read, under its own name, into `into`, which holds nothing else: what an earlier run left
 /// there goes. `is_whole`: with its subfolders, which another program may read.
 fn copy_of_folder(from: &Path, into: &Path, is_whole: bool) -> Result<PathBuf, PipelineError> {
+    if is_whole && into.starts_with(from) {
+        let reason = format!("{} would be copied into itself: name what is read in it", from.display());
+        return Err(PipelineError::Lineage { reason });
+    }
     if into.exists() {
         fs::remove_dir_all(into).map_err(StoreError::io("remove", into))?;
     }
@@ -429,5 +434,21 @@ mod tests {
         let paths: Vec<&str> =
             with["task"].as_array().unwrap().iter().map(|task| task["path"].as_str().unwrap()).collect();
         assert_eq!(paths, ["/recipes/new.rows/0/a.jsonl", "/recipes/stages/b.jsonl", "/c.jsonl"]);
+    }
+
+    #[test]
+    fn a_folder_is_copied_with_its_subfolders_where_a_program_reads_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, into) = (folder.path().join("data"), folder.path().join("copy"));
+        fs::create_dir_all(data.join("below")).unwrap();
+        fs::write(data.join("a.jsonl"), "{}\n").unwrap();
+        fs::write(data.join("below/b.jsonl"), "{}\n").unwrap();
+        let copy = copy_of_folder(&data, &into, true).unwrap();
+        assert_eq!(copy, into.join("data"));
+        assert!(copy.join("a.jsonl").is_file() && copy.join("below/b.jsonl").is_file());
+        let copy = copy_of_folder(&data, &into, false).unwrap();
+        assert!(copy.join("a.jsonl").is_file() && !copy.join("below").exists(), "the earlier copy is gone");
+        let error = copy_of_folder(&data, &data.join("copy"), true).unwrap_err().to_string();
+        assert!(error.contains("would be copied into itself"), "{error}");
     }
 }
