@@ -68,10 +68,7 @@ pub(super) fn after_apply(
         }
         if !is_unchanged {
             let record = AppliedRecord::new(applied, &opened.plan);
-            // It is not there where the first stage has failed.
-            let links = opened.pipeline.links();
-            fs::create_dir_all(&links).with_context(|| clean_path(&links))?;
-            atomic::write_json(&links.join(APPLIED), &record)?;
+            atomic::write_json(&opened.pipeline.links().join(APPLIED), &record)?;
         }
         write(&opened, &page)?;
         Ok(Some(page))
