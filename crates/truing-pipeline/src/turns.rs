@@ -254,9 +254,9 @@ pub fn quotas_of(text: &str, stage: &str) -> Option<BTreeMap<String, u64>> {
     quotas.collect::<Option<_>>().filter(|quotas: &BTreeMap<_, _>| !quotas.is_empty())
 }
 
-/// The text of a pipeline's recipe with other quotas of a stage, and with the pipeline's name where one is given, so that
-/// the recipe may have another file name. Everything else stays byte for byte. `None` where the text has not these
-/// quotas, or another name.
+/// The text of a pipeline's recipe with other quotas of a stage, and with the pipeline's name where one is given, so
+/// that the recipe may have another file name. Everything else stays byte for byte. `None` where the text has not
+/// these quotas, or another name.
 #[must_use]
 pub fn with_quotas(
     text: &str,
