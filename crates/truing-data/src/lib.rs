@@ -42,7 +42,7 @@ pub use formats::unpaired::UNPAIRED_FORMATS;
 pub use formats::{FORMATS, Format, FormatColumn};
 pub use mix::{HeldOut, SourceRange, Split, epoch_order, split_held_out};
 pub use numbers::number_of;
-pub use objects::{ObjectRow, read_objects};
+pub use objects::{ObjectRow, read_objects, readable_objects};
 pub use packing::{Packing, PackingError, PackingReport, PackingStrategy, pack_best_fit_decreasing};
 pub use render::Render;
 pub use responses::{

@@ -31,20 +31,46 @@ pub fn read_objects(path: &Path) -> Result<Vec<ObjectRow>, DataError> {
     let mut rows = Vec::new();
     for file in files {
         match separator(&file) {
-            Some(separator) => table_rows(&file, separator, &mut rows)?,
-            None => object_rows(&file, &mut rows)?,
+            Some(separator) => table_rows(&file, separator, OtherRows::Refused, &mut rows)?,
+            None => object_rows(&file, OtherRows::Refused, &mut rows)?,
         }
     }
     Ok(rows)
 }
 
-fn object_rows(path: &Path, rows: &mut Vec<ObjectRow>) -> Result<(), DataError> {
+/// The rows of a file that may be no file of rows, such as settings in JSON or an archive: rows that are no objects are
+/// passed over, and a file of another kind has none.
+///
+/// # Errors
+/// When the file cannot be read, or breaks off after rows.
+pub fn readable_objects(path: &Path) -> Result<Vec<ObjectRow>, DataError> {
+    let mut rows = Vec::new();
+    let read = match separator(path) {
+        Some(separator) => table_rows(path, separator, OtherRows::PassedOver, &mut rows),
+        None => object_rows(path, OtherRows::PassedOver, &mut rows),
+    };
+    match read {
+        Err(DataError::UnsupportedFile { .. }) => Ok(rows),
+        Err(DataError::Broken { .. }) if rows.is_empty() => Ok(rows),
+        read => read.map(|()| rows),
+    }
+}
+
+/// What becomes of rows that are no objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OtherRows {
+    Refused,
+    PassedOver,
+}
+
+fn object_rows(path: &Path, others: OtherRows, rows: &mut Vec<ObjectRow>) -> Result<(), DataError> {
     let source: Arc<str> = path.to_string_lossy().into();
     for row in readers::open(path)? {
         let row = row?;
         let origin = RowOrigin { source: Arc::clone(&source), line: row.number };
         match row.object {
             Ok(object) => rows.push(ObjectRow { object, origin }),
+            Err(_) if others == OtherRows::PassedOver => {}
             Err(problem) => return Err(bad_row(origin, problem)),
         }
     }
@@ -65,7 +91,12 @@ fn separator(path: &Path) -> Option<u8> {
     }
 }
 
-fn table_rows(path: &Path, separator: u8, rows: &mut Vec<ObjectRow>) -> Result<(), DataError> {
+fn table_rows(
+    path: &Path,
+    separator: u8,
+    others: OtherRows,
+    rows: &mut Vec<ObjectRow>,
+) -> Result<(), DataError> {
     let source: Arc<str> = path.to_string_lossy().into();
     let file = File::open(path).map_err(DataError::io("open", path))?;
     // A byte order mark is no part of the first column's name.
@@ -89,9 +120,17 @@ fn table_rows(path: &Path, separator: u8, rows: &mut Vec<ObjectRow>) -> Result<(
         let origin = RowOrigin { source: Arc::clone(&source), line };
         bad_row(origin, RowProblem::new("", kind, "as many columns as the first row names, in UTF-8"))
     };
-    let names = table.headers().map_err(|error| problem(&error))?.clone();
+    let names = match table.headers() {
+        Ok(names) => names.clone(),
+        Err(_) if others == OtherRows::PassedOver => return Ok(()),
+        Err(error) => return Err(problem(&error)),
+    };
     for record in table.records() {
-        let record = record.map_err(|error| problem(&error))?;
+        let record = match record {
+            Ok(record) => record,
+            Err(_) if others == OtherRows::PassedOver => continue,
+            Err(error) => return Err(problem(&error)),
+        };
         let line = record.position().map_or(0, csv::Position::line);
         let fields = names.iter().zip(record.iter());
         let object = fields.map(|(name, value)| (name.trim().to_owned(), Value::from(value))).collect();
@@ -134,5 +173,24 @@ mod tests {
         let error = read("a.jsonl", b"{\"q\": 1}\n[2]\n").unwrap_err();
         assert!(error.contains("a.jsonl:2"), "{error}");
         assert!(read("a.csv", b"q\n\xff\n").is_err());
+    }
+
+    #[test]
+    fn of_a_file_that_is_none_of_rows_the_rows_are_passed_over() {
+        let cases: [(&str, &[u8], usize); 6] = [
+            ("settings.json", b"{\n  \"a\": 1,\n  \"b\": [2]\n}\n", 0),
+            ("a.json", b"{\"q\": 1}\n[2]\n{\"q\": 3}\n", 2),
+            ("archive.gz", b"PK\x03\x04 is none", 0),
+            ("cut.gz", b"\x1f\x8b\x08", 0),
+            ("a.csv", b"q,a\n1,2\n3\n4,5\n", 2),
+            ("bytes.csv", b"\xff\n1\n", 0),
+        ];
+        for (name, content, n_rows) in cases {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join(name);
+            std::fs::write(&path, content).unwrap();
+            assert_eq!(readable_objects(&path).unwrap().len(), n_rows, "{name}");
+        }
+        assert!(readable_objects(Path::new("missing.json")).is_err());
     }
 }

@@ -314,7 +314,8 @@ fn is_model(path: &Path) -> bool {
 
 /// Whether a setting names the model that a training starts from, or one that is merged.
 fn is_base_setting(setting: &str) -> bool {
-    ["model_name_or_path", "base_model"].contains(&setting) || setting.starts_with("models.")
+    ["model_name_or_path", "base_model"].contains(&setting)
+        || ["models.", "slices."].iter().any(|list| setting.starts_with(list))
 }
 
 /// The stages from whose models a stage's model goes on, and the stage itself.
@@ -430,4 +431,19 @@ fn scores(stage: &str, path: &Path) -> Vec<CardScore> {
         }));
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn models_that_a_training_starts_from_or_that_are_merged_are_base_models() {
+        for setting in ["model_name_or_path", "base_model", "models.1.model", "slices.0.sources.1.model"] {
+            assert!(is_base_setting(setting), "{setting}");
+        }
+        for setting in ["reward_model.model_name_or_path", "judge.model_name_or_path", "tokenizer"] {
+            assert!(!is_base_setting(setting), "{setting}");
+        }
+    }
 }

@@ -16,7 +16,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use truing_store::StoreError;
+use truing_types::counted;
 
+use crate::lineage::Parents;
 use crate::lineage::files::{Table, is_lines};
 use crate::lineage::index::{id_of, object};
 use crate::recipe::Kind;
@@ -193,11 +195,16 @@ impl Walk<'_, '_> {
         let (mut fallen, mut changed, mut matches) = (HashSet::new(), HashSet::new(), Matches::new());
         let mut rows = Vec::new();
         let mut is_root = false;
+        let mut not_followed: Option<(u64, String)> = None;
         each_row(self.lineage, &own.path, &mut |line, row| {
             counts.n_rows += 1;
             let found = if is_whole { Match::Row } else { self.find(row) };
-            let parent = if follows { self.parent_that_falls(file, line, row)? } else { None };
+            let (parent, note) =
+                if follows { self.parent_that_falls(file, line, row)? } else { (None, None) };
             let (is_match, is_direct) = (found != Match::No, found == Match::Row);
+            if let Some(note) = note.filter(|_| !is_direct) {
+                not_followed.get_or_insert((0, note)).0 += 1;
+            }
             let falls = matches!(parent, Some((_, true)));
             counts.n_matching += u64::from(is_match);
             is_root |= is_match && !falls;
@@ -224,6 +231,13 @@ impl Walk<'_, '_> {
             }
             Ok(())
         })?;
+        if let (Some((n_rows, note)), Some(stage)) = (not_followed, &stage) {
+            self.impact.remarks.push(format!(
+                "{} of {stage}/{} cannot be followed back, so that some may fall that are not counted: {note}",
+                counted(n_rows, "row", "rows"),
+                own.name
+            ));
+        }
         (counts.n_removed, counts.n_changed) = (fallen.len() as u64, changed.len() as u64);
         counts.share = counts.n_removed as f64 / counts.n_rows.max(1) as f64;
         self.impact.files.push(counts);
@@ -246,14 +260,15 @@ impl Walk<'_, '_> {
             .fold(Match::No, |all, one| all.and(one, n_responses))
     }
 
-    /// A row that this one was made of and that falls (true) or changes (false), as `FILE:LINE`.
+    /// A row that this one was made of and that falls (true) or changes (false), as `FILE:LINE`; and why it is not
+    /// known what it was made of.
     fn parent_that_falls(
         &self,
         file: usize,
         line: u64,
         row: &Map<String, Value>,
-    ) -> Result<Option<(String, bool)>, PipelineError> {
-        let parents = self.lineage.parents(file, line, row)?.rows;
+    ) -> Result<(Option<(String, bool)>, Option<String>), PipelineError> {
+        let Parents { rows: parents, note } = self.lineage.parents(file, line, row)?;
         let is_in = |hit: &HashMap<usize, HashSet<u64>>, (file, line): (usize, u64)| {
             hit.get(&file).is_some_and(|lines| lines.contains(&line))
         };
@@ -265,11 +280,12 @@ impl Walk<'_, '_> {
         // Several rows may have one `id`. What was made of one of them is not known then, and falls with the first.
         let falls = parents.iter().find(|&&parent| is_in(&self.fallen, parent));
         let changes = parents.iter().find(|&&parent| is_in(&self.changed, parent));
-        Ok(match (falls, changes) {
+        let found = match (falls, changes) {
             (Some(&parent), _) => Some((place(parent), true)),
             (None, Some(&parent)) => Some((place(parent), false)),
             (None, None) => None,
-        })
+        };
+        Ok((found, note))
     }
 
     /// Settings that name a value.
@@ -342,9 +358,9 @@ impl Walk<'_, '_> {
             let read: BTreeSet<usize> = files.inputs[idx].iter().map(|input| input.file).collect();
             let n_removed =
                 read.iter().filter_map(|file| self.fallen.get(file)).map(HashSet::len).sum::<usize>();
-            let paths: Vec<&Path> = read.iter().map(|&file| files.all[file].path.as_path()).collect();
-            let counts = self.impact.files.iter().filter(|counts| paths.contains(&counts.path.as_path()));
-            let n_rows = counts.map(|counts| counts.n_rows).sum();
+            let counted = self.in_order().into_iter().zip(&self.impact.files);
+            let counts = counted.filter(|(file, _)| read.contains(file));
+            let n_rows = counts.map(|(_, counts)| counts.n_rows).sum();
             let is_upstream = |model: &&(usize, ModelImpact)| pipeline.downstream(model.0).contains(&idx);
             let from: Vec<String> =
                 models.iter().filter(is_upstream).map(|(_, model)| model.stage.clone()).collect();

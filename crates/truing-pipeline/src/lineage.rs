@@ -27,8 +27,10 @@ const RECORDS: [&str; 5] =
 const SKIPPED: &str = "skipped.jsonl";
 /// What became of every row of a selection.
 const DECISIONS: &str = "decisions.jsonl";
-/// Records of one row that are shown, and rows that one row was made of.
+/// Records of one row that are shown.
 const MAX_RECORDS: usize = 200;
+/// Rows of one trace: of an `id` that many rows have, each may have been made of as many.
+const MAX_ROWS: usize = 200;
 
 /// The rows of a pipeline, to be followed.
 pub struct Lineage<'a> {
@@ -170,7 +172,7 @@ impl<'a> Lineage<'a> {
             }
             _ => None,
         };
-        let row = self.traced(file, line, self.pipeline.stages.len())?;
+        let row = self.traced(file, line, self.pipeline.stages.len(), &mut 0)?;
         Ok(Trace { reader, row, n_with_id })
     }
 
@@ -249,8 +251,15 @@ impl<'a> Lineage<'a> {
         Ok((*first, lines.len()))
     }
 
-    /// A row with the rows that it was made of, at most `depth` stages back.
-    fn traced(&self, file: usize, line: u64, depth: usize) -> Result<TracedRow, PipelineError> {
+    /// A row with the rows that it was made of, at most `depth` stages back. `n_rows` counts the rows of the trace.
+    fn traced(
+        &self,
+        file: usize,
+        line: u64,
+        depth: usize,
+        n_rows: &mut usize,
+    ) -> Result<TracedRow, PipelineError> {
+        *n_rows += 1;
         let RowFile { owner, name, path } = &self.files.all[file];
         let row = self.tables.open(path)?.row(line)?;
         let names = owner.map(|stage| self.names(stage));
@@ -268,13 +277,19 @@ impl<'a> Lineage<'a> {
         };
         if let (Some(stage), Some(fields)) = (*owner, &row) {
             let parents = self.parents(file, line, fields)?;
-            for &parent in parents.rows.iter().take(MAX_RECORDS) {
+            traced.note = parents.note;
+            for (place, &parent) in parents.rows.iter().enumerate() {
+                // The first is always followed.
+                if place > 0 && *n_rows >= MAX_ROWS {
+                    let n_more = parents.rows.len() - place;
+                    traced.note = Some(format!("{n_more} more rows have its `id`, and are left out here"));
+                    break;
+                }
                 traced.records.extend(self.records(stage, parent, Some((file, fields)))?);
                 if depth > 0 {
-                    traced.from.push(self.traced(parent.0, parent.1, depth - 1)?);
+                    traced.from.push(self.traced(parent.0, parent.1, depth - 1, n_rows)?);
                 }
             }
-            traced.note = parents.note;
         }
         traced.row = row;
         Ok(traced)
@@ -314,7 +329,7 @@ impl<'a> Lineage<'a> {
     fn linked(&self, stage: usize, links: &[Link]) -> Option<(usize, u64)> {
         links.iter().find_map(|link| {
             let file = self.files.find(&link.path)?;
-            self.files.setting(stage, file).map(|_| (file, link.line))
+            self.files.as_read_by(stage, file).map(|file| (file, link.line))
         })
     }
 
@@ -378,7 +393,8 @@ impl<'a> Lineage<'a> {
             }
             let Table::Lines(index) = self.tables.open(&path)? else { continue };
             for (number, named) in index.paths().iter().enumerate() {
-                if self.files.find(named) != Some(parent.0) {
+                let found = self.files.find(named).and_then(|found| self.files.as_read_by(stage, found));
+                if found != Some(parent.0) {
                     continue;
                 }
                 for line in index.linked_to(number, parent.1)? {

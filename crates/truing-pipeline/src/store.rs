@@ -14,6 +14,7 @@
 //! | `digests` | digests of files that were read |
 //! | `lineage/DIGEST.index` | indexes of files of rows, made when rows are followed; they may be removed |
 //! | `digests.lock` | held while they are written |
+//! | `turns/NAME-ID.jsonl` | the turns of a pipeline |
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};

@@ -12,6 +12,7 @@ use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 use truing_store::{Digest, StoreError, atomic};
 
+use crate::store::open_lock;
 use crate::{CategoryScore, Pipeline, PipelineError, ProposedShare};
 
 const FORMAT_VERSION: u32 = 1;
@@ -91,7 +92,7 @@ pub enum TurnDecision {
     NotResolved,
     /// The turn is worse than the one before.
     Worse,
-    /// The results of the turn before are not there any more.
+    /// The turn before measured something else, or its results are not there any more.
     NotCompared,
 }
 
@@ -147,20 +148,7 @@ impl Turns {
         let name = format!("{}-{}.jsonl", pipeline.name, &of_folder[..N_DIGITS]);
         let path = pipeline.store.join("turns").join(name);
         let recipe = pipeline.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
-            Err(source) => return Err(StoreError::io("read", &path)(source).into()),
-        };
-        let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-        let turns = lines.map(|(idx, line)| {
-            read_turn(line).map_err(|reason| PipelineError::BadTurns {
-                path: path.clone(),
-                line: idx + 1,
-                reason,
-            })
-        });
-        let turns = turns.collect::<Result<_, _>>()?;
+        let turns = turns_in(&path)?;
         Ok(Self { path, recipe, turns })
     }
 
@@ -170,24 +158,36 @@ impl Turns {
         &self.path
     }
 
-    /// The last turn that is not of this evaluation.
-    #[must_use]
-    pub fn before(&self, evaluation: Digest) -> Option<&Turn> {
-        self.turns.iter().rev().find(|turn| turn.evaluation.key != evaluation)
+    /// Where the turn of an evaluation is, or would be.
+    fn place_of(&self, evaluation: Digest) -> usize {
+        let known = self.turns.iter().position(|turn| turn.evaluation.key == evaluation);
+        known.unwrap_or(self.turns.len())
     }
 
-    /// Adds a turn, or replaces the last one if it is of the same evaluation, and writes the history. Returns the
-    /// turn's number.
+    /// The turn before that of an evaluation.
+    #[must_use]
+    pub fn before(&self, evaluation: Digest) -> Option<&Turn> {
+        self.turns[..self.place_of(evaluation)].last()
+    }
+
+    /// Adds a turn, or replaces the one of the same evaluation, and writes the history. Returns the turn's number.
     ///
     /// # Errors
     /// When the file cannot be written; the earlier one stays.
     pub fn record(&mut self, new: NewTurn) -> Result<usize, PipelineError> {
-        if self.turns.last().is_some_and(|last| last.evaluation.key == new.evaluation.key) {
-            self.turns.pop();
+        if let Some(folder) = self.path.parent() {
+            fs::create_dir_all(folder).map_err(StoreError::io("create", folder))?;
         }
-        let number = self.turns.last().map_or(1, |last| last.turn + 1);
+        let lock_path = self.path.with_extension("lock");
+        let guard = open_lock(&lock_path)?;
+        guard.lock().map_err(StoreError::io("lock", &lock_path))?;
+        // Another process may have recorded a turn since they were read.
+        self.turns = turns_in(&self.path)?;
+        let place = self.place_of(new.evaluation.key);
+        let after_last = || self.turns.last().map_or(1, |last| last.turn + 1);
+        let number = self.turns.get(place).map_or_else(after_last, |known| known.turn);
         let NewTurn { unix_secs, select, evaluation, score, categories, step, decision } = new;
-        self.turns.push(Turn {
+        let turn = Turn {
             format_version: FORMAT_VERSION,
             turn: number,
             unix_secs,
@@ -198,7 +198,11 @@ impl Turns {
             categories,
             step,
             decision,
-        });
+        };
+        match self.turns.get_mut(place) {
+            Some(known) => *known = turn,
+            None => self.turns.push(turn),
+        }
         let mut text = String::new();
         for turn in &self.turns {
             let line = serde_json::to_string(turn)
@@ -206,12 +210,22 @@ impl Turns {
             text.push_str(&line);
             text.push('\n');
         }
-        if let Some(folder) = self.path.parent() {
-            fs::create_dir_all(folder).map_err(StoreError::io("create", folder))?;
-        }
         atomic::write(&self.path, text.as_bytes())?;
         Ok(number)
     }
+}
+
+/// The turns of a file; none where there is no file.
+fn turns_in(path: &Path) -> Result<Vec<Turn>, PipelineError> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(StoreError::io("read", path)(source).into()),
+    };
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let bad =
+        |idx: usize, reason| PipelineError::BadTurns { path: path.to_path_buf(), line: idx + 1, reason };
+    lines.map(|(idx, line)| read_turn(line).map_err(|reason| bad(idx, reason))).collect()
 }
 
 fn read_turn(line: &str) -> Result<Turn, String> {
@@ -240,9 +254,9 @@ pub fn quotas_of(text: &str, stage: &str) -> Option<BTreeMap<String, u64>> {
     quotas.collect::<Option<_>>().filter(|quotas: &BTreeMap<_, _>| !quotas.is_empty())
 }
 
-/// The text of a pipeline's recipe with other quotas of a stage, and with the pipeline's name where one is given, so that
-/// the recipe may have another file name. Everything else stays byte for byte. `None` where the text has not these
-/// quotas, or another name.
+/// The text of a pipeline's recipe with other quotas of a stage, and with the pipeline's name where one is given, so
+/// that the recipe may have another file name. Everything else stays byte for byte. `None` where the text has not
+/// these quotas, or another name.
 #[must_use]
 pub fn with_quotas(
     text: &str,

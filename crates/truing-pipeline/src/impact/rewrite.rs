@@ -3,6 +3,7 @@
 //! else: the store is the same.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -16,7 +17,8 @@ use truing_store::{StoreError, atomic};
 use super::{Impact, Matches, without_responses};
 use crate::lineage::files::is_lines;
 use crate::lineage::index::object;
-use crate::recipe::PipelineStage;
+use crate::plan::ReadFile;
+use crate::recipe::{Kind, PipelineStage};
 use crate::references::{Reference, replace_in};
 use crate::{Lineage, PipelineError};
 
@@ -102,10 +104,22 @@ fn check_place(lineage: &Lineage<'_>, path: &Path) -> Result<(), PipelineError> 
         ));
     }
     match fs::read_to_string(path) {
-        Ok(text) if text.starts_with(HEADER) => Ok(()),
-        Err(problem) if problem.kind() == ErrorKind::NotFound => Ok(()),
-        _ => error(format!("{} exists already: expected the name of a new file", path.display())),
+        Ok(text) if text.starts_with(HEADER) => {}
+        Err(problem) if problem.kind() == ErrorKind::NotFound => {}
+        _ => return error(format!("{} exists already: expected the name of a new file", path.display())),
     }
+    // What was written for this recipe earlier is replaced: the pipeline must not read it.
+    let rows = path.with_extension("rows");
+    let files = &lineage.files.all;
+    let is_read = [real(&rows), rows].iter().any(|rows| files.iter().any(|file| file.path.starts_with(rows)));
+    let own = folder.join(lineage.pipeline.path().file_name().unwrap_or_default());
+    if is_read || real(path) == real(&own) {
+        return error(format!(
+            "{}: the pipeline itself, or files that it reads, would be replaced: expected another name",
+            path.display()
+        ));
+    }
+    Ok(())
 }
 
 /// Copies a file without the rows that match, and notes what is read instead of it.
@@ -127,14 +141,21 @@ fn copy_of(
             replacements.outputs.insert((stage, own.name.clone()), copy.clone());
         }
         None => {
-            let files = lineage.plan.stages.iter().flat_map(|stage| &stage.files);
-            for read in files.filter(|read| own.path.starts_with(&read.path)) {
+            let files = || lineage.plan.stages.iter().flat_map(|stage| &stage.files);
+            for read in files().filter(|read| own.path.starts_with(&read.path)) {
                 if read.path == own.path {
                     replacements.paths.insert(read.path.clone(), copy.clone());
                 } else {
-                    let whole = replacements.paths.entry(read.path.clone());
-                    let whole = whole.or_insert_with(|| folder.join("whole")).clone();
-                    copy_into(&read.path, &own.path, &copy, &whole)?;
+                    let into = folder.join(format!("whole-{}", replacements.paths.len()));
+                    let is_whole = files().any(|other| other.path == read.path && other.is_whole);
+                    let whole = match replacements.paths.entry(read.path.clone()) {
+                        Entry::Occupied(known) => known.get().clone(),
+                        Entry::Vacant(free) => {
+                            free.insert(copy_of_folder(&read.path, &into, is_whole)?).clone()
+                        }
+                    };
+                    let to = whole.join(own.path.strip_prefix(&read.path).unwrap_or(&own.path));
+                    fs::copy(&copy, &to).map_err(StoreError::io("write", &to))?;
                 }
             }
         }
@@ -142,16 +163,34 @@ fn copy_of(
     Ok(FilteredFile { path: own.path.clone(), copy, n_removed, n_changed })
 }
 
-/// Puts a filtered file into a copy of the folder that is read. Files that are there stay: others of the folder may
-/// have been filtered before.
-fn copy_into(from: &Path, file: &Path, copy: &Path, whole: &Path) -> Result<(), PipelineError> {
-    fs::create_dir_all(whole).map_err(StoreError::io("create", whole))?;
+/// Copies a folder that is read, under its own name, into `into`, which holds nothing else: what an earlier run left
+/// there goes. `is_whole`: with its subfolders, which another program may read.
+fn copy_of_folder(from: &Path, into: &Path, is_whole: bool) -> Result<PathBuf, PipelineError> {
+    if is_whole && into.starts_with(from) {
+        let reason = format!("{} would be copied into itself: name what is read in it", from.display());
+        return Err(PipelineError::Lineage { reason });
+    }
+    if into.exists() {
+        fs::remove_dir_all(into).map_err(StoreError::io("remove", into))?;
+    }
+    let to = into.join(from.file_name().unwrap_or_default());
+    copy_entries(from, &to, is_whole)?;
+    Ok(to)
+}
+
+fn copy_entries(from: &Path, to: &Path, is_whole: bool) -> Result<(), PipelineError> {
+    fs::create_dir_all(to).map_err(StoreError::io("create", to))?;
     for entry in fs::read_dir(from).map_err(StoreError::io("list", from))? {
         let path = entry.map_err(StoreError::io("list", from))?.path();
-        let to = whole.join(path.file_name().unwrap_or_default());
-        let source = if path == file { copy } else { path.as_path() };
-        if path.is_file() && (path == file || !to.exists()) {
-            fs::copy(source, &to).map_err(StoreError::io("write", &to))?;
+        let to = to.join(path.file_name().unwrap_or_default());
+        if path.is_file() {
+            fs::copy(&path, &to).map_err(StoreError::io("write", &to))?;
+        } else if is_whole && path.is_dir() {
+            if path.is_symlink() {
+                let reason = format!("{} is a link to a folder, which is not copied", path.display());
+                return Err(PipelineError::Lineage { reason });
+            }
+            copy_entries(&path, &to, is_whole)?;
         }
     }
     Ok(())
@@ -215,8 +254,17 @@ fn recipe_without(
             if !set_path(&mut with, &file, &read.setting, copy) {
                 return Err(cannot_change(stage, &read.setting, copy));
             }
-            replace_arguments(&mut with, &pipeline.folder, &read.path, copy);
+            let is_named = replace_arguments(&mut with, &pipeline.folder, &read.path, copy);
+            if matches!(stage.kind, Kind::Command) && !is_named {
+                let (name, read, copy) = (&stage.name, read.path.display(), copy.display());
+                let reason = format!(
+                    "stage `{name}` reads {read}, and no argument of its `command` names it: expected the path as an \
+                     argument, or as `--OPTION=PATH`, so that {copy} can take its place"
+                );
+                return Err(PipelineError::Lineage { reason });
+            }
         }
+        keep_places(&mut with, stage, &pipeline.folder, &lineage.plan.stages[idx].files);
         if with != stage.with {
             table.insert("with".to_owned(), Value::Table(with));
         }
@@ -299,6 +347,28 @@ fn set_path(with: &mut Table, file: &Table, setting: &str, copy: &Path) -> bool 
     }
 }
 
+/// Makes paths absolute that were in the stage's own file and are in the pipeline's recipe now, which may be in another
+/// folder.
+fn keep_places(with: &mut Table, stage: &PipelineStage, folder: &Path, files: &[ReadFile]) {
+    let Some(own) = stage.recipe.as_ref().and_then(|file| file.path.parent()).filter(|own| *own != folder)
+    else {
+        return;
+    };
+    for read in files {
+        let parts: Vec<&str> = read.setting.split('.').collect();
+        let [first, rest @ ..] = parts.as_slice() else { continue };
+        let mut before = stage.with.get(*first).cloned();
+        if before.as_mut().and_then(|value| value_at(value, rest)).is_some() {
+            continue;
+        }
+        if let Some(Value::String(text)) = with.get_mut(*first).and_then(|value| value_at(value, rest))
+            && in_folder(own, Path::new(text.as_str())) == read.path
+        {
+            *text = read.path.to_string_lossy().into_owned();
+        }
+    }
+}
+
 fn value_at<'a>(value: &'a mut Value, path: &[&str]) -> Option<&'a mut Value> {
     let [first, rest @ ..] = path else { return Some(value) };
     match value {
@@ -308,15 +378,77 @@ fn value_at<'a>(value: &'a mut Value, path: &[&str]) -> Option<&'a mut Value> {
     }
 }
 
-/// A command names a file in its arguments as well as in `inputs`.
-fn replace_arguments(with: &mut Table, folder: &Path, path: &Path, copy: &Path) {
-    let Some(Value::Array(arguments)) = with.get_mut("command") else { return };
+/// A command names a file in its arguments as well as in `inputs`. Says whether one of them does: `PATH`, or
+/// `--OPTION=PATH`.
+fn replace_arguments(with: &mut Table, folder: &Path, path: &Path, copy: &Path) -> bool {
+    let Some(Value::Array(arguments)) = with.get_mut("command") else { return false };
+    let is_it = |text: &str| !text.is_empty() && in_folder(folder, Path::new(text)) == path;
+    let mut is_named = false;
     for argument in arguments {
-        if argument
-            .as_str()
-            .is_some_and(|text| !text.is_empty() && in_folder(folder, Path::new(text)) == path)
-        {
-            *argument = Value::String(copy.to_string_lossy().into_owned());
-        }
+        let Some(text) = argument.as_str() else { continue };
+        let option = text.split_once('=').filter(|(name, path)| name.starts_with('-') && is_it(path));
+        let replaced = match option {
+            Some((name, _)) => format!("{name}={}", copy.display()),
+            None if is_it(text) => copy.to_string_lossy().into_owned(),
+            None => continue,
+        };
+        *argument = Value::String(replaced);
+        is_named = true;
+    }
+    is_named
+}
+
+#[cfg(test)]
+mod tests {
+    use truing_store::Digest;
+
+    use super::*;
+    use crate::recipe::RecipeFile;
+
+    #[test]
+    fn paths_of_a_recipe_in_another_folder_stay_where_they_were() {
+        let text = "task = [{ path = \"a.jsonl\" }, { path = \"b.jsonl\" }, { path = \"/c.jsonl\" }]\n";
+        let path = PathBuf::from("/recipes/stages/stage.toml");
+        let stage = PipelineStage {
+            name: "measure".into(),
+            uses: "evaluate".into(),
+            upstream: Vec::new(),
+            kind: Kind::Command,
+            with: Table::new(),
+            recipe: Some(RecipeFile { shown: path.clone(), path, text: text.into() }),
+            needs: Vec::new(),
+            outputs: Vec::new(),
+        };
+        let read = |idx: usize, path: &str| ReadFile {
+            setting: format!("task.{idx}.path"),
+            path: path.into(),
+            is_whole: false,
+            blake3: Digest::of_bytes(b""),
+        };
+        let files =
+            [read(0, "/recipes/stages/a.jsonl"), read(1, "/recipes/stages/b.jsonl"), read(2, "/c.jsonl")];
+        let mut with = Table::new();
+        let file: Table = toml::from_str(text).unwrap();
+        assert!(set_path(&mut with, &file, "task.0.path", Path::new("/recipes/new.rows/0/a.jsonl")));
+        keep_places(&mut with, &stage, Path::new("/recipes"), &files);
+        let paths: Vec<&str> =
+            with["task"].as_array().unwrap().iter().map(|task| task["path"].as_str().unwrap()).collect();
+        assert_eq!(paths, ["/recipes/new.rows/0/a.jsonl", "/recipes/stages/b.jsonl", "/c.jsonl"]);
+    }
+
+    #[test]
+    fn a_folder_is_copied_with_its_subfolders_where_a_program_reads_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, into) = (folder.path().join("data"), folder.path().join("copy"));
+        fs::create_dir_all(data.join("below")).unwrap();
+        fs::write(data.join("a.jsonl"), "{}\n").unwrap();
+        fs::write(data.join("below/b.jsonl"), "{}\n").unwrap();
+        let copy = copy_of_folder(&data, &into, true).unwrap();
+        assert_eq!(copy, into.join("data"));
+        assert!(copy.join("a.jsonl").is_file() && copy.join("below/b.jsonl").is_file());
+        let copy = copy_of_folder(&data, &into, false).unwrap();
+        assert!(copy.join("a.jsonl").is_file() && !copy.join("below").exists(), "the earlier copy is gone");
+        let error = copy_of_folder(&data, &data.join("copy"), true).unwrap_err().to_string();
+        assert!(error.contains("would be copied into itself"), "{error}");
     }
 }

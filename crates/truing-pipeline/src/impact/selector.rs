@@ -83,7 +83,8 @@ impl Selector {
     /// Whether it names a file from outside, by its name with or without its ending.
     pub(crate) fn is_file(&self, file: &RowFile) -> bool {
         let name = file.file_name();
-        let stem = name.split_once('.').map_or(name.as_str(), |(stem, _)| stem);
+        let plain = name.strip_suffix(".gz").or(name.strip_suffix(".zst")).unwrap_or(&name);
+        let stem = plain.rsplit_once('.').map_or(plain, |(stem, _)| stem);
         self.may_be_file && file.owner.is_none() && (name == self.value || stem == self.value)
     }
 
@@ -199,6 +200,17 @@ mod tests {
             let error = Selector::parse(bad).unwrap_err().to_string();
             assert!(error.contains("expected `FIELD=VALUE`"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_source_may_be_a_file_by_its_name_with_or_without_its_ending() {
+        let is_file = |selector: &str, name: &str| {
+            let file = RowFile { owner: None, name: name.into(), path: format!("/data/{name}").into() };
+            Selector::parse(selector).unwrap().is_file(&file)
+        };
+        assert!(is_file("source=rows", "rows.jsonl") && is_file("dataset=rows.jsonl", "rows.jsonl"));
+        assert!(is_file("source=rows.v2", "rows.v2.jsonl.gz") && !is_file("source=rows", "rows.v2.jsonl"));
+        assert!(!is_file("model=rows", "rows.jsonl"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use serde_json::{Map, Value};
 use toml::Value as TomlValue;
-use truing_data::{ObjectRow, data_files, read_objects};
+use truing_data::{ObjectRow, data_files, readable_objects};
 use truing_store::StoreError;
 use truing_store::paths::in_folder;
 
@@ -98,7 +98,14 @@ impl Files {
             }
             for (setting, placeholder) in &planned.made {
                 let path = real_path(plan, store, placeholder);
-                if let Some(&file) = files.by_path.get(&path) {
+                // Of the stages of one key the one that is named.
+                let is_named = |&file: &usize| {
+                    let RowFile { owner, name, path: left } = &files.all[file];
+                    let mut owners = owner.iter().filter(|owner| stage.upstream.contains(owner));
+                    *left == path && owners.any(|&owner| pipeline.references_to(idx, owner).contains(name))
+                };
+                let named = (0..files.all.len()).find(is_named);
+                if let Some(file) = named.or_else(|| files.by_path.get(&path).copied()) {
                     files.inputs[idx].push(Input { setting: setting.clone(), file });
                 }
             }
@@ -182,6 +189,13 @@ impl Files {
     /// The files that a stage left.
     pub(crate) fn of_stage(&self, stage: usize) -> impl Iterator<Item = usize> + '_ {
         (0..self.all.len()).filter(move |&file| self.all[file].owner == Some(stage))
+    }
+
+    /// The number under which a stage reads a file. Two stages of one key leave the same file under two numbers.
+    pub(crate) fn as_read_by(&self, stage: usize, file: usize) -> Option<usize> {
+        let mut read = self.inputs[stage].iter().map(|input| input.file);
+        let same = |&read: &usize| self.all[read].path == self.all[file].path;
+        if self.setting(stage, file).is_some() { Some(file) } else { read.find(same) }
     }
 
     /// The setting by which a stage reads a file.
@@ -279,7 +293,8 @@ impl<'a> Tables<'a> {
         let table = if is_lines(path)? {
             Table::Lines(Rc::new(self.index(path)?))
         } else {
-            Table::Objects(Rc::new(read_objects(path)?))
+            // A program may read other files than such of rows, and a stage may skip bad rows.
+            Table::Objects(Rc::new(readable_objects(path)?))
         };
         self.opened.borrow_mut().insert(path.to_path_buf(), table.clone());
         Ok(table)

@@ -72,9 +72,8 @@ impl Index {
         Parts::read(rows)?.write(index)?;
         let read_back = Self::opened(rows, index)?;
         read_back.ok_or_else(|| {
-            let damaged =
-                io::Error::new(io::ErrorKind::InvalidData, "it was written just now and is damaged");
-            StoreError::io("read", index)(damaged)
+            let changed = "it does not agree with the rows, which change while they are read";
+            StoreError::io("read", index)(io::Error::new(io::ErrorKind::InvalidData, changed))
         })
     }
 
@@ -86,15 +85,13 @@ impl Index {
         };
         let bytes = index.metadata().map_err(StoreError::io("read", index_path))?.len();
         let Some((lengths, paths, begin)) = read_header(&mut index, bytes) else { return Ok(None) };
-        Ok(Some(Self {
-            rows: File::open(rows).map_err(StoreError::io("open", rows))?,
-            rows_path: rows.to_path_buf(),
-            index,
-            index_path: index_path.to_path_buf(),
-            paths,
-            lengths,
-            begin,
-        }))
+        let file = File::open(rows).map_err(StoreError::io("open", rows))?;
+        let n_bytes = file.metadata().map_err(StoreError::io("read", rows))?.len();
+        let (rows_path, index_path) = (rows.to_path_buf(), index_path.to_path_buf());
+        let opened = Self { rows: file, rows_path, index, index_path, paths, lengths, begin };
+        // Lines end where the file does, unless it has changed or the index is damaged.
+        let is_whole = opened.word(lengths.lines)? == n_bytes;
+        Ok(is_whole.then_some(opened))
     }
 
     /// Lines of the file, empty ones too.
@@ -116,7 +113,12 @@ impl Index {
             return Ok(None);
         }
         let (begin, end) = (self.word(line - 1)?, self.word(line)?);
-        let mut bytes = vec![0; usize::try_from(end.saturating_sub(begin)).unwrap_or(0)];
+        if begin > end || end > self.word(self.lengths.lines)? {
+            let damaged = "it is damaged: remove it, and it is made again";
+            let error = io::Error::new(io::ErrorKind::InvalidData, damaged);
+            return Err(StoreError::io("read", &self.index_path)(error));
+        }
+        let mut bytes = vec![0; usize::try_from(end - begin).unwrap_or(0)];
         let mut rows = &self.rows;
         let read = rows.seek(SeekFrom::Start(begin)).and_then(|_| rows.read_exact(&mut bytes));
         read.map_err(StoreError::io("read", &self.rows_path))?;
@@ -390,5 +392,18 @@ mod tests {
             assert_eq!(Index::open(&rows, &index_path).unwrap().with_id("a").unwrap(), [1]);
             assert_eq!(fs::read(&index_path).unwrap(), whole);
         }
+        // Bytes of the offsets: the end of the file, and then the beginning of the line.
+        let offsets = FIXED_BYTES + b"[]".len();
+        for (place, is_made_again) in [(offsets + 8, true), (offsets + 7, false)] {
+            let mut damaged = whole.clone();
+            damaged[place] ^= 0x40;
+            fs::write(&index_path, &damaged).unwrap();
+            let found = Index::open(&rows, &index_path).unwrap().row(1);
+            assert_eq!(found.is_ok(), is_made_again, "byte {place}: {found:?}");
+            assert_eq!(fs::read(&index_path).unwrap() == whole, is_made_again);
+        }
+        // An index of other rows under this name.
+        fs::write(&rows, "{\"id\": \"a\"}\n{\"id\": \"b\"}\n").unwrap();
+        assert_eq!(Index::open(&rows, &index_path).unwrap().with_id("b").unwrap(), [2]);
     }
 }

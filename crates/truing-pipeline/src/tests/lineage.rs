@@ -460,3 +460,141 @@ fn a_card_says_what_a_model_was_made_of_and_what_was_measured() {
     let error = ModelCard::of(&opened.lineage(), "ask", None).unwrap_err().to_string();
     assert!(error.contains("stage `ask` has left no `model`"), "{error}");
 }
+
+/// A recipe that is not applied, beside the folder `data` of two files.
+fn with_folder(recipe: &str) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pipe.toml");
+    fs::create_dir(folder.path().join("data")).unwrap();
+    let rows = [json!({"id": "a0", "license": "nc"}), json!({"id": "a1", "license": "mit"})];
+    write_rows(&folder.path().join("data/a.jsonl"), &rows);
+    write_rows(&folder.path().join("data/b.jsonl"), &[json!({"id": "b0", "license": "gpl"})]);
+    fs::write(&path, recipe).unwrap();
+    Opened::of(&path).store.create().unwrap();
+    (folder, path)
+}
+
+#[test]
+fn a_folder_is_copied_anew_and_never_over_what_is_read() {
+    let (_folder, recipe) = with_folder("[stages.pick]\nuses = \"select\"\nwith = { from = [\"data\"] }\n");
+    let opened = Opened::of(&recipe);
+    let without = recipe.with_file_name("without.toml");
+    for (license, kept) in [("nc", ["a1", "b0"]), ("gpl", ["a0", "a1"])] {
+        let found = impact_of(&opened, &format!("license={license}"));
+        write_without(&opened.lineage(), &found, &without).unwrap();
+        let written: Table = toml::from_str(&fs::read_to_string(&without).unwrap()).unwrap();
+        let copy = PathBuf::from(written["stages"]["pick"]["with"]["from"][0].as_str().unwrap());
+        assert_eq!(copy.file_name().unwrap(), "data", "rows may be named after the folder");
+        let rows = ["a.jsonl", "b.jsonl"].iter().flat_map(|name| rows_of(&copy.join(name)));
+        let ids: Vec<String> = rows.map(|(_, row)| row["id"].as_str().unwrap().to_owned()).collect();
+        assert_eq!(ids, kept, "without {license}");
+    }
+    let own = Opened::of(&without);
+    let found = impact_of(&own, "license=mit");
+    let error = write_without(&own.lineage(), &found, &without).unwrap_err().to_string();
+    assert!(error.contains("would be replaced: expected another name"), "{error}");
+}
+
+#[test]
+fn a_command_reads_the_copy_or_nothing_is_written() {
+    for (argument, expected) in
+        [("data/a.jsonl", Some("")), ("--rows=./data/a.jsonl", Some("--rows=")), ("", None)]
+    {
+        let (_folder, recipe) = with_folder(&format!(
+            "[stages.clean]\nuses = \"command\"\n[stages.clean.with]\ncommand = [\"clean\", \"{argument}\"]\n\
+             inputs = [\"data/a.jsonl\"]\noutputs = {{ rows = \"rows.jsonl\" }}\n"
+        ));
+        let opened = Opened::of(&recipe);
+        let found = impact_of(&opened, "license=nc");
+        let without = recipe.with_file_name("without.toml");
+        let written = write_without(&opened.lineage(), &found, &without);
+        let Some(option) = expected else {
+            let error = written.unwrap_err().to_string();
+            assert!(error.contains("no argument of its `command` names it"), "{error}");
+            assert!(!without.exists());
+            continue;
+        };
+        let copy = written.unwrap().filtered[0].copy.display().to_string();
+        let recipe: Table = toml::from_str(&fs::read_to_string(&without).unwrap()).unwrap();
+        let with = &recipe["stages"]["clean"]["with"];
+        assert_eq!(with["command"][1].as_str(), Some(format!("{option}{copy}").as_str()));
+        assert_eq!(with["inputs"][0].as_str(), Some(copy.as_str()));
+    }
+}
+
+/// Two stages that do the same have one key, and leave one file. The second is read.
+const TWINS: &str = r#"
+[stages.one]
+uses = "respond"
+with = { from = ["rows.jsonl"] }
+
+[stages.two]
+uses = "respond"
+with = { from = ["rows.jsonl"] }
+
+[stages.train]
+uses = "sft"
+with = { from = ["${stages.two.responses}"] }
+"#;
+
+#[test]
+fn of_stages_of_one_key_the_one_that_is_read_is_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = folder.path().join("pipe.toml");
+    fs::write(folder.path().join("rows.jsonl"), ROWS).unwrap();
+    fs::write(&recipe, TWINS).unwrap();
+    Opened::apply(&recipe);
+    let opened = Opened::of(&recipe);
+    let trace = opened.lineage().trace(RowAddress { stage: "train", file: None, row: "3" });
+    assert_eq!(way(&trace.unwrap().row)[0], "two/responses:3");
+    let found = impact_of(&opened, "teacher=teacher-a");
+    assert_eq!(found.runs_again, ["train"]);
+    let models: Vec<(u64, u64)> = found.models.iter().map(|model| (model.n_removed, model.n_rows)).collect();
+    assert_eq!(models, [(4, 8)]);
+}
+
+fn n_rows(row: &TracedRow) -> usize {
+    1 + row.from.iter().map(n_rows).sum::<usize>()
+}
+
+#[test]
+fn rows_of_one_id_are_not_followed_without_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut recipe = String::new();
+    // Each stage leaves what it reads: 60 rows of one id, each of which may be made of any of the stage before it.
+    for (name, from) in [("a", "rows.jsonl"), ("b", "${stages.a.rows}"), ("c", "${stages.b.rows}")] {
+        recipe += &format!(
+            "[stages.{name}]\nuses = \"command\"\n[stages.{name}.with]\n\
+             command = [\"cp\", \"{from}\", \"${{output}}/rows.jsonl\"]\ninputs = [\"{from}\"]\n\
+             outputs = {{ rows = \"rows.jsonl\" }}\n"
+        );
+    }
+    let path = folder.path().join("pipe.toml");
+    fs::write(folder.path().join("rows.jsonl"), "{\"id\": \"same\"}\n".repeat(60)).unwrap();
+    fs::write(&path, recipe).unwrap();
+    Opened::apply(&path);
+    let opened = Opened::of(&path);
+    let trace = opened.lineage().trace(RowAddress { stage: "c", file: None, row: "60" }).unwrap();
+    assert!((100..250).contains(&n_rows(&trace.row)), "{}", n_rows(&trace.row));
+    assert_eq!(way(&trace.row), ["c/rows:60", "b/rows:1", "a/rows:1", "rows.jsonl:1"]);
+    let note = trace.row.note.unwrap();
+    assert!(note.ends_with("more rows have its `id`, and are left out here"), "{note}");
+}
+
+#[test]
+fn rows_that_cannot_be_followed_are_a_remark() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pipe.toml");
+    let recipe = "[stages.copy]\nuses = \"command\"\n[stages.copy.with]\n\
+                  command = [\"cp\", \"rows.jsonl\", \"${output}/rows.jsonl\"]\ninputs = [\"rows.jsonl\"]\n\
+                  outputs = { rows = \"rows.jsonl\" }\n";
+    write_rows(&folder.path().join("rows.jsonl"), &[json!({"license": "nc"}), json!({"text": "?"})]);
+    fs::write(&path, recipe).unwrap();
+    Opened::apply(&path);
+    let opened = Opened::of(&path);
+    let found = impact_of(&opened, "license=nc");
+    let [remark, ..] = found.remarks.as_slice() else { panic!("no remark") };
+    assert!(remark.starts_with("1 row of copy/rows cannot be followed back"), "{remark}");
+    // Where nothing falls above, nothing needs to be followed.
+    assert!(impact_of(&opened, "license=gpl").remarks.is_empty());
+}

@@ -114,10 +114,20 @@ fn a_history_has_one_turn_for_an_evaluation() {
     assert_eq!(read, turns);
     assert_eq!((read.turns.len(), read.turns[1].categories[0].proposed), (2, 0.25));
     let before = |key: &str| read.before(Digest::of_bytes(key.as_bytes())).map(|turn| turn.turn);
-    assert_eq!((before("two"), before("three")), (Some(1), Some(2)));
+    assert_eq!((before("one"), before("two"), before("three")), (None, Some(1), Some(2)));
+    // An earlier recipe once more: the turn keeps its place and number.
+    assert_eq!(turns.record(new("one", 0.75)).unwrap(), 1);
+    let read = Turns::read(&pipeline).unwrap();
+    let shares: Vec<f64> = read.turns.iter().map(|turn| turn.categories[0].proposed).collect();
+    assert_eq!(shares, [0.75, 0.25]);
+    // Two that have read the same history: neither loses what the other records.
+    let mut other = Turns::read(&pipeline).unwrap();
+    assert_eq!(turns.record(new("three", 0.5)).unwrap(), 3);
+    assert_eq!(other.record(new("four", 0.5)).unwrap(), 4);
+    assert_eq!(other.turns.len(), 4);
     let mut text = fs::read_to_string(read.path()).unwrap();
     text.push_str("{\"format_version\": 99}\n");
     fs::write(read.path(), text).unwrap();
     let error = Turns::read(&pipeline).unwrap_err().to_string();
-    assert!(error.contains(".jsonl:3: version 99"), "{error}");
+    assert!(error.contains(".jsonl:5: version 99"), "{error}");
 }

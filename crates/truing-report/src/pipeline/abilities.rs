@@ -134,6 +134,7 @@ pub(super) fn of_pipeline(record: &PipelineRecord) -> Abilities {
 /// The evaluations that have results, in the order of the pipeline; those of models that no stage has changed first.
 fn evaluated<'a>(record: &'a PipelineRecord, remarks: &mut Vec<String>) -> Vec<Evaluated<'a>> {
     let mut found = Vec::new();
+    let follow = follow_a_change(record);
     for (idx, stage) in record.stages.iter().enumerate() {
         let Some(folder) = stage.folder.as_deref().filter(|folder| folder.join(RESULTS).is_file()) else {
             continue;
@@ -143,7 +144,7 @@ fn evaluated<'a>(record: &'a PipelineRecord, remarks: &mut Vec<String>) -> Vec<E
         }
         match read_results(folder) {
             Ok(tasks) => {
-                found.push(Evaluated { stage, folder, tasks, is_start: !follows_a_change(record, idx) });
+                found.push(Evaluated { stage, folder, tasks, is_start: !follow[idx] });
             }
             Err(error) => remarks.push(format!("{}: {}", stage.name, with_causes(&error))),
         }
@@ -153,12 +154,16 @@ fn evaluated<'a>(record: &'a PipelineRecord, remarks: &mut Vec<String>) -> Vec<E
     found
 }
 
-/// Whether a stage needs one that changes a model, directly or through others.
-fn follows_a_change(record: &PipelineRecord, stage: usize) -> bool {
-    let mut needs = record.stages[stage].needs.iter().filter(|&&needed| needed < stage);
-    needs.any(|&needed| {
-        CHANGES_MODELS.contains(&record.stages[needed].uses.as_str()) || follows_a_change(record, needed)
-    })
+/// Whether each stage needs one that changes a model, directly or through others. Each needs earlier ones.
+fn follow_a_change(record: &PipelineRecord) -> Vec<bool> {
+    let mut follow: Vec<bool> = Vec::new();
+    for stage in &record.stages {
+        let changes = |needed: usize| CHANGES_MODELS.contains(&record.stages[needed].uses.as_str());
+        let mut needs = stage.needs.iter().filter(|&&needed| needed < follow.len());
+        let follows = needs.any(|&needed| changes(needed) || follow[needed]);
+        follow.push(follows);
+    }
+    follow
 }
 
 /// The first evaluation before another one that has a benchmark in common with it.
@@ -415,7 +420,11 @@ mod tests {
             ],
             ..PipelineRecord::default()
         };
-        let follow: Vec<bool> = (0..6).map(|stage| follows_a_change(&record, stage)).collect();
-        assert_eq!(follow, [false, true, true, false, false, false]);
+        assert_eq!(follow_a_change(&record), [false, true, true, false, false, false]);
+        // Each stage is needed by two: as many ways as a walk along each of them would not come to the end of.
+        let many =
+            (0..100).map(|idx: usize| stage("s", "select", &[idx.wrapping_sub(1), idx.wrapping_sub(2)]));
+        let record = PipelineRecord { stages: many.collect(), ..PipelineRecord::default() };
+        assert!(!follow_a_change(&record).contains(&true));
     }
 }

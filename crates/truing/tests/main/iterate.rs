@@ -123,6 +123,12 @@ fn turns_are_recorded_and_end_where_nothing_is_shown() {
     // The recipe is the user's.
     assert_eq!(fs::read_to_string(&path).unwrap(), text);
     assert!(!turning.0.path("songs.turn-2.toml").exists() && !turning.0.path("songs.turn-3.toml").exists());
+
+    // What another evaluation measures is not compared. The key is the same, so that nothing runs.
+    fs::write(&path, text.replace("stages.evaluate", "stages.measure")).unwrap();
+    turning.run("apply", &[]).expect_status(0);
+    let other = turning.run("iterate", &[]).expect_status(1).stdout;
+    assert!(other.contains("not compared: the turn before measured something else"), "{other}");
 }
 
 #[test]

@@ -28,10 +28,12 @@ use crate::{Context, machine, units};
 const PATIENCE: Duration = Duration::from_millis(50);
 /// Lines of a stage's output that are shown where it fails.
 const N_LINES: usize = 5;
+/// Rows of a plan's table that are shown where it has one line.
+const PREDICTED: [&str; 2] = ["peak", "time of the run"];
 
 /// What the plan of a stage says.
 pub(super) struct Prediction {
-    /// Its JSON, or the last line of its text; of a plan that failed its error.
+    /// Its JSON, or the last line of its text with memory and time; of a plan that failed its error.
     pub(super) said: Value,
     /// How planning ended.
     pub(super) status: Option<i32>,
@@ -63,7 +65,7 @@ impl<'a> ProgramHost<'a> {
     }
 
     /// What the stages that would run say of themselves, where their inputs are there: as JSON, or the last line of
-    /// their plans.
+    /// their plans with memory and time.
     pub(super) fn predictions(
         &self,
         pipeline: &Pipeline,
@@ -95,7 +97,7 @@ impl<'a> ProgramHost<'a> {
         let text = String::from_utf8_lossy(&output.stdout);
         let said = match as_json {
             true => serde_json::from_str(&text).ok(),
-            false => text.lines().rev().find(|line| !line.trim().is_empty()).map(Value::from),
+            false => in_one_line(&text).map(Value::from),
         };
         let problem = || {
             let text = String::from_utf8_lossy(&output.stderr);
@@ -193,6 +195,17 @@ impl<'a> ProgramHost<'a> {
             }
         })
     }
+}
+
+/// The last line of a plan, with the memory and the time that its table has.
+fn in_one_line(plan: &str) -> Option<String> {
+    let last = plan.lines().rev().find(|line| !line.trim().is_empty())?;
+    let value = |name: &&str| {
+        let after = plan.lines().find_map(|line| line.strip_prefix(*name)?.strip_prefix("  "))?;
+        Some(format!("; {name} {}", after.trim()))
+    };
+    let facts: String = PREDICTED.iter().filter_map(value).collect();
+    Some(format!("{last}{facts}"))
 }
 
 /// Waits for a child; says whether it was asked to stop, and the most memory it was seen to have.
@@ -296,6 +309,18 @@ impl Host for ProgramHost<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_plan_in_one_line_has_memory_and_time() {
+        let plan = "parameters            105 KiB\npeak                 34.7 MiB\npeaks               1\n\
+                    time of the run        66 ms\n\nk  activations      peak\n1      324 KiB  34.4 MiB\n\nno recomputation\n\n";
+        assert_eq!(
+            in_one_line(plan).as_deref(),
+            Some("no recomputation; peak 34.7 MiB; time of the run 66 ms")
+        );
+        assert_eq!(in_one_line("20 items on sums\n").as_deref(), Some("20 items on sums"));
+        assert_eq!(in_one_line("\n"), None);
+    }
 
     #[test]
     fn figures_are_the_numbers_of_the_last_object() {

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::json;
 use truing_pipeline::{Impact, Lineage, ModelImpact, Selector, Written, impact, write_without};
+use truing_types::counted;
 
 use super::Opened;
 use super::host::ProgramHost;
@@ -105,8 +106,9 @@ fn print(
     for file in filtered {
         let (path, copy) = (clean_path(&file.path), clean_path(&file.copy));
         printer.line(format_args!(
-            "{copy}: {path} without {} rows; {} with fewer responses",
-            file.n_removed, file.n_changed
+            "{copy}: {path} without {}; {} with fewer responses",
+            counted(file.n_removed, "row", "rows"),
+            file.n_changed
         ))?;
     }
     printer.line(format_args!("rows that fall  {}", clean_path(removed)))?;

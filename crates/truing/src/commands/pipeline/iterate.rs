@@ -107,7 +107,9 @@ pub(super) fn run(arguments: &IterateArguments, context: &Context) -> anyhow::Re
     let (step, decision) = match &before {
         None => (None, TurnDecision::First),
         Some(before) => {
-            let earlier = (before.evaluation.task == evidence.task).then_some(before.evaluation.key);
+            let measured = (&before.select, &before.evaluation.stage, &before.evaluation.task);
+            let is_same = measured == (&pipeline.stages[select].name, &planned.name, &evidence.task);
+            let earlier = is_same.then_some(before.evaluation.key);
             compare(earlier.map(|key| store.run_folder(key)).as_deref(), &folder, &evidence)?
         }
     };
@@ -368,7 +370,9 @@ pub(super) fn decision_text(decision: TurnDecision) -> &'static str {
         TurnDecision::GoOn => "better than the turn before",
         TurnDecision::NotResolved => "stop: a difference from the turn before is not shown",
         TurnDecision::Worse => "stop: worse than the turn before",
-        TurnDecision::NotCompared => "the results of the turn before are gone: not compared",
+        TurnDecision::NotCompared => {
+            "not compared: the turn before measured something else, or its results are gone"
+        }
     }
 }
 

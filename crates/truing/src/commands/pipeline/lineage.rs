@@ -93,7 +93,7 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> anyhow::Result<Ou
         Some((stage, file)) => (stage, Some(file)),
         None => (arguments.place.as_str(), None),
     };
-    let trace = lineage.trace(RowAddress { stage, file, row: &arguments.row })?;
+    let mut trace = lineage.trace(RowAddress { stage, file, row: &arguments.row })?;
     opened.save_digests(&host);
     let tokens = arguments.tokens.as_ref().map(|range| tokens(range, &trace, &opened)).transpose()?;
     let printer = context.printer;
@@ -105,6 +105,7 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> anyhow::Result<Ou
         printer.json(&shown)?;
         return Ok(Outcome::Fine);
     }
+    name_stages(&mut trace, &opened);
     if trace.n_with_id > 1 {
         printer.note(format_args!("{} rows have this id; this is the first", trace.n_with_id));
     }
@@ -119,6 +120,46 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> anyhow::Result<Ou
     }
     print_row(&trace.row, depth, printer)?;
     Ok(Outcome::Fine)
+}
+
+/// Names results by their stages: a model that a stage left is a long path in a row.
+fn name_stages(trace: &mut Trace, opened: &Opened) {
+    let stages = opened.plan.stages.iter();
+    let folders: Vec<(String, &str)> = stages
+        .filter_map(|stage| {
+            let folder = opened.store.run_folder(stage.key?);
+            Some((format!("{}/", folder.to_string_lossy()), stage.name.as_str()))
+        })
+        .collect();
+    let records = trace.reader.iter_mut().flat_map(|reader| &mut reader.records);
+    records.for_each(|record| name_in_fields(&mut record.row, &folders));
+    name_in_row(&mut trace.row, &folders);
+}
+
+fn name_in_row(row: &mut TracedRow, folders: &[(String, &str)]) {
+    let own = row.row.iter_mut().chain(row.records.iter_mut().map(|record| &mut record.row));
+    own.for_each(|fields| name_in_fields(fields, folders));
+    row.from.iter_mut().for_each(|from| name_in_row(from, folders));
+}
+
+fn name_in_fields(fields: &mut Map<String, Value>, folders: &[(String, &str)]) {
+    fields.values_mut().for_each(|value| name_in_value(value, folders));
+}
+
+fn name_in_value(value: &mut Value, folders: &[(String, &str)]) {
+    match value {
+        Value::String(text) => {
+            let named = folders
+                .iter()
+                .find_map(|(folder, stage)| Some(format!("{stage}/{}", text.strip_prefix(folder.as_str())?)));
+            if let Some(named) = named {
+                *text = named;
+            }
+        }
+        Value::Array(list) => list.iter_mut().for_each(|value| name_in_value(value, folders)),
+        Value::Object(fields) => name_in_fields(fields, folders),
+        _ => {}
+    }
 }
 
 fn indented(depth: usize, text: &str, printer: Printer) -> anyhow::Result<()> {
@@ -319,6 +360,21 @@ mod tests {
         )
         .unwrap();
         assert_eq!(turns(&fields, "<a><b><a>"), [Some(1..2), Some(4..5), Some(7..8), None]);
+    }
+
+    #[test]
+    fn results_are_named_by_their_stages() {
+        let folders = [("/store/runs/0123/run/".to_owned(), "sft")];
+        let mut row = serde_json::json!({
+            "model": "/store/runs/0123/run/model", "responses": [{"model": "/store/runs/0123/run/model"}],
+            "judge": "/store/runs/0456/run/model", "text": "see /store/runs/0123/run/model",
+        });
+        let expected = serde_json::json!({
+            "model": "sft/model", "responses": [{"model": "sft/model"}],
+            "judge": "/store/runs/0456/run/model", "text": "see /store/runs/0123/run/model",
+        });
+        name_in_value(&mut row, &folders);
+        assert_eq!(row, expected);
     }
 
     #[test]

@@ -364,8 +364,9 @@ fn print(
     let remarks =
         rehearsed.iter().flat_map(|stage| stage.remarks.iter().map(move |text| (&stage.stage, text)));
     print_part("remarks", remarks.map(|(stage, text)| format!("{stage}: {text}")), context)?;
-    let predicted =
-        rehearsed.iter().filter_map(|stage| Some((&stage.stage, stage.predicted.as_ref()?.as_str()?)));
+    // Of a stage that failed the plan says the same once more.
+    let tried = rehearsed.iter().filter(|stage| !matches!(stage.fate, Fate::Failed(_)));
+    let predicted = tried.filter_map(|stage| Some((&stage.stage, stage.predicted.as_ref()?.as_str()?)));
     print_part("the real run", predicted.map(|(stage, text)| format!("{stage}: {text}")), context)?;
     let errors = rehearsed.iter().filter_map(|stage| match &stage.fate {
         Fate::Failed(reasons) => Some(reasons.iter().cloned()),
