@@ -1,7 +1,7 @@
 //! A decoder's blocks, embedding and rotary table: what of the engine is not the encoder's.
 
 use truing_kernels::{
-    MatrixRef, RotaryTable, RowProduct, RowWeight, Write, gather_rows, matmul, multiply_rows,
+    Epilogue, MatrixRef, RotaryTable, RowProduct, RowWeight, Write, gather_rows, multiply_rows,
     rms_norm_backward, rms_norm_forward, scatter_add_rows,
 };
 use truing_model::{
@@ -164,8 +164,8 @@ impl Decoder {
         let (width, vocab) = (self.spec.hidden_size, self.spec.vocab_size);
         let (chosen, normed) = self.normed_rows(parameters, pool, hidden, rows);
         let mut logits = vec![0.0; rows.len() * vocab];
-        let head = MatrixRef::new(&parameters.values[self.head], vocab, width);
-        matmul(MatrixRef::new(&normed, rows.len(), width), head.transposed(), &mut logits, Write::Overwrite);
+        let normed_matrix = MatrixRef::new(&normed, rows.len(), width);
+        parameters.weight(self.head).forward(normed_matrix, &mut logits, Write::Overwrite, Epilogue::Nothing);
         pool.give(chosen);
         pool.give(normed);
         logits
@@ -179,6 +179,7 @@ impl Decoder {
         cache: &mut KvCache,
         tokens: &[TokenId],
     ) -> Vec<f32> {
+        parameters.round_all_weights();
         let mut logits = Vec::new();
         for piece in tokens.chunks(PREFILL_TOKENS) {
             logits = match piece {
@@ -206,7 +207,7 @@ impl Decoder {
         }
         cache.n_cached = n_after;
         let last = hidden.len() - self.spec.hidden_size;
-        let head = RowWeight::F32(&parameters.values[self.head]);
+        let head = parameters.unquantized_row_weight(self.head);
         let logits = self.logits_of_rows(parameters, pool, &hidden[last..], head);
         pool.give(hidden);
         logits
@@ -221,6 +222,7 @@ impl Decoder {
         tokens: &[&[TokenId]],
         weights: DecodingWeights,
     ) -> Vec<f32> {
+        parameters.round_all_weights();
         parameters.choose_decoding_weights(&self.spec, weights);
         let parameters = &*parameters;
         let n_new: Vec<usize> = tokens.iter().map(|new| new.len()).collect();

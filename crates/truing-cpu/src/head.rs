@@ -44,7 +44,6 @@ impl Inner {
         let Self { parameters, pool, body, .. } = self;
         let decoder = body.decoder()?;
         let (chosen, mut normed) = decoder.normed_rows(parameters, pool, hidden, request.rows());
-        let weight = &parameters.values[decoder.head];
         let mut output = HeadOutput::default();
         if let HeadRequest::LogProbs { targets, temperature, excluded, reference } = request {
             truing_kernels::scale(&mut normed, temperature.recip());
@@ -52,14 +51,14 @@ impl Inner {
             *tokens = TokenLogProbs::with_len(targets.rows.len());
             linear_log_probs_divergence_forward(
                 &normed,
-                weight,
+                parameters.weight(decoder.head),
                 &targets.tokens,
                 excluded.ranges(),
                 rows_of(tokens),
                 divergence(reference.as_ref(), kl, &[]),
             );
         } else {
-            output.scores = scores(&normed, weight, decoder.spec.hidden_size);
+            output.scores = scores(&normed, &parameters.values[decoder.head], decoder.spec.hidden_size);
         }
         pool.give(chosen);
         pool.give(normed);
@@ -83,10 +82,8 @@ impl Inner {
         let (chosen, mut normed) = decoder.normed_rows(parameters, pool, &hidden, rows);
         let mut d_normed = pool.take(rows.len(), width);
         let mut output = HeadOutput::default();
-        let d_head = &mut parameters.gradients[decoder.head];
-        let d_head = if d_head.is_empty() { None } else { Some(&mut d_head[..]) };
-        let weight = &parameters.values[decoder.head];
         if let HeadRequest::LogProbs { targets, temperature, excluded, reference } = request {
+            let (weight, d_head) = parameters.weight_and_gradient(decoder.head);
             truing_kernels::scale(&mut normed, temperature.recip());
             let HeadOutput { tokens, kl, .. } = &mut output;
             *tokens = TokenLogProbs::with_len(rows.len());
@@ -103,6 +100,9 @@ impl Inner {
             );
             truing_kernels::scale(&mut d_normed, temperature.recip());
         } else {
+            let d_head = &mut parameters.gradients[decoder.head];
+            let d_head = if d_head.is_empty() { None } else { Some(&mut d_head[..]) };
+            let weight = &parameters.values[decoder.head];
             output.scores = scores(&normed, weight, width);
             scores_backward(&normed, weight, width, &gradient.scores, &mut d_normed, d_head);
         }
@@ -210,7 +210,7 @@ impl Inner {
         let (chosen, mut normed) = decoder.normed_rows(parameters, pool, hidden, rows);
         truing_kernels::scale(&mut normed, temperature.recip());
         let k = k.clamp(1, decoder.spec.vocab_size - excluded.len());
-        let weight = &parameters.values[decoder.head];
+        let weight = parameters.weight(decoder.head);
         let (tokens, log_probs) =
             linear_top_log_probs(&normed, weight, decoder.spec.hidden_size, excluded.ranges(), k);
         pool.give(chosen);
@@ -232,7 +232,7 @@ impl Inner {
         let decoder = body.decoder()?;
         let (chosen, mut normed) = decoder.normed_rows(parameters, pool, hidden, rows);
         truing_kernels::scale(&mut normed, temperature.recip());
-        let weight = &parameters.values[decoder.head];
+        let weight = parameters.weight(decoder.head);
         let log_probs = linear_log_probs_of(&normed, weight, decoder.spec.hidden_size, tokens, *k);
         pool.give(chosen);
         pool.give(normed);

@@ -2,12 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
+mod bf16;
 mod minilm;
 mod quantized;
 mod sharded;
 
 use truing_cpu::CpuEngine;
-use truing_model::{Engine, EngineOptions, PutWeight, TrainableSpec};
+use truing_model::{ComputeDtype, Engine, EngineOptions, PutWeight, TrainableSpec};
 use truing_parallel::Solo;
 
 truing_model::conformance_tests!(CpuEngine);
@@ -15,9 +16,11 @@ truing_model::conformance_tests!(CpuEngine);
 /// The CPU states equality of bits; a looser statement would let the suite pass with less.
 #[test]
 fn bits_are_guaranteed() {
-    let engine = quantized::engine(&quantized::spec(), &TrainableSpec::default());
-    let guarantees = engine.guarantees();
-    assert!(guarantees.is_deterministic && guarantees.is_batch_invariant);
+    for dtype in [ComputeDtype::F32, ComputeDtype::Bf16] {
+        let engine = quantized::engine_in(dtype, &quantized::spec(), &TrainableSpec::default());
+        let guarantees = engine.guarantees();
+        assert!(guarantees.is_deterministic && guarantees.is_batch_invariant, "{dtype}");
+    }
 }
 
 #[test]

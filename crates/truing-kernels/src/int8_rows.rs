@@ -265,7 +265,7 @@ simd_fn! {
                     unsafe { simd.int8_block(rows.len(), &int8_block, &mut block) };
                 } else {
                     let weights = floats.as_ptr();
-                    let row_block = RowBlock { k, x, weights, weight_stride: stride, next: [weights; 2] };
+                    let row_block = RowBlock { k, x, weights, weight_stride: stride, is_bf16: false, next: [weights; 2] };
                     // SAFETY: the rows of x were sliced, and four rows of weights were left behind.
                     unsafe { simd.row_block(rows.len(), BLOCK_COLUMNS, &row_block, &mut block) };
                 }

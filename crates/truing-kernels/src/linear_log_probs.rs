@@ -29,14 +29,18 @@
 //! Rows of the head can be excluded: their logits are minus infinity, so that they take no part in any sum, maximum or
 //! gradient.
 //!
+//! The head is floats, or a [`Bf16Matrix`](crate::Bf16Matrix): then the factors of all three products are rounded to bf16,
+//! d_z before its factor. Everything else is the same.
+//!
 //! Sums over the vocabulary run in f32 within blocks of [`BLOCK`] words, and in f64 over the blocks, in order.
 
 #![allow(unsafe_code, reason = "blocks written by several threads")]
 
-use crate::matmul::{MatrixRef, Write, matmul};
+use crate::matmul::{MatrixRef, Write};
 use crate::parallel::{Disjoint, ELEMENTS_PER_ITEM, for_each_item};
 use crate::scratch::Stock;
 use crate::simd::{MAX_LANES, SimdLevel, simd_fn};
+use crate::weight::Weight;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -211,7 +215,7 @@ struct Gradients<'a> {
 
 /// A chunk of tokens and the buffers it uses; `width` tokens, the last of which may be filling.
 struct Chunk<'a> {
-    head: MatrixRef<'a>,
+    head: Weight<'a>,
     h: usize,
     vocab: usize,
     width: usize,
@@ -226,7 +230,7 @@ impl Chunk<'_> {
     /// Fills the logits.
     fn multiply(&mut self, excluded: &[Range<u32>]) {
         let hidden = MatrixRef::new(self.hidden, self.width, self.h);
-        matmul(self.head, hidden.transposed(), self.logits, Write::Overwrite);
+        self.head.forward_transposed(hidden, self.logits);
         for range in excluded {
             self.logits[range.start as usize * self.width..range.end as usize * self.width]
                 .fill(f32::NEG_INFINITY);
@@ -363,7 +367,7 @@ impl Chunk<'_> {
         let is_scaled = d_divergence.is_some();
         let factor = |i: usize| if is_scaled { 1.0 } else { of_log_prob(i) };
         let d_logits = MatrixRef::new(self.logits, self.vocab, width);
-        matmul(d_logits.transposed(), self.head, d_hidden, Write::Overwrite);
+        self.head.backward_input(d_logits.transposed(), d_hidden, Write::Overwrite);
         for (i, d_hidden) in d_hidden.chunks_exact_mut(h).enumerate() {
             d_hidden.iter_mut().for_each(|d| *d *= factor(i));
         }
@@ -371,7 +375,8 @@ impl Chunk<'_> {
             for (i, hidden) in self.hidden.chunks_exact_mut(h).enumerate() {
                 hidden.iter_mut().for_each(|x| *x *= factor(i));
             }
-            matmul(d_logits, MatrixRef::new(self.hidden, width, h), d_head, Write::Add);
+            let hidden = MatrixRef::new(self.hidden, width, h);
+            self.head.add_gradient(d_logits.transposed(), hidden, d_head);
         }
     }
 }
@@ -405,7 +410,7 @@ fn check_excluded(excluded: &[Range<u32>], vocab: usize) -> usize {
 
 fn run(
     hidden: &[f32],
-    head: &[f32],
+    head: Weight<'_>,
     targets: &[u32],
     excluded: &[Range<u32>],
     out: LogProbRows,
@@ -423,10 +428,10 @@ fn run(
     }
     let h = hidden.len() / n;
     assert!(
-        h > 0 && hidden.len() == n * h && head.len().is_multiple_of(h),
+        h > 0 && hidden.len() == n * h && head.n_elements().is_multiple_of(h),
         "linear_log_probs: hidden [n, h], head [vocab, h]"
     );
-    let vocab = head.len() / h;
+    let vocab = head.n_elements() / h;
     assert!(targets.iter().all(|&y| (y as usize) < vocab), "linear_log_probs: targets are below {vocab}");
     check_excluded(excluded, vocab);
     if let Some(Divergence { reference, kl, d_kl, .. }) = &divergence {
@@ -457,7 +462,7 @@ fn run(
             chunk_hidden[..rows.len()].copy_from_slice(&hidden[rows.clone()]);
             chunk_hidden[rows.len()..].fill(0.0);
             let mut chunk = Chunk {
-                head: MatrixRef::new(head, vocab, h),
+                head,
                 h,
                 vocab,
                 width,
@@ -494,32 +499,37 @@ fn run(
 }
 
 /// Log-probabilities, entropies and whether each target is the argmax. Panics when a size or a target does not fit.
-pub fn linear_log_probs_forward(hidden: &[f32], head: &[f32], targets: &[u32], out: LogProbRows) {
-    run(hidden, head, targets, &[], out, None, None);
+pub fn linear_log_probs_forward<'a>(
+    hidden: &[f32],
+    head: impl Into<Weight<'a>>,
+    targets: &[u32],
+    out: LogProbRows,
+) {
+    run(hidden, head.into(), targets, &[], out, None, None);
 }
 
 /// The results of [`linear_log_probs_forward`] over all rows of the head but the `excluded` (ascending ranges), and the KL
 /// divergence of each row from a reference where one is given.
 ///
 /// Panics when a size, a target, an excluded row or a token of the reference does not fit.
-pub fn linear_log_probs_divergence_forward(
+pub fn linear_log_probs_divergence_forward<'a>(
     hidden: &[f32],
-    head: &[f32],
+    head: impl Into<Weight<'a>>,
     targets: &[u32],
     excluded: &[Range<u32>],
     out: LogProbRows,
     divergence: Option<Divergence>,
 ) {
-    run(hidden, head, targets, excluded, out, divergence, None);
+    run(hidden, head.into(), targets, excluded, out, divergence, None);
 }
 
 /// The results of [`linear_log_probs_forward`] and, from the same logits, the gradients of
 /// `Σ d_log_probs · log_probs`: overwrites `d_hidden: [n, h]`, adds to `d_head: [vocab, h]`.
 ///
 /// Panics when a size or a target does not fit.
-pub fn linear_log_probs_backward(
+pub fn linear_log_probs_backward<'a>(
     hidden: &[f32],
-    head: &[f32],
+    head: impl Into<Weight<'a>>,
     targets: &[u32],
     d_log_probs: &[f32],
     out: LogProbRows,
@@ -543,9 +553,9 @@ pub fn linear_log_probs_backward(
 /// (ascending ranges); an empty `d_log_probs` is zero.
 ///
 /// Panics when a size, a target, an excluded row or a token of the reference does not fit.
-pub fn linear_log_probs_divergence_backward(
+pub fn linear_log_probs_divergence_backward<'a>(
     hidden: &[f32],
-    head: &[f32],
+    head: impl Into<Weight<'a>>,
     targets: &[u32],
     excluded: &[Range<u32>],
     d_log_probs: &[f32],
@@ -554,13 +564,14 @@ pub fn linear_log_probs_divergence_backward(
     d_hidden: &mut [f32],
     d_head: Option<&mut [f32]>,
 ) {
+    let head = head.into();
     assert!(
         d_log_probs.is_empty() || d_log_probs.len() == targets.len(),
         "linear_log_probs_backward: d_log_probs is [n]"
     );
     assert_eq!(d_hidden.len(), hidden.len(), "linear_log_probs_backward: d_hidden is as hidden");
     assert!(
-        d_head.as_ref().is_none_or(|d| d.len() == head.len()),
+        d_head.as_ref().is_none_or(|d| d.len() == head.n_elements()),
         "linear_log_probs_backward: d_head is as head"
     );
     let gradients = Gradients { d_log_probs, d_hidden, d_head };
@@ -572,18 +583,19 @@ pub fn linear_log_probs_divergence_backward(
 /// The logits are those of [`linear_log_probs_divergence_forward`] to the bit.
 ///
 /// Panics when a size does not fit or `k` is not between 1 and the number of rows that are not excluded.
-pub fn linear_top_log_probs(
+pub fn linear_top_log_probs<'a>(
     hidden: &[f32],
-    head: &[f32],
+    head: impl Into<Weight<'a>>,
     h: usize,
     excluded: &[Range<u32>],
     k: usize,
 ) -> (Vec<u32>, Vec<f32>) {
+    let head = head.into();
     assert!(
-        h > 0 && hidden.len().is_multiple_of(h) && head.len().is_multiple_of(h),
+        h > 0 && hidden.len().is_multiple_of(h) && head.n_elements().is_multiple_of(h),
         "linear_top_log_probs: hidden [n, h], head [vocab, h]"
     );
-    let (n, vocab) = (hidden.len() / h, head.len() / h);
+    let (n, vocab) = (hidden.len() / h, head.n_elements() / h);
     let n_left = check_excluded(excluded, vocab);
     assert!((1..=n_left).contains(&k), "linear_top_log_probs: k is from 1 to {n_left}");
     let mut tokens = vec![0_u32; n * k];
@@ -610,12 +622,19 @@ pub fn linear_top_log_probs(
 /// The logits are those of [`linear_log_probs_divergence_forward`] to the bit.
 ///
 /// Panics when a size or a token does not fit.
-pub fn linear_log_probs_of(hidden: &[f32], head: &[f32], h: usize, tokens: &[u32], k: usize) -> Vec<f32> {
+pub fn linear_log_probs_of<'a>(
+    hidden: &[f32],
+    head: impl Into<Weight<'a>>,
+    h: usize,
+    tokens: &[u32],
+    k: usize,
+) -> Vec<f32> {
+    let head = head.into();
     assert!(
-        h > 0 && hidden.len().is_multiple_of(h) && head.len().is_multiple_of(h),
+        h > 0 && hidden.len().is_multiple_of(h) && head.n_elements().is_multiple_of(h),
         "linear_log_probs_of: hidden [n, h], head [vocab, h]"
     );
-    let vocab = head.len() / h;
+    let vocab = head.n_elements() / h;
     assert!(k > 0 && tokens.len() == hidden.len() / h * k, "linear_log_probs_of: tokens are [n, k]");
     assert!(tokens.iter().all(|&v| (v as usize) < vocab), "linear_log_probs_of: tokens are below {vocab}");
     let mut log_probs = vec![0.0_f32; tokens.len()];
@@ -632,12 +651,12 @@ pub fn linear_log_probs_of(hidden: &[f32], head: &[f32], h: usize, tokens: &[u32
 /// Calls `look` with the logits of each chunk of rows: the rows, `[vocab, width]`, and the width.
 fn for_each_chunk_of_logits(
     hidden: &[f32],
-    head: &[f32],
+    head: Weight<'_>,
     h: usize,
     excluded: &[Range<u32>],
     mut look: impl FnMut(Range<usize>, &[f32], usize),
 ) {
-    let (n, vocab) = (hidden.len() / h, head.len() / h);
+    let (n, vocab) = (hidden.len() / h, head.n_elements() / h);
     let most = tokens_per_chunk(vocab);
     WORKSPACE.with(|scratch| {
         for chunk_rows in chunks(n, most) {
@@ -649,7 +668,7 @@ fn for_each_chunk_of_logits(
             chunk_hidden[..rows.len()].copy_from_slice(&hidden[rows.clone()]);
             chunk_hidden[rows.len()..].fill(0.0);
             let mut chunk = Chunk {
-                head: MatrixRef::new(head, vocab, h),
+                head,
                 h,
                 vocab,
                 width,

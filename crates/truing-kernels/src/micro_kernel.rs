@@ -6,11 +6,14 @@
 
 #![allow(unsafe_code, reason = "raw pointers into blocks whose bounds the callers keep")]
 
+#[cfg(target_arch = "x86_64")]
+use crate::bf16_products::Dot;
+use crate::bf16_products::{Bf16Products, Widen, pair_tile};
 use crate::int8_rows::{Int8Block, int8_block};
 use crate::matmul::Write;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
-use crate::simd::{MAX_LANES, Portable, Simd};
+use crate::simd::{MAX_LANES, Portable, Simd, bf16_value};
 
 /// Rows of a full tile.
 pub(crate) const TILE_ROWS: usize = 6;
@@ -141,22 +144,31 @@ pub(crate) struct RowBlock {
     pub(crate) k: usize,
     /// Row i of x stands at `x + i · k`.
     pub(crate) x: *const f32,
-    /// Row c of the weights stands at `weights + c · weight_stride`.
+    /// Row c of the weights stands at `weights + c · weight_stride`, in numbers of their format: floats, or bf16 numbers
+    /// behind the same pointer.
     pub(crate) weights: *const f32,
     pub(crate) weight_stride: usize,
+    /// Whether the weights are bf16 numbers.
+    pub(crate) is_bf16: bool,
     /// Two rows that will be read soon and are asked for meanwhile; they need not be valid.
     pub(crate) next: [*const f32; 2],
 }
 
 /// `ROWS` rows of `x` against `COLUMNS` rows of weights, all contiguous in k: each sum is one chain of vectors, then
-/// its lanes, for any block.
+/// its lanes, for any block. Weights of 16 bits are widened on their way: the sums are those of `f32` weights with the
+/// same numbers.
 #[inline(always)]
-unsafe fn row_block<S: Simd, const ROWS: usize, const COLUMNS: usize>(
+unsafe fn row_block<S: Simd, const ROWS: usize, const COLUMNS: usize, const BF16: bool>(
     simd: S,
     block: &RowBlock,
     out: &mut BlockSums,
 ) {
-    let RowBlock { k, x, weights, weight_stride, next } = *block;
+    let RowBlock { k, x, weights, weight_stride, next, is_bf16: _ } = *block;
+    let halves = weights.cast::<u16>();
+    let asked = |row: *const f32, p: usize| match BF16 {
+        true => row.cast::<u16>().wrapping_add(p).cast(),
+        false => row.wrapping_add(p),
+    };
     let whole = k / S::LANES * S::LANES;
     // What does not fill a vector is copied before there are sums: a call of a copying routine would spill them.
     let (mut x_rest, mut weights_rest) = ([[0.0; MAX_LANES]; ROWS], [[0.0; MAX_LANES]; COLUMNS]);
@@ -167,7 +179,13 @@ unsafe fn row_block<S: Simd, const ROWS: usize, const COLUMNS: usize>(
                 x.add(i * k + whole).copy_to_nonoverlapping(rest.as_mut_ptr(), k - whole);
             }
             for (c, rest) in weights_rest.iter_mut().enumerate() {
-                weights.add(c * weight_stride + whole).copy_to_nonoverlapping(rest.as_mut_ptr(), k - whole);
+                let at = c * weight_stride + whole;
+                if BF16 {
+                    let from = std::slice::from_raw_parts(halves.add(at), k - whole);
+                    rest.iter_mut().zip(from).for_each(|(to, half)| *to = bf16_value(*half));
+                } else {
+                    weights.add(at).copy_to_nonoverlapping(rest.as_mut_ptr(), k - whole);
+                }
             }
         }
     }
@@ -177,11 +195,16 @@ unsafe fn row_block<S: Simd, const ROWS: usize, const COLUMNS: usize>(
         let mut vectors = [simd.splat(0.0); COLUMNS];
         for (c, vector) in vectors.iter_mut().enumerate() {
             // SAFETY: a whole vector of a row that the caller vouches for.
-            *vector = unsafe { simd.load_ptr(weights.add(c * weight_stride + p)) };
+            *vector = unsafe {
+                match BF16 {
+                    true => simd.load_bf16_ptr(halves.add(c * weight_stride + p)),
+                    false => simd.load_ptr(weights.add(c * weight_stride + p)),
+                }
+            };
         }
         if COLUMNS > 1 {
-            simd.prefetch_stream(next[0].wrapping_add(p));
-            simd.prefetch_stream(next[1].wrapping_add(p));
+            simd.prefetch_stream(asked(next[0], p));
+            simd.prefetch_stream(asked(next[1], p));
         }
         for (i, sums) in sums.iter_mut().enumerate() {
             // SAFETY: as above.
@@ -231,6 +254,21 @@ pub(crate) trait MicroKernel: Simd {
     /// What [`Tile`] describes must be readable and writable for that many rows and vectors.
     unsafe fn tile(self, rows: usize, vectors: usize, tile: &Tile);
 
+    /// The same where A and B hold pairs of bf16 numbers, and k counts pairs.
+    ///
+    /// # Safety
+    /// As [`tile`](MicroKernel::tile), and the machine must have the instructions of `products`.
+    unsafe fn pair_tile(self, products: Bf16Products, rows: usize, vectors: usize, tile: &Tile);
+
+    /// [`pair_tile`](MicroKernel::pair_tile) by the instruction for dot products of pairs.
+    ///
+    /// # Safety
+    /// As there; a level without the instruction panics.
+    #[inline(always)]
+    unsafe fn dot_tile(self, rows: usize, vectors: usize, _tile: &Tile) {
+        unreachable!("a tile of {rows} rows and {vectors} vectors by dot products, which this level has not")
+    }
+
     /// `out[i] = Σ_p a[i · a_row + p] b[p]` for `rows` (1..=DOT_ROWS).
     ///
     /// # Safety
@@ -261,8 +299,10 @@ pub(crate) trait MicroKernel: Simd {
 macro_rules! micro_kernel {
     ($level:ident, $vectors:literal, $dot_rows:literal, $features:meta,
      tiles [$(($rows:literal, $width:literal))*], dots [$($dots:literal)*],
-     row_blocks [$most_rows:literal: $($block:literal)*], few [$($few:literal)*]) => {
+     row_blocks [$most_rows:literal: $($block:literal)*], few [$($few:literal)*] $(; $($dot_tile:tt)*)?) => {
         impl MicroKernel for $level {
+            $($($dot_tile)*)?
+
             const TILE_VECTORS: usize = $vectors;
             const DOT_ROWS: usize = $dot_rows;
             const ROW_BLOCK: usize = $most_rows;
@@ -273,6 +313,24 @@ macro_rules! micro_kernel {
                 unsafe fn compiled<const ROWS: usize, const VECTORS: usize>(simd: $level, t: &Tile) {
                     // SAFETY: passed on to the caller.
                     unsafe { tile::<$level, ROWS, VECTORS>(simd, t) }
+                }
+                match (rows, vectors) {
+                    // SAFETY: `self` proves the instructions, the caller the memory.
+                    $(($rows, $width) => unsafe { compiled::<$rows, $width>(self, t) },)*
+                    _ => unreachable!("a tile of {rows} rows and {vectors} vectors"),
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn pair_tile(self, products: Bf16Products, rows: usize, vectors: usize, t: &Tile) {
+                #[$features]
+                unsafe fn compiled<const ROWS: usize, const VECTORS: usize>(simd: $level, t: &Tile) {
+                    // SAFETY: passed on to the caller.
+                    unsafe { pair_tile::<$level, Widen, ROWS, VECTORS>(simd, Widen, t) }
+                }
+                if products == Bf16Products::DotProducts {
+                    // SAFETY: passed on to the caller.
+                    return unsafe { self.dot_tile(rows, vectors, t) };
                 }
                 match (rows, vectors) {
                     // SAFETY: `self` proves the instructions, the caller the memory.
@@ -316,17 +374,25 @@ macro_rules! micro_kernel {
                 // Kept apart from each other and from the caller, so that each has all registers for its sums.
                 #[inline(never)]
                 #[$features]
-                unsafe fn compiled<const ROWS: usize, const COLUMNS: usize>(
+                unsafe fn compiled<const ROWS: usize, const COLUMNS: usize, const BF16: bool>(
                     simd: $level, block: &RowBlock, out: &mut BlockSums,
                 ) {
                     // SAFETY: passed on to the caller.
-                    unsafe { row_block::<$level, ROWS, COLUMNS>(simd, block, out) }
+                    unsafe { row_block::<$level, ROWS, COLUMNS, BF16>(simd, block, out) }
                 }
-                match (rows, columns) {
+                match (rows, columns, block.is_bf16) {
                     // SAFETY: `self` proves the instructions, the caller the memory.
-                    $(($block, BLOCK_COLUMNS) => unsafe { compiled::<$block, BLOCK_COLUMNS>(self, block, out) },)*
+                    $(($block, BLOCK_COLUMNS, false) => unsafe {
+                        compiled::<$block, BLOCK_COLUMNS, false>(self, block, out)
+                    },)*
                     // SAFETY: as above.
-                    $(($few, 1) => unsafe { compiled::<$few, 1>(self, block, out) },)*
+                    $(($block, BLOCK_COLUMNS, true) => unsafe {
+                        compiled::<$block, BLOCK_COLUMNS, true>(self, block, out)
+                    },)*
+                    // SAFETY: as above.
+                    $(($few, 1, false) => unsafe { compiled::<$few, 1, false>(self, block, out) },)*
+                    // SAFETY: as above.
+                    $(($few, 1, true) => unsafe { compiled::<$few, 1, true>(self, block, out) },)*
                     _ => unreachable!("a block of {rows} rows and {columns} columns"),
                 }
             }
@@ -362,6 +428,27 @@ micro_kernel!(Avx2, 2, 2, target_feature(enable = "avx2,fma"),
     dots [1 2], row_blocks [3: 1 2 3], few [1 2 3 4 5 6 7 8]);
 #[cfg(target_arch = "x86_64")]
 micro_kernel!(Avx512, 4, 4, target_feature(enable = "avx2,fma,avx512f"),
-    tiles [(1, 1) (2, 1) (3, 1) (4, 1) (5, 1) (6, 1) (1, 2) (2, 2) (3, 2) (4, 2) (5, 2) (6, 2)
-           (1, 3) (2, 3) (3, 3) (4, 3) (5, 3) (6, 3) (1, 4) (2, 4) (3, 4) (4, 4) (5, 4) (6, 4)],
-    dots [1 2 3 4], row_blocks [6: 1 2 3 4 5 6], few [1 2 3 4 5 6 7 8]);
+tiles [(1, 1) (2, 1) (3, 1) (4, 1) (5, 1) (6, 1) (1, 2) (2, 2) (3, 2) (4, 2) (5, 2) (6, 2)
+       (1, 3) (2, 3) (3, 3) (4, 3) (5, 3) (6, 3) (1, 4) (2, 4) (3, 4) (4, 4) (5, 4) (6, 4)],
+dots [1 2 3 4], row_blocks [6: 1 2 3 4 5 6], few [1 2 3 4 5 6 7 8];
+#[inline(always)]
+unsafe fn dot_tile(self, rows: usize, vectors: usize, t: &Tile) {
+    #[target_feature(enable = "avx2,fma,avx512f,avx512bf16")]
+    unsafe fn compiled<const ROWS: usize, const VECTORS: usize>(simd: Avx512, t: &Tile) {
+        // SAFETY: the caller vouches for the instructions and the memory.
+        unsafe { pair_tile::<Avx512, Dot, ROWS, VECTORS>(simd, Dot::assume(), t) }
+    }
+    macro_rules! tiles {
+        ($(($rows:literal, $width:literal))*) => {
+            match (rows, vectors) {
+                // SAFETY: passed on to the caller.
+                $(($rows, $width) => unsafe { compiled::<$rows, $width>(self, t) },)*
+                _ => unreachable!("a tile of {rows} rows and {vectors} vectors"),
+            }
+        };
+    }
+    tiles! {
+        (1, 1) (2, 1) (3, 1) (4, 1) (5, 1) (6, 1) (1, 2) (2, 2) (3, 2) (4, 2) (5, 2) (6, 2)
+        (1, 3) (2, 3) (3, 3) (4, 3) (5, 3) (6, 3) (1, 4) (2, 4) (3, 4) (4, 4) (5, 4) (6, 4)
+    }
+});

@@ -6,11 +6,12 @@
 //!
 //! Weights are read where they lie, a few rows at a time, and meet a few rows of `x` in registers; the next weights are
 //! asked for meanwhile. Several weights that share `x` are one piece of work, for waking threads costs as much as a small
-//! product. Weights of 8 bits ([`Int8Matrix`]) are a quarter of the stream and give the bits that their numbers in `f32`
-//! would give.
+//! product. Weights of 16 bits ([`Bf16Matrix`]) are half of the stream, weights of 8 bits ([`Int8Matrix`]) a quarter; both
+//! give the bits that their numbers in `f32` would give, for `x` stays in `f32`.
 
 #![allow(unsafe_code, reason = "rows read through pointers, columns of y written by several threads")]
 
+use crate::bf16_matrix::Bf16Matrix;
 use crate::int8_rows::{Int8Matrix, multiply_int8_columns};
 use crate::matmul::Write;
 use crate::micro_kernel::{BLOCK_COLUMNS, FEW_ROWS, RowBlock};
@@ -25,6 +26,8 @@ use std::ops::Range;
 pub enum RowWeight<'a> {
     /// Row-major.
     F32(&'a [f32]),
+    /// Numbers of 16 bits.
+    Bf16(&'a Bf16Matrix),
     /// Blocks of 8-bit numbers.
     Int8(&'a Int8Matrix),
 }
@@ -43,6 +46,8 @@ pub struct RowProduct<'a> {
 /// Bytes of weights in an item: memory delivers a long stream faster than several short ones, and the second level
 /// cache holds it while the rows pass.
 const ITEM_BYTES: usize = 256 * 1024;
+/// The same of 16-bit weights.
+const BF16_ITEM_BYTES: usize = 128 * 1024;
 /// The same of 8-bit weights: a matrix has a quarter of the bytes and should still be several items.
 const INT8_ITEM_BYTES: usize = 64 * 1024;
 /// Floats of `x` up to which rows of weights are taken one by one: more would not stay in the first level cache.
@@ -76,6 +81,10 @@ pub fn multiply_rows(x: &[f32], n_in: usize, products: &mut [RowProduct<'_>]) {
                 assert!(weight.len().is_multiple_of(n_in), "multiply_rows: a weight is [n_out, n_in]");
                 (weight.len() / n_in, ITEM_BYTES / (n_in * size_of::<f32>()))
             }
+            RowWeight::Bf16(weight) => {
+                assert_eq!(weight.n_in(), n_in, "multiply_rows: a weight is [n_out, n_in]");
+                (weight.n_out(), BF16_ITEM_BYTES / (n_in * size_of::<u16>()))
+            }
             RowWeight::Int8(weight) => {
                 assert_eq!(weight.n_in(), n_in, "multiply_rows: a weight is [n_out, n_in]");
                 (weight.n_out(), INT8_ITEM_BYTES / n_in)
@@ -97,7 +106,14 @@ pub fn multiply_rows(x: &[f32], n_in: usize, products: &mut [RowProduct<'_>]) {
             match part.weight {
                 RowWeight::F32(weight) => {
                     let sums = scratch.floats(n_sums);
-                    multiply_columns(level, x, n_in, weight, range.clone(), sums);
+                    let rows = Rows { first: weight, stride: n_in, is_bf16: false };
+                    multiply_columns(level, x, n_in, rows, range.clone(), sums);
+                    part.write(range, sums);
+                }
+                RowWeight::Bf16(weight) => {
+                    let sums = scratch.floats(n_sums);
+                    let rows = Rows { first: weight.words(), stride: 2 * weight.stride(), is_bf16: true };
+                    multiply_columns(level, x, n_in, rows, range.clone(), sums);
                     part.write(range, sums);
                 }
                 RowWeight::Int8(weight) => {
@@ -131,18 +147,38 @@ impl Columns<'_> {
     }
 }
 
+/// Rows of weights.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    /// All of them: floats, or pairs of bf16 numbers.
+    first: &'a [f32],
+    /// From one row to the next, in numbers of their format.
+    stride: usize,
+    is_bf16: bool,
+}
+
+impl<'a> Rows<'a> {
+    /// The memory of some rows.
+    #[inline(always)]
+    fn part(&self, rows: Range<usize>) -> &'a [f32] {
+        let floats = if self.is_bf16 { self.stride / 2 } else { self.stride };
+        &self.first[rows.start * floats..rows.end * floats]
+    }
+}
+
 simd_fn! {
     /// Columns `range` of a result, `sums` `[n_rows, range]`.
     fn multiply_columns<S>(
-        simd, x: &[f32], n_in: usize, weight: &[f32], range: Range<usize>, sums: &mut [f32],
+        simd, x: &[f32], n_in: usize, weight: Rows<'_>, range: Range<usize>, sums: &mut [f32],
     ) {
+        let Rows { stride: weight_stride, is_bf16, .. } = weight;
         let (n_rows, width) = (x.len() / n_in, range.len());
         let is_few = n_rows == 1 || (n_rows <= FEW_ROWS && x.len() <= FEW_FLOATS);
         let n_parts = n_rows.div_ceil(if is_few { FEW_ROWS } else { S::ROW_BLOCK });
         let mut at = 0;
         while at < width {
             let n_columns = if !is_few && width - at >= BLOCK_COLUMNS { BLOCK_COLUMNS } else { 1 };
-            let weight = &weight[(range.start + at) * n_in..(range.start + at + n_columns) * n_in];
+            let weight = weight.part(range.start + at..range.start + at + n_columns);
             for x_part in 0..n_parts {
                 // Equal parts: 8 rows are better 4 and 4 than 6 and 2.
                 let rows = x_part * n_rows / n_parts..(x_part + 1) * n_rows / n_parts;
@@ -151,10 +187,11 @@ simd_fn! {
                 let asked = if n_parts < BLOCK_COLUMNS { [2 * x_part, 2 * x_part + 1] } else { [x_part; 2] };
                 let next = asked.map(|row: usize| {
                     let row = if row < BLOCK_COLUMNS { n_columns + row } else { 0 };
-                    weight.as_ptr().wrapping_add(row * n_in)
+                    let floats = if is_bf16 { weight_stride / 2 } else { weight_stride };
+                    weight.as_ptr().wrapping_add(row * floats)
                 });
                 let (x, weights) = (x.as_ptr(), weight.as_ptr());
-                let row_block = RowBlock { k: n_in, x, weights, weight_stride: n_in, next };
+                let row_block = RowBlock { k: n_in, x, weights, weight_stride, is_bf16, next };
                 let mut block = [[0.0; BLOCK_COLUMNS]; FEW_ROWS];
                 // SAFETY: rows of `x` and of the weights were sliced, each `n_in` long.
                 unsafe { simd.row_block(rows.len(), n_columns, &row_block, &mut block) };
