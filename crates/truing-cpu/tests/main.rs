@@ -23,6 +23,27 @@ fn bits_are_guaranteed() {
     }
 }
 
+/// Both number formats are loaded, so that each check of the suite runs in both, and none has more error than it states.
+#[test]
+fn errors_are_within_what_each_number_format_states() {
+    let all = truing_model::conformance::measure::<CpuEngine>();
+    assert_eq!(all.iter().map(|m| m.dtype).collect::<Vec<_>>(), [ComputeDtype::F32, ComputeDtype::Bf16]);
+    for measured in all {
+        println!("{measured:?}");
+        let engine = quantized::engine_in(measured.dtype, &quantized::spec(), &TrainableSpec::default());
+        let stated = engine.guarantees();
+        for (found, most) in [
+            (measured.decoding_log_prob, stated.decoding_log_prob_tolerance),
+            (measured.log_prob, stated.log_prob_tolerance),
+            (measured.gradient, stated.gradient_tolerance),
+            (measured.vector, stated.vector_tolerance),
+        ] {
+            // Less would say that nothing was compared.
+            assert!(found > 1e-9 && found <= most, "{measured:?}, stated are {stated:?}");
+        }
+    }
+}
+
 #[test]
 fn the_number_of_threads_is_the_one_asked_for() {
     for n_threads in [1, 3] {
