@@ -272,7 +272,8 @@ impl<F: FormatChoice> Engine for CpuEngineIn<F> {
         };
         match self.dtype {
             ComputeDtype::F32 => of(2e-5, 1e-5, 1e-5, 2e-6),
-            ComputeDtype::Bf16 => of(0.1, 0.15, 0.06, 0.02),
+            // Decoding rounds the same numbers as a forward pass, but where sums in another order fall on another side.
+            ComputeDtype::Bf16 => of(0.01, 0.15, 0.06, 0.02),
         }
     }
 

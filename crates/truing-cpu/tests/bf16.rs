@@ -51,13 +51,15 @@ fn step(engine: &mut CpuEngine, number: u64) {
     engine.optimizer_step(&OptimizerStep::AdamW(step)).unwrap();
 }
 
-/// Decoding rounds the weights alone: it has the bits of an engine in f32 with the rounded weights.
+/// Decoding multiplies with the rounded weights: weights that are rounded before give the same bits.
 #[test]
 fn decoding_in_bf16_is_decoding_with_the_rounded_weights() {
     let mut bf16 = engine(ComputeDtype::Bf16);
     let found = decoded(&mut bf16, DecodingWeights::F32);
-    assert_ne!(found, decoded(&mut engine(ComputeDtype::F32), DecodingWeights::F32));
-    let mut rounded = engine(ComputeDtype::F32);
+    let in_f32 = decoded(&mut engine(ComputeDtype::F32), DecodingWeights::F32);
+    let furthest = found.iter().zip(&in_f32).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(furthest > 1e-4 && furthest < 0.1, "{furthest}");
+    let mut rounded = engine(ComputeDtype::Bf16);
     round_weights(&mut rounded);
     assert_eq!(found, decoded(&mut rounded, DecodingWeights::F32));
     // The 8-bit copy is made of the weights themselves.

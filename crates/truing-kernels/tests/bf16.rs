@@ -4,7 +4,7 @@ use crate::support::*;
 use truing_kernels::{
     Bf16Matrix, Bf16Operand, Bf16Products, Epilogue, LogProbRows, MatrixRef, RowProduct, RowWeight,
     SimdLevel, Weight, Write, add_bias, bf16_matmul, bf16_matmul_with_epilogue, gelu_forward_in_place,
-    linear_log_probs_backward, linear_log_probs_forward, multiply_rows, with_bf16_products,
+    linear_log_probs_backward, linear_log_probs_forward, multiply_rows, round_to_bf16, with_bf16_products,
 };
 
 /// The nearest bf16 number, ties to even, in another way than the kernels': the neighbours below and above in magnitude
@@ -253,6 +253,9 @@ fn small_matrices_hold_the_nearest_numbers() {
         let want: Vec<f32> = weight.iter().map(|&w| rounded(w)).collect();
         at_every_level(|level| {
             assert_same_bits(&format!("{level}"), &matrix(&weight, n_out, n_in).to_f32(), &want);
+            let mut found = weight.clone();
+            round_to_bf16(&mut found);
+            assert_same_bits(&format!("{level}, in place"), &found, &want);
         });
     }
 }
