@@ -2,7 +2,7 @@
 
 use truing_kernels::{
     Epilogue, MatrixRef, RotaryTable, RowProduct, RowWeight, Write, gather_rows, multiply_rows,
-    rms_norm_backward, rms_norm_forward, round_to_bf16, scatter_add_rows,
+    rms_norm_backward, rms_norm_forward, scatter_add_rows,
 };
 use truing_model::{
     DecoderSpec, DecodingWeights, EngineError, HeadKind, ParameterSpec, SaveActivations, TrainableSpec,
@@ -268,9 +268,6 @@ impl Decoder {
         let mut normed = pool.take(n_rows, width);
         let norm = &parameters.values[self.final_norm];
         rms_norm_forward(hidden, norm, self.spec.rms_norm_eps, &mut normed);
-        if matches!(weight, RowWeight::Bf16(_)) {
-            round_to_bf16(&mut normed);
-        }
         let mut logits = vec![0.0; n_rows * self.spec.vocab_size];
         multiply_rows(&normed, width, &mut [RowProduct { weight, y: &mut logits, write: Write::Overwrite }]);
         pool.give(normed);

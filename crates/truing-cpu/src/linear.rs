@@ -6,7 +6,7 @@
 
 use truing_kernels::{
     Epilogue, MatrixRef, RowProduct, RowWeight, Write, add_bias, bias_backward, gelu_forward_in_place,
-    matmul, matmul_with_epilogue, multiply_rows, round_to_bf16, scale,
+    matmul, matmul_with_epilogue, multiply_rows, scale,
 };
 use truing_model::Adapters;
 
@@ -115,20 +115,12 @@ impl Linear {
     ) {
         let n_in = projections[0].n_in;
         let n_rows = x.len() / n_in;
-        let rounded = parameters.rounds_rows().then(|| {
-            let mut rounded = pool.copy(x, n_in);
-            round_to_bf16(&mut rounded);
-            rounded
-        });
         let mut products: Vec<RowProduct<'_>> = projections
             .iter()
             .zip(&mut outputs)
             .map(|(projection, y)| RowProduct { weight: parameters.row_weight(projection.weight), y, write })
             .collect();
-        multiply_rows(rounded.as_deref().unwrap_or(x), n_in, &mut products);
-        if let Some(rounded) = rounded {
-            pool.give(rounded);
-        }
+        multiply_rows(x, n_in, &mut products);
         for (projection, y) in projections.into_iter().zip(outputs) {
             if let Some(adapter) = projection.active_adapter(parameters) {
                 let mut reduced = pool.take(n_rows, adapter.rank);

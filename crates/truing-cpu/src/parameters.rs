@@ -152,12 +152,6 @@ impl Parameters {
         matrix.map_or_else(|| self.unquantized_row_weight(idx), RowWeight::Int8)
     }
 
-    /// Whether decoding rounds the rows that it multiplies, as passes over many tokens do: then the sampler's
-    /// log-probabilities are the trainer's but for the order of sums. Not with weights of 8 bits.
-    pub(crate) fn rounds_rows(&self) -> bool {
-        self.rounded.is_some() && self.decoding_weights == DecodingWeights::F32
-    }
-
     /// A matrix as decoding reads it after a prompt.
     pub(crate) fn unquantized_row_weight(&self, idx: usize) -> RowWeight<'_> {
         match self.weight(idx) {

@@ -162,6 +162,13 @@ fn decode(bench: &Bench) {
                     multiply_rows(&x, n_in, &mut [product]);
                 }
             });
+            let name = format!("decode bf16 t={tokens} [{n_out},{n_in}] x {n_bf16_copies}");
+            bench.run(&name, bf16_operations, bytes as f64, || {
+                for weight in &bf16_weights {
+                    let x = MatrixRef::new(&x, tokens, n_in);
+                    Weight::Bf16(weight).forward(x, &mut y, Write::Overwrite, Epilogue::Nothing);
+                }
+            });
             let name = format!("decode int8 rows t={tokens} [{n_out},{n_in}] x {n_int8_copies}");
             let bytes = n_int8_copies * Int8Matrix::bytes(n_out, n_in);
             let int8_operations = 2.0 * (n_int8_copies * tokens * n_out * n_in) as f64;

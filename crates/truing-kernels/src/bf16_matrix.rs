@@ -6,7 +6,6 @@
 use crate::memory::zeroed;
 use crate::parallel::{Disjoint, ELEMENTS_PER_ITEM, for_each_item};
 use crate::simd::{Simd, SimdLevel, bf16_bits, bf16_value, simd_fn};
-use rayon::prelude::*;
 
 /// A matrix `[n_out, n_in]` of bf16 numbers, each row padded with a 0 to whole pairs.
 #[derive(Clone, Debug)]
@@ -93,26 +92,9 @@ pub(crate) fn halves_of(words: &[f32]) -> &[u16] {
     unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), 2 * words.len()) }
 }
 
-/// Rounds each number to the nearest bf16 number, ties to even, as [`Bf16Matrix::round`] does.
-pub fn round_to_bf16(x: &mut [f32]) {
-    let level = SimdLevel::current();
-    if x.len() <= ELEMENTS_PER_ITEM {
-        return round_chunk(level, x);
-    }
-    x.par_chunks_mut(ELEMENTS_PER_ITEM).for_each(|x| round_chunk(level, x));
-}
-
 simd_fn! {
-    fn round_chunk<S>(simd, x: &mut [f32]) {
-        for x in x.chunks_mut(S::LANES) {
-            let rounded = simd.round_to_bf16(simd.load_or(x, 0.0));
-            simd.store_some(x, rounded);
-        }
-    }
-}
-
-simd_fn! {
-    fn round_rows<S>(simd, weight: &[f32], n_in: usize, words: &mut [f32]) {
+    /// Rows of floats as rows of pairs of bf16 numbers.
+    pub(crate) fn round_rows<S>(simd, weight: &[f32], n_in: usize, words: &mut [f32]) {
         for (row, words) in weight.chunks_exact(n_in).zip(words.chunks_exact_mut(n_in.div_ceil(2))) {
             round_row(simd, row, words);
         }

@@ -39,7 +39,7 @@ mod weight;
 
 pub use adamw::{AdamwStep, adamw};
 pub use bf16_matmul::{Bf16Operand, bf16_matmul, bf16_matmul_with_epilogue, bf16_matmul_workspace_bytes};
-pub use bf16_matrix::{Bf16Matrix, round_to_bf16};
+pub use bf16_matrix::Bf16Matrix;
 pub use bf16_products::{Bf16Products, with_bf16_products};
 pub use cached_attention::{CACHE_BLOCK, CacheBlock, CachedSequence, cached_attention, decode_attention};
 pub use gelu::{gelu_backward_in_place, gelu_forward, gelu_forward_in_place};

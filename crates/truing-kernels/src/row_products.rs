@@ -6,12 +6,15 @@
 //!
 //! Weights are read where they lie, a few rows at a time, and meet a few rows of `x` in registers; the next weights are
 //! asked for meanwhile. Several weights that share `x` are one piece of work, for waking threads costs as much as a small
-//! product. Weights of 16 bits ([`Bf16Matrix`]) are half of the stream, weights of 8 bits ([`Int8Matrix`]) a quarter; both
-//! give the bits that their numbers in `f32` would give, for `x` stays in `f32`.
+//! product. Weights of 8 bits ([`Int8Matrix`]) are a quarter of the stream and give the bits that their numbers in `f32`
+//! would give. Weights of 16 bits ([`Bf16Matrix`]) are half of it; their products have factors in bf16 and sums in f32, as
+//! those of [`bf16_matmul`](crate::bf16_matmul()), so `x` is rounded too, and lanes hold pairs.
 
 #![allow(unsafe_code, reason = "rows read through pointers, columns of y written by several threads")]
 
-use crate::bf16_matrix::Bf16Matrix;
+use crate::bf16_matrix::{Bf16Matrix, round_rows};
+use crate::bf16_products::Bf16Products;
+use crate::blocks::Product;
 use crate::int8_rows::{Int8Matrix, multiply_int8_columns};
 use crate::matmul::Write;
 use crate::micro_kernel::{BLOCK_COLUMNS, FEW_ROWS, RowBlock};
@@ -26,7 +29,7 @@ use std::ops::Range;
 pub enum RowWeight<'a> {
     /// Row-major.
     F32(&'a [f32]),
-    /// Numbers of 16 bits.
+    /// Numbers of 16 bits; the rows of `x` are rounded to 16 bits as well.
     Bf16(&'a Bf16Matrix),
     /// Blocks of 8-bit numbers.
     Int8(&'a Int8Matrix),
@@ -54,6 +57,7 @@ const INT8_ITEM_BYTES: usize = 64 * 1024;
 const FEW_FLOATS: usize = 3072;
 
 thread_local! {
+    static WORDS: Cell<Scratch> = const { Cell::new(Scratch::new()) };
     static SUMS: Cell<Scratch> = const { Cell::new(Scratch::new()) };
 }
 
@@ -96,6 +100,27 @@ pub fn multiply_rows(x: &[f32], n_in: usize, products: &mut [RowProduct<'_>]) {
         let (y, write) = (Disjoint::new(product.y), product.write);
         parts.push(Columns { weight: product.weight, y, write, n_out });
     }
+    let rounds = parts.iter().any(|part| matches!(part.weight, RowWeight::Bf16(_)));
+    with_scratch(&WORDS, |words| {
+        let n_words = n_in.div_ceil(2);
+        let x_words = words.floats(if rounds { n_rows * n_words } else { 0 });
+        if rounds {
+            round_rows(level, x, n_in, x_words);
+        }
+        multiply_parts(level, (x, &*x_words), n_in, &parts, &items);
+    });
+}
+
+/// Makes the items of the products; `x_words` are the rows of `x` as pairs of bf16 numbers, where a weight wants them.
+fn multiply_parts(
+    level: SimdLevel,
+    (x, x_words): (&[f32], &[f32]),
+    n_in: usize,
+    parts: &[Columns<'_>],
+    items: &[(usize, Range<usize>)],
+) {
+    let n_rows = x.len() / n_in;
+    let product = Product::Bf16(Bf16Products::current());
     let work = |item: usize| {
         let (part, range) = &items[item];
         let part = &parts[*part];
@@ -106,14 +131,13 @@ pub fn multiply_rows(x: &[f32], n_in: usize, products: &mut [RowProduct<'_>]) {
             match part.weight {
                 RowWeight::F32(weight) => {
                     let sums = scratch.floats(n_sums);
-                    let rows = Rows { first: weight, stride: n_in, is_bf16: false };
-                    multiply_columns(level, x, n_in, rows, range.clone(), sums);
+                    multiply_columns(level, x, n_in, weight, Product::F32, range.clone(), sums);
                     part.write(range, sums);
                 }
                 RowWeight::Bf16(weight) => {
                     let sums = scratch.floats(n_sums);
-                    let rows = Rows { first: weight.words(), stride: 2 * weight.stride(), is_bf16: true };
-                    multiply_columns(level, x, n_in, rows, range.clone(), sums);
+                    let (words, n_words) = (weight.words(), weight.stride());
+                    multiply_columns(level, x_words, n_words, words, product, range.clone(), sums);
                     part.write(range, sums);
                 }
                 RowWeight::Int8(weight) => {
@@ -147,38 +171,18 @@ impl Columns<'_> {
     }
 }
 
-/// Rows of weights.
-#[derive(Clone, Copy)]
-struct Rows<'a> {
-    /// All of them: floats, or pairs of bf16 numbers.
-    first: &'a [f32],
-    /// From one row to the next, in numbers of their format.
-    stride: usize,
-    is_bf16: bool,
-}
-
-impl<'a> Rows<'a> {
-    /// The memory of some rows.
-    #[inline(always)]
-    fn part(&self, rows: Range<usize>) -> &'a [f32] {
-        let floats = if self.is_bf16 { self.stride / 2 } else { self.stride };
-        &self.first[rows.start * floats..rows.end * floats]
-    }
-}
-
 simd_fn! {
     /// Columns `range` of a result, `sums` `[n_rows, range]`.
     fn multiply_columns<S>(
-        simd, x: &[f32], n_in: usize, weight: Rows<'_>, range: Range<usize>, sums: &mut [f32],
+        simd, x: &[f32], n_in: usize, weight: &[f32], product: Product, range: Range<usize>, sums: &mut [f32],
     ) {
-        let Rows { stride: weight_stride, is_bf16, .. } = weight;
         let (n_rows, width) = (x.len() / n_in, range.len());
         let is_few = n_rows == 1 || (n_rows <= FEW_ROWS && x.len() <= FEW_FLOATS);
         let n_parts = n_rows.div_ceil(if is_few { FEW_ROWS } else { S::ROW_BLOCK });
         let mut at = 0;
         while at < width {
             let n_columns = if !is_few && width - at >= BLOCK_COLUMNS { BLOCK_COLUMNS } else { 1 };
-            let weight = weight.part(range.start + at..range.start + at + n_columns);
+            let weight = &weight[(range.start + at) * n_in..(range.start + at + n_columns) * n_in];
             for x_part in 0..n_parts {
                 // Equal parts: 8 rows are better 4 and 4 than 6 and 2.
                 let rows = x_part * n_rows / n_parts..(x_part + 1) * n_rows / n_parts;
@@ -187,11 +191,10 @@ simd_fn! {
                 let asked = if n_parts < BLOCK_COLUMNS { [2 * x_part, 2 * x_part + 1] } else { [x_part; 2] };
                 let next = asked.map(|row: usize| {
                     let row = if row < BLOCK_COLUMNS { n_columns + row } else { 0 };
-                    let floats = if is_bf16 { weight_stride / 2 } else { weight_stride };
-                    weight.as_ptr().wrapping_add(row * floats)
+                    weight.as_ptr().wrapping_add(row * n_in)
                 });
                 let (x, weights) = (x.as_ptr(), weight.as_ptr());
-                let row_block = RowBlock { k: n_in, x, weights, weight_stride, is_bf16, next };
+                let row_block = RowBlock { k: n_in, x, weights, weight_stride: n_in, product, next };
                 let mut block = [[0.0; BLOCK_COLUMNS]; FEW_ROWS];
                 // SAFETY: rows of `x` and of the weights were sliced, each `n_in` long.
                 unsafe { simd.row_block(rows.len(), n_columns, &row_block, &mut block) };

@@ -4,7 +4,7 @@ use crate::support::*;
 use truing_kernels::{
     Bf16Matrix, Bf16Operand, Bf16Products, Epilogue, LogProbRows, MatrixRef, RowProduct, RowWeight,
     SimdLevel, Weight, Write, add_bias, bf16_matmul, bf16_matmul_with_epilogue, gelu_forward_in_place,
-    linear_log_probs_backward, linear_log_probs_forward, multiply_rows, round_to_bf16, with_bf16_products,
+    linear_log_probs_backward, linear_log_probs_forward, multiply_rows, with_bf16_products,
 };
 
 /// The nearest bf16 number, ties to even, in another way than the kernels': the neighbours below and above in magnitude
@@ -253,35 +253,52 @@ fn small_matrices_hold_the_nearest_numbers() {
         let want: Vec<f32> = weight.iter().map(|&w| rounded(w)).collect();
         at_every_level(|level| {
             assert_same_bits(&format!("{level}"), &matrix(&weight, n_out, n_in).to_f32(), &want);
-            let mut found = weight.clone();
-            round_to_bf16(&mut found);
-            assert_same_bits(&format!("{level}, in place"), &found, &want);
         });
     }
 }
 
-/// Few rows against 16-bit weights have, in every bit, the results of `f32` weights with the same numbers.
+fn row_product(x: &[f32], weight: &Bf16Matrix, before: &[f32], write: Write) -> Vec<f32> {
+    let mut y = before.to_vec();
+    multiply_rows(x, weight.n_in(), &mut [RowProduct { weight: RowWeight::Bf16(weight), y: &mut y, write }]);
+    y
+}
+
+/// Few rows against 16-bit weights: sums of the rounded numbers of both.
 #[test]
-fn small_row_products_are_those_of_the_numbers_in_f32() {
-    for (n_out, n_in) in [(1, 1), (3, 7), (4, 32), (30, 100), (67, 577)] {
+fn small_row_products_are_those_of_the_rounded_numbers() {
+    for (n_out, n_in) in [(1, 1), (3, 7), (4, 32), (9, 33), (30, 100), (67, 577)] {
         let weight = matrix(&numbers(1, n_out * n_in), n_out, n_in);
         let floats = weight.to_f32();
         for n_rows in [1, 2, 3, 6, 7, 8, 13, 40] {
             let (x, before) = (numbers(2, n_rows * n_in), numbers(3, n_rows * n_out));
-            at_every_level(|level| {
-                for write in [Write::Add, Write::Overwrite] {
-                    let product = |weight: RowWeight<'_>| {
-                        let mut y = before.clone();
-                        multiply_rows(&x, n_in, &mut [RowProduct { weight, y: &mut y, write }]);
-                        y
-                    };
-                    let what = format!("{n_rows} rows of [{n_out}, {n_in}], {level}");
-                    let (found, want) = (product(RowWeight::Bf16(&weight)), product(RowWeight::F32(&floats)));
-                    assert_same_bits(&what, &found, &want);
-                }
+            let (x_at, weight_at) =
+                (|i: usize, p: usize| x[i * n_in + p], |p: usize, j: usize| floats[j * n_in + p]);
+            let want = oracle((n_rows, n_out, n_in), x_at, weight_at);
+            let added: Vec<f64> = want.iter().zip(&before).map(|(w, &b)| w + f64::from(b)).collect();
+            in_every_way(|level, products| {
+                let what = format!("{n_rows} rows of [{n_out}, {n_in}], {level}, {products}");
+                let written = row_product(&x, &weight, &before, Write::Overwrite);
+                assert_close(&what, &written, &want, 2e-6);
+                let sum = row_product(&x, &weight, &before, Write::Add);
+                assert_close(&format!("{what}, added"), &sum, &added, 2e-6);
             });
         }
     }
+}
+
+/// The bits of a row do not depend on how many rows there are.
+#[test]
+fn row_products_of_a_row_do_not_depend_on_the_others() {
+    let (n_out, n_in, n_rows) = (70, 577, 40);
+    let (weight, x) = (matrix(&numbers(1, n_out * n_in), n_out, n_in), numbers(2, n_rows * n_in));
+    in_every_way(|level, products| {
+        let of = |x: &[f32]| row_product(x, &weight, &vec![0.0; x.len() / n_in * n_out], Write::Overwrite);
+        let alone: Vec<f32> = x.chunks(n_in).flat_map(of).collect();
+        for n in [2, 5, 6, 7, 8, 9, 40] {
+            let together = of(&x[..n * n_in]);
+            assert_same_bits(&format!("{n} rows, {level}, {products}"), &together, &alone[..n * n_out]);
+        }
+    });
 }
 
 #[test]

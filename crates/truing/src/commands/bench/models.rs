@@ -229,7 +229,6 @@ pub(super) fn decoding(
     let streamed = n_streamed(spec) as f64;
     let memory =
         LocalEngine::memory(&ModelSpec::from(spec.clone()), &TrainableSpec::frozen(), ComputeDtype::F32);
-    // Activations of decoding are in f32 whatever the weights.
     let (format, bytes) = match own_dtype() {
         ComputeDtype::F32 => ("f32", 4.0 * streamed),
         ComputeDtype::Bf16 => ("bf16", 2.0 * streamed),
