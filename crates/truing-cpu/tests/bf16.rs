@@ -8,7 +8,7 @@ use truing_model::{
     ModelSpec, OptimizerStep, ParameterRole, ParameterStore, ParameterTensor, Pooling, SaveActivations,
     TrainableSpec,
 };
-use truing_types::{PackedBatch, RowOrigin};
+use truing_types::{PackedBatch, RowOrigin, TokenId};
 
 use crate::quantized::{decoded, engine_in, spec};
 
@@ -27,21 +27,22 @@ fn round_weights(engine: &mut CpuEngine) {
     }
 }
 
-/// Adds the gradients of a batch's log-probabilities, and takes an optimiser step.
-fn step(engine: &mut CpuEngine, number: u64) {
-    let origin = RowOrigin { source: "bf16".into(), line: 1 };
-    let batch = PackedBatch::new([(&[5, 6, 7, 8, 2][..], &[1.0; 5][..], origin)]).unwrap();
+/// Takes an optimiser step on the mean loss of a batch, and returns the loss before it.
+fn step_on(engine: &mut CpuEngine, batch: &PackedBatch, number: u64, learning_rate: f32) -> f64 {
+    let targets = batch.targets();
+    let n = targets.rows.len();
     engine.zero_gradients().unwrap();
-    let device = engine.upload(&batch).unwrap();
+    let device = engine.upload(batch).unwrap();
     let hidden = engine.embed(&device).unwrap();
     let save = SaveActivations::Everything;
     let (hidden, saved) = engine.segment_forward(&device, 0..3, hidden, save, Adapters::Enabled).unwrap();
-    let (_, d_hidden) = engine.log_probs_backward(hidden, &batch.targets(), &[-0.3; 4]).unwrap();
+    let d_log_probs = vec![-1.0 / n as f32; n];
+    let (results, d_hidden) = engine.log_probs_backward(hidden, &targets, &d_log_probs).unwrap();
     let d_hidden = engine.segment_backward(&device, saved, d_hidden).unwrap();
     engine.embed_backward(&device, d_hidden).unwrap();
     let step = AdamWStep {
         step: number,
-        learning_rate: 1e-2,
+        learning_rate,
         beta1: 0.9,
         beta2: 0.999,
         epsilon: 1e-8,
@@ -49,6 +50,45 @@ fn step(engine: &mut CpuEngine, number: u64) {
         gradient_scale: 1.0,
     };
     engine.optimizer_step(&OptimizerStep::AdamW(step)).unwrap();
+    -results.log_probs.iter().map(|&l| f64::from(l)).sum::<f64>() / n as f64
+}
+
+fn batch_of(sequences: &[Vec<TokenId>]) -> PackedBatch {
+    let weights = sequences.iter().map(|sequence| vec![1.0; sequence.len()]).collect::<Vec<_>>();
+    let origin = || RowOrigin { source: "bf16".into(), line: 1 };
+    PackedBatch::new(sequences.iter().zip(&weights).map(|(s, w)| (&s[..], &w[..], origin()))).unwrap()
+}
+
+/// Losses of 200 steps on sequences that count in strides, other ones in each step.
+fn losses(dtype: ComputeDtype, seed: usize) -> Vec<f64> {
+    let mut engine = engine(dtype);
+    let sequence = |start: usize, stride: usize| (0..20).map(move |i| ((start + i * stride) % 24) as TokenId);
+    let of_step = |number: usize| {
+        let start = |i: usize| (number * 7 + i * 5 + seed * 11) % 24;
+        batch_of(&(0..6).map(|i| sequence(start(i), 1 + (i + number) % 3).collect()).collect::<Vec<_>>())
+    };
+    (1..=200).map(|number| step_on(&mut engine, &of_step(number), number as u64, 2e-3)).collect()
+}
+
+/// Over five seeds, the mean loss of every stretch of 20 steps falls in bf16 as it does in f32. A single run of so small a
+/// model says little: in f32 too, rounding the weights once at the start changes its last stretch by up to 16 %.
+#[test]
+fn training_in_bf16_learns_as_in_f32() {
+    let [f32, bf16] = [ComputeDtype::F32, ComputeDtype::Bf16].map(|dtype| {
+        let mut means = [0.0; 10];
+        for losses in (0..5).map(|seed| losses(dtype, seed)) {
+            for (mean, stretch) in means.iter_mut().zip(losses.chunks(20)) {
+                *mean += stretch.iter().sum::<f64>() / 100.0;
+            }
+        }
+        means
+    });
+    println!("{f32:.3?} in f32, {bf16:.3?} in bf16");
+    assert!(f32[9] < 0.7 * f32[0], "{f32:?}");
+    for (found, expected) in bf16.iter().zip(&f32) {
+        assert!((found - expected).abs() <= 0.08 * expected, "{bf16:?}, expected {f32:?}");
+    }
+    assert_ne!(f32, bf16);
 }
 
 /// Decoding multiplies with the rounded weights: weights that are rounded before give the same bits.
@@ -74,7 +114,7 @@ fn the_copy_follows_the_weights() {
     let mut trained = engine(ComputeDtype::Bf16);
     let before = decoded(&mut trained, DecodingWeights::F32);
     for number in 1..=3 {
-        step(&mut trained, number);
+        step_on(&mut trained, &batch_of(&[vec![5, 6, 7, 8, 2]]), number, 1e-2);
     }
     let after = decoded(&mut trained, DecodingWeights::F32);
     assert_ne!(before, after);
