@@ -1,7 +1,7 @@
 //! One training step of a model of SmolLM2-135M's shape with made-up weights, part by part.
 //!
-//! `cargo bench -p truing-cpu --bench training_step -- [TOKENS] [LAYERS_PER_SEGMENT] [WHOLE] [SEQUENCE] [LOSS_SHARE] [STEPS]`
-//! (1024 tokens, all layers in one segment, sequences of 170 tokens, 60 % of tokens with loss).
+//! `cargo bench -p truing-cpu --bench training_step -- [TOKENS] [LAYERS_PER_SEGMENT] [WHOLE] [SEQUENCE] [LOSS_SHARE] [STEPS] [bf16]`
+//! (1024 tokens, all layers in one segment, sequences of 170 tokens, 60 % of tokens with loss; products in f32).
 
 #![allow(
     clippy::print_stdout,
@@ -13,8 +13,8 @@ use std::time::Instant;
 
 use truing_cpu::CpuEngine;
 use truing_model::{
-    AdamWStep, Adapters, DecoderSpec, Engine, EngineOptions, OptimizerStep, ParameterRole, ParameterStore,
-    PutWeight, SaveActivations, TrainableSpec,
+    AdamWStep, Adapters, ComputeDtype, DecoderSpec, Engine, EngineOptions, OptimizerStep, ParameterRole,
+    ParameterStore, PutWeight, SaveActivations, TrainableSpec,
 };
 use truing_parallel::Solo;
 use truing_types::{PackedBatch, RowOrigin};
@@ -46,7 +46,7 @@ fn spec() -> DecoderSpec {
     }
 }
 
-fn engine() -> CpuEngine {
+fn engine(dtype: ComputeDtype) -> CpuEngine {
     let mut weights = |put: &mut PutWeight<'_>| {
         let mut state = 1_u32;
         spec().parameters().iter().try_for_each(|parameter| {
@@ -58,7 +58,8 @@ fn engine() -> CpuEngine {
             put(&parameter.name, &parameter.shape, values.collect())
         })
     };
-    let (trainable, options) = (TrainableSpec::default(), EngineOptions::default());
+    let (trainable, options) =
+        (TrainableSpec::default(), EngineOptions { dtype, ..EngineOptions::default() });
     CpuEngine::load(spec().into(), trainable, &options, &Solo::groups(), &mut weights).unwrap()
 }
 
@@ -72,7 +73,8 @@ fn main() {
     let loss_share = argument(4, 0.6);
     let n_steps = argument(5, 4.0) as u64;
 
-    let mut engine = engine();
+    let is_bf16 = std::env::args().any(|argument| argument == "bf16");
+    let mut engine = engine(if is_bf16 { ComputeDtype::Bf16 } else { ComputeDtype::F32 });
     let lengths: Vec<usize> =
         (0..n_tokens).step_by(sequence).map(|start| sequence.min(n_tokens - start)).collect();
     let tokens: Vec<u32> = (0..n_tokens).map(|i| (i * 7919 % 49_152) as u32).collect();

@@ -1,7 +1,7 @@
 //! A decoder's blocks, embedding and rotary table: what of the engine is not the encoder's.
 
 use truing_kernels::{
-    LinearHead, MatrixRef, RotaryTable, RowProduct, RowWeight, Write, gather_rows, matmul, multiply_rows,
+    Epilogue, LinearHead, MatrixRef, RotaryTable, RowProduct, RowWeight, Write, gather_rows, multiply_rows,
     scatter_add_rows,
 };
 use truing_model::{
@@ -176,7 +176,7 @@ impl Decoder {
     /// [`prepare_head`](Self::prepare_head) has left in the parameters.
     pub(crate) fn linear_head<'a>(&self, parameters: &'a Parameters, temperature: f32) -> LinearHead<'a> {
         LinearHead {
-            weight: &parameters.values[self.head],
+            weight: parameters.weight(self.head),
             inverse_norms: self.has_normalized_head().then(|| parameters.inverse_norms()),
             // Of z / temperature: the cap of the whole is divided too.
             soft_cap: self.spec.variant.logit_soft_cap.map(|cap| cap / temperature),
@@ -204,8 +204,8 @@ impl Decoder {
         let (width, vocab) = (self.spec.hidden_size, self.spec.vocab_size);
         let (chosen, normed) = self.normed_rows(parameters, pool, hidden, rows);
         let mut logits = vec![0.0; rows.len() * vocab];
-        let head = MatrixRef::new(&parameters.values[self.head], vocab, width);
-        matmul(MatrixRef::new(&normed, rows.len(), width), head.transposed(), &mut logits, Write::Overwrite);
+        let normed_matrix = MatrixRef::new(&normed, rows.len(), width);
+        parameters.weight(self.head).forward(normed_matrix, &mut logits, Write::Overwrite, Epilogue::Nothing);
         self.linear_head(parameters, 1.0).finish_rows(&mut logits);
         pool.give(chosen);
         pool.give(normed);
@@ -220,6 +220,7 @@ impl Decoder {
         cache: &mut KvCache,
         tokens: &[TokenId],
     ) -> Vec<f32> {
+        parameters.round_all_weights();
         self.prepare_head(parameters);
         let mut logits = Vec::new();
         for piece in tokens.chunks(PREFILL_TOKENS) {
@@ -248,7 +249,7 @@ impl Decoder {
         }
         cache.n_cached = n_after;
         let last = hidden.len() - self.spec.hidden_size;
-        let head = RowWeight::F32(&parameters.values[self.head]);
+        let head = parameters.unquantized_row_weight(self.head);
         let logits = self.logits_of_rows(parameters, pool, &hidden[last..], head);
         pool.give(hidden);
         logits
@@ -263,6 +264,7 @@ impl Decoder {
         tokens: &[&[TokenId]],
         weights: DecodingWeights,
     ) -> Vec<f32> {
+        parameters.round_all_weights();
         self.prepare_head(parameters);
         parameters.choose_decoding_weights(&self.spec, weights);
         let parameters = &*parameters;

@@ -1,5 +1,8 @@
 //! A projection `y = x W^T + b + (alpha / rank) (x A^T) B^T`, the adapter part where there is one
 //! (LoRA, arXiv 2106.09685).
+//!
+//! The product with `W` and its two backward products are in the number format of the engine; the adapter's are in single
+//! precision.
 
 use truing_kernels::{
     Epilogue, MatrixRef, RowProduct, RowWeight, Write, add_bias, bias_backward, gelu_forward_in_place,
@@ -69,13 +72,13 @@ impl Linear {
     ) {
         let n_rows = x.len() / self.n_in;
         let x = MatrixRef::new(x, n_rows, self.n_in);
-        let weight = MatrixRef::new(&parameters.values[self.weight], self.n_out, self.n_in);
+        let weight = parameters.weight(self.weight);
         let bias = self.bias.map(|bias| &parameters.values[bias][..]);
         let Some(adapter) = self.active_adapter(parameters) else {
             let epilogue = bias.map_or(Epilogue::Nothing, Epilogue::Bias);
-            return matmul_with_epilogue(x, weight.transposed(), y, write, epilogue);
+            return weight.forward(x, y, write, epilogue);
         };
-        matmul(x, weight.transposed(), y, write);
+        weight.forward(x, y, write, Epilogue::Nothing);
         let reduced = adapter.reduce(parameters, pool, x, n_rows, self.n_in);
         let b = MatrixRef::new(&parameters.values[adapter.b], self.n_out, adapter.rank);
         let epilogue = bias.map_or(Epilogue::Nothing, Epilogue::Bias);
@@ -95,9 +98,8 @@ impl Linear {
         match (self.bias, &self.adapter) {
             (Some(bias), None) => {
                 let x = MatrixRef::new(x, x.len() / self.n_in, self.n_in);
-                let weight = MatrixRef::new(&parameters.values[self.weight], self.n_out, self.n_in);
                 let epilogue = Epilogue::BiasGelu(&parameters.values[bias]);
-                matmul_with_epilogue(x, weight.transposed(), y, Write::Overwrite, epilogue);
+                parameters.weight(self.weight).forward(x, y, Write::Overwrite, epilogue);
             }
             _ => {
                 self.forward(parameters, pool, x, y, Write::Overwrite);
@@ -160,8 +162,7 @@ impl Linear {
     ) {
         let n_rows = d_y.len() / self.n_out;
         let d_y = MatrixRef::new(d_y, n_rows, self.n_out);
-        let weight = MatrixRef::new(&parameters.values[self.weight], self.n_out, self.n_in);
-        matmul(d_y, weight, d_x, write);
+        parameters.weight(self.weight).backward_input(d_y, d_x, write);
         if let Some(adapter) = self.active_adapter(parameters) {
             let d_reduced = adapter.reduce_gradient(parameters, pool, d_y, n_rows, self.n_out);
             let a = MatrixRef::new(&parameters.values[adapter.a], adapter.rank, self.n_in);
@@ -187,8 +188,8 @@ impl Linear {
             bias_backward(d_y, d_bias);
         }
         let d_y = MatrixRef::new(d_y, n_rows, self.n_out);
-        if let Some(d_weight) = parameters.gradient(self.weight) {
-            matmul(d_y.transposed(), x, d_weight, Write::Add);
+        if let (weight, Some(d_weight)) = parameters.weight_and_gradient(self.weight) {
+            weight.add_gradient(d_y, x, d_weight);
         }
         let Some(adapter) = self.active_adapter(parameters) else { return };
         if !parameters.gradients[adapter.b].is_empty() {

@@ -2,21 +2,34 @@
 //! Each line names the buffers of `layer.rs` or `engine.rs` that it counts.
 
 use truing_kernels::{
-    attention_workspace_bytes_per_key, kept_logits_workspace_bytes, linear_log_probs_workspace_bytes,
-    matmul_workspace_bytes,
+    attention_workspace_bytes_per_key, bf16_matmul_workspace_bytes, kept_logits_workspace_bytes,
+    linear_log_probs_workspace_bytes, matmul_workspace_bytes,
 };
-use truing_model::{DecoderSpec, EncoderSpec, EngineMemory, ModelSpec, ParameterSpec, TrainableSpec};
+use truing_model::{
+    ComputeDtype, DecoderSpec, EncoderSpec, EngineMemory, ModelSpec, ParameterSpec, TrainableSpec,
+};
 
 use crate::decoder::PREFILL_TOKENS;
 use crate::quantized::quantized_bytes;
+use crate::rounded::rounded_bytes;
 
 const FLOAT_BYTES: u64 = 4;
 
-pub(crate) fn engine_memory(spec: &ModelSpec, trainable: &TrainableSpec) -> EngineMemory {
-    match spec {
+pub(crate) fn engine_memory(
+    spec: &ModelSpec,
+    trainable: &TrainableSpec,
+    dtype: ComputeDtype,
+) -> EngineMemory {
+    let mut memory = match spec {
         ModelSpec::Decoder(spec) => decoder_memory(spec, trainable),
         ModelSpec::Encoder(spec) => encoder_memory(spec, trainable),
+    };
+    if dtype == ComputeDtype::Bf16 {
+        // The copy that products read. Activations and gradients are in single precision, and rounded as they are packed.
+        memory.parameter_bytes += rounded_bytes(spec, &spec.parameters());
+        memory.fixed_bytes = bf16_matmul_workspace_bytes() as u64;
     }
+    memory
 }
 
 fn decoder_memory(spec: &DecoderSpec, trainable: &TrainableSpec) -> EngineMemory {

@@ -10,14 +10,15 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use truing_kernels::{
-    AdamwStep, RowWeight, adamw, all_finite, fill, inverse_row_norms, sum_of_squares, zeroed,
+    AdamwStep, RowWeight, Weight, adamw, all_finite, fill, inverse_row_norms, sum_of_squares, zeroed,
 };
 use truing_model::{
-    Adapters, DecoderSpec, DecodingWeights, EngineError, OptimizerStep, ParameterSpec, ParameterTensor,
-    TrainableSpec, ZeroStage, owned_range,
+    Adapters, DecoderSpec, DecodingWeights, EngineError, ModelSpec, OptimizerStep, ParameterSpec,
+    ParameterTensor, TrainableSpec, ZeroStage, owned_range,
 };
 
 use crate::quantized::QuantizedWeights;
+use crate::rounded::RoundedWeights;
 use crate::shards::Shards;
 
 pub(crate) use passes::{Unit, Units};
@@ -53,6 +54,8 @@ pub(crate) struct Parameters {
     is_gathered: bool,
     /// Whether projections add their adapters, in the pass that runs.
     pub(crate) adapters: Adapters,
+    /// The copy that products multiply with, where they are made in bf16.
+    rounded: Option<RoundedWeights>,
     /// The copy that decoding reads, once it was asked for.
     quantized: Option<QuantizedWeights>,
     /// The parameter whose rows were normed, and the inverse norms, since they last changed.
@@ -93,10 +96,16 @@ impl Parameters {
             units: Vec::new(),
             is_gathered: false,
             adapters: Adapters::Enabled,
+            rounded: None,
             quantized: None,
             inverse_norms: None,
             decoding_weights: DecodingWeights::F32,
         }
+    }
+
+    /// Lets products multiply with a copy of the weights in bf16.
+    pub(crate) fn multiply_in_bf16(&mut self, spec: &ModelSpec) {
+        self.rounded = Some(RoundedWeights::new(spec, &self.specs));
     }
 
     /// Takes the values of the parameter called `name`, row-major.
@@ -145,7 +154,21 @@ impl Parameters {
     pub(crate) fn row_weight(&self, idx: usize) -> RowWeight<'_> {
         let quantized = self.quantized.as_ref().filter(|_| self.decoding_weights == DecodingWeights::Int8);
         let matrix = quantized.and_then(|quantized| quantized.matrix(idx));
-        matrix.map_or(RowWeight::F32(&self.values[idx]), RowWeight::Int8)
+        matrix.map_or_else(|| self.unquantized_row_weight(idx), RowWeight::Int8)
+    }
+
+    /// A matrix as decoding reads it after a prompt.
+    pub(crate) fn unquantized_row_weight(&self, idx: usize) -> RowWeight<'_> {
+        match self.weight(idx) {
+            Weight::F32(weight) => RowWeight::F32(weight),
+            Weight::Bf16(weight) => RowWeight::Bf16(weight),
+        }
+    }
+
+    /// A matrix as products of many rows read it.
+    pub(crate) fn weight(&self, idx: usize) -> Weight<'_> {
+        let matrix = self.rounded.as_ref().and_then(|rounded| rounded.matrix(idx));
+        matrix.map_or(Weight::F32(&self.values[idx]), Weight::Bf16)
     }
 
     /// Computes the inverse norms of the rows of a matrix of `width` columns, where it has changed.
@@ -164,6 +187,9 @@ impl Parameters {
         if self.inverse_norms.as_ref().is_some_and(|(of, _)| *of == idx) {
             self.inverse_norms = None;
         }
+        if let Some(rounded) = &mut self.rounded {
+            rounded.invalidate(idx);
+        }
         if let Some(quantized) = &mut self.quantized {
             quantized.invalidate(idx);
         }
@@ -173,6 +199,14 @@ impl Parameters {
     pub(crate) fn gradient(&mut self, idx: usize) -> Option<&mut [f32]> {
         let gradient = &mut self.gradients[idx];
         if gradient.is_empty() { None } else { Some(gradient) }
+    }
+
+    /// A matrix as products read it, and its gradient to add to, unless it is frozen.
+    pub(crate) fn weight_and_gradient(&mut self, idx: usize) -> (Weight<'_>, Option<&mut [f32]>) {
+        let matrix = self.rounded.as_ref().and_then(|rounded| rounded.matrix(idx));
+        let gradient = &mut self.gradients[idx];
+        let gradient = if gradient.is_empty() { None } else { Some(&mut gradient[..]) };
+        (matrix.map_or(Weight::F32(&self.values[idx]), Weight::Bf16), gradient)
     }
 
     pub(crate) fn zero_gradients(&mut self) {

@@ -3,7 +3,9 @@
 //! reads a prompt or learns: none of it ever sees the copy.
 
 use truing_kernels::Int8Matrix;
-use truing_model::{DecoderSpec, HeadKind, ParameterRole, ParameterSpec};
+use truing_model::{DecoderSpec, ParameterRole, ParameterSpec};
+
+use crate::rounded::is_head;
 
 /// The copy, by parameter.
 #[derive(Debug)]
@@ -18,7 +20,7 @@ pub(crate) struct QuantizedWeights {
 fn is_quantized(spec: &DecoderSpec, parameter: &ParameterSpec) -> bool {
     match parameter.role {
         ParameterRole::Matrix | ParameterRole::Head => true,
-        ParameterRole::Embedding => spec.tie_word_embeddings && spec.head == HeadKind::LanguageModel,
+        ParameterRole::Embedding => is_head(spec),
         _ => false,
     }
 }

@@ -93,6 +93,7 @@ pub(crate) fn forward<B: Blocks>(
     let mut x = input;
     for layer in layers {
         parameters.gather(Unit::Block(layer))?;
+        parameters.round_weights(Unit::Block(layer));
         let (y, saved) = blocks.forward(layer, parameters, pool, batch, x, save, given.next())?;
         parameters.release(Unit::Block(layer));
         match saved {
@@ -139,6 +140,7 @@ pub(crate) fn backward<B: Blocks>(
     let mut d_x = d_output;
     for (layer, saved) in layers.zip(saved_layers).rev() {
         parameters.begin_backward(Unit::Block(layer))?;
+        parameters.round_weights(Unit::Block(layer));
         d_x = blocks.backward(layer, parameters, pool, batch, saved, d_x)?;
         parameters.end_backward(Unit::Block(layer))?;
     }

@@ -2,12 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
+mod bf16;
 mod minilm;
 mod quantized;
 mod sharded;
 
 use truing_cpu::CpuEngine;
-use truing_model::{Engine, EngineOptions, PutWeight, TrainableSpec};
+use truing_model::{ComputeDtype, Engine, EngineOptions, PutWeight, TrainableSpec};
 use truing_parallel::Solo;
 
 truing_model::conformance_tests!(CpuEngine);
@@ -15,9 +16,32 @@ truing_model::conformance_tests!(CpuEngine);
 /// The CPU states equality of bits; a looser statement would let the suite pass with less.
 #[test]
 fn bits_are_guaranteed() {
-    let engine = quantized::engine(&quantized::spec(), &TrainableSpec::default());
-    let guarantees = engine.guarantees();
-    assert!(guarantees.is_deterministic && guarantees.is_batch_invariant);
+    for dtype in [ComputeDtype::F32, ComputeDtype::Bf16] {
+        let engine = quantized::engine_in(dtype, &quantized::spec(), &TrainableSpec::default());
+        let guarantees = engine.guarantees();
+        assert!(guarantees.is_deterministic && guarantees.is_batch_invariant, "{dtype}");
+    }
+}
+
+/// Both number formats are loaded, so that each check of the suite runs in both, and none has more error than it states.
+#[test]
+fn errors_are_within_what_each_number_format_states() {
+    let all = truing_model::conformance::measure::<CpuEngine>();
+    assert_eq!(all.iter().map(|m| m.dtype).collect::<Vec<_>>(), [ComputeDtype::F32, ComputeDtype::Bf16]);
+    for measured in all {
+        println!("{measured:?}");
+        let engine = quantized::engine_in(measured.dtype, &quantized::spec(), &TrainableSpec::default());
+        let stated = engine.guarantees();
+        for (found, most) in [
+            (measured.decoding_log_prob, stated.decoding_log_prob_tolerance),
+            (measured.log_prob, stated.log_prob_tolerance),
+            (measured.gradient, stated.gradient_tolerance),
+            (measured.vector, stated.vector_tolerance),
+        ] {
+            // Less would say that nothing was compared.
+            assert!(found > 1e-8 && found <= most, "{measured:?}, stated are {stated:?}");
+        }
+    }
 }
 
 #[test]

@@ -41,6 +41,11 @@ pub(crate) fn spec() -> DecoderSpec {
 
 /// An engine whose weights are a fixed function of index and place.
 pub(crate) fn engine(spec: &DecoderSpec, trainable: &TrainableSpec) -> CpuEngine {
+    engine_in(ComputeDtype::F32, spec, trainable)
+}
+
+/// The same in another number format.
+pub(crate) fn engine_in(dtype: ComputeDtype, spec: &DecoderSpec, trainable: &TrainableSpec) -> CpuEngine {
     let parameters = spec.parameters();
     let mut weights = |put: &mut PutWeight<'_>| {
         parameters.iter().enumerate().try_for_each(|(idx, parameter)| {
@@ -52,12 +57,12 @@ pub(crate) fn engine(spec: &DecoderSpec, trainable: &TrainableSpec) -> CpuEngine
             put(&parameter.name, &parameter.shape, values.collect())
         })
     };
-    let options = EngineOptions { n_threads: 2, ..EngineOptions::default() };
+    let options = EngineOptions { n_threads: 2, dtype, ..EngineOptions::default() };
     CpuEngine::load(spec.clone().into(), trainable.clone(), &options, &Solo::groups(), &mut weights).unwrap()
 }
 
 /// The logits after each token, one token at a time.
-fn decoded(engine: &mut CpuEngine, weights: DecodingWeights) -> Vec<f32> {
+pub(crate) fn decoded(engine: &mut CpuEngine, weights: DecodingWeights) -> Vec<f32> {
     let mut cache = engine.new_cache(TOKENS.len()).unwrap();
     let mut all = Vec::new();
     for token in TOKENS {

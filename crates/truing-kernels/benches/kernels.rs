@@ -70,10 +70,12 @@ fn main() {
         for group in [products, decode, vocabulary, attention, small] {
             bench.peak = measure_peak_gflops();
             println!(
-                "-- {} threads, {}, peak {:.1} GFLOP/s",
+                "-- {} threads, {}, peak {:.1} GFLOP/s, bf16 ({}) {:.1}",
                 rayon::current_num_threads(),
                 SimdLevel::current(),
-                bench.peak
+                bench.peak,
+                Bf16Products::current(),
+                measure_bf16_peak_gflops(),
             );
             group(&bench);
         }
@@ -101,6 +103,17 @@ fn products(bench: &Bench) {
             bench.run(&name("dW+=dytx"), operations, bytes, || {
                 matmul(dy.transposed(), x, &mut dw, Write::Add)
             });
+            let mut rounded = Bf16Matrix::new(n_out, n_in);
+            rounded.round(&numbers(n_out * n_in));
+            let weight = Weight::Bf16(&rounded);
+            let name = |product: &str| format!("bf16 {product} t={tokens} [{n_out},{n_in}]");
+            bench.run(&name("y=xWt"), operations, bytes, || {
+                weight.forward(x, &mut y, Write::Overwrite, Epilogue::Nothing)
+            });
+            bench.run(&name("dx=dyW"), operations, bytes, || {
+                weight.backward_input(dy, &mut dx, Write::Overwrite)
+            });
+            bench.run(&name("dW+=dytx"), operations, bytes, || weight.add_gradient(dy, x, &mut dw));
         }
     }
 }
@@ -119,6 +132,14 @@ fn decode(bench: &Bench) {
                 matrix.compress(weight);
             }
         });
+        let n_bf16_copies = (200 << 20) / Bf16Matrix::bytes(n_out, n_in) + 1;
+        let mut bf16_weights = vec![Bf16Matrix::new(n_out, n_in); n_bf16_copies];
+        let bytes = n_bf16_copies * (4 * n_out * n_in + Bf16Matrix::bytes(n_out, n_in));
+        bench.run(&format!("round to bf16 [{n_out},{n_in}] x {n_bf16_copies}"), 0.0, bytes as f64, || {
+            for (matrix, weight) in bf16_weights.iter_mut().zip(weights.chunks_exact(n_out * n_in).cycle()) {
+                matrix.round(weight);
+            }
+        });
         for tokens in [1, 2, 4, 6, 8, 16, 32, 64, 96] {
             let operations = 2.0 * (n_copies * tokens * n_out * n_in) as f64;
             let x = numbers(tokens * n_in);
@@ -129,6 +150,23 @@ fn decode(bench: &Bench) {
                     let weight = RowWeight::F32(weight);
                     let product = RowProduct { weight, y: &mut y, write: Write::Overwrite };
                     multiply_rows(&x, n_in, &mut [product]);
+                }
+            });
+            let name = format!("decode bf16 rows t={tokens} [{n_out},{n_in}] x {n_bf16_copies}");
+            let bytes = n_bf16_copies * Bf16Matrix::bytes(n_out, n_in);
+            let bf16_operations = 2.0 * (n_bf16_copies * tokens * n_out * n_in) as f64;
+            bench.run(&name, bf16_operations, bytes as f64, || {
+                for weight in &bf16_weights {
+                    let weight = RowWeight::Bf16(weight);
+                    let product = RowProduct { weight, y: &mut y, write: Write::Overwrite };
+                    multiply_rows(&x, n_in, &mut [product]);
+                }
+            });
+            let name = format!("decode bf16 t={tokens} [{n_out},{n_in}] x {n_bf16_copies}");
+            bench.run(&name, bf16_operations, bytes as f64, || {
+                for weight in &bf16_weights {
+                    let x = MatrixRef::new(&x, tokens, n_in);
+                    Weight::Bf16(weight).forward(x, &mut y, Write::Overwrite, Epilogue::Nothing);
                 }
             });
             let name = format!("decode int8 rows t={tokens} [{n_out},{n_in}] x {n_int8_copies}");
@@ -155,6 +193,8 @@ fn decode(bench: &Bench) {
 fn vocabulary(bench: &Bench) {
     let (vocab, h) = (49152, 576);
     let head = numbers(vocab * h);
+    let mut rounded = Bf16Matrix::new(vocab, h);
+    rounded.round(&head);
     for c in [64, 128, 160] {
         let operations = 2.0 * (c * vocab * h) as f64;
         let d_logits = numbers(vocab * c);
@@ -194,6 +234,20 @@ fn vocabulary(bench: &Bench) {
             linear_log_probs_backward(
                 &hidden,
                 &head,
+                &targets,
+                &d,
+                rows!(),
+                &mut d_hidden,
+                Some(&mut d_head),
+            );
+        });
+        bench.run(&format!("linear_log_probs bf16 forward n={n}"), operations, 0.0, || {
+            linear_log_probs_forward(&hidden, &rounded, &targets, rows!());
+        });
+        bench.run(&format!("linear_log_probs bf16 backward n={n}"), 3.0 * operations, 0.0, || {
+            linear_log_probs_backward(
+                &hidden,
+                &rounded,
                 &targets,
                 &d,
                 rows!(),

@@ -11,6 +11,7 @@
 
 #![allow(unsafe_code, reason = "blocks read through pointers, and written by several threads")]
 
+use crate::blocks::Product;
 use crate::memory::{zeroed, zeroed_bytes};
 use crate::micro_kernel::{BLOCK_COLUMNS, BlockSums, FEW_ROWS, RowBlock};
 use crate::parallel::{Disjoint, for_each_item};
@@ -265,7 +266,7 @@ simd_fn! {
                     unsafe { simd.int8_block(rows.len(), &int8_block, &mut block) };
                 } else {
                     let weights = floats.as_ptr();
-                    let row_block = RowBlock { k, x, weights, weight_stride: stride, next: [weights; 2] };
+                    let row_block = RowBlock { k, x, weights, weight_stride: stride, product: Product::F32, next: [weights; 2] };
                     // SAFETY: the rows of x were sliced, and four rows of weights were left behind.
                     unsafe { simd.row_block(rows.len(), BLOCK_COLUMNS, &row_block, &mut block) };
                 }

@@ -5,11 +5,16 @@
 //!
 //! - Threads are those of rayon's current pool, which the caller installs. No bit of a result depends on their number:
 //!   work is cut by sizes alone, and every sum has one order.
-//! - Results of different [`SimdLevel`]s differ by rounding.
+//! - Results of different [`SimdLevel`]s differ by rounding, and so do those of the two ways to multiply in bf16
+//!   ([`Bf16Products`]).
 //! - NaN and infinity in an input reach what depends on it, and nothing else.
 //! - Sizes that do not fit are the caller's error and panic; a model's shapes are checked where it is loaded.
 
 mod adamw;
+mod bf16_matmul;
+mod bf16_matrix;
+mod bf16_products;
+mod blocks;
 mod cached_attention;
 mod geglu;
 mod gelu;
@@ -33,8 +38,12 @@ mod soft_cap;
 mod swiglu;
 mod varlen_attention;
 mod vector;
+mod weight;
 
 pub use adamw::{AdamwStep, adamw};
+pub use bf16_matmul::{Bf16Operand, bf16_matmul, bf16_matmul_with_epilogue, bf16_matmul_workspace_bytes};
+pub use bf16_matrix::Bf16Matrix;
+pub use bf16_products::{Bf16Products, with_bf16_products};
 pub use cached_attention::{CACHE_BLOCK, CacheBlock, CachedSequence, cached_attention, decode_attention};
 pub use geglu::{geglu_backward_in_place, geglu_forward};
 pub use gelu::{gelu_backward_in_place, gelu_forward, gelu_forward_in_place};
@@ -51,7 +60,10 @@ pub use matmul::{
     Epilogue, MatrixRef, Write, add_bias, bias_backward, matmul, matmul_with_epilogue, matmul_workspace_bytes,
 };
 pub use memory::{return_freed_memory, return_large_buffers_when_freed, zeroed};
-pub use rate::{measure_matmul_gflops, measure_peak_gflops, measure_read_bandwidth};
+pub use rate::{
+    measure_bf16_matmul_gflops, measure_bf16_peak_gflops, measure_matmul_gflops, measure_peak_gflops,
+    measure_read_bandwidth,
+};
 pub use rms_norm::{rms_norm_backward, rms_norm_forward};
 pub use rotary::{RotaryTable, rotary_backward, rotary_forward};
 pub use row_products::{RowProduct, RowWeight, multiply_rows};
@@ -66,3 +78,4 @@ pub use varlen_attention::{
 pub use vector::{
     add_assign, all_finite, copy, fill, gather_add_rows, gather_rows, scale, scatter_add_rows, sum_of_squares,
 };
+pub use weight::Weight;

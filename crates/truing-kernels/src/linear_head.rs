@@ -11,14 +11,16 @@
 //! Baichuan 2 divides rows by their norm (arXiv 2309.10305, section 2.4); Gemma 2 caps logits (arXiv 2408.00118).
 
 use crate::parallel::ELEMENTS_PER_ITEM;
+use crate::simd::bf16_value;
 use crate::soft_cap::{soft_cap_backward_in_place, soft_cap_forward_in_place};
+use crate::weight::Weight;
 use rayon::prelude::*;
 
 /// A head `[vocab, h]`, and what its logits are made of.
 #[derive(Clone, Copy, Debug)]
 pub struct LinearHead<'a> {
-    /// Row-major `[vocab, h]`.
-    pub weight: &'a [f32],
+    /// `[vocab, h]`, and with it the number format of the products.
+    pub weight: Weight<'a>,
     /// The inverse Euclidean norm of each row `[vocab]` ([`inverse_row_norms`]), where logits are products with rows of
     /// norm 1. Gradients at the weight count it as what it is.
     pub inverse_norms: Option<&'a [f32]>,
@@ -26,21 +28,9 @@ pub struct LinearHead<'a> {
     pub soft_cap: Option<f32>,
 }
 
-impl<'a> From<&'a [f32]> for LinearHead<'a> {
-    fn from(weight: &'a [f32]) -> Self {
-        Self { weight, inverse_norms: None, soft_cap: None }
-    }
-}
-
-impl<'a, const N: usize> From<&'a [f32; N]> for LinearHead<'a> {
-    fn from(weight: &'a [f32; N]) -> Self {
-        Self::from(&weight[..])
-    }
-}
-
-impl<'a> From<&'a Vec<f32>> for LinearHead<'a> {
-    fn from(weight: &'a Vec<f32>) -> Self {
-        Self::from(&weight[..])
+impl<'a, W: Into<Weight<'a>>> From<W> for LinearHead<'a> {
+    fn from(weight: W) -> Self {
+        Self { weight: weight.into(), inverse_norms: None, soft_cap: None }
     }
 }
 
@@ -128,10 +118,18 @@ impl LinearHead<'_> {
 
     /// Takes `along_v w_v` off each row of the weight's gradient `[vocab, h]`.
     pub(crate) fn take_along(&self, along: &[f32], h: usize, d_weight: &mut [f32]) {
-        let rows = d_weight.par_chunks_mut(h).zip(self.weight.par_chunks(h)).zip(along);
-        rows.for_each(|((d_row, row), along)| {
-            d_row.iter_mut().zip(row).for_each(|(d, w)| *d -= along * w);
-        });
+        let rows = d_weight.par_chunks_mut(h).zip(along);
+        match self.weight {
+            Weight::F32(weight) => rows.zip(weight.par_chunks(h)).for_each(|((d_row, along), row)| {
+                d_row.iter_mut().zip(row).for_each(|(d, w)| *d -= along * w);
+            }),
+            Weight::Bf16(weight) => {
+                let halves = weight.halves().par_chunks(2 * weight.stride());
+                rows.zip(halves).for_each(|((d_row, along), row)| {
+                    d_row.iter_mut().zip(row).for_each(|(d, &w)| *d -= along * bf16_value(w));
+                });
+            }
+        }
     }
 
     /// Turns products of single rows `[n_rows, vocab]` into logits: for decoding, where each row is computed alone.

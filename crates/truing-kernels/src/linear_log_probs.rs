@@ -31,13 +31,15 @@
 //!
 //! Where the head is not plain ([`LinearHead`]), the products become logits before all this, and the gradient at the logits
 //! that at the products after it. Backward then keeps the products beside the logits.
+//! The head is floats, or a [`Bf16Matrix`](crate::Bf16Matrix): then the factors of all three products are rounded to bf16,
+//! d_z before its factor. Everything else is the same.
 //!
 //! Sums over the vocabulary run in f32 within blocks of [`BLOCK`] words, and in f64 over the blocks, in order.
 
 #![allow(unsafe_code, reason = "blocks written by several threads")]
 
 use crate::linear_head::LinearHead;
-use crate::matmul::{MatrixRef, Write, matmul};
+use crate::matmul::{MatrixRef, Write};
 use crate::parallel::{Disjoint, ELEMENTS_PER_ITEM, for_each_item};
 use crate::scratch::Stock;
 use crate::simd::{MAX_LANES, SimdLevel, simd_fn};
@@ -241,14 +243,10 @@ struct Chunk<'a> {
 }
 
 impl<'a> Chunk<'a> {
-    fn weight(&self) -> MatrixRef<'a> {
-        MatrixRef::new(self.head.weight, self.vocab, self.h)
-    }
-
     /// Fills the logits.
     fn multiply(&mut self, excluded: &[Range<u32>]) {
         let hidden = MatrixRef::new(self.hidden, self.width, self.h);
-        matmul(self.weight(), hidden.transposed(), self.logits, Write::Overwrite);
+        self.head.weight.forward_transposed(hidden, self.logits);
         self.head.forward(self.logits, self.width, self.kept);
         for range in excluded {
             self.logits[range.start as usize * self.width..range.end as usize * self.width]
@@ -392,7 +390,7 @@ impl<'a> Chunk<'a> {
             self.head.backward(self.logits, width, self.kept, &factors)
         };
         let d_logits = MatrixRef::new(self.logits, self.vocab, width);
-        matmul(d_logits.transposed(), self.weight(), d_hidden, Write::Overwrite);
+        self.head.weight.backward_input(d_logits.transposed(), d_hidden, Write::Overwrite);
         for (i, d_hidden) in d_hidden.chunks_exact_mut(h).enumerate() {
             d_hidden.iter_mut().for_each(|d| *d *= factor(i));
         }
@@ -400,7 +398,8 @@ impl<'a> Chunk<'a> {
             for (i, hidden) in self.hidden.chunks_exact_mut(h).enumerate() {
                 hidden.iter_mut().for_each(|x| *x *= factor(i));
             }
-            matmul(d_logits, MatrixRef::new(self.hidden, width, h), d_head, Write::Add);
+            let hidden = MatrixRef::new(self.hidden, width, h);
+            self.head.weight.add_gradient(d_logits.transposed(), hidden, d_head);
             if let Some(along) = along {
                 self.head.take_along(&along, h, d_head);
             }
@@ -455,10 +454,10 @@ fn run(
     }
     let h = hidden.len() / n;
     assert!(
-        h > 0 && hidden.len() == n * h && head.weight.len().is_multiple_of(h),
+        h > 0 && hidden.len() == n * h && head.weight.n_elements().is_multiple_of(h),
         "linear_log_probs: hidden [n, h], head [vocab, h]"
     );
-    let vocab = head.weight.len() / h;
+    let vocab = head.weight.n_elements() / h;
     head.check(vocab);
     assert!(targets.iter().all(|&y| (y as usize) < vocab), "linear_log_probs: targets are below {vocab}");
     check_excluded(excluded, vocab);
@@ -531,7 +530,12 @@ fn run(
 }
 
 /// Log-probabilities, entropies and whether each target is the argmax. Panics when a size or a target does not fit.
-pub fn linear_log_probs_forward(hidden: &[f32], head: &[f32], targets: &[u32], out: LogProbRows) {
+pub fn linear_log_probs_forward<'a>(
+    hidden: &[f32],
+    head: impl Into<LinearHead<'a>>,
+    targets: &[u32],
+    out: LogProbRows,
+) {
     run(hidden, head.into(), targets, &[], out, None, None);
 }
 
@@ -554,9 +558,9 @@ pub fn linear_log_probs_divergence_forward<'a>(
 /// `Σ d_log_probs · log_probs`: overwrites `d_hidden: [n, h]`, adds to `d_head: [vocab, h]`.
 ///
 /// Panics when a size or a target does not fit.
-pub fn linear_log_probs_backward(
+pub fn linear_log_probs_backward<'a>(
     hidden: &[f32],
-    head: &[f32],
+    head: impl Into<LinearHead<'a>>,
     targets: &[u32],
     d_log_probs: &[f32],
     out: LogProbRows,
@@ -598,7 +602,7 @@ pub fn linear_log_probs_divergence_backward<'a>(
     );
     assert_eq!(d_hidden.len(), hidden.len(), "linear_log_probs_backward: d_hidden is as hidden");
     assert!(
-        d_head.as_ref().is_none_or(|d| d.len() == head.weight.len()),
+        d_head.as_ref().is_none_or(|d| d.len() == head.weight.n_elements()),
         "linear_log_probs_backward: d_head is as head"
     );
     let gradients = Gradients { d_log_probs, d_hidden, d_head };
@@ -619,10 +623,10 @@ pub fn linear_top_log_probs<'a>(
 ) -> (Vec<u32>, Vec<f32>) {
     let head = head.into();
     assert!(
-        h > 0 && hidden.len().is_multiple_of(h) && head.weight.len().is_multiple_of(h),
+        h > 0 && hidden.len().is_multiple_of(h) && head.weight.n_elements().is_multiple_of(h),
         "linear_top_log_probs: hidden [n, h], head [vocab, h]"
     );
-    let (n, vocab) = (hidden.len() / h, head.weight.len() / h);
+    let (n, vocab) = (hidden.len() / h, head.weight.n_elements() / h);
     let n_left = check_excluded(excluded, vocab);
     assert!((1..=n_left).contains(&k), "linear_top_log_probs: k is from 1 to {n_left}");
     let mut tokens = vec![0_u32; n * k];
@@ -658,10 +662,10 @@ pub fn linear_log_probs_of<'a>(
 ) -> Vec<f32> {
     let head = head.into();
     assert!(
-        h > 0 && hidden.len().is_multiple_of(h) && head.weight.len().is_multiple_of(h),
+        h > 0 && hidden.len().is_multiple_of(h) && head.weight.n_elements().is_multiple_of(h),
         "linear_log_probs_of: hidden [n, h], head [vocab, h]"
     );
-    let vocab = head.weight.len() / h;
+    let vocab = head.weight.n_elements() / h;
     assert!(k > 0 && tokens.len() == hidden.len() / h * k, "linear_log_probs_of: tokens are [n, k]");
     assert!(tokens.iter().all(|&v| (v as usize) < vocab), "linear_log_probs_of: tokens are below {vocab}");
     let mut log_probs = vec![0.0_f32; tokens.len()];
@@ -683,7 +687,7 @@ fn for_each_chunk_of_logits(
     excluded: &[Range<u32>],
     mut look: impl FnMut(Range<usize>, &[f32], usize),
 ) {
-    let (n, vocab) = (hidden.len() / h, head.weight.len() / h);
+    let (n, vocab) = (hidden.len() / h, head.weight.n_elements() / h);
     head.check(vocab);
     let most = tokens_per_chunk(vocab);
     WORKSPACE.with(|scratch| {

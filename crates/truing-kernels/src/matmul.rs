@@ -16,22 +16,23 @@
 
 #![allow(unsafe_code, reason = "blocks of C written by several threads, and the tile kernels")]
 
-use crate::gelu::{gelu, gelu_forward_in_place};
-use crate::micro_kernel::{MAX_DOT_ROWS, MAX_TILE_COLUMNS, TILE_ROWS, Tile};
+use crate::blocks::{Block, Panels, Product, Tiles, Turned, stream_columns, tile_columns, write_row};
+use crate::gelu::gelu_forward_in_place;
+use crate::micro_kernel::{MAX_DOT_ROWS, MAX_TILE_COLUMNS, TILE_ROWS};
 use crate::pack::{pack_columns, pack_rows, padded, panels};
 use crate::parallel::{Disjoint, ELEMENTS_PER_ITEM, for_each_item};
 use crate::scratch::{Scratch, Stock};
-use crate::simd::{MAX_LANES, Simd, SimdLevel, lanes, simd_fn};
+use crate::simd::{MAX_LANES, SimdLevel, lanes, simd_fn};
 use crate::vector::add_assign;
 use rayon::prelude::*;
-use std::ops::{Range, RangeInclusive};
+use std::ops::Range;
 
 /// A matrix in a slice: element (i, j) is `data[i · row_stride + j · col_stride]`, and one of the strides is 1.
 #[derive(Clone, Copy, Debug)]
 pub struct MatrixRef<'a> {
-    data: &'a [f32],
-    rows: usize,
-    cols: usize,
+    pub(crate) data: &'a [f32],
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
     row_stride: usize,
     col_stride: usize,
 }
@@ -55,7 +56,7 @@ impl<'a> MatrixRef<'a> {
     }
 
     /// Whether rows, rather than columns, are contiguous.
-    fn is_row_major(&self) -> bool {
+    pub(crate) fn is_row_major(&self) -> bool {
         self.col_stride == 1
     }
 
@@ -75,26 +76,16 @@ pub enum Write {
 }
 
 /// Longest chain of additions before the sum goes to C: six rows of A this long fit a first level cache of 32 KiB.
-const MAX_K_CHUNK: usize = 640;
-/// Floats of packed B that should stay in a second level cache: 5/8 of 1 MiB.
-const BLOCK_FLOATS: usize = 160 * 1024;
+pub(crate) const MAX_K_CHUNK: usize = 640;
 /// Most floats of B, and of A, packed at a time: 8 MiB each, for the third level cache.
-const PACK_FLOATS: usize = 2 * 1024 * 1024;
+pub(crate) const PACK_FLOATS: usize = 2 * 1024 * 1024;
 /// Up to this many rows of A, products with a transposed B are made of dot products; up to the next, of tiles of the
 /// transposed product.
 const MAX_DOT_PRODUCT_ROWS: usize = 4;
-const MAX_TURNED_ROWS: usize = 64;
+pub(crate) const MAX_TURNED_ROWS: usize = 64;
 /// Longest part of the depth of A in an item of packing.
-const PACK_DEPTH: usize = 64;
-/// Items a block of C is cut into where it is large enough: threads end together, and taking an item costs nothing.
-const ITEMS: usize = 48;
-/// Tiles in an item.
-const TILES_PER_ITEM: RangeInclusive<usize> = 4..=24;
-/// Items the weights are cut into where few rows stream them, and the columns in one.
-const STREAM_ITEMS: usize = 16;
-const STREAM_COLUMNS: RangeInclusive<usize> = 24..=120;
-
-static PACKED: Stock = Stock::new();
+pub(crate) const PACK_DEPTH: usize = 64;
+pub(crate) static PACKED: Stock = Stock::new();
 
 /// Most bytes that [`matmul`] and [`matmul_with_epilogue`] use beside their arguments where no matrix has more than `widest` rows or
 /// columns; they are kept for the next call.
@@ -157,7 +148,7 @@ pub fn matmul_with_epilogue(a: MatrixRef, b: MatrixRef, c: &mut [f32], write: Wr
 }
 
 /// `0..len` in equal parts of a multiple of `step`, none over `most`.
-fn equal_parts(len: usize, most: usize, step: usize) -> impl Iterator<Item = Range<usize>> {
+pub(crate) fn equal_parts(len: usize, most: usize, step: usize) -> impl Iterator<Item = Range<usize>> {
     let n_parts = len.div_ceil(most).max(1);
     let part = len.div_ceil(n_parts).next_multiple_of(step).max(1);
     (0..len).step_by(part).map(move |start| start..len.min(start + part))
@@ -190,6 +181,7 @@ fn matmul_by_tiles(
 }
 
 /// A block of C and a chunk of k.
+#[derive(Clone)]
 struct Region<'a> {
     a: MatrixRef<'a>,
     b: MatrixRef<'a>,
@@ -224,22 +216,27 @@ impl Region<'_> {
             }
         });
 
-        let (packed_b, packed_a) = (&*packed_b, &*packed_a);
-        let panels_per_block =
-            n_panels.div_ceil(n_panels.div_ceil((BLOCK_FLOATS / (k * tile_columns)).max(1)));
-        let n_blocks = n_panels.div_ceil(panels_per_block);
-        let tiles_per_item =
-            (n_row_tiles * n_panels / ITEMS).clamp(*TILES_PER_ITEM.start(), *TILES_PER_ITEM.end());
-        let row_tiles_per_item = tiles_per_item.div_ceil(panels_per_block);
-        let n_row_items = n_row_tiles.div_ceil(row_tiles_per_item);
-        // Rows change fastest, so a thread stays with a block of B while the rows of A pass.
-        for_each_item(n_blocks * n_row_items, |item| {
-            let (block, row_item) = (item / n_row_items, item % n_row_items);
-            let panels = block * panels_per_block..n_panels.min((block + 1) * panels_per_block);
-            let row_tiles =
-                row_item * row_tiles_per_item..n_row_tiles.min((row_item + 1) * row_tiles_per_item);
-            multiply_block(level, self, packed_a, packed_b, row_tiles, panels, c);
-        });
+        let (a, b) = (&self.a, &self.b);
+        let a = match pack_a {
+            true => Tiles { data: packed_a, tile: k * TILE_ROWS, row: 1, step: TILE_ROWS },
+            false => Tiles {
+                data: &a.data[self.rows.start * a.row_stride + self.depth.start..],
+                tile: TILE_ROWS * a.row_stride,
+                row: a.row_stride,
+                step: 1,
+            },
+        };
+        let b = match pack_b {
+            true => Panels { data: packed_b, panel: k * tile_columns, step: None },
+            false => Panels {
+                data: &b.data[self.depth.start * b.row_stride + self.columns.start..],
+                panel: tile_columns,
+                step: Some(b.row_stride),
+            },
+        };
+        let Self { rows, columns, write, epilogue, .. } = self.clone();
+        let block = Block { k, a, b, rows, columns, n: self.b.cols, write, epilogue, product: Product::F32 };
+        block.multiply(level, c);
     }
 
     /// Part of the depth of all tiles of six rows of a transposed A: `to[tile][p · 6 + i]`.
@@ -264,12 +261,6 @@ impl Region<'_> {
 }
 
 simd_fn! {
-    fn tile_columns<S>(_simd) -> usize {
-        S::TILE_COLUMNS
-    }
-}
-
-simd_fn! {
     /// A panel of B, each row as many whole vectors as the panel's columns need.
     fn pack_b_panel<S>(simd, region: &Region<'_>, panel: usize, to: Disjoint<'_, f32>) {
         let (b, k) = (region.b, region.depth.len());
@@ -285,85 +276,6 @@ simd_fn! {
             pack_columns(simd, from, b.col_stride, (k, width), to, stride);
         }
     }
-}
-
-simd_fn! {
-    fn multiply_block<S>(
-        simd, region: &Region<'_>, packed_a: &[f32], packed_b: &[f32], row_tiles: Range<usize>,
-        panels: Range<usize>, c: Disjoint<'_, f32>,
-    ) {
-        let k = region.depth.len();
-        let n = region.b.cols;
-        for row_tile in row_tiles {
-            let row = region.rows.start + row_tile * TILE_ROWS;
-            let n_rows = TILE_ROWS.min(region.rows.end - row);
-            let (a, a_row, a_step) = if packed_a.is_empty() {
-                (region.a.pointer(row, region.depth.start), region.a.row_stride, 1)
-            } else {
-                (packed_a[row_tile * k * TILE_ROWS..].as_ptr(), 1, TILE_ROWS)
-            };
-            for panel in panels.clone() {
-                let column = region.columns.start + panel * S::TILE_COLUMNS;
-                let width = S::TILE_COLUMNS.min(region.columns.end - column);
-                let vectors = padded::<S>(width) / S::LANES;
-                let (b, b_step) = if packed_b.is_empty() {
-                    (region.b.pointer(region.depth.start, column), region.b.row_stride)
-                } else {
-                    (packed_b[panel * k * S::TILE_COLUMNS..].as_ptr(), vectors * S::LANES)
-                };
-                if width == vectors * S::LANES {
-                    // SAFETY: the tile lies inside C, and no other item touches it.
-                    let to = unsafe { c.pointer(row * n + column, (n_rows - 1) * n + width) };
-                    let tile = Tile { k, a, a_row, a_step, b, b_step, c: to, c_row: n, write: region.write };
-                    // SAFETY: A has these rows, B (or its panel) k rows of whole vectors, C the tile.
-                    unsafe { simd.tile(n_rows, vectors, &tile) };
-                } else {
-                    let mut sums = [0.0; TILE_ROWS * MAX_TILE_COLUMNS];
-                    let write = Write::Overwrite;
-                    let tile = Tile { k, a, a_row, a_step, b, b_step, c: sums.as_mut_ptr(), c_row: MAX_TILE_COLUMNS, write };
-                    // SAFETY: as above, and the sums have room for a full tile.
-                    unsafe { simd.tile(n_rows, vectors, &tile) };
-                    for (i, sums) in sums.chunks_exact(MAX_TILE_COLUMNS).take(n_rows).enumerate() {
-                        // SAFETY: inside the tile, which no other item touches.
-                        let to = unsafe { c.part((row + i) * n + column, width) };
-                        write_row(region.write, sums, to);
-                    }
-                }
-                if let Epilogue::Bias(bias) | Epilogue::BiasGelu(bias) = region.epilogue {
-                    let bias = &bias[column..column + width];
-                    for i in 0..n_rows {
-                        // SAFETY: inside the tile, which no other item touches.
-                        let row = unsafe { c.part((row + i) * n + column, width) };
-                        epilogue_row(simd, row, bias, matches!(region.epilogue, Epilogue::BiasGelu(_)));
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// `row += bias`, then GELU where it is wanted.
-#[inline(always)]
-fn epilogue_row<S: Simd>(simd: S, row: &mut [f32], bias: &[f32], has_gelu: bool) {
-    for (row, bias) in row.chunks_mut(S::LANES).zip(bias.chunks(S::LANES)) {
-        let sum = simd.add(simd.load_or(row, 0.0), simd.load_or(bias, 0.0));
-        simd.store_some(row, if has_gelu { gelu(simd, sum) } else { sum });
-    }
-}
-
-#[inline(always)]
-fn write_row(write: Write, sums: &[f32], to: &mut [f32]) {
-    for (to, &sum) in to.iter_mut().zip(sums) {
-        *to = match write {
-            Write::Overwrite => sum,
-            Write::Add => *to + sum,
-        };
-    }
-}
-
-/// Columns of C in an item of the streaming products, in whole tiles.
-fn stream_columns(n: usize) -> usize {
-    (n / STREAM_ITEMS).clamp(*STREAM_COLUMNS.start(), *STREAM_COLUMNS.end()) / TILE_ROWS * TILE_ROWS
 }
 
 /// `a` stored by rows, `b` transposed: each element is the dot product of two contiguous rows.
@@ -390,17 +302,21 @@ fn matmul_by_turned_tiles(
     write: Write,
     scratch: &mut Scratch,
 ) {
-    let columns_per_item = stream_columns(b.cols);
     for (chunk, depth) in equal_parts(a.cols, MAX_K_CHUNK, 8).enumerate() {
         let write = if chunk == 0 { write } else { Write::Add };
         let packed = scratch.floats(depth.len() * a.rows.next_multiple_of(MAX_TILE_COLUMNS));
         pack_turned_rows(level, a, depth.clone(), packed);
-        let packed = &*packed;
-        for_each_item(b.cols.div_ceil(columns_per_item), |item| {
-            let start = item * columns_per_item;
-            let columns = start..b.cols.min(start + columns_per_item);
-            turned_columns(level, a.rows, packed, b, depth.clone(), columns, c, write);
-        });
+        let turned = Turned {
+            k: depth.len(),
+            m: a.rows,
+            packed,
+            weights: &b.data[depth.start..],
+            weight_row: b.col_stride,
+            n: b.cols,
+            write,
+            product: Product::F32,
+        };
+        turned.multiply(level, c);
     }
 }
 
@@ -411,42 +327,6 @@ simd_fn! {
             let from = &a.data[first * a.row_stride + depth.start..];
             let size = (k, width.min(a.rows - first));
             pack_columns(simd, from, a.row_stride, size, &mut packed[first * k..], width);
-        }
-    }
-}
-
-simd_fn! {
-    fn turned_columns<S>(
-        simd, m: usize, packed: &[f32], b: MatrixRef<'_>, depth: Range<usize>, columns: Range<usize>,
-        c: Disjoint<'_, f32>, write: Write,
-    ) {
-        let (k, n) = (depth.len(), b.cols);
-        for column in columns.clone().step_by(TILE_ROWS) {
-            let width = TILE_ROWS.min(columns.end - column);
-            for (first, padded) in panels::<S>(m) {
-                let mut sums = [0.0; TILE_ROWS * MAX_TILE_COLUMNS];
-                let tile = Tile {
-                    k,
-                    a: b.pointer(depth.start, column),
-                    a_row: b.col_stride,
-                    a_step: 1,
-                    b: packed[first * k..][..k * padded].as_ptr(),
-                    b_step: padded,
-                    c: sums.as_mut_ptr(),
-                    c_row: MAX_TILE_COLUMNS,
-                    write: Write::Overwrite,
-                };
-                // SAFETY: these columns of B exist, the panel was sliced, and the sums have room for a full tile.
-                unsafe { simd.tile(width, padded / S::LANES, &tile) };
-                for i in 0..padded.min(m - first) {
-                    // SAFETY: an item writes only its own columns.
-                    let to = unsafe { c.part((first + i) * n + column, width) };
-                    for (j, to) in to.iter_mut().enumerate() {
-                        let sum = sums[j * MAX_TILE_COLUMNS + i];
-                        *to = if write == Write::Add { *to + sum } else { sum };
-                    }
-                }
-            }
         }
     }
 }

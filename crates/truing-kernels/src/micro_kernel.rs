@@ -6,6 +6,10 @@
 
 #![allow(unsafe_code, reason = "raw pointers into blocks whose bounds the callers keep")]
 
+#[cfg(target_arch = "x86_64")]
+use crate::bf16_products::Dot;
+use crate::bf16_products::{Bf16Products, PairDot, Widen, pair_tile};
+use crate::blocks::Product;
 use crate::int8_rows::{Int8Block, int8_block};
 use crate::matmul::Write;
 #[cfg(target_arch = "x86_64")]
@@ -134,7 +138,7 @@ pub(crate) const FEW_ROWS: usize = 8;
 /// Results of a block: `[row][column]`.
 pub(crate) type BlockSums = [[f32; BLOCK_COLUMNS]; FEW_ROWS];
 
-/// Rows of `x` and rows of weights, all contiguous in k.
+/// Rows of `x` and rows of weights, all contiguous in k: floats, or pairs of bf16 numbers, which k and strides count then.
 #[derive(Clone, Copy)]
 pub(crate) struct RowBlock {
     /// Terms of the sum.
@@ -144,19 +148,33 @@ pub(crate) struct RowBlock {
     /// Row c of the weights stands at `weights + c · weight_stride`.
     pub(crate) weights: *const f32,
     pub(crate) weight_stride: usize,
+    /// What is multiplied.
+    pub(crate) product: Product,
     /// Two rows that will be read soon and are asked for meanwhile; they need not be valid.
     pub(crate) next: [*const f32; 2],
+}
+
+/// Floats instead of pairs: one product and a sum.
+#[derive(Clone, Copy)]
+struct Floats;
+
+impl<S: Simd> PairDot<S> for Floats {
+    #[inline(always)]
+    fn dot(self, simd: S, a: S::V, b: S::V, sum: S::V) -> S::V {
+        simd.fma(a, b, sum)
+    }
 }
 
 /// `ROWS` rows of `x` against `COLUMNS` rows of weights, all contiguous in k: each sum is one chain of vectors, then
 /// its lanes, for any block.
 #[inline(always)]
-unsafe fn row_block<S: Simd, const ROWS: usize, const COLUMNS: usize>(
+unsafe fn row_block<S: Simd, D: PairDot<S>, const ROWS: usize, const COLUMNS: usize>(
     simd: S,
+    dot: D,
     block: &RowBlock,
     out: &mut BlockSums,
 ) {
-    let RowBlock { k, x, weights, weight_stride, next } = *block;
+    let RowBlock { k, x, weights, weight_stride, next, product: _ } = *block;
     let whole = k / S::LANES * S::LANES;
     // What does not fill a vector is copied before there are sums: a call of a copying routine would spill them.
     let (mut x_rest, mut weights_rest) = ([[0.0; MAX_LANES]; ROWS], [[0.0; MAX_LANES]; COLUMNS]);
@@ -187,7 +205,7 @@ unsafe fn row_block<S: Simd, const ROWS: usize, const COLUMNS: usize>(
             // SAFETY: as above.
             let x = unsafe { simd.load_ptr(x.add(i * k + p)) };
             for (sum, vector) in sums.iter_mut().zip(vectors) {
-                *sum = simd.fma(x, vector, *sum);
+                *sum = dot.dot(simd, x, vector, *sum);
             }
         }
         p += S::LANES;
@@ -195,7 +213,7 @@ unsafe fn row_block<S: Simd, const ROWS: usize, const COLUMNS: usize>(
     if whole < k {
         for (x, sums) in x_rest.iter().zip(&mut sums) {
             for (sum, weight) in sums.iter_mut().zip(&weights_rest) {
-                *sum = simd.fma(simd.load(x), simd.load(weight), *sum);
+                *sum = dot.dot(simd, simd.load(x), simd.load(weight), *sum);
             }
         }
     }
@@ -231,6 +249,12 @@ pub(crate) trait MicroKernel: Simd {
     /// What [`Tile`] describes must be readable and writable for that many rows and vectors.
     unsafe fn tile(self, rows: usize, vectors: usize, tile: &Tile);
 
+    /// The same where A and B hold pairs of bf16 numbers, and k counts pairs.
+    ///
+    /// # Safety
+    /// As [`tile`](MicroKernel::tile), and the machine must have the instructions of `products`.
+    unsafe fn pair_tile(self, products: Bf16Products, rows: usize, vectors: usize, tile: &Tile);
+
     /// `out[i] = Σ_p a[i · a_row + p] b[p]` for `rows` (1..=DOT_ROWS).
     ///
     /// # Safety
@@ -248,7 +272,8 @@ pub(crate) trait MicroKernel: Simd {
     /// weights, or (1..=FEW_ROWS) against one; each sum in an order that depends on k alone.
     ///
     /// # Safety
-    /// That many rows of `x` and of weights, each of `k` floats, must be readable.
+    /// That many rows of `x` and of weights, each of `k` floats, must be readable, and the machine must have the
+    /// instructions of the block's product.
     unsafe fn row_block(self, rows: usize, columns: usize, block: &RowBlock, out: &mut BlockSums);
 
     /// The same for `rows` (1..=ROW_BLOCK) against [`BLOCK_COLUMNS`] rows of 8-bit weights, in the same order.
@@ -261,7 +286,8 @@ pub(crate) trait MicroKernel: Simd {
 macro_rules! micro_kernel {
     ($level:ident, $vectors:literal, $dot_rows:literal, $features:meta,
      tiles [$(($rows:literal, $width:literal))*], dots [$($dots:literal)*],
-     row_blocks [$most_rows:literal: $($block:literal)*], few [$($few:literal)*]) => {
+     row_blocks [$most_rows:literal: $($block:literal)*], few [$($few:literal)*],
+     by_instruction [$pair_tile:ident $pair_block:ident]) => {
         impl MicroKernel for $level {
             const TILE_VECTORS: usize = $vectors;
             const DOT_ROWS: usize = $dot_rows;
@@ -273,6 +299,24 @@ macro_rules! micro_kernel {
                 unsafe fn compiled<const ROWS: usize, const VECTORS: usize>(simd: $level, t: &Tile) {
                     // SAFETY: passed on to the caller.
                     unsafe { tile::<$level, ROWS, VECTORS>(simd, t) }
+                }
+                match (rows, vectors) {
+                    // SAFETY: `self` proves the instructions, the caller the memory.
+                    $(($rows, $width) => unsafe { compiled::<$rows, $width>(self, t) },)*
+                    _ => unreachable!("a tile of {rows} rows and {vectors} vectors"),
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn pair_tile(self, products: Bf16Products, rows: usize, vectors: usize, t: &Tile) {
+                #[$features]
+                unsafe fn compiled<const ROWS: usize, const VECTORS: usize>(simd: $level, t: &Tile) {
+                    // SAFETY: passed on to the caller.
+                    unsafe { pair_tile::<$level, Widen, ROWS, VECTORS>(simd, Widen, t) }
+                }
+                if products == Bf16Products::DotProducts {
+                    // SAFETY: passed on to the caller.
+                    return unsafe { $pair_tile(self, rows, vectors, t) };
                 }
                 match (rows, vectors) {
                     // SAFETY: `self` proves the instructions, the caller the memory.
@@ -316,17 +360,33 @@ macro_rules! micro_kernel {
                 // Kept apart from each other and from the caller, so that each has all registers for its sums.
                 #[inline(never)]
                 #[$features]
-                unsafe fn compiled<const ROWS: usize, const COLUMNS: usize>(
-                    simd: $level, block: &RowBlock, out: &mut BlockSums,
+                unsafe fn compiled<D: PairDot<$level>, const ROWS: usize, const COLUMNS: usize>(
+                    simd: $level, dot: D, block: &RowBlock, out: &mut BlockSums,
                 ) {
                     // SAFETY: passed on to the caller.
-                    unsafe { row_block::<$level, ROWS, COLUMNS>(simd, block, out) }
+                    unsafe { row_block::<$level, D, ROWS, COLUMNS>(simd, dot, block, out) }
                 }
-                match (rows, columns) {
+                let is_bf16 = match block.product {
+                    Product::F32 => false,
+                    Product::Bf16(Bf16Products::Widened) => true,
+                    // SAFETY: passed on to the caller.
+                    Product::Bf16(Bf16Products::DotProducts) => unsafe {
+                        return $pair_block(self, rows, columns, block, out);
+                    },
+                };
+                match (rows, columns, is_bf16) {
                     // SAFETY: `self` proves the instructions, the caller the memory.
-                    $(($block, BLOCK_COLUMNS) => unsafe { compiled::<$block, BLOCK_COLUMNS>(self, block, out) },)*
+                    $(($block, BLOCK_COLUMNS, false) => unsafe {
+                        compiled::<Floats, $block, BLOCK_COLUMNS>(self, Floats, block, out)
+                    },)*
                     // SAFETY: as above.
-                    $(($few, 1) => unsafe { compiled::<$few, 1>(self, block, out) },)*
+                    $(($block, BLOCK_COLUMNS, true) => unsafe {
+                        compiled::<Widen, $block, BLOCK_COLUMNS>(self, Widen, block, out)
+                    },)*
+                    // SAFETY: as above.
+                    $(($few, 1, false) => unsafe { compiled::<Floats, $few, 1>(self, Floats, block, out) },)*
+                    // SAFETY: as above.
+                    $(($few, 1, true) => unsafe { compiled::<Widen, $few, 1>(self, Widen, block, out) },)*
                     _ => unreachable!("a block of {rows} rows and {columns} columns"),
                 }
             }
@@ -355,13 +415,89 @@ macro_rules! micro_kernel {
 
 micro_kernel!(Portable, 2, 2, allow(clippy::inline_always),
     tiles [(1, 1) (2, 1) (3, 1) (4, 1) (5, 1) (6, 1) (1, 2) (2, 2) (3, 2) (4, 2) (5, 2) (6, 2)],
-    dots [1 2], row_blocks [2: 1 2], few [1 2 3 4 5 6 7 8]);
+    dots [1 2], row_blocks [2: 1 2], few [1 2 3 4 5 6 7 8], by_instruction [no_pair_tile no_pair_block]);
 #[cfg(target_arch = "x86_64")]
 micro_kernel!(Avx2, 2, 2, target_feature(enable = "avx2,fma"),
     tiles [(1, 1) (2, 1) (3, 1) (4, 1) (5, 1) (6, 1) (1, 2) (2, 2) (3, 2) (4, 2) (5, 2) (6, 2)],
-    dots [1 2], row_blocks [3: 1 2 3], few [1 2 3 4 5 6 7 8]);
+    dots [1 2], row_blocks [3: 1 2 3], few [1 2 3 4 5 6 7 8], by_instruction [no_pair_tile no_pair_block]);
 #[cfg(target_arch = "x86_64")]
 micro_kernel!(Avx512, 4, 4, target_feature(enable = "avx2,fma,avx512f"),
     tiles [(1, 1) (2, 1) (3, 1) (4, 1) (5, 1) (6, 1) (1, 2) (2, 2) (3, 2) (4, 2) (5, 2) (6, 2)
            (1, 3) (2, 3) (3, 3) (4, 3) (5, 3) (6, 3) (1, 4) (2, 4) (3, 4) (4, 4) (5, 4) (6, 4)],
-    dots [1 2 3 4], row_blocks [6: 1 2 3 4 5 6], few [1 2 3 4 5 6 7 8]);
+    dots [1 2 3 4], row_blocks [6: 1 2 3 4 5 6], few [1 2 3 4 5 6 7 8],
+    by_instruction [avx512_pair_tile avx512_pair_block]);
+
+/// The instruction for dot products of pairs, at a level that has none.
+unsafe fn no_pair_tile<S>(_simd: S, rows: usize, vectors: usize, _tile: &Tile) {
+    unreachable!("a tile of {rows} rows and {vectors} vectors by dot products, which this level has not")
+}
+
+/// As [`no_pair_tile`].
+unsafe fn no_pair_block<S>(_simd: S, rows: usize, columns: usize, _block: &RowBlock, _out: &mut BlockSums) {
+    unreachable!("a block of {rows} rows and {columns} columns by dot products, which this level has not")
+}
+
+/// Calls the function compiled for one of some sizes.
+#[cfg(target_arch = "x86_64")]
+macro_rules! for_size {
+    ($sizes:expr, $compiled:ident, $arguments:tt, [$(($rows:literal, $width:literal))*]) => {
+        match $sizes {
+            // SAFETY: passed on to the caller.
+            $(($rows, $width) => unsafe { $compiled::<$rows, $width> $arguments },)*
+            (rows, width) => unreachable!("a block of {rows} rows and {width} vectors or columns"),
+        }
+    };
+}
+
+/// [`MicroKernel::pair_tile`] by AVX-512-BF16.
+///
+/// # Safety
+/// As there.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn avx512_pair_tile(simd: Avx512, rows: usize, vectors: usize, tile: &Tile) {
+    #[target_feature(enable = "avx2,fma,avx512f,avx512bf16")]
+    unsafe fn compiled<const ROWS: usize, const VECTORS: usize>(simd: Avx512, tile: &Tile) {
+        // SAFETY: the caller vouches for the instructions and the memory.
+        unsafe { pair_tile::<Avx512, Dot, ROWS, VECTORS>(simd, Dot::assume(), tile) }
+    }
+    for_size!(
+        (rows, vectors),
+        compiled,
+        (simd, tile),
+        [(1, 1)(2, 1)(3, 1)(4, 1)(5, 1)(6, 1)(1, 2)(2, 2)(3, 2)(4, 2)(5, 2)(6, 2)(1, 3)(2, 3)(3, 3)(4, 3)(
+            5, 3
+        )(6, 3)(1, 4)(2, 4)(3, 4)(4, 4)(5, 4)(6, 4)]
+    );
+}
+
+/// [`MicroKernel::row_block`] by AVX-512-BF16.
+///
+/// # Safety
+/// As there.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn avx512_pair_block(
+    simd: Avx512,
+    rows: usize,
+    columns: usize,
+    block: &RowBlock,
+    out: &mut BlockSums,
+) {
+    #[inline(never)]
+    #[target_feature(enable = "avx2,fma,avx512f,avx512bf16")]
+    unsafe fn compiled<const ROWS: usize, const COLUMNS: usize>(
+        simd: Avx512,
+        block: &RowBlock,
+        out: &mut BlockSums,
+    ) {
+        // SAFETY: the caller vouches for the instructions and the memory.
+        unsafe { row_block::<Avx512, Dot, ROWS, COLUMNS>(simd, Dot::assume(), block, out) }
+    }
+    for_size!(
+        (rows, columns),
+        compiled,
+        (simd, block, out),
+        [(1, 1)(2, 1)(3, 1)(4, 1)(5, 1)(6, 1)(7, 1)(8, 1)(1, 4)(2, 4)(3, 4)(4, 4)(5, 4)(6, 4)]
+    );
+}

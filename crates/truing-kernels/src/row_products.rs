@@ -7,10 +7,14 @@
 //! Weights are read where they lie, a few rows at a time, and meet a few rows of `x` in registers; the next weights are
 //! asked for meanwhile. Several weights that share `x` are one piece of work, for waking threads costs as much as a small
 //! product. Weights of 8 bits ([`Int8Matrix`]) are a quarter of the stream and give the bits that their numbers in `f32`
-//! would give.
+//! would give. Weights of 16 bits ([`Bf16Matrix`]) are half of it; their products have factors in bf16 and sums in f32, as
+//! those of [`bf16_matmul`](crate::bf16_matmul()), so `x` is rounded too, and lanes hold pairs.
 
 #![allow(unsafe_code, reason = "rows read through pointers, columns of y written by several threads")]
 
+use crate::bf16_matrix::{Bf16Matrix, round_rows};
+use crate::bf16_products::Bf16Products;
+use crate::blocks::Product;
 use crate::int8_rows::{Int8Matrix, multiply_int8_columns};
 use crate::matmul::Write;
 use crate::micro_kernel::{BLOCK_COLUMNS, FEW_ROWS, RowBlock};
@@ -25,6 +29,8 @@ use std::ops::Range;
 pub enum RowWeight<'a> {
     /// Row-major.
     F32(&'a [f32]),
+    /// Numbers of 16 bits; the rows of `x` are rounded to 16 bits as well.
+    Bf16(&'a Bf16Matrix),
     /// Blocks of 8-bit numbers.
     Int8(&'a Int8Matrix),
 }
@@ -43,12 +49,15 @@ pub struct RowProduct<'a> {
 /// Bytes of weights in an item: memory delivers a long stream faster than several short ones, and the second level
 /// cache holds it while the rows pass.
 const ITEM_BYTES: usize = 256 * 1024;
+/// The same of 16-bit weights.
+const BF16_ITEM_BYTES: usize = 128 * 1024;
 /// The same of 8-bit weights: a matrix has a quarter of the bytes and should still be several items.
 const INT8_ITEM_BYTES: usize = 64 * 1024;
 /// Floats of `x` up to which rows of weights are taken one by one: more would not stay in the first level cache.
 const FEW_FLOATS: usize = 3072;
 
 thread_local! {
+    static WORDS: Cell<Scratch> = const { Cell::new(Scratch::new()) };
     static SUMS: Cell<Scratch> = const { Cell::new(Scratch::new()) };
 }
 
@@ -76,6 +85,10 @@ pub fn multiply_rows(x: &[f32], n_in: usize, products: &mut [RowProduct<'_>]) {
                 assert!(weight.len().is_multiple_of(n_in), "multiply_rows: a weight is [n_out, n_in]");
                 (weight.len() / n_in, ITEM_BYTES / (n_in * size_of::<f32>()))
             }
+            RowWeight::Bf16(weight) => {
+                assert_eq!(weight.n_in(), n_in, "multiply_rows: a weight is [n_out, n_in]");
+                (weight.n_out(), BF16_ITEM_BYTES / (n_in * size_of::<u16>()))
+            }
             RowWeight::Int8(weight) => {
                 assert_eq!(weight.n_in(), n_in, "multiply_rows: a weight is [n_out, n_in]");
                 (weight.n_out(), INT8_ITEM_BYTES / n_in)
@@ -87,6 +100,27 @@ pub fn multiply_rows(x: &[f32], n_in: usize, products: &mut [RowProduct<'_>]) {
         let (y, write) = (Disjoint::new(product.y), product.write);
         parts.push(Columns { weight: product.weight, y, write, n_out });
     }
+    let rounds = parts.iter().any(|part| matches!(part.weight, RowWeight::Bf16(_)));
+    with_scratch(&WORDS, |words| {
+        let n_words = n_in.div_ceil(2);
+        let x_words = words.floats(if rounds { n_rows * n_words } else { 0 });
+        if rounds {
+            round_rows(level, x, n_in, x_words);
+        }
+        multiply_parts(level, (x, &*x_words), n_in, &parts, &items);
+    });
+}
+
+/// Makes the items of the products; `x_words` are the rows of `x` as pairs of bf16 numbers, where a weight wants them.
+fn multiply_parts(
+    level: SimdLevel,
+    (x, x_words): (&[f32], &[f32]),
+    n_in: usize,
+    parts: &[Columns<'_>],
+    items: &[(usize, Range<usize>)],
+) {
+    let n_rows = x.len() / n_in;
+    let product = Product::Bf16(Bf16Products::current());
     let work = |item: usize| {
         let (part, range) = &items[item];
         let part = &parts[*part];
@@ -97,7 +131,13 @@ pub fn multiply_rows(x: &[f32], n_in: usize, products: &mut [RowProduct<'_>]) {
             match part.weight {
                 RowWeight::F32(weight) => {
                     let sums = scratch.floats(n_sums);
-                    multiply_columns(level, x, n_in, weight, range.clone(), sums);
+                    multiply_columns(level, x, n_in, weight, Product::F32, range.clone(), sums);
+                    part.write(range, sums);
+                }
+                RowWeight::Bf16(weight) => {
+                    let sums = scratch.floats(n_sums);
+                    let (words, n_words) = (weight.words(), weight.stride());
+                    multiply_columns(level, x_words, n_words, words, product, range.clone(), sums);
                     part.write(range, sums);
                 }
                 RowWeight::Int8(weight) => {
@@ -134,7 +174,7 @@ impl Columns<'_> {
 simd_fn! {
     /// Columns `range` of a result, `sums` `[n_rows, range]`.
     fn multiply_columns<S>(
-        simd, x: &[f32], n_in: usize, weight: &[f32], range: Range<usize>, sums: &mut [f32],
+        simd, x: &[f32], n_in: usize, weight: &[f32], product: Product, range: Range<usize>, sums: &mut [f32],
     ) {
         let (n_rows, width) = (x.len() / n_in, range.len());
         let is_few = n_rows == 1 || (n_rows <= FEW_ROWS && x.len() <= FEW_FLOATS);
@@ -154,7 +194,7 @@ simd_fn! {
                     weight.as_ptr().wrapping_add(row * n_in)
                 });
                 let (x, weights) = (x.as_ptr(), weight.as_ptr());
-                let row_block = RowBlock { k: n_in, x, weights, weight_stride: n_in, next };
+                let row_block = RowBlock { k: n_in, x, weights, weight_stride: n_in, product, next };
                 let mut block = [[0.0; BLOCK_COLUMNS]; FEW_ROWS];
                 // SAFETY: rows of `x` and of the weights were sliced, each `n_in` long.
                 unsafe { simd.row_block(rows.len(), n_columns, &row_block, &mut block) };

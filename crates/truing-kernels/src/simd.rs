@@ -107,6 +107,24 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `from` must be valid for reading `LANES` bytes; no alignment is asked.
     unsafe fn load_i8_ptr(self, from: *const i8) -> Self::V;
+    /// Reads `LANES` bf16 numbers as floats, which hold them exactly.
+    ///
+    /// # Safety
+    /// `from` must be valid for reading `LANES` halves; no alignment is asked.
+    unsafe fn load_bf16_ptr(self, from: *const u16) -> Self::V;
+    /// Writes `LANES` floats as bf16 numbers: their upper halves. Round them first.
+    ///
+    /// # Safety
+    /// `to` must be valid for writing `LANES` halves; no alignment is asked.
+    unsafe fn store_bf16_ptr(self, to: *mut u16, v: Self::V);
+    /// The nearest bf16 numbers, ties to even, as [`bf16_bits`] makes them: the lower halves of the lanes are 0.
+    fn round_to_bf16(self, v: Self::V) -> Self::V;
+    /// Two rounded vectors as pairs of bf16 numbers, `low` in the lower halves of the lanes.
+    fn pair(self, low: Self::V, high: Self::V) -> Self::V;
+    /// The numbers in the lower halves of pairs.
+    fn low_of_pairs(self, pairs: Self::V) -> Self::V;
+    /// The numbers in the upper halves of pairs.
+    fn high_of_pairs(self, pairs: Self::V) -> Self::V;
     /// Asks for the cache line at `at`, which need not be valid.
     #[inline(always)]
     fn prefetch(self, at: *const f32) {
@@ -246,6 +264,23 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
 /// The widest register of any level.
 pub(crate) const MAX_LANES: usize = 16;
 
+/// The bits of the nearest bf16 number, ties to even; NaN stays NaN, and what is too large becomes infinity.
+#[inline(always)]
+pub(crate) fn bf16_bits(x: f32) -> u16 {
+    let bits = x.to_bits();
+    if x.is_nan() {
+        // Quiet, or the lower half could hold all that makes it a NaN.
+        return (bits >> 16) as u16 | 0x40;
+    }
+    ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16
+}
+
+/// The float that a bf16 number is.
+#[inline(always)]
+pub(crate) fn bf16_value(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
+}
+
 /// Four lanes in plain Rust.
 #[derive(Clone, Copy)]
 pub(crate) struct Portable;
@@ -272,6 +307,32 @@ impl Simd for Portable {
     unsafe fn load_i8_ptr(self, from: *const i8) -> [f32; 4] {
         // SAFETY: the caller gives four bytes.
         unsafe { from.cast::<[i8; 4]>().read_unaligned() }.map(f32::from)
+    }
+    #[inline(always)]
+    unsafe fn load_bf16_ptr(self, from: *const u16) -> [f32; 4] {
+        // SAFETY: the caller gives four halves.
+        unsafe { from.cast::<[u16; 4]>().read_unaligned() }.map(bf16_value)
+    }
+    #[inline(always)]
+    unsafe fn store_bf16_ptr(self, to: *mut u16, v: [f32; 4]) {
+        // SAFETY: the caller gives room for four halves.
+        unsafe { to.cast::<[u16; 4]>().write_unaligned(v.map(|x| (x.to_bits() >> 16) as u16)) }
+    }
+    #[inline(always)]
+    fn round_to_bf16(self, v: [f32; 4]) -> [f32; 4] {
+        v.map(|x| bf16_value(bf16_bits(x)))
+    }
+    #[inline(always)]
+    fn pair(self, low: [f32; 4], high: [f32; 4]) -> [f32; 4] {
+        std::array::from_fn(|i| f32::from_bits(low[i].to_bits() >> 16 | high[i].to_bits()))
+    }
+    #[inline(always)]
+    fn low_of_pairs(self, pairs: [f32; 4]) -> [f32; 4] {
+        pairs.map(|pair| f32::from_bits(pair.to_bits() << 16))
+    }
+    #[inline(always)]
+    fn high_of_pairs(self, pairs: [f32; 4]) -> [f32; 4] {
+        pairs.map(|pair| f32::from_bits(pair.to_bits() & 0xffff_0000))
     }
     #[inline(always)]
     fn add(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
@@ -421,6 +482,24 @@ mod x86 {
             unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))) }
         }
         #[inline(always)]
+        unsafe fn load_bf16_ptr(self, from: *const u16) -> __m256 {
+            // SAFETY: `self` proves the instructions, the caller the memory.
+            unsafe {
+                let halves = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(halves))
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_bf16_ptr(self, to: *mut u16, v: __m256) {
+            // SAFETY: `self` proves the instructions, the caller the memory.
+            unsafe {
+                let halves = _mm256_srli_epi32::<16>(_mm256_castps_si256(v));
+                // Each 128-bit lane packs its own four: the first and third quarter are the eight.
+                let packed = _mm256_permute4x64_epi64::<0x08>(_mm256_packus_epi32(halves, halves));
+                _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(packed));
+            }
+        }
+        #[inline(always)]
         fn prefetch(self, at: *const f32) {
             // SAFETY: a prefetch reads nothing, for any address; every x86-64 has it.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
@@ -449,6 +528,22 @@ mod x86 {
                 let second = _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_sub_epi32(n, half), bias));
                 _mm256_mul_ps(_mm256_mul_ps(a, _mm256_castsi256_ps(first)), _mm256_castsi256_ps(second))
             };
+            fn round_to_bf16(a) = {
+                let bits = _mm256_castps_si256(a);
+                let is_odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+                let carried = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), is_odd);
+                let quiet = _mm256_or_ps(a, _mm256_castsi256_ps(_mm256_set1_epi32(0x0040_0000)));
+                let is_nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(a, a);
+                let rounded = _mm256_blendv_ps(_mm256_castsi256_ps(carried), quiet, is_nan);
+                _mm256_and_ps(rounded, _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000_u32 as i32)))
+            };
+            fn pair(low, high) = {
+                let low = _mm256_srli_epi32::<16>(_mm256_castps_si256(low));
+                _mm256_or_ps(_mm256_castsi256_ps(low), high)
+            };
+            fn low_of_pairs(a) = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_castps_si256(a)));
+            fn high_of_pairs(a) =
+                _mm256_and_ps(a, _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000_u32 as i32)));
         }
         #[inline(always)]
         fn sum_four(self, v: [__m256; 4]) -> [f32; 4] {
@@ -518,6 +613,22 @@ mod x86 {
             unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) }
         }
         #[inline(always)]
+        unsafe fn load_bf16_ptr(self, from: *const u16) -> __m512 {
+            // SAFETY: `self` proves the instructions, the caller the memory.
+            unsafe {
+                let halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(halves))
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_bf16_ptr(self, to: *mut u16, v: __m512) {
+            // SAFETY: `self` proves the instructions, the caller the memory.
+            unsafe {
+                let halves = _mm512_srli_epi32::<16>(_mm512_castps_si512(v));
+                _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(halves));
+            }
+        }
+        #[inline(always)]
         fn prefetch(self, at: *const f32) {
             // SAFETY: a prefetch reads nothing, for any address; every x86-64 has it.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
@@ -538,6 +649,24 @@ mod x86 {
             fn sqrt(a) = _mm512_sqrt_ps(a);
             fn round(a) = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
             fn scale_by_power_of_two(a, n) = _mm512_scalef_ps(a, n);
+            fn round_to_bf16(a) = {
+                let bits = _mm512_castps_si512(a);
+                let is_odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+                let carried = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), is_odd);
+                let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a);
+                let quiet = _mm512_set1_epi32(0x0040_0000);
+                let rounded = _mm512_mask_or_epi32(carried, is_nan, bits, quiet);
+                _mm512_castsi512_ps(_mm512_and_si512(rounded, _mm512_set1_epi32(0xffff_0000_u32 as i32)))
+            };
+            fn pair(low, high) = {
+                let low = _mm512_srli_epi32::<16>(_mm512_castps_si512(low));
+                _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_castps_si512(high)))
+            };
+            fn low_of_pairs(a) = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_castps_si512(a)));
+            fn high_of_pairs(a) = _mm512_castsi512_ps(_mm512_and_si512(
+                _mm512_castps_si512(a),
+                _mm512_set1_epi32(0xffff_0000_u32 as i32),
+            ));
         }
         #[inline(always)]
         unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
@@ -705,6 +834,52 @@ mod tests {
                 for j in 0..lanes {
                     assert_eq!(to[j * 17 + i], from[i * 20 + j], "{level}: ({i}, {j})");
                 }
+            }
+        }
+    }
+
+    simd_fn! {
+        fn round_and_pair<S>(simd, x: &[f32], rounded: &mut [f32], pairs: &mut [f32], halves: &mut [u16]) {
+            for at in (0..x.len()).step_by(S::LANES) {
+                let v = simd.round_to_bf16(simd.load(&x[at..]));
+                simd.store(&mut rounded[at..], v);
+                let both = simd.pair(v, simd.splat(1.0));
+                simd.store(&mut pairs[at..], simd.sub(simd.low_of_pairs(both), simd.high_of_pairs(both)));
+                assert!(halves.len() >= at + S::LANES);
+                // SAFETY: LANES halves, as was checked.
+                let again = unsafe {
+                    simd.store_bf16_ptr(halves.as_mut_ptr().add(at), v);
+                    simd.load_bf16_ptr(halves.as_ptr().add(at))
+                };
+                simd.store(&mut rounded[at..], again);
+            }
+        }
+    }
+
+    #[test]
+    fn small_rounding_to_bf16_is_to_nearest_even_at_every_level() {
+        // 1, ties down and up, just above and below a tie, the largest, and numbers of every size.
+        let bits =
+            [0x3f80_0000, 0x3f80_8000, 0x3f81_8000, 0x3f80_8001, 0x3f80_7fff, 0x7f7f_ffff, 0x7f7f_7fff];
+        let expected = [0x3f80, 0x3f80, 0x3f82, 0x3f81, 0x3f80, 0x7f80, 0x7f7f];
+        for (bits, expected) in bits.into_iter().zip(expected) {
+            assert_eq!(bf16_bits(f32::from_bits(bits)), expected, "{bits:x}");
+        }
+        for nan in [0x7f80_0001, 0xffff_ffff, 0x7fff_ffff, 0x7fc0_0000] {
+            assert!(bf16_value(bf16_bits(f32::from_bits(nan))).is_nan(), "{nan:x}");
+        }
+        let mut x: Vec<f32> =
+            (0..4096_u32).map(|i| f32::from_bits(i.wrapping_mul(0x9e37_79b9) ^ (i << 20))).collect();
+        x[..8].copy_from_slice(&[0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-40, -1e-45, 3e38]);
+        for level in SimdLevel::ALL.into_iter().filter(|level| level.is_available()) {
+            let (mut rounded, mut less_one, mut halves) = (x.clone(), x.clone(), vec![0_u16; x.len()]);
+            round_and_pair(level, &x, &mut rounded, &mut less_one, &mut halves);
+            for (i, &x) in x.iter().enumerate() {
+                let expected = bf16_bits(x);
+                assert_eq!(halves[i], expected, "{level}: {x:e}");
+                assert_eq!(rounded[i].to_bits(), bf16_value(expected).to_bits(), "{level}: {x:e}");
+                let difference = bf16_value(expected) - 1.0;
+                assert!(less_one[i] == difference || difference.is_nan(), "{level}: {x:e}");
             }
         }
     }

@@ -108,8 +108,8 @@ pub struct ResourceSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-decides" = "nothing"))]
     pub device: Option<String>,
-    /// Number format that a GPU computes in, `"f32"` or `"bf16"`; weights, gradients and the optimiser's state are
-    /// in f32. `--compute-dtype` overrides it. Default: `"f32"`.
+    /// Number format that matrices are multiplied in, `"f32"` or `"bf16"`; weights, gradients and the optimiser's state
+    /// are in f32. `--compute-dtype` overrides it. Default: `"f32"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compute_dtype: Option<ComputeDtype>,
     /// Memory budget in GiB, on a GPU of its own memory. Default: 80 % of what is available.

@@ -1,7 +1,9 @@
 //! The engine of this process: the one place where the program chooses a device.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use truing_cpu::{CpuEngineIn, FormatChoice};
 use truing_model::ComputeDtype;
 #[cfg(not(feature = "torch"))]
 use truing_stages::Machine;
@@ -16,21 +18,39 @@ mod libtorch;
 
 /// Everything above is generic over [`truing_model::Engine`].
 #[cfg(not(feature = "torch"))]
-pub(crate) type LocalEngine = truing_cpu::CpuEngine;
+pub(crate) type LocalEngine = OwnEngine;
 #[cfg(feature = "torch")]
 pub(crate) type LocalEngine = either::EitherEngine;
 
 #[cfg(feature = "torch")]
 pub(crate) use libtorch::{choose, look, with_memory_of_device};
 
-/// The program's own engine computes in single precision.
-fn check_own_dtype(compute_dtype: Option<ComputeDtype>) -> anyhow::Result<()> {
-    match compute_dtype {
-        None | Some(ComputeDtype::F32) => Ok(()),
-        Some(ComputeDtype::Bf16) => {
-            anyhow::bail!("compute_dtype `bf16`: device `{OWN_DEVICE}` computes in `f32` only, a GPU in both")
-        }
+/// The program's own engine.
+pub(crate) type OwnEngine = CpuEngineIn<OwnFormat>;
+
+/// Whether the program's own engine computes in bf16. What was chosen last holds for the models that are planned and
+/// loaded from then on.
+static IS_BF16: AtomicBool = AtomicBool::new(false);
+
+/// The number format of the program's own engine.
+#[derive(Debug)]
+pub(crate) struct OwnFormat;
+
+impl FormatChoice for OwnFormat {
+    /// The format is chosen for the process, so that all stages plan and load the same.
+    fn dtype(_asked: ComputeDtype) -> ComputeDtype {
+        own_dtype()
     }
+}
+
+/// The number format that was chosen for the program's own engine.
+pub(crate) fn own_dtype() -> ComputeDtype {
+    if IS_BF16.load(Ordering::Relaxed) { ComputeDtype::Bf16 } else { ComputeDtype::F32 }
+}
+
+/// Takes the number format of the program's own engine for all models of this process.
+fn choose_own_dtype(compute_dtype: Option<ComputeDtype>) {
+    IS_BF16.store(compute_dtype == Some(ComputeDtype::Bf16), Ordering::Relaxed);
 }
 
 /// The machine as plans see it: its memory is the device's.
@@ -63,7 +83,10 @@ pub(crate) const OWN_DEVICE: &str = "cpu";
 #[cfg(not(feature = "torch"))]
 pub(crate) fn choose(choice: &DeviceChoice, _environment: &Environment) -> anyhow::Result<()> {
     let asked = match (choice.device.as_deref(), &choice.torch_lib) {
-        (None | Some(OWN_DEVICE), None) => return check_own_dtype(choice.compute_dtype),
+        (None | Some(OWN_DEVICE), None) => {
+            choose_own_dtype(choice.compute_dtype);
+            return Ok(());
+        }
         (Some(device), _) if device != OWN_DEVICE => format!("device `{device}`"),
         _ => "`--torch-lib`".to_owned(),
     };

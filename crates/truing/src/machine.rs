@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
+use truing_model::ComputeDtype;
 use truing_stages::{Machine, Probe};
+
+use crate::local_engine;
 
 /// Memory of the machine and of this process's group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -65,7 +68,11 @@ const STEP_SHARE: f64 = 0.7;
 
 /// Rate that a training step can be expected to reach, in GFLOP/s. Takes a moment.
 pub(crate) fn measure_step_gigaflops() -> f64 {
-    STEP_SHARE * truing_kernels::measure_matmul_gflops()
+    STEP_SHARE
+        * match local_engine::own_dtype() {
+            ComputeDtype::F32 => truing_kernels::measure_matmul_gflops(),
+            ComputeDtype::Bf16 => truing_kernels::measure_bf16_matmul_gflops(),
+        }
 }
 
 /// This machine as it is now, for a stage. If the system does not report its memory, all is allowed.

@@ -71,7 +71,7 @@ pub(crate) struct Cli {
     /// Default: the recipe's `device`, else `cpu`.
     #[arg(long, global = true, value_name = "DEVICE")]
     device: Option<String>,
-    /// Number format that `--device` computes in, `f32` or `bf16`; weights are kept in f32. Default: the recipe's
+    /// Number format that matrices are multiplied in, `f32` or `bf16`; weights are kept in f32. Default: the recipe's
     /// `compute_dtype`, else `f32`.
     #[arg(long, global = true, value_name = "FORMAT", value_parser = compute_dtype)]
     compute_dtype: Option<ComputeDtype>,

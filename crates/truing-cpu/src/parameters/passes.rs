@@ -57,13 +57,36 @@ impl Parameters {
         self.exchange(Exchange::Gather(unit))
     }
 
+    /// Where products are made in bf16: rounds what has changed of a unit, whose values are whole. Call it with the
+    /// engine's threads, before anything multiplies with the unit's weights.
+    pub(crate) fn round_weights(&mut self, unit: Unit) {
+        let unit = self.number_of(unit);
+        let Self { rounded: Some(rounded), specs, values, units, .. } = self else { return };
+        for &idx in &units[unit] {
+            rounded.refresh(idx, &specs[idx], &values[idx]);
+        }
+    }
+
+    /// The same of all units, after [`gather_all`](Self::gather_all).
+    pub(crate) fn round_all_weights(&mut self) {
+        let Self { rounded: Some(rounded), specs, values, .. } = self else { return };
+        for (idx, (spec, values)) in specs.iter().zip(values).enumerate() {
+            rounded.refresh(idx, spec, values);
+        }
+    }
+
     /// Frees the whole values of a unit.
     pub(crate) fn release(&mut self, unit: Unit) {
         if self.zero_stage() < ZeroStage::Parameters || self.is_gathered {
             return;
         }
         let unit = self.number_of(unit);
-        self.units[unit].iter().for_each(|&idx| self.values[idx] = Vec::new());
+        for &idx in &self.units[unit] {
+            self.values[idx] = Vec::new();
+            if let Some(rounded) = &mut self.rounded {
+                rounded.release(idx);
+            }
+        }
     }
 
     /// Makes the values of all units whole, for decoding, until [`release_gathered`](Self::release_gathered).
@@ -85,6 +108,9 @@ impl Parameters {
     pub(crate) fn release_gathered(&mut self) {
         if std::mem::take(&mut self.is_gathered) {
             self.values.iter_mut().for_each(|values| *values = Vec::new());
+            if let Some(rounded) = &mut self.rounded {
+                (0..self.specs.len()).for_each(|idx| rounded.release(idx));
+            }
         }
     }
 

@@ -437,10 +437,16 @@ pub(super) fn assert_same_vectors(
     }
 }
 
+/// The largest error of a gradient with which finite differences say anything: beyond that of single precision, within
+/// that of bf16.
+const COARSEST_WITH_SLOPES: f64 = 1e-3;
+
 /// Asserts that gradients are the slopes of `value`: along a parameter's gradient its slope is the gradient's norm.
 ///
 /// `noise` is the error of `value`. The step is chosen by it, and gradients that are lost in it are left out; two
-/// central differences cancel the error of the third order (Richardson).
+/// central differences cancel the error of the third order (Richardson). Where the engine computes in bf16 nothing is
+/// asserted: a step that is small enough for a slope is lost in the rounding of the weights. There gradients are compared
+/// with PyTorch's alone.
 pub(super) fn assert_slopes<E: Engine>(
     engine: &mut E,
     gradients: &[(usize, Vec<f32>)],
@@ -448,6 +454,9 @@ pub(super) fn assert_slopes<E: Engine>(
     what: impl Display,
     mut value: impl FnMut(&mut E) -> f64,
 ) {
+    if engine.guarantees().gradient_tolerance > COARSEST_WITH_SLOPES {
+        return;
+    }
     let step = (0.3 * noise.cbrt()).clamp(1e-3, 0.1);
     let slope_noise = 2.0 * noise / step;
     let mut n_checked = 0;

@@ -133,7 +133,7 @@ pub fn adamw_state_idx(name: &'static str) -> Result<usize, EngineError> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DecodingWeights {
-    /// The float32 weights.
+    /// The weights in the number format that the engine computes in.
     #[default]
     F32,
     /// An 8-bit copy of the weights, which decodes faster with slightly different outputs. Adapters stay in float32.

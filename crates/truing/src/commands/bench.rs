@@ -8,7 +8,7 @@ mod timing;
 use anyhow::ensure;
 use clap::Args;
 use serde::Serialize;
-use truing_kernels::SimdLevel;
+use truing_kernels::{Bf16Products, SimdLevel};
 use truing_model::{ModelFiles, ParameterSpec};
 
 use super::model::{find, open};
@@ -85,6 +85,8 @@ impl Extent {
 enum Peak {
     /// Fused multiply-adds on registers.
     MultiplyAdd,
+    /// Products of bf16 numbers with sums in f32, on registers.
+    Bf16,
     /// Reading memory.
     MemoryRead,
 }
@@ -110,6 +112,8 @@ struct Report {
     processor: Option<String>,
     processor_features: Vec<&'static str>,
     kernels: String,
+    /// How bf16 numbers are multiplied: by an instruction for it, or widened to f32.
+    bf16_products: String,
     physical_cores: Option<usize>,
     threads: usize,
     /// Load average of the minute before the measurements.
@@ -170,6 +174,7 @@ fn measure(
         processor: machine::processor_name(),
         processor_features: machine::processor_features(),
         kernels: SimdLevel::detected().to_string(),
+        bf16_products: Bf16Products::current().to_string(),
         physical_cores: machine::n_physical_cores(),
         threads: context.n_threads,
         load_before,
@@ -218,10 +223,16 @@ fn lines(report: &Report) -> Vec<String> {
             [name, figure(value), String::new(), String::new(), unit.to_owned(), String::new()]
         };
         table.row(row("multiply-add f32", peak.multiply_add_gflops, "GFLOP/s"));
+        let bf16 = format!("bf16, {}", report.bf16_products);
+        table.row(row(&bf16, peak.bf16_gflops, "GFLOP/s"));
         table.row(row("memory read", peak.memory_read_gb_per_second, "GB/s"));
     }
     for row in &report.rows {
-        let of_memory = if row.peak == Some(Peak::MemoryRead) { " read" } else { "" };
+        let of_memory = match row.peak {
+            Some(Peak::MemoryRead) => " read",
+            Some(Peak::Bf16) => " bf16",
+            Some(Peak::MultiplyAdd) | None => "",
+        };
         let share = |share| format!("{:.0} %{of_memory}", 100.0 * share);
         let share = row.share_of_peak.map_or_else(String::new, share);
         let [median, lowest, highest] = [row.rate.median, row.rate.lowest, row.rate.highest].map(figure);
@@ -275,6 +286,7 @@ mod tests {
                 "avx512bf16",
             ],
             kernels: "avx512".into(),
+            bf16_products: "dot products".into(),
             physical_cores: Some(64),
             threads: 128,
             load_before: Some(0.25),
@@ -286,11 +298,16 @@ mod tests {
                 by_threads: vec![PeakOfThreads {
                     n_threads: 128,
                     multiply_add_gflops: 11_234.5,
+                    bf16_gflops: 22_468.25,
                     memory_read_gb_per_second: 312.25,
                 }],
             },
             rows: vec![
                 row("product [49152, 576], gradient of the weight", "GFLOP/s", 8421.0, Some(0.749)),
+                Row {
+                    peak: Some(Peak::Bf16),
+                    ..row("product bf16 [49152, 576], d weight", "GFLOP/s", 16_000.0, Some(0.71))
+                },
                 row("decoding int8, batch 32", "tokens/s", 1234.5, None),
             ],
             seconds: 41.0,
@@ -303,8 +320,15 @@ mod tests {
         assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:#?}");
         let text = lines.join("\n");
         let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        for expected in ["134 515 008 parameters", "75 %", "8421 7579 9263", "avx512bf16", "measured in 41 s"]
-        {
+        for expected in [
+            "134 515 008 parameters",
+            "75 %",
+            "71 % bf16",
+            "bf16, dot products",
+            "8421 7579 9263",
+            "avx512bf16",
+            "measured in 41 s",
+        ] {
             assert!(words.contains(expected), "no `{expected}` in {text}");
         }
     }

@@ -7,7 +7,7 @@ use truing_types::SamplingOptions;
 /// Weights that tokens are sampled with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Weights {
-    /// The float32 weights.
+    /// The weights in the number format of the computation.
     F32,
     /// An 8-bit copy: faster, nearly the same outputs.
     Int8,
@@ -55,7 +55,7 @@ pub(crate) struct SamplingArguments {
     /// Maximum tokens of a reply.
     #[arg(long, value_name = "N", default_value_t = 512)]
     max_new_tokens: usize,
-    /// Weights used to generate tokens; prompts are always processed with the float32 weights.
+    /// Weights used to generate tokens; prompts are never processed with the 8-bit copy.
     #[arg(long, value_name = "WEIGHTS", value_enum, default_value_t = Weights::F32)]
     weights: Weights,
     #[command(flatten)]

@@ -4,7 +4,6 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use truing_cpu::CpuEngine;
 use truing_model::{
     Adapters, ComputeDtype, DecodingWeights, Engine, EngineError, EngineMemory, EngineOptions, Guarantees,
     HeadGradient, HeadOutput, HeadRequest, ModelSpec, OptimizerStep, ParameterSpec, ParameterStore,
@@ -14,6 +13,7 @@ use truing_model::{
 use truing_torch::TorchEngine;
 use truing_types::{ExcludedTokens, Groups, PackedBatch, TokenId};
 
+use super::OwnEngine;
 use super::libtorch::{self, Chosen};
 
 type Torch = TorchEngine<Chosen>;
@@ -28,7 +28,7 @@ pub(crate) enum Either<A, B> {
 /// The engine of this process.
 #[derive(Debug)]
 pub(crate) enum EitherEngine {
-    Own(Box<CpuEngine>),
+    Own(Box<OwnEngine>),
     Torch(Box<Torch>),
 }
 
@@ -140,23 +140,23 @@ impl ParameterStore for EitherEngine {
 }
 
 impl Engine for EitherEngine {
-    const NAME: &'static str = CpuEngine::NAME;
+    const NAME: &'static str = OwnEngine::NAME;
 
-    type Batch = Either<<CpuEngine as Engine>::Batch, <Torch as Engine>::Batch>;
-    type Hidden = Either<<CpuEngine as Engine>::Hidden, <Torch as Engine>::Hidden>;
-    type Saved = Either<<CpuEngine as Engine>::Saved, <Torch as Engine>::Saved>;
-    type Cache = Either<<CpuEngine as Engine>::Cache, <Torch as Engine>::Cache>;
-    type Logits = Either<<CpuEngine as Engine>::Logits, <Torch as Engine>::Logits>;
+    type Batch = Either<<OwnEngine as Engine>::Batch, <Torch as Engine>::Batch>;
+    type Hidden = Either<<OwnEngine as Engine>::Hidden, <Torch as Engine>::Hidden>;
+    type Saved = Either<<OwnEngine as Engine>::Saved, <Torch as Engine>::Saved>;
+    type Cache = Either<<OwnEngine as Engine>::Cache, <Torch as Engine>::Cache>;
+    type Logits = Either<<OwnEngine as Engine>::Logits, <Torch as Engine>::Logits>;
 
     fn name() -> &'static str {
-        libtorch::engine_name().unwrap_or(Self::NAME)
+        libtorch::engine_name().unwrap_or_else(OwnEngine::name)
     }
 
     /// The number format is part of the choice.
     fn memory(spec: &ModelSpec, trainable: &TrainableSpec, dtype: ComputeDtype) -> EngineMemory {
         match libtorch::chosen() {
             Some((_, chosen)) => Torch::memory(spec, trainable, chosen),
-            None => CpuEngine::memory(spec, trainable, dtype),
+            None => OwnEngine::memory(spec, trainable, dtype),
         }
     }
 
@@ -168,7 +168,7 @@ impl Engine for EitherEngine {
         weights: &mut dyn WeightSource,
     ) -> Result<Self, EngineError> {
         let Some((_, dtype)) = libtorch::chosen() else {
-            let engine = CpuEngine::load(spec, trainable, options, groups, weights)?;
+            let engine = OwnEngine::load(spec, trainable, options, groups, weights)?;
             return Ok(Self::Own(Box::new(engine)));
         };
         let options = EngineOptions { dtype, ..*options };

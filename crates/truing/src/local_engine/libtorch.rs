@@ -37,7 +37,8 @@ pub(crate) fn choose(choice: &DeviceChoice, environment: &Environment) -> anyhow
     let device = match choice.device.as_deref() {
         None | Some(OWN_DEVICE) => {
             set_chosen(None);
-            return super::check_own_dtype(choice.compute_dtype);
+            super::choose_own_dtype(choice.compute_dtype);
+            return Ok(());
         }
         Some(LIBTORCH_ON_CPU) => Device::Cpu,
         Some(GPU_OF_RANK) => {

@@ -20,16 +20,19 @@ fn a_quick_bench_measures_every_kind_of_work_against_a_peak() {
     let peaks = report["peaks"]["by_threads"].as_array().unwrap();
     let n_threads: Vec<u64> = peaks.iter().map(|peak| peak["n_threads"].as_u64().unwrap()).collect();
     assert_eq!(n_threads, [1, 2]);
-    for name in ["multiply_add_gflops", "memory_read_gb_per_second"] {
+    for name in ["multiply_add_gflops", "bf16_gflops", "memory_read_gb_per_second"] {
         assert!(peaks.iter().all(|peak| peak[name].as_f64().unwrap() > 0.01), "{peaks:?}");
     }
 
     let rows = report["rows"].as_array().unwrap();
     let names: Vec<&str> = rows.iter().map(|row| row["name"].as_str().unwrap()).collect();
     let projections = ["[32, 32]", "[16, 32]", "[64, 32]", "[32, 64]"];
-    let products = projections.iter().flat_map(|shape| {
-        ["forward", "d input", "d weight"].map(|product| format!("product {shape}, {product}"))
-    });
+    let of_shape = |shape: &&str| {
+        ["product", "product bf16"].map(|format| {
+            ["forward", "d input", "d weight"].map(|product| format!("{format} {shape}, {product}"))
+        })
+    };
+    let products = projections.iter().flat_map(of_shape).flatten();
     let mut expected: Vec<String> = products.collect();
     expected.push("training step, 32 tokens".into());
     for weights in ["f32", "int8"] {
@@ -43,8 +46,12 @@ fn a_quick_bench_measures_every_kind_of_work_against_a_peak() {
         let share = row["share_of_peak"].as_f64().unwrap();
         // Other programs slow either measurement; only nonsense is caught here.
         assert!(share > 0.0 && share < 20.0, "{row}");
-        let reads = row["name"].as_str().unwrap().ends_with("batch 1");
-        assert_eq!(row["peak"], if reads { "memory_read" } else { "multiply_add" }, "{row}");
+        let peak = match row["name"].as_str().unwrap() {
+            name if name.ends_with("batch 1") => "memory_read",
+            name if name.contains("bf16") => "bf16",
+            _ => "multiply_add",
+        };
+        assert_eq!(row["peak"], peak, "{row}");
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use serde_json::Value;
+
 use crate::command::run;
 use crate::sft::Workshop;
 
@@ -32,11 +34,35 @@ fn the_processor_is_a_device() {
     run(workshop.home(), workshop.on_recipe("plan", &[])).expect_status(0);
 }
 
+/// Training losses by step.
+fn losses(workshop: &Workshop) -> Vec<f64> {
+    let text = fs::read_to_string(workshop.path("run/metrics.jsonl")).unwrap();
+    let rows = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    rows.filter_map(|row| row.get("loss").and_then(Value::as_f64)).collect()
+}
+
+/// The losses of bf16 are near those of f32 and not the same, and a run is resumed in the format that it started in.
+#[test]
+fn the_processor_trains_in_bf16() {
+    let (f32, bf16) = (Workshop::new(), Workshop::new());
+    let in_bf16 = ["--set", "compute_dtype=bf16"];
+    run(f32.home(), f32.on_recipe("sft", &[])).expect_status(0);
+    run(bf16.home(), bf16.on_recipe("sft", &in_bf16)).expect_status(0);
+    let (expected, found) = (losses(&f32), losses(&bf16));
+    assert_eq!((expected.len(), found.len()), (12, 12));
+    for (found, expected) in found.iter().zip(&expected) {
+        assert!((found - expected).abs() <= 0.02 * expected, "{found}, expected {expected}");
+    }
+    assert_ne!(found, expected);
+    // The saved model is what a run ends with.
+    fs::remove_dir_all(bf16.path("run/model")).unwrap();
+    run(bf16.home(), bf16.on_recipe("sft", &["--resume"])).expect_status(2);
+    run(bf16.home(), bf16.on_recipe("sft", &[&in_bf16[..], &["--resume"]].concat())).expect_status(0);
+}
+
 #[cfg(feature = "torch")]
 mod libtorch {
     use super::*;
-
-    use serde_json::Value;
 
     /// The folder that `TORCH_LIB` names, where the variable is set.
     #[expect(clippy::print_stdout, reason = "a skipped test says so")]
@@ -46,13 +72,6 @@ mod libtorch {
             println!("skipped: TORCH_LIB is not set");
         }
         folder
-    }
-
-    /// Training losses by step.
-    fn losses(workshop: &Workshop) -> Vec<f64> {
-        let text = fs::read_to_string(workshop.path("run/metrics.jsonl")).unwrap();
-        let rows = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        rows.filter_map(|row| row.get("loss").and_then(Value::as_f64)).collect()
     }
 
     #[test]

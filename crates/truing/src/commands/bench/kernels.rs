@@ -3,7 +3,10 @@
 use std::convert::Infallible;
 
 use serde::Serialize;
-use truing_kernels::{MatrixRef, Write, matmul, measure_peak_gflops, measure_read_bandwidth, zeroed};
+use truing_kernels::{
+    Bf16Matrix, Epilogue, MatrixRef, Weight, Write, measure_bf16_peak_gflops, measure_peak_gflops,
+    measure_read_bandwidth, zeroed,
+};
 use truing_model::{DecoderSpec, ParameterRole};
 
 use super::timing::{Spread, seconds_of};
@@ -14,6 +17,7 @@ use super::{Extent, Peak, Row};
 pub(super) struct PeakOfThreads {
     pub(super) n_threads: usize,
     pub(super) multiply_add_gflops: f64,
+    pub(super) bf16_gflops: f64,
     pub(super) memory_read_gb_per_second: f64,
 }
 
@@ -34,6 +38,7 @@ impl Peaks {
             by_threads.push(pool.install(|| PeakOfThreads {
                 n_threads,
                 multiply_add_gflops: best(measure_peak_gflops),
+                bf16_gflops: best(measure_bf16_peak_gflops),
                 memory_read_gb_per_second: measure_read_bandwidth() / 1e9,
             }));
         }
@@ -45,6 +50,7 @@ impl Peaks {
         let all = self.by_threads.last()?;
         Some(match peak {
             Peak::MultiplyAdd => rate / all.multiply_add_gflops,
+            Peak::Bf16 => rate / all.bf16_gflops,
             Peak::MemoryRead => rate / all.memory_read_gb_per_second,
         })
     }
@@ -62,7 +68,7 @@ fn projections(spec: &DecoderSpec) -> Vec<(usize, usize)> {
     shapes
 }
 
-/// The three products of each projection: forward, and backward to the input and to the weight.
+/// The three products of each projection, in f32 and in bf16: forward, and backward to the input and to the weight.
 pub(super) fn products(spec: &DecoderSpec, extent: &Extent, peaks: &Peaks) -> Vec<Row> {
     let mut rows = Vec::new();
     for (n_out, n_in) in projections(spec) {
@@ -71,8 +77,9 @@ pub(super) fn products(spec: &DecoderSpec, extent: &Extent, peaks: &Peaks) -> Ve
         let (mut y, mut d_x, mut d_weight) = (d_y.clone(), x.clone(), weight.clone());
         let x = MatrixRef::new(&x, n_tokens, n_in);
         let d_y = MatrixRef::new(&d_y, n_tokens, n_out);
-        let weight = MatrixRef::new(&weight, n_out, n_in);
-        let mut row = |name: &str, work: &mut dyn FnMut()| {
+        let mut rounded = Bf16Matrix::new(n_out, n_in);
+        rounded.round(&weight);
+        let mut row = |name: &str, peak: Peak, work: &mut dyn FnMut()| {
             let Ok(seconds) = seconds_of(extent.n_products, || {
                 work();
                 Ok::<(), Infallible>(())
@@ -80,16 +87,23 @@ pub(super) fn products(spec: &DecoderSpec, extent: &Extent, peaks: &Peaks) -> Ve
             let gflops = 2.0 * (n_tokens * n_out * n_in) as f64 / 1e9;
             let rate = Spread::of_rates(gflops, &seconds);
             rows.push(Row {
-                name: format!("product [{n_out}, {n_in}], {name}"),
+                name: format!(
+                    "product{} [{n_out}, {n_in}], {name}",
+                    if peak == Peak::Bf16 { " bf16" } else { "" }
+                ),
                 unit: "GFLOP/s",
                 rate,
-                share_of_peak: peaks.share(Peak::MultiplyAdd, rate.median),
-                peak: Some(Peak::MultiplyAdd),
+                share_of_peak: peaks.share(peak, rate.median),
+                peak: Some(peak),
             });
         };
-        row("forward", &mut || matmul(x, weight.transposed(), &mut y, Write::Overwrite));
-        row("d input", &mut || matmul(d_y, weight, &mut d_x, Write::Overwrite));
-        row("d weight", &mut || matmul(d_y.transposed(), x, &mut d_weight, Write::Add));
+        let formats = [(Weight::from(&weight), Peak::MultiplyAdd), (Weight::from(&rounded), Peak::Bf16)];
+        for (weight, peak) in formats {
+            let (nothing, overwrite) = (Epilogue::Nothing, Write::Overwrite);
+            row("forward", peak, &mut || weight.forward(x, &mut y, overwrite, nothing));
+            row("d input", peak, &mut || weight.backward_input(d_y, &mut d_x, overwrite));
+            row("d weight", peak, &mut || weight.add_gradient(d_y, x, &mut d_weight));
+        }
     }
     rows
 }
@@ -119,10 +133,12 @@ mod tests {
         let of = |n_threads, multiply_add_gflops, memory_read_gb_per_second| PeakOfThreads {
             n_threads,
             multiply_add_gflops,
+            bf16_gflops: 2.0 * multiply_add_gflops,
             memory_read_gb_per_second,
         };
         let peaks = Peaks { by_threads: vec![of(1, 100.0, 10.0), of(4, 400.0, 20.0)] };
         assert_eq!(peaks.share(Peak::MultiplyAdd, 200.0), Some(0.5));
+        assert_eq!(peaks.share(Peak::Bf16, 200.0), Some(0.25));
         assert_eq!(peaks.share(Peak::MemoryRead, 15.0), Some(0.75));
     }
 }

@@ -16,7 +16,7 @@ use super::timing::{Spread, seconds_of};
 use super::{Extent, Peak, Row};
 use crate::Context;
 use crate::commands::model::load_engine;
-use crate::local_engine::LocalEngine;
+use crate::local_engine::{LocalEngine, own_dtype};
 
 /// What is measured where no model is named.
 pub(super) const DEFAULT_NAME: &str = "SmolLM2-135M's shape, random weights";
@@ -180,12 +180,16 @@ pub(super) fn training_step(
     })?;
     let flops = StepFlops::of(spec, &TrainableSpec::default(), &shape, segments).total();
     let rate = Spread::of_rates(extent.n_tokens as f64, &seconds);
+    let (peak, format) = match own_dtype() {
+        ComputeDtype::F32 => (Peak::MultiplyAdd, ""),
+        ComputeDtype::Bf16 => (Peak::Bf16, " bf16"),
+    };
     Ok(Row {
-        name: format!("training step, {} tokens", extent.n_tokens),
+        name: format!("training step{format}, {} tokens", extent.n_tokens),
         unit: "tokens/s",
         rate,
-        share_of_peak: peaks.share(Peak::MultiplyAdd, flops / extent.n_tokens as f64 * rate.median / 1e9),
-        peak: Some(Peak::MultiplyAdd),
+        share_of_peak: peaks.share(peak, flops / extent.n_tokens as f64 * rate.median / 1e9),
+        peak: Some(peak),
     })
 }
 
@@ -226,8 +230,12 @@ pub(super) fn decoding(
     let streamed = n_streamed(spec) as f64;
     let memory =
         LocalEngine::memory(&ModelSpec::from(spec.clone()), &TrainableSpec::frozen(), ComputeDtype::F32);
+    let (format, bytes) = match own_dtype() {
+        ComputeDtype::F32 => ("f32", 4.0 * streamed),
+        ComputeDtype::Bf16 => ("bf16", 2.0 * streamed),
+    };
     let kinds = [
-        ("f32", DecodingWeights::F32, 4.0 * streamed),
+        (format, DecodingWeights::F32, bytes),
         ("int8", DecodingWeights::Int8, memory.quantized_bytes as f64),
     ];
     let mut rows = Vec::new();
