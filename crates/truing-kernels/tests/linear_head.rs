@@ -33,7 +33,7 @@ impl Kind {
     }
 
     fn head<'a>(self, weight: &'a [f32], norms: &'a [f32]) -> LinearHead<'a> {
-        LinearHead { weight, inverse_norms: self.is_normalized.then_some(norms), soft_cap: self.soft_cap }
+        LinearHead { weight: weight.into(), inverse_norms: self.is_normalized.then_some(norms), soft_cap: self.soft_cap }
     }
 }
 
@@ -158,7 +158,7 @@ fn small_excluded_rows_of_a_capped_head_take_no_part() {
     let case = Case::new(3, 9);
     let kept: Vec<usize> = (0..9).filter(|v| !(4..6).contains(v)).collect();
     at_every_level(|level| {
-        let head = LinearHead { weight: &case.weight, inverse_norms: None, soft_cap: Some(1.5) };
+        let head = LinearHead { weight: (&case.weight).into(), inverse_norms: None, soft_cap: Some(1.5) };
         let (mut log_probs, mut entropies, mut is_argmax) = (vec![0.0; 3], vec![0.0; 3], vec![false; 3]);
         let out =
             LogProbRows { log_probs: &mut log_probs, entropies: &mut entropies, is_argmax: &mut is_argmax };
@@ -217,7 +217,7 @@ fn threads_do_not_matter() {
     let targets: Vec<u32> = (0..n).map(|i| (i * 7 % vocab) as u32).collect();
     assert_threads_do_not_matter(|| {
         let norms = inverse_row_norms(&weight, h);
-        let head = LinearHead { weight: &weight, inverse_norms: Some(&norms), soft_cap: Some(2.0) };
+        let head = LinearHead { weight: (&weight).into(), inverse_norms: Some(&norms), soft_cap: Some(2.0) };
         let (mut log_probs, mut entropies, mut is_argmax) = (vec![0.0; n], vec![0.0; n], vec![false; n]);
         let rows =
             LogProbRows { log_probs: &mut log_probs, entropies: &mut entropies, is_argmax: &mut is_argmax };

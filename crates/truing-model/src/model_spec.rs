@@ -8,6 +8,7 @@ use truing_types::Seed;
 
 /// What an engine runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "there is one a model")]
 pub enum ModelSpec {
     /// A decoder with a language-model or a score head.
     Decoder(DecoderSpec),
