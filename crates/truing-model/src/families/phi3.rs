@@ -26,6 +26,7 @@ fn read_config(config: &ConfigFile) -> Result<DecoderSpec, ModelError> {
         rotary: RotaryDefaults {
             may_be_partial: true,
             names_of_longrope: &["su", "yarn"],
+            original_context: Some(4096),
             ..RotaryDefaults::default()
         },
     })?;

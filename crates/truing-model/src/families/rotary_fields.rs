@@ -20,6 +20,8 @@ struct ScalingFields<'a> {
     /// Its field, with a dot after it.
     prefix: String,
     max_position_embeddings: usize,
+    /// What [`RotaryDefaults::original_context`](super::config_file::RotaryDefaults::original_context) says.
+    original_context: Option<usize>,
     /// Frequencies.
     n: usize,
 }
@@ -78,7 +80,9 @@ impl ConfigFile {
         max_position_embeddings: usize,
         n: usize,
     ) -> Result<Option<RopeScaling>, ModelError> {
-        let fields = ScalingFields { config: self, prefix: format!("{field}."), max_position_embeddings, n };
+        let original_context = defaults.rotary.original_context;
+        let prefix = format!("{field}.");
+        let fields = ScalingFields { config: self, prefix, max_position_embeddings, original_context, n };
         let type_field = ["rope_type", "type"].map(|name| fields.name(name));
         let type_field = type_field.into_iter().find(|field| self.value(field).is_some());
         let kind = type_field.as_deref().and_then(|field| self.value(field)).map(Value::as_str);
@@ -122,7 +126,7 @@ impl ScalingFields<'_> {
     /// The context of pre-training. Beside the object it counts before the one in it, as in transformers.
     fn original(&self) -> Result<usize, ModelError> {
         let name = "original_max_position_embeddings";
-        let outer = self.config.size(name)?;
+        let outer = self.config.size(name)?.or(self.original_context);
         Ok(outer.or(self.config.size(&self.name(name))?).unwrap_or(self.max_position_embeddings))
     }
 

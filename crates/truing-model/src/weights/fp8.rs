@@ -59,6 +59,11 @@ impl SafetensorsFiles {
         file.tensor(name).filter(|info| info.dtype == E4M3).map(|info| (file, info))
     }
 
+    /// Whether a tensor of these files is stored in 8 bits; `info` is its entry, not one of other files.
+    pub(crate) fn is_in_8_bits(&self, info: &SafetensorsInfo) -> bool {
+        self.in_8_bits(&info.name).is_some_and(|(_, own)| std::ptr::eq(own, info))
+    }
+
     /// Whether a tensor belongs to one in 8 bits.
     pub(crate) fn is_scale(&self, name: &str) -> bool {
         let is_of = |weight: &str| self.in_8_bits(weight).is_some();

@@ -288,7 +288,7 @@ fn to_e4m3(value: f32) -> u8 {
 }
 
 /// Rewrites the projections of a tiny model in 8 bits, with a scale for each `block` of rows and columns.
-fn write_in_8_bits(
+pub(crate) fn write_in_8_bits(
     directory: &Path,
     suffix: &str,
     block: [usize; 2],
@@ -331,7 +331,7 @@ fn write_in_8_bits(
     std::fs::write(directory.join("model.safetensors"), bytes).unwrap();
 }
 
-fn set_quantization(directory: &Path, quantization: serde_json::Value) {
+pub(crate) fn set_quantization(directory: &Path, quantization: serde_json::Value) {
     let path = directory.join("config.json");
     let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     config["quantization_config"] = quantization;
