@@ -286,8 +286,11 @@ impl ConfigFile {
 
     /// Rows and columns of 8-bit weights that share a scale, where the configuration says.
     pub(crate) fn scale_block(&self) -> Result<Option<ScaleBlock>, ModelError> {
-        let field = "quantization_config.weight_block_size";
-        let Some(value) = self.value(field) else { return Ok(None) };
+        // compressed-tensors has it in the group of all projections.
+        let fields = ["weight_block_size", "config_groups.group_0.weights.block_structure"]
+            .map(|name| format!("quantization_config.{name}"));
+        let found = fields.iter().find_map(|field| Some((field, self.value(field)?)));
+        let Some((field, value)) = found else { return Ok(None) };
         let size =
             |value: &Value| value.as_u64().and_then(|size| usize::try_from(size).ok()).filter(|n| *n > 0);
         match value.as_array().map(|sizes| sizes.iter().map(size).collect::<Vec<_>>()).as_deref() {

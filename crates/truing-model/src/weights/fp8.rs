@@ -3,7 +3,8 @@
 //!
 //! - `X.weight` with `X.weight_scale_inv`, a number for each block of rows and columns (DeepSeek, Qwen3-FP8; the blocks'
 //!   size is `weight_block_size` in config.json);
-//! - `X.weight` with `X.weight_scale`, one number, or one for each row (vLLM's `fp8` and `compressed-tensors`).
+//! - `X.weight` with `X.weight_scale`, one number, one for each row, or one for each block (vLLM's `fp8` and
+//!   `compressed-tensors`, which calls the blocks' size `block_structure`).
 //!
 //! Either way the value is the product. Scales of activations, `X.input_scale`, are not used: nothing is computed in 8
 //! bits here.
