@@ -178,8 +178,7 @@ impl ScalingFields<'_> {
         let factor = self.factor(original)?;
         let attention_factor = match self.number("attention_factor")? {
             Some(given) => given,
-            None if factor <= 1.0 => 1.0,
-            None => (1.0 + factor.ln() / (original as f64).ln()).sqrt(),
+            None => long_rope_attention_factor(factor, original),
         };
         Ok(RopeScaling::LongRope {
             short_factor: self.divisors("short_factor")?,
@@ -202,6 +201,12 @@ impl ScalingFields<'_> {
         let numbers = numbers.filter(|numbers| numbers.len() == self.n);
         numbers.ok_or_else(|| self.config.wrong(&field, &expected))
     }
+}
+
+/// LongRoPE's factor on cosines and sines, where the files do not say, for a context `original` that is extended `factor`
+/// times.
+pub(super) fn long_rope_attention_factor(factor: f64, original: usize) -> f64 {
+    if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (original as f64).ln()).sqrt() }
 }
 
 /// A scaling as [`ConfigFile`] reads it back.

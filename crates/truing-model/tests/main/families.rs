@@ -258,6 +258,11 @@ fn phi_is_read_in_the_form_of_older_files() {
     };
     assert_eq!(extended_max_position_embeddings, 131_072);
     assert!((attention_factor - (1.0 + 32f64.ln() / 4096f64.ln()).sqrt()).abs() < 1e-12);
+    // Written in the form that transformers 4 reads too, which refuses more fields.
+    let written = config_from_spec(&spec).unwrap();
+    let fields: Vec<&String> = written["rope_scaling"].as_object().unwrap().keys().collect();
+    assert_eq!(fields.len(), 3, "{fields:?}");
+    assert_eq!(read(Value::Object(written)).unwrap(), spec);
     // Left out beside the scaling it is 4096, also where the scaling says otherwise.
     let scaling = json!({
         "type": "su", "short_factor": [1.0, 1.0, 1.0, 1.0], "long_factor": [2.0, 2.0, 2.0, 2.0],
