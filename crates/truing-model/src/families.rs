@@ -73,9 +73,20 @@ const SCORE_SUFFIX: &str = "ForSequenceClassification";
 /// How language models end.
 const LANGUAGE_MODEL_SUFFIX: &str = "ForCausalLM";
 
+/// Language models whose name with a score is not made by that rule, and that name. transformers keeps the name that
+/// the rule gives for Gemma 3 with images.
+const OTHER_SCORE_NAMES: &[(&str, &str)] = &[("Gemma3ForCausalLM", "Gemma3TextForSequenceClassification")];
+
+/// The language model of an architecture whose name with a score is not made by the rule; else the architecture.
+fn language_model_of(architecture: &str) -> &str {
+    let found = OTHER_SCORE_NAMES.iter().find(|(_, score)| *score == architecture);
+    found.map_or(architecture, |(model, _)| *model)
+}
+
 /// The family of an `architectures[0]`, with any head.
 #[must_use]
 pub fn find_family(architecture: &str) -> Option<&'static Family> {
+    let architecture = language_model_of(architecture);
     let name = |suffix: &str| architecture.strip_suffix(suffix);
     let body = name(SCORE_SUFFIX).or_else(|| name(LANGUAGE_MODEL_SUFFIX))?;
     FAMILIES.iter().find(|family| family.architecture.strip_suffix(LANGUAGE_MODEL_SUFFIX) == Some(body))
@@ -84,6 +95,11 @@ pub fn find_family(architecture: &str) -> Option<&'static Family> {
 /// What an architecture is called with a head of another kind.
 #[must_use]
 pub fn with_head(architecture: &str, head: HeadKind) -> String {
+    let architecture = language_model_of(architecture);
+    let other = OTHER_SCORE_NAMES.iter().find(|(model, _)| *model == architecture);
+    if let (HeadKind::Score { .. }, Some((_, score))) = (head, other) {
+        return (*score).to_owned();
+    }
     let body =
         [SCORE_SUFFIX, LANGUAGE_MODEL_SUFFIX].iter().find_map(|suffix| architecture.strip_suffix(suffix));
     let suffix = match head {

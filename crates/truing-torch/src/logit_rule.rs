@@ -5,6 +5,8 @@
 //! z_v = c tanh(y_v / c),   d_y_v = d_z_v (1 - (z_v / c)²)
 //! d_w_v = sum over rows of d_y_v s_v hidden - s_v² w_v sum over rows of d_y_v y_v
 //! ```
+//!
+//! No family has both; the second line takes `z_v` for `y_v`.
 
 use truing_model::HeadKind;
 

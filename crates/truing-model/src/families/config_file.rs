@@ -32,6 +32,9 @@ pub(super) struct RotaryDefaults {
     pub(super) may_be_partial: bool,
     /// Other names of `longrope`.
     pub(super) names_of_longrope: &'static [&'static str],
+    /// `original_max_position_embeddings` beside the scaling, which counts before the one in it. `None` means that the
+    /// one in the scaling counts.
+    pub(super) original_context: Option<usize>,
     /// Where `rope_parameters` has an object for each type of layers, the type whose embedding this is.
     pub(super) global_layers: Option<&'static str>,
 }
@@ -283,8 +286,11 @@ impl ConfigFile {
 
     /// Rows and columns of 8-bit weights that share a scale, where the configuration says.
     pub(crate) fn scale_block(&self) -> Result<Option<ScaleBlock>, ModelError> {
-        let field = "quantization_config.weight_block_size";
-        let Some(value) = self.value(field) else { return Ok(None) };
+        // compressed-tensors has it in the group of all projections.
+        let fields = ["weight_block_size", "config_groups.group_0.weights.block_structure"]
+            .map(|name| format!("quantization_config.{name}"));
+        let found = fields.iter().find_map(|field| Some((field, self.value(field)?)));
+        let Some((field, value)) = found else { return Ok(None) };
         let size =
             |value: &Value| value.as_u64().and_then(|size| usize::try_from(size).ok()).filter(|n| *n > 0);
         match value.as_array().map(|sizes| sizes.iter().map(size).collect::<Vec<_>>()).as_deref() {
@@ -324,6 +330,24 @@ impl ConfigFile {
         }
         if !(spec.rms_norm_eps.is_finite() && spec.rms_norm_eps > 0.0) {
             return Err(self.wrong("rms_norm_eps", "a number above 0 that f32 can hold"));
+        }
+        let numbers = [
+            ("attn_logit_softcapping", spec.variant.attention_soft_cap),
+            ("final_logit_softcapping", spec.variant.logit_soft_cap),
+            ("query_pre_attn_scalar", spec.variant.attention_scale),
+        ];
+        for (field, number) in numbers {
+            // Caps are divided by: smaller numbers have no inverse.
+            if number.is_some_and(|number| !(number.is_normal() && number > 0.0)) {
+                return Err(self.wrong(field, "a number above 0 that f32 can hold"));
+            }
+        }
+        let (frequencies, factor) = spec.rotary_inverse_frequencies();
+        let local = spec.local_rotary_inverse_frequencies().unwrap_or_default();
+        if !(factor.is_finite() && frequencies.iter().chain(&local).all(|frequency| frequency.is_finite())) {
+            let fields = ["rope_scaling", "rope_parameters", "rope_theta"];
+            let field = fields.into_iter().find(|field| self.value(field).is_some()).unwrap_or("rope_theta");
+            return Err(self.wrong(field, "a rotary embedding whose frequencies and factor f32 can hold"));
         }
         Ok(())
     }

@@ -113,15 +113,19 @@ pub(super) fn layer_windows(
     period: usize,
 ) -> Result<Vec<Option<usize>>, ModelError> {
     let window = config.size_or_null("sliding_window", Some(4096))?;
+    // Without one transformers fails too, and Gemma 3's layers would turn by the other rotary base.
+    let expected = "a whole number above 0, for layers with `sliding_attention`";
+    let sliding = || window.map(Some).ok_or_else(|| config.wrong("sliding_window", expected));
     let Some(types) = config.texts("layer_types")? else {
-        return Ok((0..n_layers).map(|layer| window.filter(|_| (layer + 1) % period != 0)).collect());
+        let of_layer = |layer: usize| if (layer + 1).is_multiple_of(period) { Ok(None) } else { sliding() };
+        return (0..n_layers).map(of_layer).collect();
     };
     if types.len() != n_layers {
         return Err(config.wrong("layer_types", &format!("one entry for each of {n_layers} layers")));
     }
     let of_type = |layer_type: &&str| match *layer_type {
         "full_attention" => Ok(None),
-        "sliding_attention" => Ok(window),
+        "sliding_attention" => sliding(),
         _ => Err(config.wrong("layer_types", "`full_attention` and `sliding_attention` only")),
     };
     types.iter().map(of_type).collect()

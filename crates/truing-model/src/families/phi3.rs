@@ -4,6 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::config_file::{Defaults, RotaryDefaults};
+use super::rotary_fields::long_rope_attention_factor;
 use super::{ConfigFile, Family, GgufRotary};
 use crate::{DecoderSpec, ModelError, QkvLayout, RopeScaling};
 
@@ -26,6 +27,7 @@ fn read_config(config: &ConfigFile) -> Result<DecoderSpec, ModelError> {
         rotary: RotaryDefaults {
             may_be_partial: true,
             names_of_longrope: &["su", "yarn"],
+            original_context: Some(4096),
             ..RotaryDefaults::default()
         },
     })?;
@@ -47,6 +49,20 @@ fn write_config(spec: &DecoderSpec, fields: &mut Map<String, Value>) {
         _ => spec.max_position_embeddings,
     };
     fields.insert("original_max_position_embeddings".to_owned(), json!(original));
+    if let Some(RopeScaling::LongRope {
+        short_factor,
+        long_factor,
+        attention_factor,
+        extended_max_position_embeddings: extended,
+        ..
+    }) = &spec.rope_scaling
+        && attention_factor.to_bits()
+            == long_rope_attention_factor(*extended as f64 / original as f64, original).to_bits()
+    {
+        // transformers 4 refuses other fields than these three.
+        let scaling = json!({"type": "longrope", "short_factor": short_factor, "long_factor": long_factor});
+        fields.insert("rope_scaling".to_owned(), scaling);
+    }
     // Where it is left out, transformers takes a number above many vocabularies.
     fields.insert("pad_token_id".to_owned(), json!(spec.eos_token_ids.first()));
 }

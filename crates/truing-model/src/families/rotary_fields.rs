@@ -20,6 +20,8 @@ struct ScalingFields<'a> {
     /// Its field, with a dot after it.
     prefix: String,
     max_position_embeddings: usize,
+    /// What [`RotaryDefaults::original_context`](super::config_file::RotaryDefaults::original_context) says.
+    original_context: Option<usize>,
     /// Frequencies.
     n: usize,
 }
@@ -78,7 +80,9 @@ impl ConfigFile {
         max_position_embeddings: usize,
         n: usize,
     ) -> Result<Option<RopeScaling>, ModelError> {
-        let fields = ScalingFields { config: self, prefix: format!("{field}."), max_position_embeddings, n };
+        let original_context = defaults.rotary.original_context;
+        let prefix = format!("{field}.");
+        let fields = ScalingFields { config: self, prefix, max_position_embeddings, original_context, n };
         let type_field = ["rope_type", "type"].map(|name| fields.name(name));
         let type_field = type_field.into_iter().find(|field| self.value(field).is_some());
         let kind = type_field.as_deref().and_then(|field| self.value(field)).map(Value::as_str);
@@ -122,7 +126,7 @@ impl ScalingFields<'_> {
     /// The context of pre-training. Beside the object it counts before the one in it, as in transformers.
     fn original(&self) -> Result<usize, ModelError> {
         let name = "original_max_position_embeddings";
-        let outer = self.config.size(name)?;
+        let outer = self.config.size(name)?.or(self.original_context);
         Ok(outer.or(self.config.size(&self.name(name))?).unwrap_or(self.max_position_embeddings))
     }
 
@@ -174,8 +178,7 @@ impl ScalingFields<'_> {
         let factor = self.factor(original)?;
         let attention_factor = match self.number("attention_factor")? {
             Some(given) => given,
-            None if factor <= 1.0 => 1.0,
-            None => (1.0 + factor.ln() / (original as f64).ln()).sqrt(),
+            None => long_rope_attention_factor(factor, original),
         };
         Ok(RopeScaling::LongRope {
             short_factor: self.divisors("short_factor")?,
@@ -198,6 +201,12 @@ impl ScalingFields<'_> {
         let numbers = numbers.filter(|numbers| numbers.len() == self.n);
         numbers.ok_or_else(|| self.config.wrong(&field, &expected))
     }
+}
+
+/// LongRoPE's factor on cosines and sines, where the files do not say, for a context `original` that is extended `factor`
+/// times.
+pub(super) fn long_rope_attention_factor(factor: f64, original: usize) -> f64 {
+    if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (original as f64).ln()).sqrt() }
 }
 
 /// A scaling as [`ConfigFile`] reads it back.

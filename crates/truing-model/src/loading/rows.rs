@@ -4,6 +4,7 @@ use truing_types::counted;
 
 use super::{ModelFiles, Place, Store};
 use crate::adapters::{EMBEDDING, HEAD};
+use crate::families::ConfigFile;
 use crate::weights::{SafetensorsFile, SafetensorsInfo};
 use crate::{LoraSpec, ModelError, ParameterSpec, Tensor};
 
@@ -14,13 +15,16 @@ pub(crate) struct ParameterReader<'a> {
     /// Values of a row: the last dimension, or all values of a vector.
     pub(crate) width: usize,
     adapter: Option<(&'a LoraSpec, [Tensor; 2])>,
+    /// All values, where they are stored in 8 bits and have scales.
+    scaled: Option<Vec<f32>>,
 }
 
 impl ModelFiles {
     /// A parameter by its name. The head of a model that ties the two is its embedding.
     ///
     /// # Errors
-    /// When the model has no such parameter, its weights are in a GGUF file, or the adapter's factors cannot be read.
+    /// When the model has no such parameter, its weights are in a GGUF file, or the adapter's factors or a tensor in 8
+    /// bits cannot be read.
     pub(crate) fn parameter_reader(&self, name: &str) -> Result<ParameterReader<'_>, ModelError> {
         let (parameter, file, info) = self.stored(name)?;
         let adapter = match &self.adapter {
@@ -31,7 +35,14 @@ impl ModelFiles {
             0 | 1 => parameter.n_elements(),
             _ => parameter.shape.last().copied().unwrap_or(1),
         };
-        Ok(ParameterReader { file, info, width: width.max(1), adapter })
+        let scaled = match &self.store {
+            Store::Safetensors(files) if files.is_in_8_bits(info) => {
+                let block = self.config.as_ref().map(ConfigFile::scale_block).transpose()?.flatten();
+                Some(files.read_scaled(&info.name, block)?.values)
+            }
+            _ => None,
+        };
+        Ok(ParameterReader { file, info, width: width.max(1), adapter, scaled })
     }
 
     /// The type that a parameter is stored as, by its name in safetensors headers.
@@ -66,7 +77,11 @@ impl ParameterReader<'_> {
     /// # Errors
     /// When the file cannot be read, or a value is infinite or not a number.
     pub(crate) fn read_rows(&self, first_row: usize, values: &mut [f32]) -> Result<(), ModelError> {
-        self.file.read_part(self.info, first_row * self.width, values)?;
+        let start = first_row * self.width;
+        match &self.scaled {
+            Some(all) => values.copy_from_slice(&all[start..start + values.len()]),
+            None => self.file.read_part(self.info, start, values)?,
+        }
         if let Some((lora, [a, b])) = &self.adapter {
             let rows = first_row..first_row + values.len() / self.width;
             let lora_b = &b.values[rows.start * lora.rank..rows.end * lora.rank];

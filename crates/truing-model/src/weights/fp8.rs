@@ -3,7 +3,8 @@
 //!
 //! - `X.weight` with `X.weight_scale_inv`, a number for each block of rows and columns (DeepSeek, Qwen3-FP8; the blocks'
 //!   size is `weight_block_size` in config.json);
-//! - `X.weight` with `X.weight_scale`, one number, or one for each row (vLLM's `fp8` and `compressed-tensors`).
+//! - `X.weight` with `X.weight_scale`, one number, one for each row, or one for each block (vLLM's `fp8` and
+//!   `compressed-tensors`, which calls the blocks' size `block_structure`).
 //!
 //! Either way the value is the product. Scales of activations, `X.input_scale`, are not used: nothing is computed in 8
 //! bits here.
@@ -57,6 +58,11 @@ impl SafetensorsFiles {
     fn in_8_bits(&self, name: &str) -> Option<(&SafetensorsFile, &SafetensorsInfo)> {
         let file = self.file_of(name)?;
         file.tensor(name).filter(|info| info.dtype == E4M3).map(|info| (file, info))
+    }
+
+    /// Whether a tensor of these files is stored in 8 bits; `info` is its entry, not one of other files.
+    pub(crate) fn is_in_8_bits(&self, info: &SafetensorsInfo) -> bool {
+        self.in_8_bits(&info.name).is_some_and(|(_, own)| std::ptr::eq(own, info))
     }
 
     /// Whether a tensor belongs to one in 8 bits.

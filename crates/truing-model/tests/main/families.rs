@@ -1,8 +1,8 @@
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use truing_model::families::{ConfigFile, FAMILIES, config_from_spec, spec_from_config};
-use truing_model::{DecoderSpec, LoraSpec, ModelError, RopeScaling};
+use truing_model::families::{ConfigFile, FAMILIES, config_from_spec, spec_from_config, with_head};
+use truing_model::{DecoderSpec, HeadKind, LoraSpec, ModelError, RopeScaling};
 
 use crate::{Damage, TINY_MODELS, tiny_model};
 
@@ -137,6 +137,18 @@ fn yarn_takes_its_factor_from_the_contexts_where_it_has_none() {
 }
 
 #[test]
+fn yarn_follows_mscale_and_is_refused_where_it_gives_no_numbers() {
+    let scaling = json!({"rope_type": "yarn", "factor": 40.0, "mscale": 0.707, "mscale_all_dim": 1.0});
+    let spec = read(llama(json!({"rope_scaling": scaling}))).unwrap();
+    // As transformers 5.23 computes it.
+    assert!((spec.rotary_inverse_frequencies().1 - 0.921_042).abs() < 1e-6);
+    let fields = json!({"rope_theta": 1.0, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}});
+    let message = read(llama(fields)).unwrap_err().to_string();
+    assert!(message.contains("field `rope_scaling` is"), "{message}");
+    assert!(message.contains("whose frequencies and factor f32 can hold"), "{message}");
+}
+
+#[test]
 fn rotary_frequencies_are_those_of_transformers() {
     for name in TINY_MODELS {
         let file =
@@ -204,6 +216,28 @@ fn gemma_is_read_in_the_form_of_older_files() {
         of_family("Gemma3ForCausalLM", json!({"hidden_activation": "silu"})),
         "field `hidden_activation` is \"silu\", expected \"gelu_pytorch_tanh\"",
     );
+    for architecture in ["Gemma2ForCausalLM", "Gemma3ForCausalLM"] {
+        refused(
+            of_family(architecture, json!({"sliding_window": null})),
+            "field `sliding_window` is null, expected a whole number above 0, for layers with `sliding_attention`",
+        );
+    }
+    refused(
+        of_family("Gemma2ForCausalLM", json!({"attn_logit_softcapping": 1e-60})),
+        "field `attn_logit_softcapping` is 1e-60, expected a number above 0 that f32 can hold",
+    );
+}
+
+#[test]
+fn gemma_3_with_a_score_has_the_name_of_its_text_model() {
+    let (model, score) = ("Gemma3ForCausalLM", "Gemma3TextForSequenceClassification");
+    let head = HeadKind::Score { n_outputs: 1 };
+    assert_eq!((with_head(model, head), with_head(score, head)), (score.to_owned(), score.to_owned()));
+    assert_eq!(with_head(score, HeadKind::LanguageModel), model);
+    let spec = read(of_family(score, json!({"num_labels": 1}))).unwrap();
+    assert_eq!((spec.head, spec.qk_norm), (head, true));
+    let fields = config_from_spec(&spec).unwrap();
+    assert_eq!((&fields["architectures"][0], &fields["model_type"]), (&json!(score), &json!("gemma3_text")));
 }
 
 #[test]
@@ -224,6 +258,21 @@ fn phi_is_read_in_the_form_of_older_files() {
     };
     assert_eq!(extended_max_position_embeddings, 131_072);
     assert!((attention_factor - (1.0 + 32f64.ln() / 4096f64.ln()).sqrt()).abs() < 1e-12);
+    // Written in the form that transformers 4 reads too, which refuses more fields.
+    let written = config_from_spec(&spec).unwrap();
+    let fields: Vec<&String> = written["rope_scaling"].as_object().unwrap().keys().collect();
+    assert_eq!(fields.len(), 3, "{fields:?}");
+    assert_eq!(read(Value::Object(written)).unwrap(), spec);
+    // Left out beside the scaling it is 4096, also where the scaling says otherwise.
+    let scaling = json!({
+        "type": "su", "short_factor": [1.0, 1.0, 1.0, 1.0], "long_factor": [2.0, 2.0, 2.0, 2.0],
+        "original_max_position_embeddings": 1024,
+    });
+    let changes = json!({"rope_scaling": scaling, "max_position_embeddings": 131072});
+    let spec = read(of_family("Phi3ForCausalLM", changes)).unwrap();
+    assert_eq!(spec.longest_sequence(), Some(4096));
+    // As transformers 5.23 computes it.
+    assert!((spec.rotary_inverse_frequencies().1 - 1.190_238).abs() < 1e-6);
     refused(
         of_family("Phi3ForCausalLM", json!({"partial_rotary_factor": 0.4})),
         "field `partial_rotary_factor` is 0.4, expected a part of the head width 8 that is an even number",

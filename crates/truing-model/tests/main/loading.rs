@@ -288,7 +288,7 @@ fn to_e4m3(value: f32) -> u8 {
 }
 
 /// Rewrites the projections of a tiny model in 8 bits, with a scale for each `block` of rows and columns.
-fn write_in_8_bits(
+pub(crate) fn write_in_8_bits(
     directory: &Path,
     suffix: &str,
     block: [usize; 2],
@@ -331,7 +331,7 @@ fn write_in_8_bits(
     std::fs::write(directory.join("model.safetensors"), bytes).unwrap();
 }
 
-fn set_quantization(directory: &Path, quantization: serde_json::Value) {
+pub(crate) fn set_quantization(directory: &Path, quantization: serde_json::Value) {
     let path = directory.join("config.json");
     let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     config["quantization_config"] = quantization;
@@ -342,8 +342,14 @@ fn set_quantization(directory: &Path, quantization: serde_json::Value) {
 fn weights_in_8_bits_are_multiplied_by_their_scales() {
     let fp8 = serde_json::json!({"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [32, 20]});
     let compressed = serde_json::json!({"quant_method": "compressed-tensors", "format": "float-quantized"});
+    let groups =
+        serde_json::json!({"group_0": {"weights": {"strategy": "block", "block_structure": [32, 20]}}});
+    let blocks = serde_json::json!({
+        "quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": groups,
+    });
     let whole = [usize::MAX; 2];
-    let cases: [(&str, [usize; 2], fn([usize; 2]) -> Vec<usize>, &serde_json::Value); 4] = [
+    let cases: [(&str, [usize; 2], fn([usize; 2]) -> Vec<usize>, &serde_json::Value); 5] = [
+        ("_scale", [32, 20], |counts| counts.to_vec(), &blocks),
         ("_scale_inv", [32, 20], |counts| counts.to_vec(), &fp8),
         ("_scale", whole, |_| vec![], &compressed),
         ("_scale", whole, |_| vec![1], &compressed),

@@ -277,3 +277,25 @@ fn adapters_come_out_as_an_adapter() {
     let found = refused(json!({"method": "linear", "base_model": null}));
     assert!(found.contains("`save_adapter` needs `base_model`"), "{found}");
 }
+
+#[test]
+fn weights_in_8_bits_are_merged_with_their_scales() {
+    let models = Models::new("qwen3");
+    for name in ["a", "b"] {
+        let folder = models.path(name);
+        crate::loading::write_in_8_bits(&folder, "_scale_inv", [32, 20], |counts| counts.to_vec());
+        let quantization = json!({"quant_method": "fp8", "weight_block_size": [32, 20]});
+        crate::loading::set_quantization(&folder, quantization);
+    }
+    let of = |name: &str| json!({"model": name, "parameters": {"weight": 0.5}});
+    models.merge_to("merged", json!({"method": "linear", "models": [of("a"), of("b")]}));
+    let [merged, a, b] = ["merged", "a", "b"].map(|name| models.load(name));
+    for (name, tensor) in &merged.tensors {
+        let pairs = values(&a, name).iter().zip(values(&b, name));
+        for (found, (a, b)) in tensor.values.iter().zip(pairs) {
+            assert!((found - (a + b) / 2.0).abs() < 1e-6, "{name}: {found}, not the mean of {a} and {b}");
+        }
+    }
+    let config = std::fs::read_to_string(models.path("merged").join("config.json")).unwrap();
+    assert!(!config.contains("quantization_config"), "{config}");
+}
