@@ -33,7 +33,11 @@ impl Kind {
     }
 
     fn head<'a>(self, weight: &'a [f32], norms: &'a [f32]) -> LinearHead<'a> {
-        LinearHead { weight: weight.into(), inverse_norms: self.is_normalized.then_some(norms), soft_cap: self.soft_cap }
+        LinearHead {
+            weight: weight.into(),
+            inverse_norms: self.is_normalized.then_some(norms),
+            soft_cap: self.soft_cap,
+        }
     }
 }
 

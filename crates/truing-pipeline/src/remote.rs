@@ -133,7 +133,7 @@ impl Remote {
     pub fn open(url: &str, variables: &[(String, String)], owner: String) -> Result<Arc<Self>, RemoteError> {
         let storage = object_storage::open(url, variables)
             .map_err(|reason| RemoteError::Address { url: url.to_owned(), reason })?;
-        Ok(Arc::new(Self::over(url, Box::new(storage), owner)))
+        Ok(Arc::new(Self::over(url, storage, owner)))
     }
 
     /// Refuses every address: this program was built without remotes.
