@@ -260,14 +260,13 @@ impl Walk<'_, '_> {
             .fold(Match::No, |all, one| all.and(one, n_responses))
     }
 
-    /// A row that this one was made of and that falls (true) or changes (false), as `FILE:LINE`; and why it is not
-    /// known what it was made of.
+    /// A row that this one was made of and that falls or changes; and why it is not known what it was made of.
     fn parent_that_falls(
         &self,
         file: usize,
         line: u64,
         row: &Map<String, Value>,
-    ) -> Result<(Option<(String, bool)>, Option<String>), PipelineError> {
+    ) -> Result<(Option<AffectedParent>, Option<String>), PipelineError> {
         let Parents { rows: parents, note } = self.lineage.parents(file, line, row)?;
         let is_in = |hit: &HashMap<usize, HashSet<u64>>, (file, line): (usize, u64)| {
             hit.get(&file).is_some_and(|lines| lines.contains(&line))
@@ -387,6 +386,9 @@ fn is_read(lineage: &Lineage<'_>, stage: usize, file: usize) -> bool {
     let is_named = |owner| lineage.pipeline.references_to(stage, owner).contains(&own.name);
     is_input && own.owner.is_none_or(is_named)
 }
+
+/// `FILE:LINE` of a row that others were made of, and whether it falls; else it changes.
+type AffectedParent = (String, bool);
 
 /// Takes a row and its line in the file, counted from 1.
 pub(crate) type TakeRow<'a> = dyn FnMut(u64, &Map<String, Value>) -> Result<(), PipelineError> + 'a;

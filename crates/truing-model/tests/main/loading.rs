@@ -338,6 +338,9 @@ pub(crate) fn set_quantization(directory: &Path, quantization: serde_json::Value
     std::fs::write(&path, config.to_string()).unwrap();
 }
 
+/// The shape of the scales, of the numbers of blocks by rows and columns.
+type ScaleShape = fn([usize; 2]) -> Vec<usize>;
+
 #[test]
 fn weights_in_8_bits_are_multiplied_by_their_scales() {
     let fp8 = serde_json::json!({"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [32, 20]});
@@ -348,7 +351,7 @@ fn weights_in_8_bits_are_multiplied_by_their_scales() {
         "quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": groups,
     });
     let whole = [usize::MAX; 2];
-    let cases: [(&str, [usize; 2], fn([usize; 2]) -> Vec<usize>, &serde_json::Value); 5] = [
+    let cases: [(&str, [usize; 2], ScaleShape, &serde_json::Value); 5] = [
         ("_scale", [32, 20], |counts| counts.to_vec(), &blocks),
         ("_scale_inv", [32, 20], |counts| counts.to_vec(), &fp8),
         ("_scale", whole, |_| vec![], &compressed),

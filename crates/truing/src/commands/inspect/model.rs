@@ -107,6 +107,7 @@ struct Opened {
 /// What a model is, by its kind.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
+#[expect(clippy::large_enum_variant, reason = "there is one a file")]
 enum ModelSpec {
     Decoder(DecoderSpec),
     Encoder(EncoderSpec),
