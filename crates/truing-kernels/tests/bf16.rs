@@ -382,7 +382,7 @@ fn log_probs_of_a_head_in_bf16_are_those_of_the_rounded_numbers() {
     });
 }
 
-/// A head in bf16 with normalised rows and a cap, of an odd width, so that its rows are padded. What the norms take off the
+/// A head in bf16 with normalised rows and a cap, of an odd width, so that its rows are padded. What norms take off the
 /// gradient of the weight is about half of it here, far more than is allowed.
 #[test]
 fn a_normalized_and_capped_head_in_bf16_is_that_of_the_rounded_numbers() {
