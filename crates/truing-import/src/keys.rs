@@ -326,8 +326,8 @@ mod tests {
         );
         check(
             "bf16",
-            "a key of TRL, axolotl and LLaMA-Factory; not needed in truing: computation is float32, and so is the \
-             saved model; `compute_dtype = \"bf16\"` multiplies matrices in bf16, `save_dtype = \"bf16\"` saves the \
+            "a key of TRL, axolotl and LLaMA-Factory; not needed in truing: computation and the saved model are \
+             in float32; `compute_dtype = \"bf16\"` multiplies in bf16, and `save_dtype = \"bf16\"` saves the \
              model in half the size, rounded",
         );
         for same in ["learning_rate", "max_grad_norm", "data", "no_such_key", "", "."] {
