@@ -24,7 +24,7 @@ const TOKEN_BYTES: u64 = 512;
 #[serde(default, deny_unknown_fields)]
 pub struct RolloutsConfig {
     /// Addresses of servers with the same model, for instance `["http://127.0.0.1:8000"]` (TRL:
-    /// `vllm_server_base_url`). Each gets a part of the completions.
+    /// `vllm_server_base_url`). The completions are dealt to them.
     #[schemars(extend("x-decides" = "nothing"))]
     pub servers: Vec<String>,
     /// The model's name on the servers.
