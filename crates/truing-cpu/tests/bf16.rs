@@ -111,14 +111,22 @@ fn decoding_in_bf16_is_decoding_with_the_rounded_weights() {
 /// below bf16's resolution add up.
 #[test]
 fn the_copy_follows_the_weights() {
-    let mut trained = engine(ComputeDtype::Bf16);
+    // A tied head is the copy of the embedding, which passes look up in f32 too.
+    for spec in [spec(), DecoderSpec { tie_word_embeddings: true, ..spec() }] {
+        the_copy_of_a_model_follows_its_weights(&spec);
+    }
+}
+
+fn the_copy_of_a_model_follows_its_weights(spec: &DecoderSpec) {
+    let engine = || engine_in(ComputeDtype::Bf16, spec, &TrainableSpec::default());
+    let mut trained = engine();
     let before = decoded(&mut trained, DecodingWeights::F32);
     for number in 1..=3 {
         step_on(&mut trained, &batch_of(&[vec![5, 6, 7, 8, 2]]), number, 1e-2);
     }
     let after = decoded(&mut trained, DecodingWeights::F32);
     assert_ne!(before, after);
-    let mut fresh = engine(ComputeDtype::Bf16);
+    let mut fresh = engine();
     for idx in 0..trained.parameters().len() {
         let values = trained.read(idx, ParameterTensor::Value).unwrap().into_owned();
         fresh.write(idx, ParameterTensor::Value, &values).unwrap();

@@ -326,8 +326,9 @@ mod tests {
         );
         check(
             "bf16",
-            "a key of TRL, axolotl and LLaMA-Factory; not needed in truing: computation is float32, and so is the \
-             saved model; `save_dtype = \"bf16\"` saves it in half the size, rounded",
+            "a key of TRL, axolotl and LLaMA-Factory; not needed in truing: computation and the saved model are \
+             in float32; `compute_dtype = \"bf16\"` multiplies in bf16, and `save_dtype = \"bf16\"` saves the \
+             model in half the size, rounded",
         );
         for same in ["learning_rate", "max_grad_norm", "data", "no_such_key", "", "."] {
             assert_eq!(counterpart(same), None, "{same}");

@@ -40,8 +40,8 @@ const fn not_available(names: &'static [&'static str], why: &'static str) -> Gro
 
 // Clauses that several tools share.
 const PACKS: &str = "a step is counted in packs: `packs_per_step` or `tokens_per_step`";
-const NUMBERS: &str = "computation is float32, and so is the saved model; `save_dtype = \"bf16\"` saves it \
-                       in half the size, rounded";
+const NUMBERS: &str = "computation and the saved model are in float32; `compute_dtype = \"bf16\"` multiplies in \
+                       bf16, and `save_dtype = \"bf16\"` saves the model in half the size, rounded";
 const LOADING: &str = "rows are read and rendered once, before the first step";
 const SPEED: &str = "it changes how the tool computes, not what";
 const DEVICES: &str = "the setting `device` names the device, see docs/gpu.md; launchers start several \

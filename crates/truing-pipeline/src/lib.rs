@@ -1,9 +1,9 @@
 //! A pipeline: stages of one recipe, each with a key that says what its result is made of. A stage runs when the store
 //! has no result of its key; the results of the others are reused.
 //!
-//! The steps: [`Pipeline::read`] (the recipe, its references, its graph), [`PipelinePlan::new`] (keys, and what would run
-//! and why), [`apply`] (runs that and nothing else), [`collect_garbage`] (what no lock file names). [`snakefile`] and
-//! [`argo_workflow`] hand a pipeline to other programs, which run its stages by [`apply_only`].
+//! The steps: [`Pipeline::read`] (the recipe, its references, its graph), [`PipelinePlan::new`] (keys, and what would
+//! run and why), [`apply`] (runs that and nothing else), [`collect_garbage`] (what no lock file names). [`snakefile`]
+//! and [`argo_workflow`] hand a pipeline to other programs, which run its stages by [`apply_only`].
 //!
 //! [`Lineage`] follows a row back to the files from outside, and [`impact()`] forward from rows that are to be removed;
 //! [`write_without`] makes the pipeline without them. [`ModelCard`] describes a model by what it was made of.

@@ -168,6 +168,21 @@ impl std::fmt::Debug for Rewards {
 }
 
 impl RewardKind {
+    /// Whether all values are from 0 to 1. Length rewards and penalties are on scales of their own.
+    #[must_use]
+    pub fn is_share(&self) -> bool {
+        match self {
+            Self::MathAnswer(_)
+            | Self::Ifeval(_)
+            | Self::ExactMatch(_)
+            | Self::Format(_)
+            | Self::JsonSchema(_)
+            | Self::Language(_)
+            | Self::Code(_) => true,
+            Self::Length(_) | Self::Overlong(_) | Self::Repetition(_) => false,
+        }
+    }
+
     fn build(&self, sandbox_program: Option<&Path>) -> Result<Box<dyn RewardFunction>, RewardError> {
         Ok(match self.clone() {
             Self::MathAnswer(config) => Box::new(MathAnswer(config)),

@@ -164,8 +164,19 @@ impl CustomBenchmark {
         Ok(())
     }
 
-    fn total() -> MetricInfo {
-        MetricInfo::share("score").range(None)
+    /// The weighted sum of the scorers. Those that do not apply to a row add nothing.
+    fn total(&self) -> MetricInfo {
+        let scorers = &self.config.scorer;
+        let sum_of = |end: fn(f64) -> f64| scorers.iter().map(|scorer| end(scorer.weight)).sum::<f64>();
+        let are_shares = scorers.iter().all(|scorer| scorer.kind.is_share());
+        let range = are_shares.then(|| [sum_of(|weight| weight.min(0.0)), sum_of(|weight| weight.max(0.0))]);
+        MetricInfo::share("score").range(range)
+    }
+
+    /// A scorer, before its weight.
+    fn part(name: &str, scorer: &RewardConfig) -> MetricInfo {
+        let metric = MetricInfo::share(name.to_owned());
+        if scorer.kind.is_share() { metric } else { metric.range(None) }
     }
 }
 
@@ -179,9 +190,10 @@ impl Benchmark for CustomBenchmark {
     }
 
     fn metrics(&self, _: &TaskOptions) -> Vec<MetricInfo> {
-        let mut metrics = vec![Self::total()];
+        let mut metrics = vec![self.total()];
         if self.names.len() > 1 {
-            metrics.extend(self.names.iter().map(|name| MetricInfo::share(name.clone()).range(None)));
+            let parts = self.names.iter().zip(&self.config.scorer);
+            metrics.extend(parts.map(|(name, scorer)| Self::part(name, scorer)));
         }
         metrics
     }

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 use truing_eval::benchmarks::{
-    Answer, Answers, Ask, CustomBenchmark, CustomConfig, LogLikelihood, Prompt, Scored, Scoring, TaskOptions,
-    find, summarise_benchmark,
+    Answer, Answers, Ask, Benchmark as _, CustomBenchmark, CustomConfig, LogLikelihood, Prompt, Scored,
+    Scoring, TaskOptions, find, summarise_benchmark,
 };
 use truing_types::{ChatReply, FinishReason, Unscored, UnscoredReason};
 
@@ -272,6 +272,14 @@ fn a_users_own_benchmark_needs_no_code() {
     let exact = json!({"kind": {"exact_match": {"column": "capital", "ignore_case": true}}});
     let short =
         json!({"name": "short", "weight": 0.5, "kind": {"length": {"unit": "characters", "at_most": 6}}});
+    let ranges = |scorers: Value| -> Vec<Option<[f64; 2]>> {
+        let benchmark = CustomBenchmark::new(config(scorers)).unwrap();
+        benchmark.metrics(&TaskOptions::default()).iter().map(|metric| metric.range).collect()
+    };
+    assert_eq!(ranges(json!([exact, short])), [None, Some([0.0, 1.0]), None], "lengths have no range");
+    let penalty = json!({"name": "list", "weight": -0.5, "kind": {"format": {"pattern": "- "}}});
+    assert_eq!(ranges(json!([exact])), [Some([0.0, 1.0])]);
+    assert_eq!(ranges(json!([exact, penalty])), [Some([-0.5, 1.0]), Some([0.0, 1.0]), Some([0.0, 1.0])]);
     let benchmark = CustomBenchmark::new(config(json!([exact, short]))).unwrap();
     let rows = [
         json!({"n": "fr", "country": "France", "capital": "Paris", "continent": "Europe"}),

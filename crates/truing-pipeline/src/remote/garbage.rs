@@ -25,8 +25,8 @@ impl Remote {
     ///
     /// A machine without a lease may store a result meanwhile: one that uploads by hand, or whose lease has ended. It
     /// looks for the objects once more after it has written the result, and this looks for such results after it has
-    /// removed objects. One of the two comes second: no result stays without its objects, unless one of the two is killed
-    /// in between. Then whoever fetches the result is told what is missing.
+    /// removed objects. One of the two comes second: no result stays without its objects, unless one of the two is
+    /// killed in between. Then whoever fetches the result is told what is missing.
     ///
     /// # Errors
     /// When a machine makes a result, or the storage fails.

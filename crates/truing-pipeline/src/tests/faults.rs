@@ -1,7 +1,7 @@
 //! Faults of the machine: damaged results that another stage reads, a full disk, what killed processes leave.
 
 use std::fs;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::{Workshop, digests_of};
 use crate::{ApplyOptions, GarbageOptions, PipelinePlan, Store, apply, collect_garbage};
@@ -63,7 +63,9 @@ fn digests_that_cannot_be_kept_stop_nothing() {
     let (pipeline, plan, store, digests) = workshop.plan().unwrap();
     // A folder is where the digests would be written; and there is one to write.
     fs::create_dir_all(store.digests_path().join("in the way")).unwrap();
-    digests.of_file(&workshop.path("rows.txt"), SystemTime::now() + Duration::from_secs(60)).unwrap();
+    let rows = workshop.path("rows.txt");
+    let written = fs::metadata(&rows).unwrap().modified().unwrap();
+    digests.of_file(&rows, written + Duration::from_secs(60)).unwrap();
     assert!(digests.save().is_err());
     let options = ApplyOptions { jobs: 1, stop: &workshop.stop };
     let applied = apply(&pipeline, &plan, &store, &digests, &workshop.fake, options).unwrap();

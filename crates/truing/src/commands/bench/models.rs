@@ -180,10 +180,8 @@ pub(super) fn training_step(
     })?;
     let flops = StepFlops::of(spec, &TrainableSpec::default(), &shape, segments).total();
     let rate = Spread::of_rates(extent.n_tokens as f64, &seconds);
-    let (peak, format) = match own_dtype() {
-        ComputeDtype::F32 => (Peak::MultiplyAdd, ""),
-        ComputeDtype::Bf16 => (Peak::Bf16, " bf16"),
-    };
+    let peak = peak_of_products(own_dtype());
+    let format = if peak == Peak::Bf16 { " bf16" } else { "" };
     Ok(Row {
         name: format!("training step{format}, {} tokens", extent.n_tokens),
         unit: "tokens/s",
@@ -219,6 +217,22 @@ fn step(
     }))
 }
 
+/// What limits the products of projections in a number format.
+fn peak_of_products(dtype: ComputeDtype) -> Peak {
+    match dtype {
+        ComputeDtype::F32 => Peak::MultiplyAdd,
+        ComputeDtype::Bf16 => Peak::Bf16,
+    }
+}
+
+/// The same while decoding: the copy in 8 bits is multiplied in f32, whatever the number format.
+fn peak_of_decoding(weights: DecodingWeights, dtype: ComputeDtype) -> Peak {
+    match weights {
+        DecodingWeights::F32 => peak_of_products(dtype),
+        DecodingWeights::Int8 => Peak::MultiplyAdd,
+    }
+}
+
 /// Decoding with each kind of weights and each number of sequences, sampling included: tokens a second of all
 /// sequences.
 pub(super) fn decoding(
@@ -240,13 +254,14 @@ pub(super) fn decoding(
     ];
     let mut rows = Vec::new();
     for (kind, weights, bytes) in kinds.into_iter().filter(|(_, _, bytes)| *bytes > 0.0) {
+        let of_products = peak_of_decoding(weights, own_dtype());
         for &batch in extent.batches {
             let seconds = decode(engine, spec, weights, batch, extent.n_decoded)?;
             let rate = Spread::of_rates(batch as f64, &seconds);
             // One sequence waits for the weights from memory, many for their products.
             let (peak, used) = match batch {
                 1 => (Peak::MemoryRead, bytes),
-                _ => (Peak::MultiplyAdd, 2.0 * streamed),
+                _ => (of_products, 2.0 * streamed),
             };
             rows.push(Row {
                 name: format!("decoding {kind}, batch {batch}"),
@@ -315,12 +330,13 @@ pub(super) fn embedding(extent: &Extent, peaks: &Peaks, context: &Context) -> an
     let attention = 4.0 * n_tokens as f64 * hidden;
     let flops_of_text = (n_tokens * spec.n_layers) as f64 * (projections + attention);
     let rate = Spread::of_rates(n_texts as f64, &seconds);
+    let peak = peak_of_products(own_dtype());
     Ok(Row {
         name: format!("embedding, MiniLM-L6's shape, {n_tokens} tokens"),
         unit: "texts/s",
         rate,
-        share_of_peak: peaks.share(Peak::MultiplyAdd, flops_of_text * rate.median / 1e9),
-        peak: Some(Peak::MultiplyAdd),
+        share_of_peak: peaks.share(peak, flops_of_text * rate.median / 1e9),
+        peak: Some(peak),
     })
 }
 
@@ -343,6 +359,16 @@ mod tests {
         assert!(plan(&smollm2_135m(), 512, None).is_ok());
         let scored = DecoderSpec { head: HeadKind::Score { n_outputs: 1 }, ..smollm2_135m() };
         assert!(plan(&scored, 512, None).unwrap_err().to_string().contains("expected a language model"));
+    }
+
+    /// Shares of the f32 peak would be above 100 % in bf16.
+    #[test]
+    fn products_are_compared_with_the_peak_of_their_number_format() {
+        let (f32, bf16) = (ComputeDtype::F32, ComputeDtype::Bf16);
+        assert_eq!([f32, bf16].map(peak_of_products), [Peak::MultiplyAdd, Peak::Bf16]);
+        let of = |weights| [f32, bf16].map(|dtype| peak_of_decoding(weights, dtype));
+        assert_eq!(of(DecodingWeights::F32), [Peak::MultiplyAdd, Peak::Bf16]);
+        assert_eq!(of(DecodingWeights::Int8), [Peak::MultiplyAdd; 2]);
     }
 
     #[test]
