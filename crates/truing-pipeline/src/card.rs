@@ -143,12 +143,12 @@ impl ModelCard {
         Ok(card)
     }
 
-    /// Adds a stage. `is_of_line` says whether the model goes on from the stage's model, or is it.
-    fn add_stage(&mut self, lineage: &Lineage<'_>, idx: usize, is_of_line: bool) {
+    /// Adds a stage. `is_ancestor`: the model of the card is that of this stage, or was trained or merged from it.
+    fn add_stage(&mut self, lineage: &Lineage<'_>, idx: usize, is_ancestor: bool) {
         let (stage, planned) = (&lineage.pipeline.stages[idx], &lineage.plan.stages[idx]);
         for read in planned.files.iter().filter(|read| is_model(&read.path)) {
             let name = name_of(lineage, stage, read);
-            if is_of_line && is_base_setting(&read.setting) {
+            if is_ancestor && is_base_setting(&read.setting) {
                 self.base_models.insert(name, license_of(&read.path));
             } else {
                 self.asked_models.insert(name);

@@ -230,7 +230,7 @@ pub enum ServeError {
 /// Serves models until the clock says stop, then answers what has been taken.
 ///
 /// # Errors
-/// When there is no model or one that cannot be served, when the address is open to others and there are no keys, or
+/// When there is no model or one that cannot be served, when the address is not loopback and there are no keys, or
 /// when the system refuses.
 pub fn serve<E>(
     listener: TcpListener,

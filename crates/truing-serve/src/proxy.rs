@@ -221,7 +221,7 @@ struct Proxy {
 /// Runs the proxy until the clock says stop, then finishes what has been taken.
 ///
 /// # Errors
-/// When the address is open to others and there are no keys, the upstream address is none, or the system refuses.
+/// When the address is not loopback and there are no keys, the upstream address is invalid, or the system refuses.
 pub fn serve_proxy(
     listener: TcpListener,
     model: Arc<dyn Complement>,

@@ -41,7 +41,7 @@ pub(crate) enum Match {
 
 impl Selector {
     /// Reads `FIELD=VALUE`. `a.b` reaches into fields, and into all entries of lists. `model` (or `teacher`), `judge`,
-    /// `annotator`, `source` and `license` stand for all fields that stages write them to.
+    /// `annotator`, `source` and `license` select every field in which stages record them.
     ///
     /// # Errors
     /// When the text has another form.

@@ -26,7 +26,7 @@ impl Remote {
     /// A machine without a lease may store a result meanwhile: one that uploads by hand, or whose lease has ended. It
     /// looks for the objects once more after it has written the result, and this looks for such results after it has
     /// removed objects. One of the two comes second: no result stays without its objects, unless one of the two is
-    /// killed in between. Then whoever fetches the result is told what is missing.
+    /// killed in between. Then a fetch of the result fails with an error that names the missing object.
     ///
     /// # Errors
     /// When a machine makes a result, or the storage fails.

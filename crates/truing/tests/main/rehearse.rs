@@ -124,6 +124,8 @@ fn a_whole_pipeline_is_tried_on_small_models_and_leaves_nothing() {
     assert_eq!(stage(&shown, "sft")["predicted"]["fits"], true, "{shown}");
     assert_eq!(stage(&shown, "sft")["predicted"]["n_steps"], 12, "as the recipe says, not as was tried");
     assert!(stage(&shown, "respond")["predicted"]["inputs_of_rehearsal"].is_string(), "{shown}");
+    // The weights that a merge reads are those of the rehearsal, not the ones that the stages before it begin with.
+    assert_eq!(stage(&shown, "merge")["predicted"]["inputs_of_rehearsal"], "again", "{shown}");
     let remarks = stage(&shown, "respond")["remarks"].to_string();
     assert!(remarks.contains("the stand-in answers"), "{remarks}");
     assert_eq!(rehearsal.names(), before, "neither a lock file nor a store nor links");

@@ -188,7 +188,17 @@ fn signal_of(_: ExitStatus) -> Option<i32> {
 
 #[cfg(all(test, unix))]
 mod tests {
+    use truing_parallel::ControlOptions;
+    use truing_types::Rank;
+
     use super::*;
+
+    /// The time without a heartbeat after which a rank is lost, and the time that the others then have.
+    #[test]
+    fn a_lost_rank_ends_the_job_within_ten_seconds() {
+        let options = ControlOptions::new(Rank(0), 2, String::new(), String::new());
+        assert!(options.silence + options.beat + GRACE < Duration::from_secs(10));
+    }
 
     /// Runs a script of the shell as each rank.
     fn outcome_of(scripts: &[&str], n_signals: usize) -> Outcome {

@@ -21,7 +21,7 @@ pub(crate) struct Arguments {
     /// The pipeline's recipe, a TOML file.
     recipe: PathBuf,
     /// Rows that are removed: those with this value in this field (`a.b` reaches inside). `model`, `judge`,
-    /// `annotator`, `source` and `license` stand for all fields that stages write them to. May be given several times.
+    /// `annotator`, `source` and `license` select every field in which stages record them. May be given several times.
     #[arg(long, value_name = "FIELD=VALUE", required = true)]
     remove: Vec<String>,
     /// Write filtered copies of the files with such rows, the list of all rows that fall, and this new recipe, which

@@ -260,7 +260,15 @@ impl Shown<'_> {
             let (stage, Some(text)) = (&self.pipeline.stages[idx], self.plan.recipe(idx, self.store)) else {
                 continue;
             };
+            let made_by = |recipe: &Table| {
+                let text = recipe.to_string();
+                let is_read = |upstream: &usize| {
+                    self.run_folder(*upstream).is_some_and(|folder| text.contains(&folder))
+                };
+                stage.upstream.iter().copied().find(is_read)
+            };
             let mut recipe: Table = toml::from_str(&text)?;
+            let rehearsed = recipe.clone();
             replace_paths(&mut recipe, &models);
             // The model that this stage makes is of the kind of the one that it begins with, unless its head is new.
             if let Some((folder, first)) = self.run_folder(idx).zip(first_model(&recipe))
@@ -268,11 +276,12 @@ impl Shown<'_> {
             {
                 models.insert(format!("{folder}/{}", stages::MODEL.path), first);
             }
-            let made_by = stage.upstream.iter().find(|&&upstream| {
-                let needed = self.run_folder(upstream);
-                needed.is_some_and(|folder| recipe.to_string().contains(&folder))
-            });
-            let made_by = made_by.map(|&upstream| self.pipeline.stages[upstream].name.as_str());
+            // A merge reads the weights that stages before it have saved. The models that those begin with are no
+            // substitute: they may be quantised, and one of them may be the start of several.
+            if stage.uses == super::merge::KIND.name && made_by(&rehearsed).is_some() {
+                recipe = rehearsed;
+            }
+            let made_by = made_by(&recipe).map(|upstream| self.pipeline.stages[upstream].name.as_str());
             let prediction = program.prediction(&stage.uses, &toml::to_string_pretty(&recipe)?, as_json)?;
             predicted.insert(stage.name.clone(), self.predicted(prediction, made_by));
         }
