@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use truing_run::PromptSource;
 use truing_store::{StoreError, atomic};
 use truing_types::{Message, Role};
 
@@ -279,7 +280,7 @@ impl<'a> ItemRows<'a> {
         counts: &mut OutputCounts,
     ) -> Result<(), AnnotateError> {
         let mut messages = self.item.prompt.messages.clone();
-        // Only the edited answer is learnt.
+        // Only the edited answer is trained on.
         let of_model = messages.iter_mut().filter(|message| message.role == Role::Assistant);
         of_model.for_each(|message| message.weight = Some(0.0));
         messages.push(Message::new(Role::Assistant, text.as_str()));
@@ -342,7 +343,7 @@ impl<'a> ItemRows<'a> {
         }
         row["n_annotators"] = json!(self.stored.len());
         row["annotators"] = json!(self.annotators());
-        row["origin"] = self.origin();
+        row["origin"] = json!(self.origin());
         row
     }
 
@@ -351,9 +352,9 @@ impl<'a> ItemRows<'a> {
         self.stored.iter().map(|stored| stored.entry.annotator.as_str()).collect()
     }
 
-    /// Where the item's row is.
-    fn origin(&self) -> Value {
-        json!({"path": &*self.item.origin.source, "line": self.item.origin.line})
+    /// File and line of the item.
+    fn origin(&self) -> PromptSource {
+        PromptSource::of(&self.item.origin)
     }
 }
 

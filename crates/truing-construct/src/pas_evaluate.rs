@@ -1,7 +1,6 @@
 //! What complements change: a target model answers each prompt as it is and with its complement (PAS,
-//! arXiv 2407.06027).
-//! Where a prompt has instructions that a program can check (IFEval), both replies are checked; where it has none, a
-//! judge compares them in both orders, if the recipe names one.
+//! arXiv 2407.06027). Where a prompt has instructions that a program can check (IFEval), both replies are checked;
+//! where it has none, a judge compares them in both orders, if the recipe names one.
 //!
 //! [`PasEvaluateConfig`] is what was typed, [`PasEvaluateInputs`] the prompts, [`PasEvaluatePlan`] the calls, printable
 //! before the first; [`PasEvaluateStage`] asks and adds up. Every reply is kept: an interrupted run continues with the

@@ -1,9 +1,12 @@
-//! The rows of a recipe's `[[data]]`, read one after the other.
+//! The rows that a recipe names: `[[data]]`, and `[[evaluation_data]]` for decontamination.
 
 use std::path::Path;
 
 use truing_data::{OnBadRow, SourceConfig, read_prompts};
+use truing_eval::bundled::BUNDLED;
+use truing_prompts::decontamination::{DecontaminationOptions, EvaluationIndex};
 use truing_run::DataReport;
+use truing_run::rows::prompt_text;
 use truing_types::{Event, EventSink, PromptRow, RowOrigin};
 
 use crate::StageError;
@@ -42,5 +45,30 @@ impl Sources<'_> {
         events.emit(Event::PhaseFinished);
         report.warn(what, events);
         Ok((items, report))
+    }
+
+    /// An index of the bundled evaluation sets and of the texts of all rows.
+    ///
+    /// # Errors
+    /// When an option is out of range, a file cannot be read, or a row cannot and `on_bad_row` is `error`.
+    pub(crate) fn evaluation_index(
+        &self,
+        options: DecontaminationOptions,
+    ) -> Result<(EvaluationIndex, DataReport), StageError> {
+        let mut index = EvaluationIndex::new(options)?;
+        for bundled in BUNDLED {
+            index.add(bundled.name, bundled.questions()?)?;
+        }
+        let mut report = DataReport::of("evaluation");
+        for source in self.data {
+            let source = source.in_folder(self.data_dir);
+            let mut rows = read_prompts(&source, self.on_bad_row)?;
+            let texts = rows.by_ref().map(|row| Ok(prompt_text(&row?.0.prompt)));
+            let texts = texts.collect::<Result<Vec<String>, StageError>>()?;
+            report.n_rows += texts.len() as u64;
+            report.end_source(&rows);
+            index.add(&source.path.to_string_lossy(), texts)?;
+        }
+        Ok((index, report))
     }
 }

@@ -38,16 +38,16 @@ pub fn read_objects(path: &Path) -> Result<Vec<ObjectRow>, DataError> {
     Ok(rows)
 }
 
-/// The rows of a file that may be no file of rows, such as settings in JSON or an archive: rows that are no objects are
-/// passed over, and a file of another kind has none.
+/// The rows of a file that may hold something else, such as settings in JSON or an archive. Rows that are not objects
+/// are skipped, and a file of another kind has no rows.
 ///
 /// # Errors
-/// When the file cannot be read, or breaks off after rows.
+/// When the file cannot be opened or read, or is damaged after its first rows.
 pub fn readable_objects(path: &Path) -> Result<Vec<ObjectRow>, DataError> {
     let mut rows = Vec::new();
     let read = match separator(path) {
-        Some(separator) => table_rows(path, separator, OtherRows::PassedOver, &mut rows),
-        None => object_rows(path, OtherRows::PassedOver, &mut rows),
+        Some(separator) => table_rows(path, separator, OtherRows::Skipped, &mut rows),
+        None => object_rows(path, OtherRows::Skipped, &mut rows),
     };
     match read {
         Err(DataError::UnsupportedFile { .. }) => Ok(rows),
@@ -56,11 +56,11 @@ pub fn readable_objects(path: &Path) -> Result<Vec<ObjectRow>, DataError> {
     }
 }
 
-/// What becomes of rows that are no objects.
+/// What becomes of rows that are not objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum OtherRows {
     Refused,
-    PassedOver,
+    Skipped,
 }
 
 fn object_rows(path: &Path, others: OtherRows, rows: &mut Vec<ObjectRow>) -> Result<(), DataError> {
@@ -70,7 +70,7 @@ fn object_rows(path: &Path, others: OtherRows, rows: &mut Vec<ObjectRow>) -> Res
         let origin = RowOrigin { source: Arc::clone(&source), line: row.number };
         match row.object {
             Ok(object) => rows.push(ObjectRow { object, origin }),
-            Err(_) if others == OtherRows::PassedOver => {}
+            Err(_) if others == OtherRows::Skipped => {}
             Err(problem) => return Err(bad_row(origin, problem)),
         }
     }
@@ -122,13 +122,13 @@ fn table_rows(
     };
     let names = match table.headers() {
         Ok(names) => names.clone(),
-        Err(_) if others == OtherRows::PassedOver => return Ok(()),
+        Err(_) if others == OtherRows::Skipped => return Ok(()),
         Err(error) => return Err(problem(&error)),
     };
     for record in table.records() {
         let record = match record {
             Ok(record) => record,
-            Err(_) if others == OtherRows::PassedOver => continue,
+            Err(_) if others == OtherRows::Skipped => continue,
             Err(error) => return Err(problem(&error)),
         };
         let line = record.position().map_or(0, csv::Position::line);
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_file_that_is_none_of_rows_the_rows_are_passed_over() {
+    fn rows_that_are_not_objects_are_skipped_in_a_file_of_any_kind() {
         let cases: [(&str, &[u8], usize); 6] = [
             ("settings.json", b"{\n  \"a\": 1,\n  \"b\": [2]\n}\n", 0),
             ("a.json", b"{\"q\": 1}\n[2]\n{\"q\": 3}\n", 2),

@@ -33,7 +33,7 @@ pub enum TurnProblem {
     /// A tool's result that no call asked for.
     #[error("a `tool` turn follows no tool call")]
     ResultWithoutCall,
-    /// The last turn is not the assistant's, so nothing is trained on it.
+    /// The last turn is not the assistant's, so there is nothing to train on.
     #[error("the last turn is not the assistant's")]
     NoReply,
     /// A turn without text, call or reasoning.

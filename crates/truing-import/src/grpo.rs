@@ -26,7 +26,7 @@ const AXOLOTL_DEFAULTS: Defaults = Defaults {
     save_steps: None,
 };
 
-/// `before` is before the keys: nothing, or `trl.`.
+/// `before` is the prefix of the keys: empty, or `trl.`.
 ///
 /// True if there are evaluations with data of their own.
 pub(crate) fn trl(job: &mut Job<'_>, before: &str, stage: SourceStage) -> Result<bool> {

@@ -1,5 +1,5 @@
 //! Asking a model for an answer that a program can read: where it cannot, the model is reminded of the form, and asked
-//! again. Which model it is, and whether a cache is before it, is not known here.
+//! again. Which model it is, and whether a cache is in front of it, is not known here.
 //!
 //! A verdict is read from the answer alone, never from the thought before it. A reply that was cut at its limit,
 //! withheld by a filter, refused or that calls a tool has no verdict, even if its text has one.

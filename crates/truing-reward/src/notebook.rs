@@ -3,7 +3,7 @@
 //! One run is one process that executes all cells in order. Nothing is kept between runs: a notebook that grows is run
 //! again from its first cell, so n cells that are added one at a time are n (n + 1) / 2 executions. In return a run
 //! depends on its cells and files alone, and can be repeated at any time: the hash seeds are derived from the number of
-//! its cells. The exception are the time limits, which may end a run on a busy machine alone.
+//! its cells. The exceptions are the time limits, which may end a run on a busy machine only.
 //!
 //! Files are in memory and seen by `open` alone, also through `pathlib` and what is built on them: `os.listdir` and
 //! `os.path.exists` do not know them. What a cell writes by `open` is there for later cells.

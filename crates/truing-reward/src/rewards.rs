@@ -339,7 +339,7 @@ impl Rewards {
         self.parts.iter().map(|part| part.name.as_str())
     }
 
-    /// Sets the marks between which a thought is; those of known models otherwise.
+    /// Sets the marks around a thought. Default: those of known models.
     pub fn set_reasoning_marks(&mut self, marks: ReasoningMarks) {
         self.marks = marks;
     }

@@ -15,7 +15,7 @@ pub(crate) struct ModelEntry {
     pub(crate) name: String,
     /// The worker's index.
     pub(crate) idx: usize,
-    /// Read by requests until they are answered, written by who replaces the weights.
+    /// Locked for reading by each request until it is answered, and for writing while the weights are replaced.
     weights: Arc<RwLock<()>>,
     fingerprint: Mutex<Fingerprint>,
     pub(crate) kind: ModelKind,

@@ -2,18 +2,17 @@
 
 use serde_json::{Map, Value};
 use truing_ask::pas::Language;
-use truing_data::read_prompts;
-use truing_eval::bundled::BUNDLED;
 use truing_prompts::decontamination::{DecontaminationOptions, EvaluationIndex};
 use truing_prompts::duplicates::ExactDuplicates;
 use truing_run::rows::{prompt_text, value_at};
 use truing_run::{DataReport, PromptSource};
 use truing_stages::StageError;
-use truing_types::{Event, EventSink, Role};
+use truing_types::{EventSink, Role};
 
 use super::builder::{Dropped, Unit};
 use super::config::BuildConfig;
 use super::screening::contamination;
+use crate::sources::Sources;
 
 /// The step that drops seed rows.
 pub(super) const SEED: &str = "seed";
@@ -78,30 +77,23 @@ impl BuildInputs {
     /// When a setting is invalid, a file cannot be read, or a row is invalid and `on_bad_row` is `error`.
     pub fn load(config: &BuildConfig, events: &mut dyn EventSink) -> Result<Self, StageError> {
         config.check()?;
-        events.emit(Event::PhaseStarted { phase: "reading the seed rows".into(), total: None });
-        let (evaluations, evaluation_report) = read_evaluations(config)?;
-        let (mut seeds, mut report) = (Vec::new(), DataReport::of("data"));
-        for source in &config.data {
-            let mut rows = read_prompts(&source.in_folder(&config.data_dir), config.on_bad_row)?;
-            for row in &mut rows {
-                let (row, origin) = row?;
-                let is_single_turn = row.prompt.tools.is_empty()
-                    && matches!(row.prompt.messages.as_slice(), [only]
-                        if only.role == Role::User && only.parts.is_empty());
-                let text = prompt_text(&row.prompt);
-                let language = Language::of(&text);
-                let source = PromptSource::of(&origin);
-                let kept = kept_columns(&config.keep_columns, &row.columns);
-                let dropped = (!is_single_turn).then(|| Dropped::new(SEED, "not a single turn of a user"));
-                seeds.push(SeedRow { text, language, columns: row.columns, kept, source, dropped });
-            }
-            report.end_source(&rows);
-            events.emit(Event::Progress { done: seeds.len() as u64, note: String::new() });
-        }
+        let BuildConfig { data, evaluation_data, data_dir, on_bad_row, .. } = config;
+        let sources = Sources { data, data_dir, on_bad_row: *on_bad_row };
+        let of_evaluations = Sources { data: evaluation_data, ..sources };
+        let (evaluations, evaluation_report) =
+            of_evaluations.evaluation_index(DecontaminationOptions::default())?;
+        let (mut seeds, report) = sources.read("the seed rows", events, |row, origin, _| {
+            let is_single_turn = row.prompt.tools.is_empty()
+                && matches!(row.prompt.messages.as_slice(), [only]
+                    if only.role == Role::User && only.parts.is_empty());
+            let text = prompt_text(&row.prompt);
+            let language = Language::of(&text);
+            let source = PromptSource::of(&origin);
+            let kept = kept_columns(&config.keep_columns, &row.columns);
+            let dropped = (!is_single_turn).then(|| Dropped::new(SEED, "not a single turn of a user"));
+            Ok(Some(SeedRow { text, language, columns: row.columns, kept, source, dropped }))
+        })?;
         drop_unusable(config, &evaluations, &mut seeds);
-        report.n_rows = seeds.len() as u64;
-        events.emit(Event::PhaseFinished);
-        report.warn("the seed rows", events);
         evaluation_report.warn("the evaluations", events);
         Ok(Self { seeds, evaluations, report, evaluation_report })
     }
@@ -111,24 +103,6 @@ impl BuildInputs {
 fn kept_columns(names: &[String], columns: &Map<String, Value>) -> Map<String, Value> {
     let values = names.iter().filter_map(|name| Some((name.clone(), value_at(columns, name)?.clone())));
     values.collect()
-}
-
-fn read_evaluations(config: &BuildConfig) -> Result<(EvaluationIndex, DataReport), StageError> {
-    let mut index = EvaluationIndex::new(DecontaminationOptions::default())?;
-    for bundled in BUNDLED {
-        index.add(bundled.name, bundled.questions()?)?;
-    }
-    let mut report = DataReport::of("evaluation");
-    for source in &config.evaluation_data {
-        let source = source.in_folder(&config.data_dir);
-        let mut rows = read_prompts(&source, config.on_bad_row)?;
-        let texts = rows.by_ref().map(|row| Ok(prompt_text(&row?.0.prompt)));
-        let texts = texts.collect::<Result<Vec<String>, StageError>>()?;
-        report.n_rows += texts.len() as u64;
-        report.end_source(&rows);
-        index.add(&source.path.to_string_lossy(), texts)?;
-    }
-    Ok((index, report))
 }
 
 /// Drops what is too long, repeated, of an evaluation, or more than `n_rows`: nothing is asked about it.

@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 use truing_data::read_prompts;
-use truing_eval::bundled::BUNDLED;
 use truing_prompts::clean::Cleaner;
-use truing_prompts::decontamination::EvaluationIndex;
 use truing_prompts::duplicates::{ExactDuplicates, near_duplicates};
 use truing_prompts::tokens::TokenPool;
 use truing_run::rows::{prompt_text, value_at};
@@ -17,6 +15,7 @@ use truing_types::{Event, EventSink, PromptRow, RowOrigin};
 
 use super::{SelectConfig, plan};
 use crate::StageError;
+use crate::sources::Sources;
 
 /// Rows that are cleaned side by side.
 const ROWS_AT_A_TIME: usize = 4096;
@@ -58,7 +57,6 @@ pub(super) fn read_and_clean(config: &SelectConfig, events: &mut dyn EventSink) 
         label_names: config.label_columns.clone(),
         has_qualities: config.quality_column.is_some(),
         report: DataReport::of("data"),
-        evaluation_report: DataReport::of("evaluation"),
         ..Pool::default()
     };
     events.emit(Event::PhaseStarted { phase: "reading and cleaning the prompts".into(), total: None });
@@ -239,20 +237,10 @@ impl Pool {
             phase: "decontaminating against evaluation sets".into(),
             total: None,
         });
-        let mut index = EvaluationIndex::new(plan::decontamination_options(config))?;
-        for shipped in BUNDLED {
-            index.add(shipped.name, shipped.questions()?)?;
-        }
-        for source in &config.evaluation_data {
-            let source = source.in_folder(&config.data_dir);
-            let mut rows = read_prompts(&source, config.on_bad_row)?;
-            let texts = rows
-                .by_ref()
-                .map(|row| Ok(prompt_text(&row?.0.prompt)))
-                .collect::<Result<Vec<_>, StageError>>()?;
-            self.evaluation_report.end_source(&rows);
-            index.add(&source.path.to_string_lossy(), texts)?;
-        }
+        let SelectConfig { evaluation_data: data, data_dir, on_bad_row, .. } = config;
+        let sources = Sources { data, data_dir, on_bad_row: *on_bad_row };
+        let (index, report) = sources.evaluation_index(plan::decontamination_options(config))?;
+        self.evaluation_report = report;
         let alive = self.alive();
         let found: Vec<_> = alive.par_iter().map(|&id| index.find(&self.rows[id as usize].text)).collect();
         let dropped = alive.iter().zip(found).filter_map(|(&id, found)| {

@@ -239,8 +239,8 @@ fn is_dash(letter: char) -> bool {
 /// Signs that compute with what is directly beside them.
 const OPERATORS: [char; 7] = ['\u{d7}', '\u{f7}', '\u{b7}', '\u{22c5}', '\u{2219}', '*', '&'];
 
-/// Whether a text starts with an operator and the number or name that it joins. `*` and `**` are also around bold
-/// text: one computes where a letter or digit follows it, two where a digit does.
+/// Whether a text starts with an operator and the number or name that it joins. `*` and `**` also mark bold text: one
+/// computes where a letter or digit follows it, two where a digit does.
 fn is_operator_after(after: &str) -> bool {
     const COMMANDS: [&str; 4] = ["\\times", "\\cdot", "\\div", "\\pm"];
     let next = |n: usize| after.chars().nth(n);

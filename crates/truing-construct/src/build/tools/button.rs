@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 use truing_ask::pas::Language;
 
-/// What is before the list of tools; whether calls may be parallel follows it.
+/// The text before the list of tools. A sentence of [`PARALLEL`] follows the list.
 const INTRODUCTION: [&str; 2] = [
     "You are an assistant with access to tools. Think first. Then either call tools, as a JSON list of names and \
      arguments between <call> and </call>, or give your answer between <final> and </final>. The tools:",

@@ -209,7 +209,7 @@ pub(super) fn all_sentences_end_with(text: &str, ending: &str) -> bool {
     text.split(['。', '！', '？']).filter(|part| !part.is_empty()).all(|part| part.ends_with(ending))
 }
 
-/// Whether a question or exclamation is between its two marks, with something between them.
+/// Whether a question or exclamation has both of its marks, with text between them.
 pub(super) fn has_between(text: &str, open: char, close: char) -> bool {
     let mut rest = text;
     while let Some(at) = rest.find(open) {

@@ -105,7 +105,7 @@ impl RewardFunction for Ifeval {
     }
 }
 
-/// Checks that the ids of a row's `instruction_id_list` are known, in the language that is before them,
+/// Checks that the ids of a row's `instruction_id_list` are known, in the language of their prefix,
 /// before anything is sampled. What else may be wrong with a row is found when it is scored.
 ///
 /// # Errors
