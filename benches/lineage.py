@@ -82,7 +82,7 @@ def main():
                   f"slowest {1000 * max(times):.0f} ms", flush=True)
         seconds, said = seconds_of([*truing, "impact", recipe, "--remove", "license=l7", "--json"])
         n_removed = sum(file["n_removed"] for file in json.loads(said)["impact"]["files"])
-        print(f"impact of a hundredth of the rows: {seconds:.1f} s, {n_removed} rows fall")
+        print(f"impact of a hundredth of the rows: {seconds:.1f} s, {n_removed} rows are removed")
 
 
 main()

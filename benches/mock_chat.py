@@ -1,8 +1,8 @@
 """A chat server on the loopback for tests and benchmarks: a reply is a function of the request, after a fixed time.
 
 Runs in a thread of its own. `answer` gets the text of a request's last turn and its seed; it may be a dictionary with
-one for each model. `sent` has the times of each request that was answered: its arrival, and when its reply was handed to the operating system. `repeated` has the times
-of the earlier request for each request that is repeated.
+one for each model. `sent` has the times of each request that was answered: its arrival, and when its reply was handed
+to the operating system. `repeated` has the times of the earlier request for each request that is repeated.
 """
 import asyncio
 import hashlib

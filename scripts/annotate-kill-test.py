@@ -121,7 +121,7 @@ def kill_at_random(truing, folder, n_kills, generator):
     stored = [json.loads(line) for line in journal[:journal.rfind(b"\n") + 1].splitlines()]
     by_name = {entry["submission"]: entry for entry in stored}
     acknowledged = {name: entry for annotator in annotators for name, entry in annotator.acknowledged.items()}
-    # A page is told another name of the item than the journal has.
+    # A page has another name for the item than the journal.
     lost = [name for name, entry in acknowledged.items()
             if {**by_name.get(name, {}), "item": entry["item"]} != entry]
     found = {"kills": n_kills, "acknowledged": len(acknowledged), "stored": len(stored), "lost": len(lost),

@@ -21,8 +21,6 @@ class Builder:
     writer: Callable
     checker: Callable
     files: dict = field(default_factory=dict)
-    # Whether it runs Python in the sandbox.
-    needs_sandbox: bool = False
 
     @property
     def n_rows(self):
@@ -193,7 +191,7 @@ def reasoning():
     return Builder("reasoning", "n_rows = 14\n[reasoning]\nmax_easy_share = 0.9\n", writer, checker)
 
 
-def code_of(replies, recipe, needs_sandbox):
+def code_of(replies, recipe):
     def writer(text, _seed):
         if text.startswith(("Write a request", "请写出一条")):
             reply = with_field(replies, "category", text)
@@ -209,17 +207,17 @@ def code_of(replies, recipe, needs_sandbox):
             return f"<difficulty>2</difficulty>\n{all_yes(4)}"
         return all_yes(3)
 
-    return Builder("code", recipe, writer, checker, needs_sandbox=needs_sandbox)
+    return Builder("code", recipe, writer, checker)
 
 
 def code():
-    return code_of(recorded("code"), 'n_rows = 10\n[code]\nlanguages = ["javascript"]\n', False)
+    return code_of(recorded("code"), 'n_rows = 10\n[code]\nlanguages = ["javascript"]\n')
 
 
 def code_python():
     recipe = ('n_rows = 3\n[code]\ncategories = ["generation", "completion", "debugging"]\n'
               'languages = ["python"]\nprompt_languages = ["en"]\n')
-    return code_of(recorded("code_python"), recipe, True)
+    return code_of(recorded("code_python"), recipe)
 
 
 def tools():
@@ -290,7 +288,7 @@ def code_interpreter():
         return f"```python\n{holds('question', asked)['solution']}\n```"
 
     recipe = ('n_rows = 4\n[code_interpreter]\nkinds = ["data_analysis", "calculation"]\nmax_user_turns = 2\n')
-    return Builder("code_interpreter", recipe, writer, checker, needs_sandbox=True)
+    return Builder("code_interpreter", recipe, writer, checker)
 
 
 def back_translation():

@@ -27,11 +27,12 @@ import random
 import re
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
 import time
+
+import tiny_model
 
 KINDS = ("kill", "stop", "delay")
 LIMIT_SECONDS = 10.0
@@ -41,73 +42,10 @@ LONGEST_DELAY_SECONDS = 2.5
 # A job that does not end is given up after this time.
 HANG_SECONDS = 60.0
 
-SPECIAL_TOKENS = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
-N_TOKENS = 256 + len(SPECIAL_TOKENS)
-HIDDEN, INTERMEDIATE, LAYERS, HEADS, KEY_HEADS = 32, 64, 2, 4, 2
-CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
-    "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}"
-    "{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}")
-
-
-def byte_characters():
-    """GPT-2's printable character for each byte."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = [byte for byte in range(256) if byte not in printable]
-    return [chr(byte) if byte in printable else chr(256 + others.index(byte)) for byte in range(256)]
-
-
-def tokenizer():
-    vocabulary = {character: byte for byte, character in enumerate(byte_characters())}
-    added = [{"id": 256 + i, "content": token, "single_word": False, "lstrip": False, "rstrip": False,
-              "normalized": False, "special": True} for i, token in enumerate(SPECIAL_TOKENS)]
-    vocabulary.update({token: 256 + i for i, token in enumerate(SPECIAL_TOKENS)})
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    model = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-             "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "vocab": vocabulary, "merges": []}
-    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
-            "pre_tokenizer": byte_level, "post_processor": None, "decoder": byte_level, "model": model}
-
-
-def weights():
-    """A safetensors file with random weights."""
-    width = KEY_HEADS * HIDDEN // HEADS
-    shapes = {"model.embed_tokens": [N_TOKENS, HIDDEN], "model.norm": [HIDDEN]}
-    for layer in range(LAYERS):
-        for name, shape in (("input_layernorm", [HIDDEN]), ("post_attention_layernorm", [HIDDEN]),
-                            ("self_attn.q_proj", [HIDDEN, HIDDEN]), ("self_attn.k_proj", [width, HIDDEN]),
-                            ("self_attn.v_proj", [width, HIDDEN]), ("self_attn.o_proj", [HIDDEN, HIDDEN]),
-                            ("mlp.gate_proj", [INTERMEDIATE, HIDDEN]), ("mlp.up_proj", [INTERMEDIATE, HIDDEN]),
-                            ("mlp.down_proj", [HIDDEN, INTERMEDIATE])):
-            shapes[f"model.layers.{layer}.{name}"] = shape
-    generator, header, data = random.Random(5), {"__metadata__": {"format": "pt"}}, bytearray()
-    for name, shape in shapes.items():
-        begin, n_values = len(data), shape[0] * (shape[1] if len(shape) > 1 else 1)
-        middle = 1.0 if len(shape) == 1 else 0.0
-        data += struct.pack(f"<{n_values}f", *(middle + generator.uniform(-0.1, 0.1) for _ in range(n_values)))
-        header[f"{name}.weight"] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, len(data)]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text + bytes(data)
-
 
 def write_inputs(scratch, n_steps):
     """The model, some conversations and the recipe; returns the recipe's path."""
-    model = scratch / "model"
-    model.mkdir()
-    (model / "model.safetensors").write_bytes(weights())
-    (model / "tokenizer.json").write_text(json.dumps(tokenizer()))
-    (model / "tokenizer_config.json").write_text(json.dumps({
-        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": SPECIAL_TOKENS[0], "eos_token": SPECIAL_TOKENS[1],
-        "pad_token": SPECIAL_TOKENS[2], "add_bos_token": False, "model_max_length": 2048,
-        "chat_template": CHAT_TEMPLATE}))
-    (model / "config.json").write_text(json.dumps({
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "float32", "hidden_act": "silu",
-        "hidden_size": HIDDEN, "intermediate_size": INTERMEDIATE, "num_hidden_layers": LAYERS,
-        "num_attention_heads": HEADS, "num_key_value_heads": KEY_HEADS, "vocab_size": N_TOKENS,
-        "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": True,
-        "bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 258}))
+    tiny_model.write(scratch / "model")
     rows = ({"messages": [{"role": "user", "content": f"Count to {n}."},
                           {"role": "assistant", "content": " ".join(str(i) for i in range(1, n % 13 + 2))}]}
             for n in range(80))

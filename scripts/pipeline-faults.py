@@ -31,8 +31,7 @@ import tempfile
 import time
 import tomllib
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "benches"))
-import tiny_model  # noqa: E402
+import tiny_model
 
 PATIENCE_SECONDS = 120
 
@@ -233,7 +232,7 @@ def shared_store(truing, scratch, expected, _arguments):
         time.sleep(0.05)
     ends = [(child.returncode, *child.communicate()) for child in children]
     for status, _, errors in ends:
-        # One that starts while `gc` is at work is told so.
+        # One that starts while `gc` is at work ends with an error that says so.
         expect(problems, status == 0 or "gc` is at work" in errors, f"status {status}: {errors[-600:]}")
     ran = sorted(stage for status, said, _ in ends if status == 0 for stage in json.loads(said)["ran"])
     expect(problems, ran == ["draw", "join", "merge", "sft"], f"ran: {ran}")

@@ -44,7 +44,8 @@ def task_over(name, items, shots):
 
 
 def compute_in_double():
-    """Normalisation and rotary embedding of Llama in the precision of the weights; transformers computes both in float32."""
+    """Normalisation and rotary embedding of Llama in the precision of the weights; transformers computes both in
+    float32."""
     import torch
     from transformers.models.llama import modeling_llama
 

@@ -100,7 +100,7 @@ pub enum ControlError {
         source: io::Error,
     },
     /// Ranks did not come.
-    #[error("{}", missing(ranks, *seconds))]
+    #[error("{} did not come within {seconds} s", named(ranks))]
     Missing {
         /// Which.
         ranks: Vec<usize>,
@@ -135,10 +135,11 @@ pub enum ControlError {
     Setup(#[source] io::Error),
 }
 
-fn missing(ranks: &[usize], seconds: u64) -> String {
+/// "rank 1" or "ranks 1, 2", for messages.
+pub(crate) fn named(ranks: &[usize]) -> String {
     let numbers: Vec<String> = ranks.iter().map(ToString::to_string).collect();
     let noun = if ranks.len() == 1 { "rank" } else { "ranks" };
-    format!("{noun} {} did not come within {seconds} s", numbers.join(", "))
+    format!("{noun} {}", numbers.join(", "))
 }
 
 /// How a rank was lost.
@@ -216,8 +217,8 @@ impl ControlChannel {
     /// Rank 0: waits until all others are here. `on_loss` is called once at most, on a thread of the channel.
     ///
     /// # Errors
-    /// When ranks do not come, come twice, or belong to another job. Those that came get the same error. A rank that was
-    /// started again, after its first process hung up, has come once.
+    /// When ranks do not come, come twice, or belong to another job. Those that came get the same error. A rank that
+    /// was started again, after its first process hung up, has come once.
     pub fn listen(
         listener: ControlListener,
         options: &ControlOptions,

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use truing_types::CommunicationError;
 
+use crate::control::named;
 use crate::{ControlError, JobToken, Launcher};
 
 pub use job::TcpJob;
@@ -118,9 +119,4 @@ pub enum TcpError {
     /// The control channel cannot be set up.
     #[error(transparent)]
     Control(#[from] ControlError),
-}
-
-fn named(ranks: &[usize]) -> String {
-    let numbers: Vec<String> = ranks.iter().map(ToString::to_string).collect();
-    format!("{} {}", if ranks.len() == 1 { "rank" } else { "ranks" }, numbers.join(", "))
 }

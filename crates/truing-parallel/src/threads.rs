@@ -53,8 +53,8 @@ pub fn thread_world(world_size: usize) -> Vec<ThreadRank> {
     (0..world_size).map(|rank| ThreadRank { rank, size: world_size, meeting: Arc::clone(&meeting) }).collect()
 }
 
-/// Runs `work` on every rank of a [`thread_world`], each in a thread of its own; the results in rank order. A rank's panic
-/// is the caller's.
+/// Runs `work` on every rank of a [`thread_world`], each in a thread of its own; the results in rank order. A panic of
+/// a rank is continued in the caller.
 pub fn run_thread_world<T: Send>(world_size: usize, work: impl Fn(ThreadRank) -> T + Sync) -> Vec<T> {
     std::thread::scope(|scope| {
         let work = &work;

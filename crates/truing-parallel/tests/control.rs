@@ -4,13 +4,17 @@
 #![allow(clippy::exit, reason = "ranks end with a status")]
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
-use std::io::{BufRead as _, BufReader, Read as _};
-use std::process::{Child, Command, ExitCode, Stdio};
+mod ranks;
+
+use std::io::Read as _;
+use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use truing_parallel::{ControlChannel, ControlListener, ControlOptions, Loss};
 use truing_types::Rank;
+
+use ranks::Ranks;
 
 /// The status of a rank that ends because another one was lost.
 const LOST: i32 = 75;
@@ -45,16 +49,10 @@ const CASES: &[Case] = &[
 
 /// Three ranks, of which one is lost. Returns the time from then until the others have ended.
 fn lose(rank: usize, behaviour: &str, signal: Option<&str>, words: &str, status: Option<i32>) -> Duration {
-    let mut ranks = Ranks::start(3, |of| if of == rank { behaviour } else { "work" });
+    let mut ranks = start(3, |of| if of == rank { behaviour } else { "work" });
     ranks.wait_until_joined();
     let lost = Instant::now();
-    match signal {
-        Some(signal) => {
-            let pid = ranks.0[rank].id().to_string();
-            assert!(Command::new("kill").args([&format!("-{signal}"), &pid]).status().unwrap().success());
-        }
-        None => ranks.let_go(rank),
-    }
+    ranks.disturb(rank, signal);
     for other in (0..3).filter(|other| *other != rank) {
         let (found, said) = ranks.end_of(other, lost + LIMIT);
         assert_eq!(found, Some(LOST), "rank {other}: {said}");
@@ -69,71 +67,24 @@ fn lose(rank: usize, behaviour: &str, signal: Option<&str>, words: &str, status:
 }
 
 fn finish_in_order() {
-    let mut ranks = Ranks::start(3, |rank| ["finish", "finish", "finish late"][rank]);
+    let mut ranks = start(3, |rank| ["finish", "finish", "finish late"][rank]);
     ranks.wait_until_joined();
-    (0..3).for_each(|rank| ranks.let_go(rank));
+    (0..3).for_each(|rank| ranks.disturb(rank, None));
     let limit = Instant::now() + LIMIT;
     for rank in 0..3 {
         assert_eq!(ranks.end_of(rank, limit), (Some(0), String::new()), "rank {rank}");
     }
 }
 
-/// The processes of a job. Those that are left are killed in the end.
-struct Ranks(Vec<Child>);
-
-impl Ranks {
-    fn start<'a>(n_ranks: usize, behaviour: impl Fn(usize) -> &'a str) -> Self {
-        let program = std::env::current_exe().unwrap();
-        // Free a moment ago; rank 0 takes it at once.
-        let listener = ControlListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.address().unwrap().port().to_string();
-        drop(listener);
-        let start = |rank: usize| {
-            Command::new(&program)
-                .args(["rank", &rank.to_string(), &n_ranks.to_string(), &port, behaviour(rank)])
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap()
-        };
-        Self((0..n_ranks).map(start).collect())
-    }
-
-    fn wait_until_joined(&mut self) {
-        for rank in &mut self.0 {
-            let mut line = String::new();
-            BufReader::new(rank.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-            assert_eq!(line, "joined\n");
-        }
-    }
-
-    /// Lets a rank that has joined do what it shall, now that all have.
-    fn let_go(&mut self, rank: usize) {
-        drop(self.0[rank].stdin.take());
-    }
-
-    /// Waits for the end of a rank: its status, and what it said on stderr.
-    fn end_of(&mut self, rank: usize, until: Instant) -> (Option<i32>, String) {
-        let child = &mut self.0[rank];
-        while child.try_wait().unwrap().is_none() {
-            assert!(Instant::now() < until, "rank {rank} still runs after {LIMIT:?}");
-            thread::sleep(Duration::from_millis(20));
-        }
-        let mut said = String::new();
-        child.stderr.as_mut().unwrap().read_to_string(&mut said).unwrap();
-        (child.wait().unwrap().code(), said)
-    }
-}
-
-impl Drop for Ranks {
-    fn drop(&mut self) {
-        for rank in &mut self.0 {
-            // It may have ended.
-            let _ = rank.kill();
-            let _ = rank.wait();
-        }
-    }
+/// Starts the ranks of a job, each with its behaviour.
+fn start<'a>(n_ranks: usize, behaviour: impl Fn(usize) -> &'a str) -> Ranks {
+    // Free a moment ago; rank 0 takes it at once.
+    let listener = ControlListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.address().unwrap().port().to_string();
+    drop(listener);
+    Ranks::start(n_ranks, |rank, command| {
+        command.args(["rank", &rank.to_string(), &n_ranks.to_string(), &port, behaviour(rank)]);
+    })
 }
 
 /// What one rank does.

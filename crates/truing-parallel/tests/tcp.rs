@@ -4,15 +4,18 @@
 #![allow(clippy::exit, reason = "ranks end with a status")]
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
-use std::io::{BufRead as _, BufReader, Read as _};
+mod ranks;
+
+use std::io::Read as _;
 use std::net::TcpListener;
-use std::process::{Child, Command, ExitCode, Stdio};
-use std::thread;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use truing_parallel::conformance::{self, CHECKS};
 use truing_parallel::{JobToken, Loss, Rendezvous, TcpJob, TcpOptions};
 use truing_types::Rank;
+
+use ranks::Ranks;
 
 /// The status of a rank that ends because another one was lost.
 const LOST: i32 = 75;
@@ -29,7 +32,7 @@ fn main() -> ExitCode {
         return work(behaviour);
     }
     for n_ranks in [1, 2, 3, 4] {
-        let mut ranks = Ranks::start(n_ranks, |_| "conform");
+        let mut ranks = start(n_ranks, |_| "conform");
         let limit = Instant::now() + PATIENCE;
         for rank in 0..n_ranks {
             assert_eq!(ranks.end_of(rank, limit), (Some(0), String::new()), "rank {rank} of {n_ranks}");
@@ -57,16 +60,10 @@ const CASES: &[Case] = &[
 
 /// Three ranks that run collectives, of which one is lost. Returns the time from then until the others have ended.
 fn lose(rank: usize, behaviour: &str, signal: Option<&str>, words: &str) -> Duration {
-    let mut ranks = Ranks::start(3, |of| if of == rank { behaviour } else { "work" });
+    let mut ranks = start(3, |of| if of == rank { behaviour } else { "work" });
     ranks.wait_until_joined();
     let lost = Instant::now();
-    match signal {
-        Some(signal) => {
-            let pid = ranks.0[rank].id().to_string();
-            assert!(Command::new("kill").args([&format!("-{signal}"), &pid]).status().unwrap().success());
-        }
-        None => drop(ranks.0[rank].stdin.take()),
-    }
+    ranks.disturb(rank, signal);
     for other in (0..3).filter(|other| *other != rank) {
         let (found, said) = ranks.end_of(other, lost + LIMIT);
         assert_eq!(found, Some(LOST), "rank {other}: {said}");
@@ -76,60 +73,18 @@ fn lose(rank: usize, behaviour: &str, signal: Option<&str>, words: &str) -> Dura
     lost.elapsed()
 }
 
-/// The processes of a job. Those that are left are killed in the end.
-struct Ranks(Vec<Child>);
-
-impl Ranks {
-    fn start<'a>(n_ranks: usize, behaviour: impl Fn(usize) -> &'a str) -> Self {
-        let program = std::env::current_exe().unwrap();
-        // Free a moment ago; rank 0 takes it at once.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
-        let start = |rank: usize| {
-            let (rank_text, size) = (rank.to_string(), n_ranks.to_string());
-            let place = [("RANK", &rank_text), ("WORLD_SIZE", &size), ("LOCAL_WORLD_SIZE", &size)];
-            Command::new(&program)
-                .args(["rank", behaviour(rank)])
-                .env_clear()
-                .envs(place)
-                .envs([("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", port.as_str())])
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap()
-        };
-        Self((0..n_ranks).map(start).collect())
-    }
-
-    fn wait_until_joined(&mut self) {
-        for rank in &mut self.0 {
-            let mut line = String::new();
-            BufReader::new(rank.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-            assert_eq!(line, "joined\n");
-        }
-    }
-
-    /// Waits for the end of a rank: its status, and what it said on stderr.
-    fn end_of(&mut self, rank: usize, until: Instant) -> (Option<i32>, String) {
-        let child = &mut self.0[rank];
-        while child.try_wait().unwrap().is_none() {
-            assert!(Instant::now() < until, "rank {rank} still runs");
-            thread::sleep(Duration::from_millis(20));
-        }
-        let mut said = String::new();
-        child.stderr.as_mut().unwrap().read_to_string(&mut said).unwrap();
-        (child.wait().unwrap().code(), said)
-    }
-}
-
-impl Drop for Ranks {
-    fn drop(&mut self) {
-        for rank in &mut self.0 {
-            // It may have ended.
-            let _ = rank.kill();
-            let _ = rank.wait();
-        }
-    }
+/// Starts the ranks of a job, each with its behaviour.
+fn start<'a>(n_ranks: usize, behaviour: impl Fn(usize) -> &'a str) -> Ranks {
+    // Free a moment ago; rank 0 takes it at once.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let size = n_ranks.to_string();
+    Ranks::start(n_ranks, |rank, command| {
+        command
+            .args(["rank", behaviour(rank)])
+            .env_clear()
+            .envs([("RANK", &rank.to_string()), ("WORLD_SIZE", &size), ("LOCAL_WORLD_SIZE", &size)])
+            .envs([("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", port.as_str())]);
+    })
 }
 
 /// What one rank does.

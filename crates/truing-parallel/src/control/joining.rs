@@ -12,7 +12,7 @@ use super::message::{Message, Unread};
 use super::{ControlError, ControlOptions, JobToken};
 
 /// The time between two looks for a connection, or two attempts to make one.
-pub(crate) const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(20);
 /// How long one attempt to connect, or a stranger who says nothing, may take.
 pub(crate) const ATTEMPT: Duration = Duration::from_secs(1);
 
@@ -54,23 +54,38 @@ fn gather(
 ) -> Result<(), ControlError> {
     let mut left = options.join_within;
     while peers.len() + 1 < options.world_size {
+        let Some(reader) = next_connection(listener, &mut left).map_err(ControlError::Setup)? else {
+            let ranks = (1..options.world_size).filter(|rank| !peers.contains_key(rank)).collect();
+            return Err(ControlError::Missing { ranks, seconds: options.join_within.as_secs() });
+        };
+        welcome(reader, options, peers)?;
+    }
+    Ok(())
+}
+
+/// Waits for the next connection to a listener that does not block. `left` is the time that remains to wait; `None`
+/// once it is over.
+pub(crate) fn next_connection(
+    listener: &TcpListener,
+    left: &mut Duration,
+) -> io::Result<Option<BufReader<TcpStream>>> {
+    loop {
         match listener.accept() {
             Ok((stream, _)) => {
-                let Some(reader) = prepared(stream, ATTEMPT).map_err(ControlError::Setup)? else { continue };
-                welcome(reader, options, peers)?;
+                if let Some(reader) = prepared(stream, ATTEMPT)? {
+                    return Ok(Some(reader));
+                }
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                let ranks = (1..options.world_size).filter(|rank| !peers.contains_key(rank)).collect();
-                let seconds = options.join_within.as_secs();
-                left = left.checked_sub(PAUSE).ok_or(ControlError::Missing { ranks, seconds })?;
+                let Some(rest) = left.checked_sub(PAUSE) else { return Ok(None) };
+                *left = rest;
                 thread::sleep(PAUSE);
             }
             // A connection that ended before it was accepted.
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {}
-            Err(error) => return Err(ControlError::Setup(error)),
+            Err(error) => return Err(error),
         }
     }
-    Ok(())
 }
 
 /// Takes a rank in. A connection that does not speak this protocol is dropped.

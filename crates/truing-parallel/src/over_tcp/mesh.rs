@@ -1,7 +1,7 @@
 //! The links of one rank with all others: how they are made, and how messages of collectives use them.
 
 use std::collections::BTreeMap;
-use std::io::{BufReader, ErrorKind};
+use std::io::BufReader;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,8 @@ use truing_types::CommunicationError;
 
 use super::link::{Broken, Link};
 use super::{TcpError, TcpOptions};
-use crate::control::joining::{ATTEMPT, PAUSE, connect, prepared};
+use crate::JobToken;
+use crate::control::joining::{connect, next_connection, prepared};
 use crate::control::message::Message;
 use crate::transfers::Wire;
 
@@ -84,25 +85,12 @@ impl Unlinked<'_> {
         self.listener.set_nonblocking(true).map_err(TcpError::Setup)?;
         let mut left = self.options.join_within;
         while streams.len() + 1 < self.world_size {
-            match self.listener.accept() {
-                Ok((stream, _)) => {
-                    let Some(reader) = prepared(stream, ATTEMPT).map_err(TcpError::Setup)? else { continue };
-                    self.welcome(reader, streams);
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    let missing = || {
-                        let ranks = self.me + 1..self.world_size;
-                        let ranks = ranks.filter(|rank| !streams.contains_key(rank)).collect();
-                        TcpError::Unlinked { ranks, seconds: self.options.join_within.as_secs() }
-                    };
-                    left = left.checked_sub(PAUSE).ok_or_else(missing)?;
-                    thread::sleep(PAUSE);
-                }
-                // A connection that ended before it was accepted.
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {}
-                Err(error) => return Err(TcpError::Setup(error)),
-            }
+            let Some(reader) = next_connection(self.listener, &mut left).map_err(TcpError::Setup)? else {
+                let above = self.me + 1..self.world_size;
+                let ranks = above.filter(|rank| !streams.contains_key(rank)).collect();
+                return Err(TcpError::Unlinked { ranks, seconds: self.options.join_within.as_secs() });
+            };
+            self.welcome(reader, streams);
         }
         Ok(())
     }
@@ -114,7 +102,7 @@ impl Unlinked<'_> {
             Ok(Message::Link { from, to, token }) => {
                 let is_awaited =
                     (self.me + 1..self.world_size).contains(&from) && !streams.contains_key(&from);
-                let is_ours = to == self.me && token == self.options.token.clone().into_text();
+                let is_ours = to == self.me && JobToken::new(token) == self.options.token;
                 if is_awaited && is_ours && Message::Linked.write(reader.get_ref()).is_ok() {
                     streams.insert(from, reader);
                 }
@@ -157,7 +145,9 @@ impl Mesh {
         self.links[rank].as_ref().expect("a rank sends nothing to itself")
     }
 
-    fn error_of(&self, broken: Broken, rank: usize, operation: &'static str) -> CommunicationError {
+    /// Ends the mesh after the link with `rank` has broken; the error of the collective. After a loss it waits, so that
+    /// the control channel can end this process first.
+    fn end_after(&self, broken: Broken, rank: usize, operation: &'static str) -> CommunicationError {
         self.is_over.store(true, Ordering::SeqCst);
         match broken {
             Broken::Lost => {
@@ -184,10 +174,12 @@ impl Wire for Mesh {
         operation: &'static str,
     ) -> Result<(), CommunicationError> {
         if !send.is_empty() {
-            self.link(to).send(tag, send).map_err(|broken| self.error_of(broken, to, operation))?;
+            self.link(to).send(tag, send).map_err(|broken| self.end_after(broken, to, operation))?;
         }
         if !receive.is_empty() {
-            self.link(from).receive(tag, receive).map_err(|broken| self.error_of(broken, from, operation))?;
+            self.link(from)
+                .receive(tag, receive)
+                .map_err(|broken| self.end_after(broken, from, operation))?;
         }
         Ok(())
     }

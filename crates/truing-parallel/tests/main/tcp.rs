@@ -215,7 +215,7 @@ fn ranks_that_come_twice_or_never_are_named_on_every_rank() {
 }
 
 #[test]
-fn who_comes_after_the_start_is_told_so_and_the_job_goes_on() {
+fn a_rank_that_comes_after_the_start_gets_an_error_and_the_job_continues() {
     let port = free_port();
     let (losses, found) = channel();
     thread::scope(|scope| {

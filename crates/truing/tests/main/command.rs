@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 /// What a finished command left.
 #[derive(Debug)]
@@ -13,6 +13,15 @@ pub(crate) struct Finished {
 }
 
 impl Finished {
+    /// What a process that has ended left.
+    pub(crate) fn of(output: Output) -> Self {
+        Self {
+            status: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
     /// Fails unless the exit status is this.
     #[track_caller]
     pub(crate) fn expect_status(self, status: i32) -> Self {
@@ -49,10 +58,5 @@ pub(crate) fn run_inside<S: AsRef<OsStr>>(home: &Path, arguments: impl IntoItera
 
 /// Runs a command to its end.
 pub(crate) fn finish(command: &mut Command) -> Finished {
-    let output = command.output().unwrap();
-    Finished {
-        status: output.status.code(),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
-    }
+    Finished::of(command.output().unwrap())
 }

@@ -176,12 +176,7 @@ fn free_port() -> String {
 }
 
 fn end_of(child: Child) -> Finished {
-    let output = child.wait_with_output().unwrap();
-    Finished {
-        status: output.status.code(),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
-    }
+    Finished::of(child.wait_with_output().unwrap())
 }
 
 #[test]
