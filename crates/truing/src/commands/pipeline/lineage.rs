@@ -168,7 +168,7 @@ fn indented(depth: usize, text: &str, printer: Printer) -> anyhow::Result<()> {
 
 /// A text of a row on one line: data does not command the terminal.
 fn one_line(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
+    text.replace(char::is_control, " ")
 }
 
 fn print_row(row: &TracedRow, depth: usize, printer: Printer) -> anyhow::Result<()> {
