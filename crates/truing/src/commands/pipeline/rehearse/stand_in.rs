@@ -241,8 +241,9 @@ fn filled_object(asked: &Asked<'_>) -> Option<String> {
     let skeleton = &asked.text[asked.text.rfind("\n{")?..];
     let Value::Object(mut skeleton) = serde_json::from_str(skeleton.trim()).ok()? else { return None };
     for (_, checkpoint) in &mut skeleton {
-        checkpoint[REASON] = "理由".into();
-        checkpoint[RESULT] = "是".into();
+        let checkpoint = checkpoint.as_object_mut()?;
+        checkpoint.insert(REASON.into(), "理由".into());
+        checkpoint.insert(RESULT.into(), "是".into());
     }
     Some(Value::Object(skeleton).to_string())
 }
@@ -436,7 +437,7 @@ fn score(tail: &str, draw: u64) -> u64 {
     let numbers: Vec<u64> =
         tail.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect();
     match numbers.as_slice() {
-        [lowest, highest, ..] if highest > &(lowest + 2) => highest - draw % 3,
+        [lowest, highest, ..] if highest.saturating_sub(*lowest) > 2 => highest - draw % 3,
         [_, highest, ..] => *highest,
         _ => 8 + draw % 3,
     }
