@@ -19,13 +19,11 @@ use std::thread;
 use std::time::Duration;
 
 use serde::Serialize;
-use toml::Value;
 use truing_store::{Digest, StoreError, atomic};
 use truing_types::with_causes;
 
 use crate::plan::PlannedWork;
 use crate::recipe::Kind;
-use crate::references::with_real_paths;
 use crate::store::Found;
 use crate::{
     Digests, Done, Host, Job, JobEnd, JobReport, LockFile, LockedStage, Notice, Pipeline, PipelineError,
@@ -307,7 +305,7 @@ impl<'a> Running<'a> {
 
     fn result_of(&self, idx: usize, planned: &PlannedStage) -> Result<Fate, PipelineError> {
         let key = planned.key.expect("a stage whose needs have results has a key");
-        if let PlannedWork::Gate(_) = &planned.work {
+        if planned.is_gate() {
             return self.pass_gate(idx, planned, key);
         }
         let Some(lock) = self.wait_for(planned, key)? else { return Ok(Fate::Interrupted) };
@@ -335,7 +333,7 @@ impl<'a> Running<'a> {
         lock: &File,
     ) -> Result<Fate, PipelineError> {
         for (setting, path) in &planned.made {
-            let real = self.real_text(path);
+            let real = self.plan.with_real_paths(path, self.store);
             if !Path::new(&real).exists() {
                 let reason = format!("`{setting}`: the run before left no {real}");
                 return Ok(Fate::Failed(reason));
@@ -407,7 +405,8 @@ impl<'a> Running<'a> {
                 }
                 fs::create_dir_all(&folder).map_err(StoreError::io("create", &folder))?;
                 let output = folder.to_string_lossy();
-                let real = |text: &String| self.real_text(text).replace(OUTPUT, &output);
+                let real =
+                    |text: &String| self.plan.with_real_paths(text, self.store).replace(OUTPUT, &output);
                 let arguments = arguments.iter().map(real).collect();
                 Work::Command { arguments, folder: self.pipeline.folder.clone() }
             }
@@ -476,8 +475,7 @@ impl<'a> Running<'a> {
     fn changed_file(&self, idx: usize) -> Result<Option<PathBuf>, PipelineError> {
         let planned = &self.plan.stages[idx];
         let upstream = self.pipeline.stages[idx].upstream.iter().map(|&needed| &self.plan.stages[needed]);
-        let gates = upstream
-            .filter(|needed| matches!(needed.work, PlannedWork::Gate(_)) && planned.names_output_of(needed));
+        let gates = upstream.filter(|needed| needed.is_gate() && planned.names_output_of(needed));
         for file in planned.files.iter().chain(gates.flat_map(|gate| &gate.files)) {
             match self.digests.of_input(&file.path, file.is_whole, self.host.now()) {
                 Ok(measured) if measured.blake3 == file.blake3 => {}
@@ -493,9 +491,7 @@ impl<'a> Running<'a> {
         let planned = &self.plan.stages[idx];
         let upstream = self.pipeline.stages[idx].upstream.iter().map(|&needed| &self.plan.stages[needed]);
         for needed in upstream.filter(|needed| planned.names_output_of(needed)) {
-            let Some(key) = needed.key.filter(|_| !matches!(needed.work, PlannedWork::Gate(_))) else {
-                continue;
-            };
+            let Some(key) = needed.key.filter(|_| !needed.is_gate()) else { continue };
             let damage = match self.store.find(key, self.digests, self.host)? {
                 Found::Done(_) => continue,
                 Found::Damaged(reason) => reason,
@@ -538,11 +534,5 @@ impl<'a> Running<'a> {
             after.write(&lock_path)?;
         }
         Ok(())
-    }
-
-    fn real_text(&self, text: &str) -> String {
-        let mut value = Value::String(text.to_owned());
-        with_real_paths(&mut value, &|key| self.plan.folder_of(key, self.store));
-        value.as_str().unwrap_or(text).to_owned()
     }
 }

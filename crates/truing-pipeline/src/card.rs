@@ -15,6 +15,7 @@ use toml::Value as Setting;
 use truing_store::Digest;
 use truing_store::paths::in_folder;
 
+use crate::export::quoted;
 use crate::impact::each_row;
 use crate::lineage::files::MODEL_FILES;
 use crate::plan::ReadFile;
@@ -290,11 +291,6 @@ fn list<'a>(text: &mut String, key: &str, entries: impl Iterator<Item = &'a str>
     }
 }
 
-/// A text of YAML in quotes, which are those of JSON.
-fn quoted(text: &str) -> String {
-    Value::from(text).to_string()
-}
-
 /// A text in a cell of a table.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace(['\n', '\r'], " ")
@@ -318,7 +314,7 @@ fn is_base_setting(setting: &str) -> bool {
         || ["models.", "slices."].iter().any(|list| setting.starts_with(list))
 }
 
-/// The stages from whose models a stage's model goes on, and the stage itself.
+/// The stage itself, and those whose models it was trained or merged from, directly or through others.
 fn model_line(lineage: &Lineage<'_>, stage: usize) -> BTreeSet<usize> {
     let (pipeline, plan) = (lineage.pipeline, lineage.plan);
     let (mut found, mut open) = (BTreeSet::new(), vec![stage]);

@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::fs::{self, DirEntry};
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, SyncSender};
-use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
 use std::time::SystemTime;
 
@@ -110,8 +110,8 @@ impl Digests {
         }
         let real = fs::canonicalize(path).map_err(StoreError::io("read", path))?;
         let (sender, receiver) = mpsc::sync_channel::<Batch>(N_WAITING);
-        let receiver = Mutex::new(receiver);
-        let work = || {
+        let receiver = Arc::new(Mutex::new(receiver));
+        let work = &|receiver: &Mutex<Receiver<Batch>>| {
             let mut measured = Vec::new();
             loop {
                 let received = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
@@ -120,7 +120,13 @@ impl Digests {
             }
         };
         let (listed, mut measured) = thread::scope(|scope| {
-            let threads: Vec<_> = (0..self.n_threads).map(|_| scope.spawn(work)).collect();
+            let spawn = |_| {
+                let receiver = Arc::clone(&receiver);
+                scope.spawn(move || work(&receiver))
+            };
+            let threads: Vec<_> = (0..self.n_threads).map(spawn).collect();
+            // Then it ends with the threads, and nothing waits for those that have panicked.
+            drop(receiver);
             let mut listing = Listing { batches: sender, n_sent: 0, above: vec![real] };
             let listed = listing.folder(path, "");
             // The threads end when there are no more batches.

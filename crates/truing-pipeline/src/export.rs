@@ -30,7 +30,7 @@ fn recipe_file(pipeline: &Pipeline) -> String {
 }
 
 /// A text between double quotes, as Python and YAML read it.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 

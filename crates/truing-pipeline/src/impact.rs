@@ -21,7 +21,6 @@ use truing_types::counted;
 use crate::lineage::Parents;
 use crate::lineage::files::{Table, is_lines};
 use crate::lineage::index::{id_of, object};
-use crate::recipe::Kind;
 use crate::{Lineage, PipelineError};
 
 pub use rewrite::{FilteredFile, Written, write_without};
@@ -177,7 +176,7 @@ impl Walk<'_, '_> {
         let stage = own.owner.map(|stage| self.lineage.pipeline.stages[stage].name.clone());
         let is_whole = self.selectors.iter().any(|selector| selector.is_file(&own));
         // People do not run again: what falls of their file is removed from it.
-        let is_of_people = own.owner.is_some_and(|stage| is_gate(self.lineage, stage));
+        let is_of_people = own.owner.is_some_and(|stage| self.lineage.plan.stages[stage].is_gate());
         // Where nothing falls above, no row needs to be followed.
         let follows = own.owner.is_some_and(|stage| {
             self.lineage.files.inputs[stage].iter().any(|input| self.has_hit(input.file))
@@ -313,7 +312,7 @@ impl Walk<'_, '_> {
         for file in self.in_order().into_iter().filter(|file| self.roots.contains(file)) {
             let own = &files.all[file];
             if let Some(owner) =
-                own.owner.filter(|owner| again.contains(owner) && !is_gate(self.lineage, *owner))
+                own.owner.filter(|owner| again.contains(owner) && !self.lineage.plan.stages[*owner].is_gate())
             {
                 let name = &pipeline.stages[owner].name;
                 self.impact.remarks.push(format!(
@@ -334,7 +333,9 @@ impl Walk<'_, '_> {
         }
         for (file, own) in files.all.iter().enumerate() {
             let n_changed = self.changed.get(&file).map_or(0, HashSet::len);
-            if let Some(gate) = own.owner.filter(|owner| n_changed > 0 && is_gate(self.lineage, *owner)) {
+            if let Some(gate) =
+                own.owner.filter(|owner| n_changed > 0 && self.lineage.plan.stages[*owner].is_gate())
+            {
                 self.impact.remarks.push(format!(
                     "{n_changed} rows of {}/{} were made of rows that lose responses: look at them again",
                     pipeline.stages[gate].name, own.name
@@ -371,11 +372,6 @@ impl Walk<'_, '_> {
         }
         self.impact.models = models.into_iter().map(|(_, model)| model).collect();
     }
-}
-
-/// Whether a stage waits for people.
-fn is_gate(lineage: &Lineage<'_>, stage: usize) -> bool {
-    matches!(lineage.pipeline.stages[stage].kind, Kind::Gate(_))
 }
 
 /// Whether the settings of a stage name a file. A command or gate has everything of the stages before it among its

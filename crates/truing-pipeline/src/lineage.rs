@@ -27,7 +27,7 @@ const RECORDS: [&str; 5] =
 const SKIPPED: &str = "skipped.jsonl";
 /// What became of every row of a selection.
 const DECISIONS: &str = "decisions.jsonl";
-/// Records of one row that are shown.
+/// Records that are kept of what a stage says of one row that it read; others are counted.
 const MAX_RECORDS: usize = 200;
 /// Rows of one trace: of an `id` that many rows have, each may have been made of as many.
 const MAX_ROWS: usize = 200;
@@ -77,6 +77,8 @@ pub struct Reader {
     pub setting: String,
     /// What it says of the row: why it was left out.
     pub records: Vec<Record>,
+    /// Further records, which are too many to list.
+    pub n_records_left_out: usize,
 }
 
 /// A row and where it came from.
@@ -98,6 +100,8 @@ pub struct TracedRow {
     pub row: Option<Map<String, Value>>,
     /// What the stage says of it in other files: decisions, candidates, verdicts.
     pub records: Vec<Record>,
+    /// Further records, which are too many to list.
+    pub n_records_left_out: usize,
     /// The rows that it was made of.
     pub from: Vec<TracedRow>,
     /// Why it cannot be followed further.
@@ -166,9 +170,9 @@ impl<'a> Lineage<'a> {
         let (line, n_with_id) = self.line_at(file, address.row)?;
         let reader = match self.files.setting(stage, file) {
             Some(setting) if self.files.all[file].owner != Some(stage) => {
-                let records = self.records(stage, (file, line), None)?;
+                let (records, n_records_left_out) = self.records(stage, (file, line), None)?;
                 let StageNames { name, uses } = self.names(stage);
-                Some(Reader { stage: name, uses, setting: setting.to_owned(), records })
+                Some(Reader { stage: name, uses, setting: setting.to_owned(), records, n_records_left_out })
             }
             _ => None,
         };
@@ -272,6 +276,7 @@ impl<'a> Lineage<'a> {
             id: row.as_ref().and_then(id_of),
             row: None,
             records: Vec::new(),
+            n_records_left_out: 0,
             from: Vec::new(),
             note: None,
         };
@@ -285,7 +290,9 @@ impl<'a> Lineage<'a> {
                     traced.note = Some(format!("{n_more} more rows have its `id`, and are left out here"));
                     break;
                 }
-                traced.records.extend(self.records(stage, parent, Some((file, fields)))?);
+                let (records, n_left_out) = self.records(stage, parent, Some((file, fields)))?;
+                traced.records.extend(records);
+                traced.n_records_left_out += n_left_out;
                 if depth > 0 {
                     traced.from.push(self.traced(parent.0, parent.1, depth - 1, n_rows)?);
                 }
@@ -370,20 +377,21 @@ impl<'a> Lineage<'a> {
         Ok(place.map_or_else(|| Parents::without(note()), |found| Parents { rows: vec![found], note: None }))
     }
 
-    /// What a stage says in other files about a row that it read, and `made` of it.
+    /// What a stage says in other files about a row that it read, and `made` of it: at most [`MAX_RECORDS`], and how
+    /// many more there are.
     fn records(
         &self,
         stage: usize,
         parent: (usize, u64),
         made: Option<(usize, &Map<String, Value>)>,
-    ) -> Result<Vec<Record>, PipelineError> {
+    ) -> Result<(Vec<Record>, usize), PipelineError> {
         let Some(key) = self.plan.stages[stage].key.filter(|_| !is_foreign(&self.plan.stages[stage].work))
         else {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), 0));
         };
         let folder = self.tables.store.run_folder(key);
         let uses = self.pipeline.stages[stage].uses.as_str();
-        let mut records = Vec::new();
+        let (mut records, mut n_left_out) = (Vec::new(), 0);
         for name in RECORDS {
             let path = folder.join(name);
             let is_own = made.is_some_and(|(file, _)| self.files.all[file].path == path);
@@ -399,15 +407,24 @@ impl<'a> Lineage<'a> {
                 }
                 for line in index.linked_to(number, parent.1)? {
                     let Some(row) = index.row(line)? else { continue };
-                    let is_about = self.linked(stage, &links_of(&row, uses, name)) == Some(parent);
-                    if is_about && records.len() < MAX_RECORDS {
-                        let row = made.map_or_else(|| Some(row.clone()), |(_, made)| about(made, &row));
-                        records.extend(row.map(|row| Record { file: name.to_owned(), line, row }));
+                    if self.linked(stage, &links_of(&row, uses, name)) != Some(parent) {
+                        continue;
+                    }
+                    let row = match made {
+                        Some((_, made)) => about(made, &row),
+                        None => Some(row),
+                    };
+                    match row {
+                        Some(row) if records.len() < MAX_RECORDS => {
+                            records.push(Record { file: name.to_owned(), line, row });
+                        }
+                        Some(_) => n_left_out += 1,
+                        None => {}
                     }
                 }
             }
         }
-        Ok(records)
+        Ok((records, n_left_out))
     }
 }
 

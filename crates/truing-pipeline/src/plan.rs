@@ -178,6 +178,13 @@ impl PipelinePlan {
         };
         Some(folder.to_string_lossy().into_owned())
     }
+
+    /// A text of a stage's settings with real paths in the place of placeholder paths.
+    pub(crate) fn with_real_paths(&self, text: &str, store: &Store) -> String {
+        let mut value = Value::String(text.to_owned());
+        with_real_paths(&mut value, &|key| self.folder_of(key, store));
+        value.as_str().unwrap_or(text).to_owned()
+    }
 }
 
 /// Plans one stage; those before it are planned.
@@ -273,7 +280,7 @@ impl Planning<'_> {
             Some(locked) => parts.changes(&locked.parts),
         };
         let as_stored = if is_locked { State::UpToDate } else { State::InStore };
-        if matches!(planned.work, PlannedWork::Gate(_)) {
+        if planned.is_gate() {
             planned.state = as_stored;
             planned.remark = same_file_again(&planned.changes);
         } else {

@@ -12,8 +12,8 @@
 //! | `pipelines/ID` | the lock files that name runs here |
 //! | `incoming/KEY/` | files of a result that is being fetched from the remote |
 //! | `digests` | digests of files that were read |
+//! | `digests.lock` | held while `digests` is written |
 //! | `lineage/DIGEST.index` | indexes of files of rows, made when rows are followed; they may be removed |
-//! | `digests.lock` | held while they are written |
 //! | `turns/NAME-ID.jsonl` | the turns of a pipeline |
 
 use std::collections::BTreeMap;

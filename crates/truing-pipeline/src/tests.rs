@@ -161,7 +161,7 @@ impl Host for Fake {
 /// `copy FROM TO`, and `nothing`.
 fn run_command(job: &Job<'_>) -> Result<JobEnd, Cause> {
     let Work::Command { arguments, folder } = job.work else { unreachable!() };
-    assert_eq!(fs::read_dir(job.folder)?.count(), 0, "a command begins in an empty folder");
+    assert_eq!(fs::read_dir(job.folder)?.count(), 0, "a command starts in an empty folder");
     if let [_, from, to] = arguments.as_slice() {
         fs::copy(folder.join(from), to)?;
     }

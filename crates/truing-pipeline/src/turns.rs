@@ -276,7 +276,7 @@ pub fn with_quotas(
     (quotas_of(&edited, stage)? == *quotas).then_some(edited)
 }
 
-/// Where the numbers of the quotas stand.
+/// The quotas by name, with the byte ranges of their numbers in the text.
 fn quota_spans(text: &str, stage: &str) -> Option<Vec<(String, Range<usize>)>> {
     let document = DeTable::parse(text).ok()?;
     let mut at = document.get_ref();

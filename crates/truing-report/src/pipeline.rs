@@ -75,7 +75,7 @@ pub enum PipelineStageState {
     /// It has no result.
     #[default]
     ToRun,
-    /// It was begun and has no result yet.
+    /// It was started and has no result yet.
     ToContinue,
     /// It has failed.
     Failed,

@@ -271,11 +271,9 @@ fn recipe_without(
     }
     let text = toml::to_string_pretty(&recipe).expect("a recipe is made of tables, texts and numbers");
     let (removed, original) = (impact.removed.join(", "), pipeline.path().display());
-    Ok(format!("{HEADER} from {original}, without rows with {}.\n\n{text}", one_line(&removed)))
-}
-
-fn one_line(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
+    // A comment is one line, whatever is in names.
+    let comment = format!("{HEADER} from {original}, without rows with {removed}.");
+    Ok(format!("{}\n\n{text}", comment.replace(char::is_control, " ")))
 }
 
 fn cannot_change(stage: &PipelineStage, setting: &str, copy: &Path) -> PipelineError {

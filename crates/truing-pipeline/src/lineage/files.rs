@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use serde_json::{Map, Value};
-use toml::Value as TomlValue;
 use truing_data::{ObjectRow, data_files, readable_objects};
 use truing_store::StoreError;
 use truing_store::paths::in_folder;
@@ -16,7 +15,6 @@ use truing_store::paths::in_folder;
 use super::index::{Index, id_of};
 use crate::plan::PlannedWork;
 use crate::recipe::Kind;
-use crate::references::with_real_paths;
 use crate::{Digests, Host, Pipeline, PipelineError, PipelinePlan, Store};
 
 /// Endings of files of rows that stages leave.
@@ -97,7 +95,7 @@ impl Files {
                 }
             }
             for (setting, placeholder) in &planned.made {
-                let path = real_path(plan, store, placeholder);
+                let path = PathBuf::from(plan.with_real_paths(placeholder, store));
                 // Of the stages of one key the one that is named.
                 let is_named = |&file: &usize| {
                     let RowFile { owner, name, path: left } = &files.all[file];
@@ -203,13 +201,6 @@ impl Files {
         let found = self.inputs[stage].iter().find(|input| input.file == file);
         found.map(|input| input.setting.as_str())
     }
-}
-
-/// The path that a placeholder of the plan stands for.
-pub(crate) fn real_path(plan: &PipelinePlan, store: &Store, placeholder: &str) -> PathBuf {
-    let mut value = TomlValue::String(placeholder.to_owned());
-    with_real_paths(&mut value, &|key| plan.folder_of(key, store));
-    PathBuf::from(value.as_str().unwrap_or(placeholder))
 }
 
 /// The files of rows behind a path that a stage reads; none of a model.

@@ -1,5 +1,7 @@
 //! Rows of pipelines followed back and forward. The stages here write rows with links, as those of the program do.
 
+mod limits;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -551,34 +553,6 @@ fn of_stages_of_one_key_the_one_that_is_read_is_followed() {
     assert_eq!(found.runs_again, ["train"]);
     let models: Vec<(u64, u64)> = found.models.iter().map(|model| (model.n_removed, model.n_rows)).collect();
     assert_eq!(models, [(4, 8)]);
-}
-
-fn n_rows(row: &TracedRow) -> usize {
-    1 + row.from.iter().map(n_rows).sum::<usize>()
-}
-
-#[test]
-fn rows_of_one_id_are_not_followed_without_end() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut recipe = String::new();
-    // Each stage leaves what it reads: 60 rows of one id, each of which may be made of any of the stage before it.
-    for (name, from) in [("a", "rows.jsonl"), ("b", "${stages.a.rows}"), ("c", "${stages.b.rows}")] {
-        recipe += &format!(
-            "[stages.{name}]\nuses = \"command\"\n[stages.{name}.with]\n\
-             command = [\"cp\", \"{from}\", \"${{output}}/rows.jsonl\"]\ninputs = [\"{from}\"]\n\
-             outputs = {{ rows = \"rows.jsonl\" }}\n"
-        );
-    }
-    let path = folder.path().join("pipe.toml");
-    fs::write(folder.path().join("rows.jsonl"), "{\"id\": \"same\"}\n".repeat(60)).unwrap();
-    fs::write(&path, recipe).unwrap();
-    Opened::apply(&path);
-    let opened = Opened::of(&path);
-    let trace = opened.lineage().trace(RowAddress { stage: "c", file: None, row: "60" }).unwrap();
-    assert!((100..250).contains(&n_rows(&trace.row)), "{}", n_rows(&trace.row));
-    assert_eq!(way(&trace.row), ["c/rows:60", "b/rows:1", "a/rows:1", "rows.jsonl:1"]);
-    let note = trace.row.note.unwrap();
-    assert!(note.ends_with("more rows have its `id`, and are left out here"), "{note}");
 }
 
 #[test]

@@ -22,7 +22,7 @@ use crate::evaluation::text::{grouped, metric_name, number, range, signed, signe
 const N_CATEGORIES: usize = 24;
 /// A category with fewer items is left out.
 const MIN_ITEMS: usize = 5;
-/// Models whose samples stand side by side.
+/// Models whose samples are shown side by side.
 const N_MODELS: usize = 4;
 /// Items of a benchmark that are shown.
 const N_SAMPLES: usize = 5;

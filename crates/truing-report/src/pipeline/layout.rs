@@ -1,4 +1,4 @@
-//! Where the stages of a graph stand, and the lines between them: layers by the longest way from a stage that needs
+//! The places of the stages of a graph, and the lines between them: layers by the longest way from a stage that needs
 //! none, an order within each layer with few crossings (barycentres; Sugiyama, Tagawa and Toda 1981), and places near
 //! the neighbours. A line that passes a layer has a place there, so that it crosses no box.
 
@@ -13,12 +13,12 @@ const BETWEEN_LAYERS: [f64; 2] = [40.0, 54.0];
 /// Sweeps over the layers, down and up.
 const N_SWEEPS: usize = 12;
 
-/// Where the stages that need others stand.
+/// Where stages are placed, seen from those that they need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Direction {
-    /// Below them.
+    /// Below.
     Down,
-    /// To the right of them.
+    /// To the right.
     Right,
 }
 

@@ -67,7 +67,7 @@ impl Turning {
             fs::write(workshop.path(name), text).unwrap();
         };
         write("pool.jsonl", &|(text, task)| json!({ "prompt": text, "task": task }));
-        // No model answers this: all scores are 0, and nothing can be told apart.
+        // No model answers this: all scores are 0, and no difference is shown.
         write(
             "questions.jsonl",
             &|(text, task)| json!({ "question": text, "task": task, "answer": "zq7 zq8 zq9" }),

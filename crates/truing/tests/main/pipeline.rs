@@ -143,7 +143,7 @@ fn two_machines_share_results_through_a_folder() {
     assert!(second.0.path("pipeline-out/songs/report.html").is_file());
     let pushed = second.run("push", &[]).expect_status(0).stdout;
     assert_eq!(pushed.matches("there already").count(), 3, "{pushed}");
-    // A remote that is gone is an error that says how to go on.
+    // A remote that is gone is an error that says how to continue.
     drop(shared);
     second.run("status", &[]).expect_status(2).expect_stderr(&["create it, or mount it", "--offline"]);
     second.run("status", &["--offline"]).expect_status(0);

@@ -15,6 +15,7 @@ use object_store::client::{
     HttpResponseBody, HttpService,
 };
 use object_store::{ClientConfigKey, ClientOptions};
+use truing_types::with_causes;
 
 /// How long a connection may take to be made.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
@@ -75,10 +76,6 @@ impl HttpService for Service {
 /// An error of a request, with the kind by which `object_store` decides whether to try again.
 fn of_client(error: Error) -> HttpError {
     let kind = if error.is_connect() { HttpErrorKind::Connect } else { HttpErrorKind::Request };
+    // The message of hyper's client leaves out the cause.
     HttpError::new(kind, io::Error::other(with_causes(&error)))
-}
-
-/// The message of hyper's client leaves out the cause.
-fn with_causes(error: &Error) -> String {
-    truing_types::with_causes(error)
 }

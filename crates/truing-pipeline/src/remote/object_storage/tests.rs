@@ -1,4 +1,4 @@
-//! Every kind of storage that can be had without a network does what [`Storage`] says; S3 and a web server are played
+//! Every kind of storage that can be had without a network does what [`Storage`] says; S3 and a web server are imitated
 //! by a small server here.
 
 mod server;

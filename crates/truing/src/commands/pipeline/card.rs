@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
 use clap::Args;
 use truing_pipeline::{Lineage, ModelCard};
 use truing_store::atomic;
@@ -44,7 +43,7 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> anyhow::Result<Ou
     }
     let text = card.to_markdown();
     if let Some(output) = &arguments.output {
-        atomic::write(output, text.as_bytes()).with_context(|| clean_path(output))?;
+        atomic::write(output, text.as_bytes())?;
     }
     match (&arguments.output, arguments.json) {
         (_, true) => printer.json(&card)?,

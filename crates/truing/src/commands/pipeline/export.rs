@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
+use serde::Serialize;
 use serde_json::json;
 use truing_pipeline::{KubernetesOptions, StageNeeds, argo_workflow, snakefile};
 use truing_store::atomic;
@@ -47,21 +48,13 @@ pub(crate) struct ExportArguments {
 }
 
 /// Programs that run workflows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
 enum Format {
     /// A Snakefile for Snakemake.
     Snakemake,
     /// A workflow of Argo for Kubernetes.
     Kubernetes,
-}
-
-impl Format {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Snakemake => "snakemake",
-            Self::Kubernetes => "kubernetes",
-        }
-    }
 }
 
 /// Plans the pipeline, and writes or prints the workflow.
@@ -104,7 +97,7 @@ pub(super) fn run(arguments: &ExportArguments, context: &Context) -> anyhow::Res
         let stages: Vec<_> = stages.collect();
         let text = arguments.output.is_none().then_some(text);
         let output = arguments.output.as_deref().map(clean_path);
-        let format = arguments.format.name();
+        let format = arguments.format;
         printer.json(&json!({ "format": format, "output": output, "stages": stages, "text": text }))?;
     } else {
         match &arguments.output {

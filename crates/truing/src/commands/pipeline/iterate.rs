@@ -114,7 +114,7 @@ pub(super) fn run(arguments: &IterateArguments, context: &Context) -> anyhow::Re
         }
     };
     let stops = decision.is_stop() && !arguments.force;
-    // Without a next turn the shares stay; the reasons are told all the same.
+    // Without a next turn the shares stay; the reasons are recorded all the same.
     let shares = propose_mix(&evidence.categories, if stops { 0.0 } else { max_change });
     let number = turns.record(NewTurn {
         unix_secs: host.now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
@@ -247,9 +247,7 @@ fn evidence_of(
     quotas: &BTreeMap<String, u64>,
 ) -> Evidence {
     let total: u64 = quotas.values().sum();
-    let is_main = |summary: &&MetricSummary| {
-        (&summary.metric.name, &summary.metric.filter) == (&main.metric.name, &main.metric.filter)
-    };
+    let is_main = |summary: &&MetricSummary| summary.metric.key() == main.metric.key();
     let of_category = |name: &String| categories.get(name)?.iter().find(is_main).and_then(score_of);
     let of_quota = |(name, quota): (&String, &u64)| CategoryEvidence {
         name: name.clone(),
@@ -291,7 +289,7 @@ fn compare(
         "turns are compared on the same items with the same scoring: leave the evaluation as it is".into()
     })?;
     let is_main = |comparison: &&MetricComparison| {
-        comparison.task == evidence.task && comparison.metric.name == evidence.metric.name
+        comparison.task == evidence.task && comparison.metric.key() == evidence.metric.key()
     };
     let Some(comparison) = pair.comparisons().find(is_main) else {
         return Ok((None, TurnDecision::NotCompared));
@@ -363,7 +361,7 @@ fn reason(share: &ProposedShare, mean: f64) -> String {
     }
 }
 
-/// What a turn says about going on, in words.
+/// The decision of a turn, in words.
 pub(super) fn decision_text(decision: TurnDecision) -> &'static str {
     match decision {
         TurnDecision::First => "the first turn: there is nothing to compare it with",

@@ -110,9 +110,9 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> anyhow::Result<Ou
         printer.note(format_args!("{} rows have this id; this is the first", trace.n_with_id));
     }
     let mut depth = 0;
-    if let Some(Reader { stage, uses, setting, records }) = &trace.reader {
+    if let Some(Reader { stage, uses, setting, records, n_records_left_out }) = &trace.reader {
         printer.line(printer.styled(Style::Bold, format!("{stage} ({uses}) reads it as {setting}")))?;
-        print_records(records, 1, printer)?;
+        print_records(records, *n_records_left_out, 1, printer)?;
         if let Some(tokens) = &tokens {
             print_tokens(tokens, printer)?;
         }
@@ -168,7 +168,7 @@ fn indented(depth: usize, text: &str, printer: Printer) -> anyhow::Result<()> {
 
 /// A text of a row on one line: data does not command the terminal.
 fn one_line(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
+    text.replace(char::is_control, " ")
 }
 
 fn print_row(row: &TracedRow, depth: usize, printer: Printer) -> anyhow::Result<()> {
@@ -184,7 +184,7 @@ fn print_row(row: &TracedRow, depth: usize, printer: Printer) -> anyhow::Result<
         Some(fields) => print_facts(fields, depth + 1, printer)?,
         None => indented(depth + 1, "this line holds no row", printer)?,
     }
-    print_records(&row.records, depth + 1, printer)?;
+    print_records(&row.records, row.n_records_left_out, depth + 1, printer)?;
     for from in &row.from {
         print_row(from, depth + 1, printer)?;
     }
@@ -194,15 +194,24 @@ fn print_row(row: &TracedRow, depth: usize, printer: Printer) -> anyhow::Result<
     }
 }
 
-fn print_records(records: &[Record], depth: usize, printer: Printer) -> anyhow::Result<()> {
+/// Prints the first records. `n_left_out` are not among them, for they are too many.
+fn print_records(
+    records: &[Record],
+    n_left_out: usize,
+    depth: usize,
+    printer: Printer,
+) -> anyhow::Result<()> {
     for Record { file, line, row } in records.iter().take(MAX_RECORDS) {
         let facts = facts(row).join(", ");
         let facts = if facts.is_empty() { String::new() } else { format!("  {facts}") };
         indented(depth, &format!("{file}:{line}{facts}"), printer)?;
     }
-    match records.len().checked_sub(MAX_RECORDS) {
-        Some(more) if more > 0 => indented(depth, &format!("and {more} more; `--json` has all"), printer),
-        _ => Ok(()),
+    match (records.len().saturating_sub(MAX_RECORDS) + n_left_out, n_left_out) {
+        (0, _) => Ok(()),
+        (more, 0) => indented(depth, &format!("and {more} more; `--json` has all"), printer),
+        (more, _) => {
+            indented(depth, &format!("and {more} more; `--json` has the first {}", records.len()), printer)
+        }
     }
 }
 

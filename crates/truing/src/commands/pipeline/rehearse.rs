@@ -216,7 +216,7 @@ fn add_fates(
     }
 }
 
-/// A planned rehearsal, to be told in the words of the real pipeline.
+/// A planned rehearsal, shown with the names of the real pipeline.
 struct Shown<'a> {
     pipeline: &'a Pipeline,
     plan: &'a PipelinePlan,

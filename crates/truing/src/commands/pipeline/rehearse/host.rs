@@ -191,7 +191,7 @@ impl<'a> RehearsalHost<'a> {
             let text: String = made.iter().map(|row| format!("{}\n", Json::Object(row.clone()))).collect();
             fs::write(&path, text)?;
             tried.remarks.push(format!(
-                "`{}` had no rows, as random weights pass no filter: {} made rows stand for them",
+                "`{}` had no rows, as random weights pass no filter: it got {} placeholder rows",
                 output.name,
                 made.len()
             ));
@@ -255,7 +255,7 @@ fn does_not_fit(stdout: &[u8]) -> Option<String> {
     (said["fits"] == false).then(|| said["reason"].as_str().unwrap_or("no reason is given").to_owned())
 }
 
-/// What a stage says is wrong, with the setting that it names. `text` is its recipe, which is at `path`.
+/// The error that a stage printed, with the setting that it names. `text` is its recipe, which is at `path`.
 fn problem(log: &str, reason: &str, path: &Path, text: &str) -> Problem {
     let lines: Vec<&str> = log.lines().collect();
     let Some(begin) = lines.iter().rposition(|line| line.starts_with("error:")) else {
@@ -279,7 +279,7 @@ fn problem(log: &str, reason: &str, path: &Path, text: &str) -> Problem {
     Problem { keys, text: format!("{before}{}", rest.trim_start()) }
 }
 
-/// The keys and indices of what stands in a line of a TOML text.
+/// The keys and indices of the setting in a line of a TOML text.
 fn keys_at(text: &str, line: usize) -> Vec<String> {
     let Ok(table) = toml::from_str::<Table>(text) else { return Vec::new() };
     let mut found = Vec::new();
@@ -393,7 +393,7 @@ mod tests {
         let found = problem("error: the disk is full\n", "exit status: 2", path, RECIPE);
         assert_eq!((found.keys.len(), found.text.as_str()), (0, "the disk is full"));
         let found = problem("killed", "signal: 9", path, RECIPE);
-        assert_eq!(found.text, "signal: 9", "without an error of its own the end is told");
+        assert_eq!(found.text, "signal: 9", "without an error of its own the exit is the reason");
         let found = problem("error: /trial/recipe.toml: `output_dir` is missing\n", "", path, RECIPE);
         assert_eq!(found.text, "`output_dir` is missing");
     }

@@ -1,4 +1,4 @@
-//! Small models that stand for the real ones in a rehearsal: the same family, tokenizer, chat template, layers and
+//! Small models in the place of the real ones in a rehearsal: the same family, tokenizer, chat template, layers and
 //! ratio of query to key heads, other widths, and random weights. An encoder is small already and is used as it is.
 
 use std::borrow::Cow;
@@ -28,7 +28,7 @@ const DEVIATION: f32 = 0.02;
 /// Larger files beside the weights are not copied.
 const MAX_SIDE_FILE_BYTES: u64 = 1 << 20;
 
-/// Small models by the real ones that they stand for.
+/// Small models by the real ones that they replace.
 pub(super) struct SmallModels {
     folder: PathBuf,
     made: Mutex<BTreeMap<PathBuf, PathBuf>>,
@@ -40,7 +40,7 @@ impl SmallModels {
         Self { folder, made: Mutex::default() }
     }
 
-    /// The small model that stands for a real one, made when it is asked for the first time.
+    /// The small model in the place of a real one, made when it is first needed.
     ///
     /// # Errors
     /// When the real model's files cannot be used, or the small one cannot be written.

@@ -1,4 +1,4 @@
-//! Rows that stand for those that a stage would have made: a model with random weights passes no filter, and a stage
+//! Placeholder rows for an output that a stage left empty: a model with random weights passes no filter, and a stage
 //! that trains on its output cannot be tried on nothing. They are made of the rows that the stage has read.
 
 use std::fs::File;
@@ -14,7 +14,7 @@ type Row = Map<String, Value>;
 const N_ROWS: usize = 12;
 /// Columns with the prompt of a row.
 const PROMPT_COLUMNS: [&str; 5] = ["prompt", "messages", "conversations", "system", "responses"];
-const RESPONSE: &str = "This is a response that stands for one of the real model. It has two sentences.";
+const RESPONSE: &str = "This is a placeholder for a response of the real model. It has two sentences.";
 const WORSE_RESPONSE: &str = "This is a worse one.";
 
 /// Rows for an output of a kind of stage that is called by a name; `None` where none can be made.

@@ -249,7 +249,7 @@ fn without_adapters(recipe: &mut Table, remarks: &mut Vec<String>) {
     }
 }
 
-/// Puts the stand-in in the place of each model on a server, and of each judge and writer.
+/// Replaces each model on a server, and each judge and writer, by the stand-in.
 fn replace_asked(
     table: &mut Table,
     keys: &mut Vec<String>,
@@ -268,8 +268,8 @@ fn replace_asked(
             return;
         }
     } else if keys.last().is_some_and(|last| last == "teacher") && table.remove("server").is_some() {
-        // It gives log-probabilities of tokens: the student's own stand for them.
-        remarks.push(format!("`{}`: the student stands for the server", keys.join(".")));
+        // It gives log-probabilities of tokens: those of the student take their place.
+        remarks.push(format!("`{}`: the student takes the place of the server", keys.join(".")));
     }
     for (key, value) in table.iter_mut() {
         keys.push(key.clone());

@@ -44,14 +44,14 @@ const SENTENCES: [&str; 6] = [
 struct Asked<'a> {
     text: &'a str,
     tail: &'a str,
-    /// A number that stands for the request: verdicts follow it, so that a judge agrees with itself.
+    /// A hash of the request: verdicts follow it, so that a judge agrees with itself.
     fixed: u64,
-    /// A number that stands for the request and its seed: texts follow it, so that samples differ.
+    /// The same with the seed added: texts follow it, so that samples differ.
     draw: u64,
 }
 
 impl<'a> Asked<'a> {
-    /// Where the form stands: after the data, or before it where nothing follows.
+    /// The part that states the form: after the data, or before it where nothing follows.
     fn frame(&self) -> &'a str {
         if self.tail.trim().is_empty() { self.text } else { self.tail }
     }
@@ -126,13 +126,13 @@ fn content(message: &Value) -> String {
     }
 }
 
-/// A number that stands for a text (FNV-1a).
+/// A hash of a text (FNV-1a).
 fn number_of(text: &str) -> u64 {
     let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     text.bytes().fold(0xcbf2_9ce4_8422_2325, fold)
 }
 
-/// Sentences, begun at one that the number chooses.
+/// Sentences, starting at one that the number chooses.
 fn prose(draw: u64, n_sentences: usize) -> String {
     let begin = (draw % SENTENCES.len() as u64) as usize;
     let chosen: Vec<&str> = SENTENCES.iter().cycle().skip(begin).take(n_sentences).copied().collect();
@@ -241,8 +241,9 @@ fn filled_object(asked: &Asked<'_>) -> Option<String> {
     let skeleton = &asked.text[asked.text.rfind("\n{")?..];
     let Value::Object(mut skeleton) = serde_json::from_str(skeleton.trim()).ok()? else { return None };
     for (_, checkpoint) in &mut skeleton {
-        checkpoint[REASON] = "理由".into();
-        checkpoint[RESULT] = "是".into();
+        let checkpoint = checkpoint.as_object_mut()?;
+        checkpoint.insert(REASON.into(), "理由".into());
+        checkpoint.insert(RESULT.into(), "是".into());
     }
     Some(Value::Object(skeleton).to_string())
 }
@@ -250,7 +251,7 @@ fn filled_object(asked: &Asked<'_>) -> Option<String> {
 /// One JSON object that the question describes: `{"reason": "one sentence", "is_correct": true or false}`.
 fn described_object(asked: &Asked<'_>) -> Option<String> {
     let (_, after) = ["JSON object", "JSON对象"].iter().find_map(|words| asked.frame().split_once(words))?;
-    // Not an object in a list that stands between tags.
+    // Not an object in a list between tags.
     let form = &after[after.find("{\"")?..];
     let fields = described_fields(form)?;
     let mut object = Map::new();
@@ -332,7 +333,7 @@ fn tags_of(text: &str) -> Vec<&str> {
     found
 }
 
-/// What stands between tags of a name.
+/// The content for tags of a name.
 fn tagged(tag: &str, asked: &Asked<'_>) -> String {
     let repeated = |of: &str| block(asked.text, of).unwrap_or_default().to_owned();
     match tag {
@@ -436,7 +437,7 @@ fn score(tail: &str, draw: u64) -> u64 {
     let numbers: Vec<u64> =
         tail.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect();
     match numbers.as_slice() {
-        [lowest, highest, ..] if highest > &(lowest + 2) => highest - draw % 3,
+        [lowest, highest, ..] if highest.saturating_sub(*lowest) > 2 => highest - draw % 3,
         [_, highest, ..] => *highest,
         _ => 8 + draw % 3,
     }

@@ -97,6 +97,8 @@ fn verdicts_have_the_number_and_the_scale_that_is_asked_for() {
     assert_eq!(said(in_order).matches("YES").count(), 7);
     let faults = "<fault>\ntoo long\nwrong\n</fault>\n\nYES or NO for each fault, in order: [[NO, YES, NO]]";
     assert_eq!(said(faults), "[[YES, YES]]");
+    let huge = said("A score from 18446744073709551615 to 5: [[score]]");
+    assert_eq!(huge, "[[5]]");
     let score = said("<answer>\na\n</answer>\nEnd with a score from 1 (useless) to 5 (perfect): [[score]]");
     assert!(["[[3]]", "[[4]]", "[[5]]"].contains(&score.as_str()), "{score}");
 }
@@ -112,6 +114,8 @@ fn judged_benchmarks_in_chinese_get_their_own_forms() {
         "请填写“评判结果”。\n{\n  \"a\": {\"评判理由\": \"\", \"评判结果\": \"\", \"weight\": 0.5}\n}";
     let filled: Value = serde_json::from_str(&said(skeleton)).unwrap();
     assert_eq!(filled["a"], json!({ "评判理由": "理由", "评判结果": "是", "weight": 0.5 }));
+    let other = said("请填写“评判结果”。\n{\"a\": 1}");
+    assert!(other.contains(' '), "an object of another form gets sentences: {other}");
     let copied = said("【检查点】（每个检查点之间以空行分隔）\n一\n\n二\n\n判断规则：抄写");
     let lines: Vec<&str> = copied.split("\n\n").collect();
     assert!(lines[0].starts_with("一\t") && lines[1].starts_with("二\t"), "{copied}");
