@@ -6,7 +6,7 @@
 //! d_w_v = sum over rows of d_y_v s_v hidden - s_v² w_v sum over rows of d_y_v y_v
 //! ```
 //!
-//! No family has both; the second line takes `z_v` for `y_v`.
+//! No family has both, and [`Decoder::find`] refuses both: the second line takes `z_v` for `y_v`.
 
 use truing_model::HeadKind;
 
