@@ -1,6 +1,6 @@
 //! Baichuan 2, 7B (arXiv 2309.10305): Llama whose queries, keys and values are one projection `W_pack`, and whose head
 //! divides its rows by their norm (`NormHead`). The 13B model has ALiBi instead of a rotary embedding and is refused; it is
-//! told by its `model_max_length` without `max_position_embeddings`.
+//! recognised by its `model_max_length` without `max_position_embeddings`.
 
 use serde_json::{Map, Value, json};
 

@@ -206,7 +206,7 @@ impl ConfigFile {
         Ok(ids.unwrap_or_else(|| if is_left_out { default.into_iter().collect() } else { Vec::new() }))
     }
 
-    /// Everything that the families with SiLU say in the same words. Biases, norms on queries and keys, and sliding
+    /// The fields that the families with SiLU share. Biases, norms on queries and keys, and sliding
     /// windows are left off.
     pub(super) fn common(&self, defaults: &Defaults) -> Result<DecoderSpec, ModelError> {
         if self.value("hidden_act").is_some_and(|act| act != "silu") {
