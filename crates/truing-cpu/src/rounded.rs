@@ -21,30 +21,28 @@ enum RoundedCopy {
     Fresh(Bf16Matrix),
 }
 
-/// Whether products multiply with the parameter.
-pub(crate) fn is_multiplied(spec: &ModelSpec, parameter: &ParameterSpec) -> bool {
-    match (parameter.role, spec) {
-        (ParameterRole::Matrix | ParameterRole::Head, _) => true,
-        (ParameterRole::Embedding, ModelSpec::Decoder(spec)) => is_head(spec),
+/// Whether products multiply with the parameter of a decoder, or of an encoder where there is no `decoder`.
+pub(crate) fn is_multiplied(decoder: Option<&DecoderSpec>, parameter: &ParameterSpec) -> bool {
+    let has_tied_head = |spec: &DecoderSpec| spec.tie_word_embeddings && spec.head == HeadKind::LanguageModel;
+    match parameter.role {
+        ParameterRole::Matrix | ParameterRole::Head => true,
+        ParameterRole::Embedding => decoder.is_some_and(has_tied_head),
         _ => false,
     }
 }
 
-/// Whether the embedding is the language-model head too.
-pub(crate) fn is_head(spec: &DecoderSpec) -> bool {
-    spec.tie_word_embeddings && spec.head == HeadKind::LanguageModel
-}
-
 /// Bytes of the copy of a model.
 pub(crate) fn rounded_bytes(spec: &ModelSpec, parameters: &[ParameterSpec]) -> u64 {
-    let rounded = parameters.iter().filter(|parameter| is_multiplied(spec, parameter));
+    let decoder = spec.decoder().ok();
+    let rounded = parameters.iter().filter(|parameter| is_multiplied(decoder, parameter));
     rounded.map(|parameter| Bf16Matrix::bytes(parameter.shape[0], parameter.shape[1]) as u64).sum()
 }
 
 impl RoundedWeights {
     /// No parameter is rounded yet.
     pub(crate) fn new(spec: &ModelSpec, parameters: &[ParameterSpec]) -> Self {
-        let copy = |parameter| match is_multiplied(spec, parameter) {
+        let decoder = spec.decoder().ok();
+        let copy = |parameter| match is_multiplied(decoder, parameter) {
             true => RoundedCopy::Stale(None),
             false => RoundedCopy::None,
         };
@@ -64,14 +62,13 @@ impl RoundedWeights {
         }
     }
 
-    /// Says that a parameter has changed.
+    /// Marks a parameter as changed.
     pub(crate) fn invalidate(&mut self, parameter_idx: usize) {
         let copy = &mut self.copies[parameter_idx];
-        if let RoundedCopy::Fresh(_) = copy
-            && let RoundedCopy::Fresh(matrix) = std::mem::replace(copy, RoundedCopy::None)
-        {
-            *copy = RoundedCopy::Stale(Some(matrix));
-        }
+        *copy = match std::mem::replace(copy, RoundedCopy::None) {
+            RoundedCopy::Fresh(matrix) => RoundedCopy::Stale(Some(matrix)),
+            unchanged => unchanged,
+        };
     }
 
     /// Frees the copy of a parameter whose values are freed.
