@@ -1,7 +1,8 @@
 //! A copy of the weights in bf16, where the engine computes in it: every matrix of a projection and the language-model
-//! head, two bytes a weight. Forward and backward passes and decoding multiply with the copy; gradients and the optimizer
-//! have the weights in single precision. What has changed is rounded again when a pass next uses it, once for all packs of
-//! a step. Embeddings are looked up, and norms, biases, adapters and score heads computed with, in single precision.
+//! head, two bytes a weight. Forward and backward passes and decoding multiply with the copy; gradients and the
+//! optimizer have the weights in single precision. What has changed is rounded again when a pass next uses it, once for
+//! all packs of a step. Embeddings are looked up, and norms, biases, adapters and score heads computed with, in single
+//! precision.
 
 use truing_kernels::Bf16Matrix;
 use truing_model::{DecoderSpec, HeadKind, ModelSpec, ParameterRole, ParameterSpec};

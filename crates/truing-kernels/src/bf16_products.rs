@@ -1,12 +1,12 @@
 //! Products of pairs of bf16 numbers, with sums in f32: what a tile of C is made of where the factors are bf16.
 //!
-//! A word holds two numbers that are neighbours in k, the first in its lower half, in the order that `VDPBF16PS` and its
-//! relatives read them. Words lie in buffers of `f32`, whose numbers they are not: only their bits count.
+//! A word holds two numbers that are neighbours in k, the first in its lower half, in the order that `VDPBF16PS` and
+//! its relatives read them. Words lie in buffers of `f32`, whose numbers they are not: only their bits count.
 //!
-//! There are two ways to multiply them. Processors with AVX-512-BF16 have an instruction for the product of two pairs and
-//! a sum. Everywhere else, both numbers of a pair are widened to `f32`, which is exact, and multiplied and added there.
-//! Both round to `f32` after every addition, but not in the same places, and the instruction takes subnormal numbers for 0:
-//! results differ by rounding, as those of two [`SimdLevel`]s do.
+//! There are two ways to multiply them. Processors with AVX-512-BF16 have an instruction for the product of two pairs
+//! and a sum. Everywhere else, both numbers of a pair are widened to `f32`, which is exact, and multiplied and added
+//! there. Both round to `f32` after every addition, but not in the same places, and the instruction takes subnormal
+//! numbers for 0: results differ by rounding, as those of two [`SimdLevel`]s do.
 //!
 //! AMX's tiles would be a third way: they hold B in the same order of words, so packing is theirs too, and their tile
 //! kernel would be one more beside that of `micro_kernel.rs`. There is none yet: stable Rust has no intrinsics for AMX.

@@ -1,5 +1,5 @@
-//! A block of C from its packed operands: what products in f32 and in bf16 share. A step of k is one number in f32 and a
-//! pair of numbers in bf16.
+//! A block of C from its packed operands: what products in f32 and in bf16 share. A step of k is one number in f32 and
+//! a pair of numbers in bf16.
 
 #![allow(unsafe_code, reason = "blocks of C written by several threads, and the tile kernels")]
 
@@ -40,8 +40,8 @@ pub(crate) struct Tiles<'a> {
     pub(crate) step: usize,
 }
 
-/// B as the tile kernels read it: panel `t` begins at `t · panel`, and its rows are `step` apart, or as wide as the panel
-/// in whole vectors.
+/// B as the tile kernels read it: panel `t` begins at `t · panel`, and its rows are `step` apart, or as wide as the
+/// panel in whole vectors.
 #[derive(Clone, Copy)]
 pub(crate) struct Panels<'a> {
     pub(crate) data: &'a [f32],

@@ -130,7 +130,8 @@ pub(crate) const FEW_ROWS: usize = 8;
 /// Results of a block: `[row][column]`.
 pub(crate) type BlockSums = [[f32; BLOCK_COLUMNS]; FEW_ROWS];
 
-/// Rows of `x` and rows of weights, all contiguous in k: floats, or pairs of bf16 numbers, which k and strides count then.
+/// Rows of `x` and rows of weights, all contiguous in k: floats, or pairs of bf16 numbers, which k and strides count
+/// then.
 #[derive(Clone, Copy)]
 pub(crate) struct RowBlock {
     /// Terms of the sum.

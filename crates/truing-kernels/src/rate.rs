@@ -81,8 +81,8 @@ fn dot_pair_loop(n_rounds: usize) -> usize {
     widened_pair_loop(SimdLevel::Portable, n_rounds)
 }
 
-/// The most operations a second, in 10^9, of products of bf16 numbers with sums in f32 that the threads of the current pool
-/// reach together, as [`measure_peak_gflops`] measures those of f32. Takes about a tenth of a second.
+/// The most operations a second, in 10^9, of products of bf16 numbers with sums in f32 that the threads of the current
+/// pool reach together, as [`measure_peak_gflops`] measures those of f32. Takes about a tenth of a second.
 pub fn measure_bf16_peak_gflops() -> f64 {
     const ROUNDS: usize = 400_000;
     let (level, products) = (SimdLevel::current(), Bf16Products::current());

@@ -1,4 +1,5 @@
-//! The soft cap of Gemma's scores and logits: `cap(z) = c tanh(z / c)`, near `z` for small values and never beyond `±c`.
+//! The soft cap of Gemma's scores and logits: `cap(z) = c tanh(z / c)`, near `z` for small values and never beyond
+//! `±c`.
 //!
 //! Gemma Team, "Gemma 2" (arXiv 2408.00118), section 2. Its slope is `1 - tanh(z / c)²`.
 //!
@@ -84,8 +85,8 @@ pub fn soft_cap_forward_in_place(values: &mut [f32], cap: f32) {
     values.par_chunks_mut(ELEMENTS_PER_ITEM).for_each(|values| cap_chunk(level, values, cap));
 }
 
-/// The gradient at the capped values becomes that at the values `values`, which are those before the cap. Panics when the
-/// lengths differ.
+/// The gradient at the capped values becomes that at the values `values`, which are those before the cap. Panics when
+/// the lengths differ.
 pub fn soft_cap_backward_in_place(values: &[f32], cap: f32, gradient: &mut [f32]) {
     assert_eq!(values.len(), gradient.len(), "soft_cap_backward_in_place: both slices have one length");
     let level = SimdLevel::current();

@@ -263,8 +263,8 @@ impl DecoderSpec {
         all
     }
 
-    /// LoRA targets by the names that the model's projections have: where several projections are stored as one matrix and
-    /// all of them are named, that matrix is meant.
+    /// LoRA targets by the names that the model's projections have: where several projections are stored as one matrix
+    /// and all of them are named, that matrix is meant.
     #[must_use]
     pub fn stored_targets(&self, targets: &[String]) -> Vec<String> {
         let qkv = self.variant.qkv_layout.fused_name().and_then(|name| name.rsplit('.').next());

@@ -59,8 +59,8 @@ impl LogitRule {
         }
     }
 
-    /// The gradient at the products, from that at the logits; with rows of norm 1 also what is taken off the gradient of
-    /// each row, times the row `[vocab, 1]`. `excluded` `[1, vocab]` are tokens whose logits are minus infinity.
+    /// The gradient at the products, from that at the logits; with rows of norm 1 also what is taken off the gradient
+    /// of each row, times the row `[vocab, 1]`. `excluded` `[1, vocab]` are tokens whose logits are minus infinity.
     pub(crate) fn backward(
         &self,
         logits: &Tensor,

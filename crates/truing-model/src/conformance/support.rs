@@ -444,8 +444,8 @@ const COARSEST_WITH_SLOPES: f64 = 1e-3;
 ///
 /// `noise` is the error of `value`. The step is chosen by it, and gradients that are lost in it are left out; two
 /// central differences cancel the error of the third order (Richardson). Where the engine computes in bf16 nothing is
-/// asserted: a step that is small enough for a slope is lost in the rounding of the weights. There gradients are compared
-/// with PyTorch's alone.
+/// asserted: a step that is small enough for a slope is lost in the rounding of the weights. There gradients are
+/// compared with PyTorch's alone.
 pub(super) fn assert_slopes<E: Engine>(
     engine: &mut E,
     gradients: &[(usize, Vec<f32>)],

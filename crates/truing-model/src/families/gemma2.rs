@@ -1,6 +1,6 @@
-//! Gemma 2 (arXiv 2408.00118): norms with `1 + weight`, also after attention and feed-forward; a scaled embedding; soft caps
-//! on attention scores and logits; a sliding window in every other layer; a GELU gate. Shared with Gemma 3: [`common`] and
-//! [`put_common`].
+//! Gemma 2 (arXiv 2408.00118): norms with `1 + weight`, also after attention and feed-forward; a scaled embedding; soft
+//! caps on attention scores and logits; a sliding window in every other layer; a GELU gate. Shared with Gemma 3:
+//! [`common`] and [`put_common`].
 
 use serde_json::{Map, Value, json};
 

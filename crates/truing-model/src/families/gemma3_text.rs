@@ -1,5 +1,5 @@
-//! Gemma 3, text alone (arXiv 2503.19786): Gemma 2 with norms over queries and keys instead of the caps, five layers with a
-//! sliding window for each without, and another rotary base in the former.
+//! Gemma 3, text alone (arXiv 2503.19786): Gemma 2 with norms over queries and keys instead of the caps, five layers
+//! with a sliding window for each without, and another rotary base in the former.
 
 use serde_json::{Map, Value, json};
 

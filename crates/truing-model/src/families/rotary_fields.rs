@@ -203,8 +203,8 @@ impl ScalingFields<'_> {
     }
 }
 
-/// LongRoPE's factor on cosines and sines, where the files do not say, for a context `original` that is extended `factor`
-/// times.
+/// LongRoPE's factor on cosines and sines, where the files do not say, for a context `original` that is extended
+/// `factor` times.
 pub(super) fn long_rope_attention_factor(factor: f64, original: usize) -> f64 {
     if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (original as f64).ln()).sqrt() }
 }
