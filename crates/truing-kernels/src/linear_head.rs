@@ -22,7 +22,7 @@ pub struct LinearHead<'a> {
     /// `[vocab, h]`, and with it the number format of the products.
     pub weight: Weight<'a>,
     /// The inverse Euclidean norm of each row `[vocab]` ([`inverse_row_norms`]), where logits are products with rows of
-    /// norm 1. Gradients at the weight count it as what it is.
+    /// norm 1. The gradient of the weight includes that through the norm.
     pub inverse_norms: Option<&'a [f32]>,
     /// Logits become `cap tanh(logit / cap)`.
     pub soft_cap: Option<f32>,

@@ -111,7 +111,7 @@ pub fn multiply_rows(x: &[f32], n_in: usize, products: &mut [RowProduct<'_>]) {
     });
 }
 
-/// Makes the items of the products; `x_words` are the rows of `x` as pairs of bf16 numbers, where a weight wants them.
+/// Makes the items of the products; `x_words` are the rows of `x` as pairs of bf16 numbers, where a weight is in bf16.
 fn multiply_parts(
     level: SimdLevel,
     (x, x_words): (&[f32], &[f32]),

@@ -206,7 +206,7 @@ pub fn config_from_spec(spec: &DecoderSpec) -> Result<Map<String, Value>, ModelE
         () if back.mlp_bias != spec.mlp_bias => inexpressible("whether the feed-forward has biases"),
         () if back.qk_norm != spec.qk_norm => inexpressible("whether queries and keys are normalised"),
         () if back.sliding_windows != spec.sliding_windows => inexpressible("its sliding windows"),
-        () if back.variant != spec.variant => inexpressible("what it computes otherwise than Llama"),
+        () if back.variant != spec.variant => inexpressible("what it computes differently from Llama"),
         () if back != *spec => inexpressible("one of its fields"),
         () => Ok(fields),
     }

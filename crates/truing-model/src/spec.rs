@@ -67,7 +67,7 @@ pub struct DecoderSpec {
     pub qk_norm: bool,
     /// Per layer: a token sees this many tokens, itself included; `None` sees all before it.
     pub sliding_windows: Vec<Option<usize>>,
-    /// What the family computes or stores otherwise than Llama.
+    /// What the family computes or stores differently from Llama.
     #[serde(default)]
     pub variant: DecoderVariant,
     /// Beginning-of-sequence token.

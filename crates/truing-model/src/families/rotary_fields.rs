@@ -123,7 +123,8 @@ impl ScalingFields<'_> {
         self.config.required_positive(&self.name(name))
     }
 
-    /// The context of pre-training. Beside the object it counts before the one in it, as in transformers.
+    /// The context of pre-training. Beside the object it takes precedence over the one in it, as in
+    /// transformers.
     fn original(&self) -> Result<usize, ModelError> {
         let name = "original_max_position_embeddings";
         let outer = self.config.size(name)?.or(self.original_context);
