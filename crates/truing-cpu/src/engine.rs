@@ -260,7 +260,8 @@ impl<F: FormatChoice> Engine for CpuEngineIn<F> {
     }
 
     /// Sums run in single precision, in an order that depends on sizes alone: neither the number of threads nor other
-    /// sequences change a bit. In bfloat16 factors have 8 significant bits: logits of size 10 are right to some hundredths.
+    /// sequences change a bit. In bfloat16 factors have 8 significant bits: logits of size 10 are right to some
+    /// hundredths.
     fn guarantees(&self) -> Guarantees {
         let of = |decoding: f64, log_prob: f64, gradient: f64, vector: f64| Guarantees {
             is_deterministic: true,

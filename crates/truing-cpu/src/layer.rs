@@ -241,8 +241,8 @@ impl Layer {
         })
     }
 
-    /// Adds a branch's last projection of `input` to the residual stream; returns what its norm was given, where there is
-    /// one.
+    /// Adds a branch's last projection of `input` to the residual stream; returns what its norm was given, where there
+    /// is one.
     pub(crate) fn add_branch(
         &self,
         parameters: &Parameters,
@@ -302,7 +302,8 @@ impl Layer {
         pool.give(normed);
     }
 
-    /// The gradient at a branch's last projection, where it is not that at the stream; `output` is what the norm was given.
+    /// The gradient at a branch's last projection, where it is not that at the stream; `output` is what the norm was
+    /// given.
     fn branch_backward(
         &self,
         parameters: &mut Parameters,

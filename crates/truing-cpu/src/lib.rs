@@ -1,8 +1,8 @@
 //! The CPU engine: decoders and encoders, segments, the head and the KV cache, out of `truing-kernels`.
 //!
 //! Single precision throughout, but for the products of projections and of the language-model head, where bf16 is asked
-//! for ([`CpuEngine`]). Memory comes from reused buffers. The number of threads never changes a result. Nothing here knows a
-//! tokenizer or a loss.
+//! for ([`CpuEngine`]). Memory comes from reused buffers. The number of threads never changes a result. Nothing here
+//! knows a tokenizer or a loss.
 
 mod attention;
 mod batch;

@@ -1,8 +1,8 @@
 //! A projection `y = x W^T + b + (alpha / rank) (x A^T) B^T`, the adapter part where there is one
 //! (LoRA, arXiv 2106.09685).
 //!
-//! The product with `W` and its two backward products are in the number format of the engine; the adapter's are in single
-//! precision.
+//! The product with `W` and its two backward products are in the number format of the engine; the adapter's are in
+//! single precision.
 
 use truing_kernels::{
     Epilogue, MatrixRef, RowProduct, RowWeight, Write, add_bias, bias_backward, gelu_forward_in_place,

@@ -25,7 +25,8 @@ pub(crate) fn engine_memory(
         ModelSpec::Encoder(spec) => encoder_memory(spec, trainable),
     };
     if dtype == ComputeDtype::Bf16 {
-        // The copy that products read. Activations and gradients are in single precision, and rounded as they are packed.
+        // The copy that products read. Activations and gradients are in single precision, and rounded as they are
+        // packed.
         memory.parameter_bytes += rounded_bytes(spec, &spec.parameters());
         memory.fixed_bytes = bf16_matmul_workspace_bytes() as u64;
     }

@@ -1,5 +1,5 @@
-//! Projections of one input: queries, keys and values, or gate and up. A family stores each as a matrix of its own, or all
-//! as the rows of one (Phi-3's `qkv_proj` and `gate_up_proj`, Baichuan's `W_pack`).
+//! Projections of one input: queries, keys and values, or gate and up. A family stores each as a matrix of its own, or
+//! all as the rows of one (Phi-3's `qkv_proj` and `gate_up_proj`, Baichuan's `W_pack`).
 
 use rayon::prelude::*;
 use truing_kernels::Write;
@@ -113,8 +113,8 @@ impl<const N: usize> Projections<N> {
         parts
     }
 
-    /// Writes the gradient at the input, `d_x` `[n_rows, n_in]`, from the gradients at the outputs, and adds those of the
-    /// parameters; `x` is what forward had.
+    /// Writes the gradient at the input, `d_x` `[n_rows, n_in]`, from the gradients at the outputs, and adds those of
+    /// the parameters; `x` is what forward had.
     pub(crate) fn backward(
         &self,
         parameters: &mut Parameters,

@@ -3,9 +3,9 @@
 //! reads a prompt or learns: none of it ever sees the copy.
 
 use truing_kernels::Int8Matrix;
-use truing_model::{DecoderSpec, ParameterRole, ParameterSpec};
+use truing_model::{DecoderSpec, ParameterSpec};
 
-use crate::rounded::is_head;
+use crate::rounded::is_multiplied;
 
 /// The copy, by parameter.
 #[derive(Debug)]
@@ -16,18 +16,9 @@ pub(crate) struct QuantizedWeights {
     is_stale: Vec<bool>,
 }
 
-/// Whether decoding multiplies with the parameter.
-fn is_quantized(spec: &DecoderSpec, parameter: &ParameterSpec) -> bool {
-    match parameter.role {
-        ParameterRole::Matrix | ParameterRole::Head => true,
-        ParameterRole::Embedding => is_head(spec),
-        _ => false,
-    }
-}
-
 /// Bytes of the copy of a model.
 pub(crate) fn quantized_bytes(spec: &DecoderSpec, parameters: &[ParameterSpec]) -> u64 {
-    let quantized = parameters.iter().filter(|parameter| is_quantized(spec, parameter));
+    let quantized = parameters.iter().filter(|parameter| is_multiplied(Some(spec), parameter));
     quantized.map(|parameter| Int8Matrix::bytes(parameter.shape[0], parameter.shape[1]) as u64).sum()
 }
 
@@ -35,7 +26,8 @@ impl QuantizedWeights {
     /// Room for the copy; every matrix is stale.
     pub(crate) fn new(spec: &DecoderSpec, parameters: &[ParameterSpec]) -> Self {
         let matrix = |parameter: &ParameterSpec| {
-            is_quantized(spec, parameter).then(|| Int8Matrix::new(parameter.shape[0], parameter.shape[1]))
+            is_multiplied(Some(spec), parameter)
+                .then(|| Int8Matrix::new(parameter.shape[0], parameter.shape[1]))
         };
         Self { matrices: parameters.iter().map(matrix).collect(), is_stale: vec![true; parameters.len()] }
     }
@@ -44,7 +36,7 @@ impl QuantizedWeights {
         self.matrices[parameter_idx].as_ref()
     }
 
-    /// Says that a parameter has changed.
+    /// Marks a parameter as changed.
     pub(crate) fn invalidate(&mut self, parameter_idx: usize) {
         self.is_stale[parameter_idx] = true;
     }

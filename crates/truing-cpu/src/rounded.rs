@@ -1,7 +1,8 @@
 //! A copy of the weights in bf16, where the engine computes in it: every matrix of a projection and the language-model
-//! head, two bytes a weight. Forward and backward passes and decoding multiply with the copy; gradients and the optimizer
-//! have the weights in single precision. What has changed is rounded again when a pass next uses it, once for all packs of
-//! a step. Embeddings are looked up, and norms, biases, adapters and score heads computed with, in single precision.
+//! head, two bytes a weight. Forward and backward passes and decoding multiply with the copy; gradients and the
+//! optimizer have the weights in single precision. What has changed is rounded again when a pass next uses it, once for
+//! all packs of a step. Embeddings are looked up, and norms, biases, adapters and score heads computed with, in single
+//! precision.
 
 use truing_kernels::Bf16Matrix;
 use truing_model::{DecoderSpec, HeadKind, ModelSpec, ParameterRole, ParameterSpec};
@@ -21,30 +22,28 @@ enum RoundedCopy {
     Fresh(Bf16Matrix),
 }
 
-/// Whether products multiply with the parameter.
-pub(crate) fn is_multiplied(spec: &ModelSpec, parameter: &ParameterSpec) -> bool {
-    match (parameter.role, spec) {
-        (ParameterRole::Matrix | ParameterRole::Head, _) => true,
-        (ParameterRole::Embedding, ModelSpec::Decoder(spec)) => is_head(spec),
+/// Whether products multiply with the parameter of a decoder, or of an encoder where there is no `decoder`.
+pub(crate) fn is_multiplied(decoder: Option<&DecoderSpec>, parameter: &ParameterSpec) -> bool {
+    let has_tied_head = |spec: &DecoderSpec| spec.tie_word_embeddings && spec.head == HeadKind::LanguageModel;
+    match parameter.role {
+        ParameterRole::Matrix | ParameterRole::Head => true,
+        ParameterRole::Embedding => decoder.is_some_and(has_tied_head),
         _ => false,
     }
 }
 
-/// Whether the embedding is the language-model head too.
-pub(crate) fn is_head(spec: &DecoderSpec) -> bool {
-    spec.tie_word_embeddings && spec.head == HeadKind::LanguageModel
-}
-
 /// Bytes of the copy of a model.
 pub(crate) fn rounded_bytes(spec: &ModelSpec, parameters: &[ParameterSpec]) -> u64 {
-    let rounded = parameters.iter().filter(|parameter| is_multiplied(spec, parameter));
+    let decoder = spec.decoder().ok();
+    let rounded = parameters.iter().filter(|parameter| is_multiplied(decoder, parameter));
     rounded.map(|parameter| Bf16Matrix::bytes(parameter.shape[0], parameter.shape[1]) as u64).sum()
 }
 
 impl RoundedWeights {
     /// No parameter is rounded yet.
     pub(crate) fn new(spec: &ModelSpec, parameters: &[ParameterSpec]) -> Self {
-        let copy = |parameter| match is_multiplied(spec, parameter) {
+        let decoder = spec.decoder().ok();
+        let copy = |parameter| match is_multiplied(decoder, parameter) {
             true => RoundedCopy::Stale(None),
             false => RoundedCopy::None,
         };
@@ -64,14 +63,13 @@ impl RoundedWeights {
         }
     }
 
-    /// Says that a parameter has changed.
+    /// Marks a parameter as changed.
     pub(crate) fn invalidate(&mut self, parameter_idx: usize) {
         let copy = &mut self.copies[parameter_idx];
-        if let RoundedCopy::Fresh(_) = copy
-            && let RoundedCopy::Fresh(matrix) = std::mem::replace(copy, RoundedCopy::None)
-        {
-            *copy = RoundedCopy::Stale(Some(matrix));
-        }
+        *copy = match std::mem::replace(copy, RoundedCopy::None) {
+            RoundedCopy::Fresh(matrix) => RoundedCopy::Stale(Some(matrix)),
+            unchanged => unchanged,
+        };
     }
 
     /// Frees the copy of a parameter whose values are freed.

@@ -1,5 +1,5 @@
-//! Products in bf16: the copy of the weights that they read, its numbers and its bytes. The conformance suite runs in bf16
-//! as in f32.
+//! Products in bf16: the copy of the weights that they read, its numbers and its bytes. The conformance suite runs in
+//! bf16 as in f32.
 
 use truing_cpu::CpuEngine;
 use truing_kernels::Bf16Matrix;
@@ -70,8 +70,9 @@ fn losses(dtype: ComputeDtype, seed: usize) -> Vec<f64> {
     (1..=200).map(|number| step_on(&mut engine, &of_step(number), number as u64, 2e-3)).collect()
 }
 
-/// Over five seeds, the mean loss of every stretch of 20 steps falls in bf16 as it does in f32. A single run of so small a
-/// model says little: in f32 too, rounding the weights once at the start changes its last stretch by up to 16 %.
+/// Over five seeds, the mean loss of every stretch of 20 steps falls in bf16 as it does in f32. A single run of so
+/// small a model says little: in f32 too, rounding the weights once at the start changes its last stretch by up to
+/// 16 %.
 #[test]
 fn training_in_bf16_learns_as_in_f32() {
     let [f32, bf16] = [ComputeDtype::F32, ComputeDtype::Bf16].map(|dtype| {
@@ -107,8 +108,8 @@ fn decoding_in_bf16_is_decoding_with_the_rounded_weights() {
     assert_eq!(int8, decoded(&mut engine(ComputeDtype::F32), DecodingWeights::Int8));
 }
 
-/// The copy follows steps and writes, whichever pass is next; the weights themselves are never rounded, so that steps far
-/// below bf16's resolution add up.
+/// The copy follows steps and writes, whichever pass is next; the weights themselves are never rounded, so that steps
+/// far below bf16's resolution add up.
 #[test]
 fn the_copy_follows_the_weights() {
     // A tied head is the copy of the embedding, which passes look up in f32 too.

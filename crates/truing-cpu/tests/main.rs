@@ -23,7 +23,8 @@ fn bits_are_guaranteed() {
     }
 }
 
-/// Both number formats are loaded, so that each check of the suite runs in both, and none has more error than it states.
+/// Both number formats are loaded, so that each check of the suite runs in both, and none has more error than it
+/// states.
 #[test]
 fn errors_are_within_what_each_number_format_states() {
     let all = truing_model::conformance::measure::<CpuEngine>();

@@ -2,10 +2,10 @@
 //! processor multiplies pairs of bf16 numbers, twice the arithmetic in an instruction.
 //!
 //! The blocking is that of `matmul.rs`, with pairs of neighbours in k in place of floats. Factors that are floats are
-//! rounded to bf16 (to nearest, ties to even) as they are packed; a [`Bf16Matrix`] is rounded already, and is read where it
-//! lies as A. A chunk of k is at most [`MAX_K_CHUNK`] pairs, and every element is one chain of pairs within a chunk: no bit
-//! depends on anything but its row of A, its column of B and k. In particular, a row has the same bits in products of few
-//! rows and of many.
+//! rounded to bf16 (to nearest, ties to even) as they are packed; a [`Bf16Matrix`] is rounded already, and is read
+//! where it lies as A. A chunk of k is at most [`MAX_K_CHUNK`] pairs, and every element is one chain of pairs within a
+//! chunk: no bit depends on anything but its row of A, its column of B and k. In particular, a row has the same bits in
+//! products of few rows and of many.
 
 #![allow(unsafe_code, reason = "packed parts written by several threads")]
 
@@ -74,8 +74,8 @@ impl Bf16Operand<'_> {
     }
 }
 
-/// Bytes that [`bf16_matmul`] and [`bf16_matmul_with_epilogue`] use at most beside their arguments; they are kept for the
-/// next call, and shared with [`matmul`](crate::matmul()).
+/// Bytes that [`bf16_matmul`] and [`bf16_matmul_with_epilogue`] use at most beside their arguments; they are kept for
+/// the next call, and shared with [`matmul`](crate::matmul()).
 pub fn bf16_matmul_workspace_bytes() -> usize {
     2 * PACK_FLOATS * size_of::<f32>()
 }
@@ -93,7 +93,8 @@ pub fn bf16_matmul<'a>(
     bf16_matmul_with_epilogue(a, b, c, write, Epilogue::Nothing);
 }
 
-/// [`bf16_matmul`], then `epilogue` on all of C: the same bits as if [`add_bias`] and the activation were called after it.
+/// [`bf16_matmul`], then `epilogue` on all of C: the same bits as if [`add_bias`] and the activation were called after
+/// it.
 pub fn bf16_matmul_with_epilogue<'a>(
     a: impl Into<Bf16Operand<'a>>,
     b: impl Into<Bf16Operand<'a>>,
@@ -370,8 +371,8 @@ fn copy_line<S: Simd>(simd: S, line: Row<'_>, words: &mut [f32]) {
 }
 
 simd_fn! {
-    /// Part of the depth of all tiles of six rows of A, where k runs across them: `to[tile][p · 6 + i]`. `words` is room
-    /// for a pair of every row.
+    /// Part of the depth of all tiles of six rows of A, where k runs across them: `to[tile][p · 6 + i]`. `words` is
+    /// room for a pair of every row.
     fn pack_across_tiles<S>(
         simd, region: &Region<'_>, part: Range<usize>, to: Disjoint<'_, f32>, words: &mut [f32],
     ) {

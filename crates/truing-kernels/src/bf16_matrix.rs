@@ -1,5 +1,6 @@
 //! Weights of 16 bits: bf16 numbers, rounded to nearest with ties to even, in the order of the matrix. Products of many
-//! rows ([`bf16_matmul`](crate::bf16_matmul())) and of few ([`multiply_rows`](crate::multiply_rows)) read the same copy.
+//! rows ([`bf16_matmul`](crate::bf16_matmul())) and of few ([`multiply_rows`](crate::multiply_rows)) read the same
+//! copy.
 
 #![allow(unsafe_code, reason = "words seen as halves, and rows written by several threads")]
 
@@ -41,8 +42,8 @@ impl Bf16Matrix {
         n_out * n_in.div_ceil(2) * size_of::<f32>()
     }
 
-    /// Takes other weights of the same shape, each rounded to the nearest bf16 number, ties to even. NaN stays NaN; what
-    /// is larger than bf16 holds, 3.39e38, becomes infinity.
+    /// Takes other weights of the same shape, each rounded to the nearest bf16 number, ties to even. NaN stays NaN;
+    /// what is larger than bf16 holds, 3.39e38, becomes infinity.
     ///
     /// Panics when `weight` is not `[n_out, n_in]`.
     pub fn round(&mut self, weight: &[f32]) {

@@ -1,23 +1,21 @@
 //! Products of pairs of bf16 numbers, with sums in f32: what a tile of C is made of where the factors are bf16.
 //!
-//! A word holds two numbers that are neighbours in k, the first in its lower half, in the order that `VDPBF16PS` and its
-//! relatives read them. Words lie in buffers of `f32`, whose numbers they are not: only their bits count.
+//! A word holds two numbers that are neighbours in k, the first in its lower half, in the order that `VDPBF16PS` and
+//! its relatives read them. Words lie in buffers of `f32`, whose numbers they are not: only their bits count.
 //!
-//! There are two ways to multiply them. Processors with AVX-512-BF16 have an instruction for the product of two pairs and
-//! a sum. Everywhere else, both numbers of a pair are widened to `f32`, which is exact, and multiplied and added there.
-//! Both round to `f32` after every addition, but not in the same places, and the instruction takes subnormal numbers for 0:
-//! results differ by rounding, as those of two [`SimdLevel`]s do.
+//! There are two ways to multiply them. Processors with AVX-512-BF16 have an instruction for the product of two pairs
+//! and a sum. Everywhere else, both numbers of a pair are widened to `f32`, which is exact, and multiplied and added
+//! there. Both round to `f32` after every addition, but not in the same places, and the instruction takes subnormal
+//! numbers for 0: results differ by rounding, as those of two [`SimdLevel`]s do.
 //!
 //! AMX's tiles would be a third way: they hold B in the same order of words, so packing is theirs too, and their tile
-//! kernel would stand beside [`pair_tile`]. There is none yet: stable Rust has no intrinsics for AMX.
+//! kernel would be one more beside that of `micro_kernel.rs`. There is none yet: stable Rust has no intrinsics for AMX.
 
 #![allow(
     unsafe_code,
     reason = "instruction-set intrinsics and raw pointers into blocks whose bounds the callers keep"
 )]
 
-use crate::matmul::Write;
-use crate::micro_kernel::Tile;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::Avx512;
 use crate::simd::{Simd, SimdLevel};
@@ -87,7 +85,7 @@ pub fn with_bf16_products<R>(products: Bf16Products, work: impl FnOnce() -> R) -
     Some(work())
 }
 
-/// One way to multiply vectors of words.
+/// One way to multiply vectors of words: pairs of bf16 numbers here, floats in `micro_kernel.rs`.
 pub(crate) trait PairDot<S: Simd>: Copy {
     /// `sum + a_high · b_high + a_low · b_low`, lane by lane.
     fn dot(self, simd: S, a: S::V, b: S::V, sum: S::V) -> S::V;
@@ -190,47 +188,6 @@ impl PairDot<Avx512> for Dot {
             let a = std::mem::transmute::<std::arch::x86_64::__m512, __m512bh>(a);
             let b = std::mem::transmute::<std::arch::x86_64::__m512, __m512bh>(b);
             _mm512_dpbf16_ps(sum, a, b)
-        }
-    }
-}
-
-/// The tile of [`Tile`] where A and B hold words, and k counts them.
-///
-/// Every element of C is one chain of additions in the order of k, for any tile.
-#[inline(always)]
-pub(crate) unsafe fn pair_tile<S: Simd, D: PairDot<S>, const ROWS: usize, const VECTORS: usize>(
-    simd: S,
-    dot: D,
-    t: &Tile,
-) {
-    let Tile { k, a, a_row, a_step, b, b_step, c, c_row, write } = *t;
-    let mut sums = [[simd.splat(0.0); VECTORS]; ROWS];
-    if write == Write::Add {
-        // The tile of C comes from memory while the sums are made.
-        for i in 0..ROWS {
-            for v in 0..VECTORS {
-                simd.prefetch(c.wrapping_add(i * c_row + v * S::LANES));
-            }
-        }
-    }
-    let (mut a_column, mut b_row) = (a, b);
-    for _ in 0..k {
-        // SAFETY: the caller vouches for ROWS rows of A and k rows of VECTORS vectors of B.
-        unsafe { dot.step::<ROWS, VECTORS>(simd, (a_column, a_row), b_row, &mut sums) };
-        // The last step would leave the block, by less than a row; the pointers are not read there.
-        a_column = a_column.wrapping_add(a_step);
-        b_row = b_row.wrapping_add(b_step);
-    }
-    for (i, sums) in sums.into_iter().enumerate() {
-        for (v, sum) in sums.into_iter().enumerate() {
-            // SAFETY: the caller vouches for ROWS rows of VECTORS vectors of C.
-            unsafe {
-                let to = c.add(i * c_row + v * S::LANES);
-                match write {
-                    Write::Overwrite => simd.store_ptr(to, sum),
-                    Write::Add => simd.store_ptr(to, simd.add(simd.load_ptr(to), sum)),
-                }
-            }
         }
     }
 }

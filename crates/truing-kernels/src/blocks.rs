@@ -1,5 +1,5 @@
-//! A block of C from its packed operands: what products in f32 and in bf16 share. Steps of k are floats there, and pairs
-//! of bf16 numbers here.
+//! A block of C from its packed operands: what products in f32 and in bf16 share. A step of k is one number in f32 and
+//! a pair of numbers in bf16.
 
 #![allow(unsafe_code, reason = "blocks of C written by several threads, and the tile kernels")]
 
@@ -40,8 +40,8 @@ pub(crate) struct Tiles<'a> {
     pub(crate) step: usize,
 }
 
-/// B as the tile kernels read it: panel `t` begins at `t · panel`, and its rows are `step` apart, or as wide as the panel
-/// in whole vectors.
+/// B as the tile kernels read it: panel `t` begins at `t · panel`, and its rows are `step` apart, or as wide as the
+/// panel in whole vectors.
 #[derive(Clone, Copy)]
 pub(crate) struct Panels<'a> {
     pub(crate) data: &'a [f32],
@@ -195,7 +195,7 @@ pub(crate) struct Turned<'a> {
     pub(crate) m: usize,
     /// They, as panels of [`panels`].
     pub(crate) packed: &'a [f32],
-    /// Row j of the weights stands at `j · weight_row`.
+    /// Row j of the weights is at `j · weight_row`.
     pub(crate) weights: &'a [f32],
     pub(crate) weight_row: usize,
     /// Rows of weights, and columns of C.

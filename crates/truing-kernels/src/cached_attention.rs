@@ -13,7 +13,7 @@ use crate::pack::panels;
 use crate::parallel::{Disjoint, ELEMENTS_PER_ITEM, for_each_item};
 use crate::scratch::{Scratch, with_scratch};
 use crate::simd::{SimdLevel, simd_fn};
-use crate::soft_cap::tanh;
+use crate::soft_cap::capped;
 use crate::varlen_attention::{AttentionShape, Causality, Forward, Sequence};
 use std::cell::Cell;
 use std::ops::Range;
@@ -232,12 +232,10 @@ simd_fn! {
                 let scores = &mut scores[visible.clone()];
                 let mut largest = simd.splat(f32::NEG_INFINITY);
                 for s in scores.chunks_mut(S::LANES) {
-                    // Filling of -infinity is never the largest and adds nothing to the sum.
+                    // Filling of -infinity, -cap after a cap, is never above a score, and adds nothing to the sum.
                     let scaled = simd.mul(simd.load_or(s, f32::NEG_INFINITY), scale);
                     let scaled = match shape.soft_cap {
-                        Some(cap) => {
-                            simd.mul(simd.splat(cap), tanh(simd, simd.mul(scaled, simd.splat(1.0 / cap))))
-                        }
+                        Some(cap) => capped(simd, scaled, cap).0,
                         None => scaled,
                     };
                     largest = simd.max(largest, scaled);

@@ -73,7 +73,8 @@ pub fn geglu_forward(gate: &[f32], up: &[f32], out: &mut [f32]) {
 }
 
 /// The backward pass without a buffer of its own: `gate` becomes `d_gate`, `up` becomes `d_up`, and `d_out` becomes the
-/// recomputed `gelu(gate) · up`, which the weight gradient of the down projection needs. Panics when the lengths differ.
+/// recomputed `gelu(gate) · up`, which the weight gradient of the down projection needs. Panics when the lengths
+/// differ.
 pub fn geglu_backward_in_place(gate: &mut [f32], up: &mut [f32], d_out: &mut [f32]) {
     let n = gate.len();
     assert!(up.len() == n && d_out.len() == n, "geglu_backward_in_place: all slices have one length");

@@ -266,7 +266,8 @@ simd_fn! {
                     unsafe { simd.int8_block(rows.len(), &int8_block, &mut block) };
                 } else {
                     let weights = floats.as_ptr();
-                    let row_block = RowBlock { k, x, weights, weight_stride: stride, product: Product::F32, next: [weights; 2] };
+                    let (product, next) = (Product::F32, [weights; 2]);
+                    let row_block = RowBlock { k, x, weights, weight_stride: stride, product, next };
                     // SAFETY: the rows of x were sliced, and four rows of weights were left behind.
                     unsafe { simd.row_block(rows.len(), BLOCK_COLUMNS, &row_block, &mut block) };
                 }

@@ -1,5 +1,5 @@
-//! What happens between a head's products and its logits: rows divided by their norm, a soft cap. With `s_v` the inverse
-//! norm of row `w_v` (1 where rows are not normalised) and `c` the cap:
+//! What happens between a head's products and its logits: rows divided by their norm, a soft cap. With `s_v` the
+//! inverse norm of row `w_v` (1 where rows are not normalised) and `c` the cap:
 //!
 //! ```text
 //! y_v   = s_v (w_v · hidden),   z_v = c tanh(y_v / c)
@@ -22,7 +22,7 @@ pub struct LinearHead<'a> {
     /// `[vocab, h]`, and with it the number format of the products.
     pub weight: Weight<'a>,
     /// The inverse Euclidean norm of each row `[vocab]` ([`inverse_row_norms`]), where logits are products with rows of
-    /// norm 1. Gradients at the weight count it as what it is.
+    /// norm 1. The gradient of the weight includes that through the norm.
     pub inverse_norms: Option<&'a [f32]>,
     /// Logits become `cap tanh(logit / cap)`.
     pub soft_cap: Option<f32>,
@@ -92,8 +92,8 @@ impl LinearHead<'_> {
         }
     }
 
-    /// Turns the gradient at the logits `[vocab, width]` into that at the products, up to the `factors` `[width]` of each
-    /// column; `kept` is what [`forward`](Self::forward) kept. Where rows are normalised, returns
+    /// Turns the gradient at the logits `[vocab, width]` into that at the products, up to the `factors` `[width]` of
+    /// each column; `kept` is what [`forward`](Self::forward) kept. Where rows are normalised, returns
     /// `s_v² Σ factor d_y_v y_v` of each row.
     pub(crate) fn backward(
         &self,

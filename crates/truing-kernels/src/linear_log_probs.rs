@@ -29,10 +29,10 @@
 //! Rows of the head can be excluded: their logits are minus infinity, so that they take no part in any sum, maximum or
 //! gradient.
 //!
-//! Where the head is not plain ([`LinearHead`]), the products become logits before all this, and the gradient at the logits
-//! that at the products after it. Backward then keeps the products beside the logits.
-//! The head is floats, or a [`Bf16Matrix`](crate::Bf16Matrix): then the factors of all three products are rounded to bf16,
-//! d_z before its factor. Everything else is the same.
+//! Where the head is not plain ([`LinearHead`]), the products become logits before all this, and the gradient at the
+//! logits that at the products after it. Backward then keeps the products beside the logits. The head is floats, or a
+//! [`Bf16Matrix`](crate::Bf16Matrix): then the factors of all three products are rounded to bf16, d_z before its
+//! factor. Everything else is the same.
 //!
 //! Sums over the vocabulary run in f32 within blocks of [`BLOCK`] words, and in f64 over the blocks, in order.
 

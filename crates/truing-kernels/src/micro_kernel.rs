@@ -8,7 +8,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use crate::bf16_products::Dot;
-use crate::bf16_products::{Bf16Products, PairDot, Widen, pair_tile};
+use crate::bf16_products::{Bf16Products, PairDot, Widen};
 use crate::blocks::Product;
 use crate::int8_rows::{Int8Block, int8_block};
 use crate::matmul::Write;
@@ -27,21 +27,22 @@ pub(crate) const MAX_TILE_COLUMNS: usize = 64;
 pub(crate) struct Tile {
     /// Terms of the sum.
     pub(crate) k: usize,
-    /// Element (i, p) of A stands at `a + i · a_row + p · a_step`.
+    /// Element (i, p) of A is at `a + i · a_row + p · a_step`.
     pub(crate) a: *const f32,
     pub(crate) a_row: usize,
     pub(crate) a_step: usize,
-    /// Row p of B stands at `b + p · b_step`.
+    /// Row p of B is at `b + p · b_step`.
     pub(crate) b: *const f32,
     pub(crate) b_step: usize,
-    /// Row i of C stands at `c + i · c_row`.
+    /// Row i of C is at `c + i · c_row`.
     pub(crate) c: *mut f32,
     pub(crate) c_row: usize,
     pub(crate) write: Write,
 }
 
+/// The tile, of floats ([`Floats`]) or of pairs of bf16 numbers, which k counts then.
 #[inline(always)]
-unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(simd: S, t: &Tile) {
+unsafe fn tile<S: Simd, D: PairDot<S>, const ROWS: usize, const VECTORS: usize>(simd: S, dot: D, t: &Tile) {
     let Tile { k, a, a_row, a_step, b, b_step, c, c_row, write } = *t;
     let mut sums = [[simd.splat(0.0); VECTORS]; ROWS];
     if write == Write::Add {
@@ -52,27 +53,18 @@ unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(simd: S, t: &Ti
             }
         }
     }
-    // SAFETY: the caller vouches for ROWS rows of A, k rows of VECTORS vectors of B, and ROWS such rows of C.
-    unsafe {
-        let mut a_column = a;
-        let mut b_row = b;
-        for _ in 0..k {
-            let mut b_vectors = [simd.splat(0.0); VECTORS];
-            for (v, vector) in b_vectors.iter_mut().enumerate() {
-                *vector = simd.load_ptr(b_row.add(v * S::LANES));
-            }
-            for (i, sums) in sums.iter_mut().enumerate() {
-                let x = simd.splat(*a_column.add(i * a_row));
-                for (sum, vector) in sums.iter_mut().zip(b_vectors) {
-                    *sum = simd.fma(x, vector, *sum);
-                }
-            }
-            // The last step would leave the block, by less than a row; the pointer is not read there.
-            a_column = a_column.wrapping_add(a_step);
-            b_row = b_row.wrapping_add(b_step);
-        }
-        for (i, sums) in sums.into_iter().enumerate() {
-            for (v, sum) in sums.into_iter().enumerate() {
+    let (mut a_column, mut b_row) = (a, b);
+    for _ in 0..k {
+        // SAFETY: the caller vouches for ROWS rows of A and k rows of VECTORS vectors of B.
+        unsafe { dot.step::<ROWS, VECTORS>(simd, (a_column, a_row), b_row, &mut sums) };
+        // The last step would leave the block, by less than a row; the pointers are not read there.
+        a_column = a_column.wrapping_add(a_step);
+        b_row = b_row.wrapping_add(b_step);
+    }
+    for (i, sums) in sums.into_iter().enumerate() {
+        for (v, sum) in sums.into_iter().enumerate() {
+            // SAFETY: the caller vouches for ROWS rows of VECTORS vectors of C.
+            unsafe {
                 let to = c.add(i * c_row + v * S::LANES);
                 match write {
                     Write::Overwrite => simd.store_ptr(to, sum),
@@ -138,14 +130,15 @@ pub(crate) const FEW_ROWS: usize = 8;
 /// Results of a block: `[row][column]`.
 pub(crate) type BlockSums = [[f32; BLOCK_COLUMNS]; FEW_ROWS];
 
-/// Rows of `x` and rows of weights, all contiguous in k: floats, or pairs of bf16 numbers, which k and strides count then.
+/// Rows of `x` and rows of weights, all contiguous in k: floats, or pairs of bf16 numbers, which k and strides count
+/// then.
 #[derive(Clone, Copy)]
 pub(crate) struct RowBlock {
     /// Terms of the sum.
     pub(crate) k: usize,
-    /// Row i of x stands at `x + i · k`.
+    /// Row i of x is at `x + i · k`.
     pub(crate) x: *const f32,
-    /// Row c of the weights stands at `weights + c · weight_stride`.
+    /// Row c of the weights is at `weights + c · weight_stride`.
     pub(crate) weights: *const f32,
     pub(crate) weight_stride: usize,
     /// What is multiplied.
@@ -298,7 +291,7 @@ macro_rules! micro_kernel {
                 #[$features]
                 unsafe fn compiled<const ROWS: usize, const VECTORS: usize>(simd: $level, t: &Tile) {
                     // SAFETY: passed on to the caller.
-                    unsafe { tile::<$level, ROWS, VECTORS>(simd, t) }
+                    unsafe { tile::<$level, Floats, ROWS, VECTORS>(simd, Floats, t) }
                 }
                 match (rows, vectors) {
                     // SAFETY: `self` proves the instructions, the caller the memory.
@@ -312,7 +305,7 @@ macro_rules! micro_kernel {
                 #[$features]
                 unsafe fn compiled<const ROWS: usize, const VECTORS: usize>(simd: $level, t: &Tile) {
                     // SAFETY: passed on to the caller.
-                    unsafe { pair_tile::<$level, Widen, ROWS, VECTORS>(simd, Widen, t) }
+                    unsafe { tile::<$level, Widen, ROWS, VECTORS>(simd, Widen, t) }
                 }
                 if products == Bf16Products::DotProducts {
                     // SAFETY: passed on to the caller.
@@ -455,16 +448,16 @@ macro_rules! for_size {
 /// As there.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-unsafe fn avx512_pair_tile(simd: Avx512, rows: usize, vectors: usize, tile: &Tile) {
+unsafe fn avx512_pair_tile(simd: Avx512, rows: usize, vectors: usize, t: &Tile) {
     #[target_feature(enable = "avx2,fma,avx512f,avx512bf16")]
-    unsafe fn compiled<const ROWS: usize, const VECTORS: usize>(simd: Avx512, tile: &Tile) {
+    unsafe fn compiled<const ROWS: usize, const VECTORS: usize>(simd: Avx512, t: &Tile) {
         // SAFETY: the caller vouches for the instructions and the memory.
-        unsafe { pair_tile::<Avx512, Dot, ROWS, VECTORS>(simd, Dot::assume(), tile) }
+        unsafe { tile::<Avx512, Dot, ROWS, VECTORS>(simd, Dot::assume(), t) }
     }
     for_size!(
         (rows, vectors),
         compiled,
-        (simd, tile),
+        (simd, t),
         [(1, 1)(2, 1)(3, 1)(4, 1)(5, 1)(6, 1)(1, 2)(2, 2)(3, 2)(4, 2)(5, 2)(6, 2)(1, 3)(2, 3)(3, 3)(4, 3)(
             5, 3
         )(6, 3)(1, 4)(2, 4)(3, 4)(4, 4)(5, 4)(6, 4)]

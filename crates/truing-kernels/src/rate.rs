@@ -5,7 +5,7 @@
 
 use crate::bf16_matrix::Bf16Matrix;
 use crate::bf16_products::{Bf16Products, PairDot, Widen};
-use crate::matmul::{Epilogue, MatrixRef, Write, matmul};
+use crate::matmul::{Epilogue, MatrixRef, Write};
 use crate::simd::{Simd, SimdLevel, simd_fn};
 use crate::weight::Weight;
 use rayon::prelude::*;
@@ -36,13 +36,7 @@ simd_fn! {
 pub fn measure_peak_gflops() -> f64 {
     const ROUNDS: usize = 400_000;
     let level = SimdLevel::current();
-    let mut best = 0.0f64;
-    for _ in 0..8 {
-        let started = Instant::now();
-        let operations: usize = rayon::broadcast(|_| multiply_add_loop(level, ROUNDS)).into_iter().sum();
-        best = best.max(operations as f64 / started.elapsed().as_secs_f64() / 1e9);
-    }
-    best
+    best_gflops(8, || rayon::broadcast(|_| multiply_add_loop(level, ROUNDS)).into_iter().sum())
 }
 
 /// Operations done in products of pairs of bf16 numbers.
@@ -87,8 +81,8 @@ fn dot_pair_loop(n_rounds: usize) -> usize {
     widened_pair_loop(SimdLevel::Portable, n_rounds)
 }
 
-/// The most operations a second, in 10^9, of products of bf16 numbers with sums in f32 that the threads of the current pool
-/// reach together, as [`measure_peak_gflops`] measures those of f32. Takes about a tenth of a second.
+/// The most operations a second, in 10^9, of products of bf16 numbers with sums in f32 that the threads of the current
+/// pool reach together, as [`measure_peak_gflops`] measures those of f32. Takes about a tenth of a second.
 pub fn measure_bf16_peak_gflops() -> f64 {
     const ROUNDS: usize = 400_000;
     let (level, products) = (SimdLevel::current(), Bf16Products::current());
@@ -96,60 +90,50 @@ pub fn measure_bf16_peak_gflops() -> f64 {
         Bf16Products::DotProducts => dot_pair_loop(ROUNDS),
         Bf16Products::Widened => widened_pair_loop(level, ROUNDS),
     };
-    let mut best = 0.0f64;
-    for _ in 0..8 {
-        let started = Instant::now();
-        let operations: usize = rayon::broadcast(|_| work()).into_iter().sum();
-        best = best.max(operations as f64 / started.elapsed().as_secs_f64() / 1e9);
-    }
-    best
-}
-
-/// The rate of [`measure_matmul_gflops`]'s products with factors in bf16. Takes about a tenth of a second.
-pub fn measure_bf16_matmul_gflops() -> f64 {
-    const TOKENS: usize = 512;
-    const WIDTH: usize = 576;
-    let x = vec![0.5; TOKENS * WIDTH];
-    let mut weight = Bf16Matrix::new(WIDTH, WIDTH);
-    weight.round(&vec![0.25; WIDTH * WIDTH]);
-    let mut y = vec![0.0; TOKENS * WIDTH];
-    let mut d_weight = vec![0.0; WIDTH * WIDTH];
-    let x = MatrixRef::new(&x, TOKENS, WIDTH);
-    let weight = Weight::Bf16(&weight);
-    let operations = 3 * 2 * TOKENS * WIDTH * WIDTH;
-    let mut best = 0.0f64;
-    for _ in 0..10 {
-        let started = Instant::now();
-        weight.forward(x, &mut y, Write::Overwrite, Epilogue::Nothing);
-        weight.backward_input(x, &mut y, Write::Overwrite);
-        weight.add_gradient(x, x, &mut d_weight);
-        best = best.max(operations as f64 / started.elapsed().as_secs_f64() / 1e9);
-    }
-    black_box((&y, &d_weight));
-    best
+    best_gflops(8, || rayon::broadcast(|_| work()).into_iter().sum())
 }
 
 /// The rate, in 10^9 operations a second, of the matrix products of a decoder layer on 512 tokens with the threads of
 /// the current pool: forward, and backward to the input and to the weight. Takes about a tenth of a second.
 pub fn measure_matmul_gflops() -> f64 {
+    let weight = vec![0.25_f32; WIDTH * WIDTH];
+    matmul_gflops(Weight::from(&weight))
+}
+
+/// The rate of [`measure_matmul_gflops`]'s products with factors in bf16. Takes about a tenth of a second.
+pub fn measure_bf16_matmul_gflops() -> f64 {
+    let mut weight = Bf16Matrix::new(WIDTH, WIDTH);
+    weight.round(&vec![0.25; WIDTH * WIDTH]);
+    matmul_gflops(Weight::from(&weight))
+}
+
+/// Rows and columns of the weight whose products are measured.
+const WIDTH: usize = 576;
+
+fn matmul_gflops(weight: Weight<'_>) -> f64 {
     const TOKENS: usize = 512;
-    const WIDTH: usize = 576;
     let x = vec![0.5; TOKENS * WIDTH];
-    let weight = vec![0.25; WIDTH * WIDTH];
     let mut y = vec![0.0; TOKENS * WIDTH];
     let mut d_weight = vec![0.0; WIDTH * WIDTH];
     let x = MatrixRef::new(&x, TOKENS, WIDTH);
-    let weight = MatrixRef::new(&weight, WIDTH, WIDTH);
-    let operations = 3 * 2 * TOKENS * WIDTH * WIDTH;
-    let mut best = 0.0f64;
-    for _ in 0..10 {
+    let best = best_gflops(10, || {
+        weight.forward(x, &mut y, Write::Overwrite, Epilogue::Nothing);
+        weight.backward_input(x, &mut y, Write::Overwrite);
+        weight.add_gradient(x, x, &mut d_weight);
+        3 * 2 * TOKENS * WIDTH * WIDTH
+    });
+    black_box((&y, &d_weight));
+    best
+}
+
+/// The best rate, in 10^9 operations a second, of some passes of `work`, which returns its operations.
+fn best_gflops(n_passes: usize, mut work: impl FnMut() -> usize) -> f64 {
+    let mut best = 0.0_f64;
+    for _ in 0..n_passes {
         let started = Instant::now();
-        matmul(x, weight.transposed(), &mut y, Write::Overwrite);
-        matmul(x, weight, &mut y, Write::Overwrite);
-        matmul(x.transposed(), x, &mut d_weight, Write::Overwrite);
+        let operations = work();
         best = best.max(operations as f64 / started.elapsed().as_secs_f64() / 1e9);
     }
-    black_box((&y, &d_weight));
     best
 }
 

@@ -8,9 +8,8 @@
 //! x'[i+d/2] = x[i + d/2] cos a + x[i] sin a
 //! ```
 //!
-//! A table may turn the first components of a head alone; the others stay as they are. The backward pass turns the other
-//! way. Angles are computed in f32, as transformers does, so that the two
-//! agree at long positions too.
+//! A table may turn the first components of a head alone; the others stay as they are. The backward pass turns the
+//! other way. Angles are computed in f32, as transformers does, so that the two agree at long positions too.
 
 use crate::parallel::ELEMENTS_PER_ITEM;
 use crate::simd::{Simd, SimdLevel, simd_fn};

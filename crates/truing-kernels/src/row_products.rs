@@ -7,8 +7,8 @@
 //! Weights are read where they lie, a few rows at a time, and meet a few rows of `x` in registers; the next weights are
 //! asked for meanwhile. Several weights that share `x` are one piece of work, for waking threads costs as much as a small
 //! product. Weights of 8 bits ([`Int8Matrix`]) are a quarter of the stream and give the bits that their numbers in `f32`
-//! would give. Weights of 16 bits ([`Bf16Matrix`]) are half of it; their products have factors in bf16 and sums in f32, as
-//! those of [`bf16_matmul`](crate::bf16_matmul()), so `x` is rounded too, and lanes hold pairs.
+//! would give. Weights of 16 bits ([`Bf16Matrix`]) are half of it; their products have factors in bf16 and sums in f32,
+//! as those of [`bf16_matmul`](crate::bf16_matmul()), so `x` is rounded too, and lanes hold pairs.
 
 #![allow(unsafe_code, reason = "rows read through pointers, columns of y written by several threads")]
 
@@ -111,7 +111,7 @@ pub fn multiply_rows(x: &[f32], n_in: usize, products: &mut [RowProduct<'_>]) {
     });
 }
 
-/// Makes the items of the products; `x_words` are the rows of `x` as pairs of bf16 numbers, where a weight wants them.
+/// Makes the items of the products; `x_words` are the rows of `x` as pairs of bf16 numbers, where a weight is in bf16.
 fn multiply_parts(
     level: SimdLevel,
     (x, x_words): (&[f32], &[f32]),

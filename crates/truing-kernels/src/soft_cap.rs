@@ -1,4 +1,5 @@
-//! The soft cap of Gemma's scores and logits: `cap(z) = c tanh(z / c)`, near `z` for small values and never beyond `±c`.
+//! The soft cap of Gemma's scores and logits: `cap(z) = c tanh(z / c)`, near `z` for small values and never beyond
+//! `±c`.
 //!
 //! Gemma Team, "Gemma 2" (arXiv 2408.00118), section 2. Its slope is `1 - tanh(z / c)²`.
 //!
@@ -17,7 +18,7 @@ const POLYNOMIAL: [f32; 5] =
 
 /// The hyperbolic tangent.
 #[inline(always)]
-pub(crate) fn tanh<S: Simd>(simd: S, x: S::V) -> S::V {
+fn tanh<S: Simd>(simd: S, x: S::V) -> S::V {
     let (zero, one) = (simd.splat(0.0), simd.splat(1.0));
     let magnitude = simd.max(simd.sub(zero, x), x);
     // Bounded, so that nothing overflows where the polynomial is not used.
@@ -36,20 +37,26 @@ pub(crate) fn tanh<S: Simd>(simd: S, x: S::V) -> S::V {
     simd.fma(is_large, simd.mul(sign, large), simd.mul(simd.sub(one, is_large), small))
 }
 
-/// `1 - t²`, the slope of the cap at the value whose tangent is `t`.
+/// `1 - t²`, the slope of the cap at the value whose tangent is `t` ([`capped`]).
 #[inline(always)]
 pub(crate) fn slope<S: Simd>(simd: S, tangent: S::V) -> S::V {
     let one = simd.splat(1.0);
     simd.mul(simd.sub(one, tangent), simd.add(one, tangent))
 }
 
+/// A value after the cap, and its tangent.
+#[inline(always)]
+pub(crate) fn capped<S: Simd>(simd: S, z: S::V, cap: f32) -> (S::V, S::V) {
+    let tangent = tanh(simd, simd.mul(z, simd.splat(1.0 / cap)));
+    (simd.mul(simd.splat(cap), tangent), tangent)
+}
+
 /// Caps a row in place.
 #[inline(always)]
 pub(crate) fn cap_row<S: Simd>(simd: S, row: &mut [f32], cap: f32) {
-    let (cap, inverse) = (simd.splat(cap), simd.splat(1.0 / cap));
     for z in row.chunks_mut(S::LANES) {
-        let capped = simd.mul(cap, tanh(simd, simd.mul(simd.load_or(z, 0.0), inverse)));
-        simd.store_some(z, capped);
+        let (value, _) = capped(simd, simd.load_or(z, 0.0), cap);
+        simd.store_some(z, value);
     }
 }
 
@@ -61,9 +68,8 @@ simd_fn! {
 
 simd_fn! {
     fn slope_chunk<S>(simd, values: &[f32], cap: f32, gradient: &mut [f32]) {
-        let inverse = simd.splat(1.0 / cap);
         for (z, d) in values.chunks(S::LANES).zip(gradient.chunks_mut(S::LANES)) {
-            let tangent = tanh(simd, simd.mul(simd.load_or(z, 0.0), inverse));
+            let (_, tangent) = capped(simd, simd.load_or(z, 0.0), cap);
             let at_input = simd.mul(simd.load_or(d, 0.0), slope(simd, tangent));
             simd.store_some(d, at_input);
         }
@@ -79,8 +85,8 @@ pub fn soft_cap_forward_in_place(values: &mut [f32], cap: f32) {
     values.par_chunks_mut(ELEMENTS_PER_ITEM).for_each(|values| cap_chunk(level, values, cap));
 }
 
-/// The gradient at the capped values becomes that at the values `values`, which are those before the cap. Panics when the
-/// lengths differ.
+/// The gradient at the capped values becomes that at the values `values`, which are those before the cap. Panics when
+/// the lengths differ.
 pub fn soft_cap_backward_in_place(values: &[f32], cap: f32, gradient: &mut [f32]) {
     assert_eq!(values.len(), gradient.len(), "soft_cap_backward_in_place: both slices have one length");
     let level = SimdLevel::current();

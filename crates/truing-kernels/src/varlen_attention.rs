@@ -27,7 +27,7 @@ use crate::pack::{pack_columns, pack_rows, padded, panels};
 use crate::parallel::{Disjoint, for_each_item};
 use crate::scratch::{Scratch, Stock, with_scratch};
 use crate::simd::{MAX_LANES, SimdLevel, lanes, simd_fn};
-use crate::soft_cap::{cap_row, slope, tanh};
+use crate::soft_cap::{cap_row, capped, slope};
 use std::cell::Cell;
 use std::ops::Range;
 
@@ -558,14 +558,14 @@ struct Backward<'a> {
     turned_values: Blocks<'a>,
 }
 
-/// A score after the soft cap, and the cap's slope there.
+/// A score after the soft cap, where there is one, and the cap's slope there.
 #[inline(always)]
-fn capped<S: MicroKernel>(simd: S, score: S::V, soft_cap: Option<f32>) -> (S::V, Option<S::V>) {
+fn capped_with_slope<S: MicroKernel>(simd: S, score: S::V, soft_cap: Option<f32>) -> (S::V, Option<S::V>) {
     match soft_cap {
         None => (score, None),
         Some(cap) => {
-            let tangent = tanh(simd, simd.mul(score, simd.splat(1.0 / cap)));
-            (simd.mul(simd.splat(cap), tangent), Some(slope(simd, tangent)))
+            let (score, tangent) = capped(simd, score, cap);
+            (score, Some(slope(simd, tangent)))
         }
     }
 }
@@ -651,10 +651,13 @@ simd_fn! {
                             let vectors = padded::<S>(width);
                             let pairs = p[..vectors].chunks_exact_mut(S::LANES);
                             for (p, d_s) in pairs.zip(d_s[..vectors].chunks_exact_mut(S::LANES)) {
-                                let (score, slope) = capped(simd, simd.load(p), shape.soft_cap);
+                                let (score, slope) = capped_with_slope(simd, simd.load(p), shape.soft_cap);
                                 let probability = simd.exp(simd.sub(score, log_sum_exp));
                                 let d_score = simd.mul(probability, simd.sub(simd.load(d_s), delta));
-                                let d_score = slope.map_or(d_score, |slope| simd.mul(d_score, slope));
+                                let d_score = match slope {
+                                    Some(slope) => simd.mul(d_score, slope),
+                                    None => d_score,
+                                };
                                 simd.store(p, probability);
                                 simd.store(d_s, d_score);
                             }

@@ -74,8 +74,8 @@ impl<'a> Weight<'a> {
         }
     }
 
-    /// `d_W += d_yᵀ x`, `d_W: [n_out, n_in]` in f32, `d_y: [n_rows, n_out]`, `x: [n_rows, n_in]`: in the number format of
-    /// these weights, whose values take no part in it.
+    /// `d_W += d_yᵀ x`, `d_W: [n_out, n_in]` in f32, `d_y: [n_rows, n_out]`, `x: [n_rows, n_in]`: in the number format
+    /// of these weights, whose values take no part in it.
     ///
     /// Panics when sizes do not fit.
     pub fn add_gradient(self, d_y: MatrixRef<'_>, x: MatrixRef<'_>, d_weight: &mut [f32]) {

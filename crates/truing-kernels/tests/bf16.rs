@@ -200,8 +200,8 @@ fn threads_do_not_matter() {
     }
 }
 
-/// A row of the product is made of its own row of `a` alone, to the bit, whatever stands in the other rows and however many
-/// there are: few rows take another way through the weights.
+/// A row of the product is made of its own row of `a` alone, to the bit, whatever is in the other rows and however
+/// many there are: few rows take another way through the weights.
 #[test]
 fn rows_do_not_see_each_other() {
     let (m, n, k) = (150, 70, 1301);
@@ -342,7 +342,8 @@ fn small_products_of_weights_are_those_of_the_rounded_numbers() {
     });
 }
 
-/// A head in bf16: the same log-probabilities with and without a backward pass, near those in f32 of the rounded numbers.
+/// A head in bf16: the same log-probabilities with and without a backward pass, near those in f32 of the rounded
+/// numbers.
 #[test]
 fn log_probs_of_a_head_in_bf16_are_those_of_the_rounded_numbers() {
     let (n, vocab, h) = (37, 1100, 24);

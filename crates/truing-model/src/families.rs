@@ -206,7 +206,7 @@ pub fn config_from_spec(spec: &DecoderSpec) -> Result<Map<String, Value>, ModelE
         () if back.mlp_bias != spec.mlp_bias => inexpressible("whether the feed-forward has biases"),
         () if back.qk_norm != spec.qk_norm => inexpressible("whether queries and keys are normalised"),
         () if back.sliding_windows != spec.sliding_windows => inexpressible("its sliding windows"),
-        () if back.variant != spec.variant => inexpressible("what it computes otherwise than Llama"),
+        () if back.variant != spec.variant => inexpressible("what it computes differently from Llama"),
         () if back != *spec => inexpressible("one of its fields"),
         () => Ok(fields),
     }
@@ -238,26 +238,43 @@ fn unknown_architecture(
     }
 }
 
+/// The windows of the layers by `layer_types`; `sliding` is that of `sliding_attention`. `None` where the field is left
+/// out.
+fn windows_by_layer_types(
+    config: &ConfigFile,
+    n_layers: usize,
+    sliding: impl Fn() -> Result<Option<usize>, ModelError>,
+) -> Result<Option<Vec<Option<usize>>>, ModelError> {
+    let Some(types) = config.texts("layer_types")? else { return Ok(None) };
+    if types.len() != n_layers {
+        return Err(config.wrong("layer_types", &format!("one entry for each of {n_layers} layers")));
+    }
+    let of_type = |layer_type: &&str| match *layer_type {
+        "full_attention" => Ok(None),
+        "sliding_attention" => sliding(),
+        _ => Err(config.wrong("layer_types", "`full_attention` and `sliding_attention` only")),
+    };
+    types.iter().map(of_type).collect::<Result<_, _>>().map(Some)
+}
+
+/// The `layer_types` that [`windows_by_layer_types`] reads.
+fn layer_types(spec: &DecoderSpec) -> Value {
+    let types = spec
+        .sliding_windows
+        .iter()
+        .map(|window| if window.is_some() { "sliding_attention" } else { "full_attention" });
+    types.collect()
+}
+
 /// Qwen's sliding windows: off unless `use_sliding_window`; then by `layer_types`, or from layer
 /// `max_window_layers` on.
 fn read_qwen_sliding_windows(config: &ConfigFile, n_layers: usize) -> Result<Vec<Option<usize>>, ModelError> {
     let is_used = config.boolean("use_sliding_window")?.unwrap_or(false);
     let window = if is_used { config.size_or_null("sliding_window", Some(4096))? } else { None };
-    if let Some(types) = config.texts("layer_types")? {
-        if types.len() != n_layers {
-            return Err(config.wrong("layer_types", &format!("one entry for each of {n_layers} layers")));
-        }
-        return types
-            .iter()
-            .map(|layer_type| match (*layer_type, window) {
-                ("full_attention", _) => Ok(None),
-                ("sliding_attention", Some(window)) => Ok(Some(window)),
-                ("sliding_attention", None) => {
-                    Err(config.wrong("layer_types", "no `sliding_attention` without a `sliding_window`"))
-                }
-                _ => Err(config.wrong("layer_types", "`full_attention` and `sliding_attention` only")),
-            })
-            .collect();
+    let expected = "no `sliding_attention` without a `sliding_window`";
+    let sliding = || window.map(Some).ok_or_else(|| config.wrong("layer_types", expected));
+    if let Some(windows) = windows_by_layer_types(config, n_layers, sliding)? {
+        return Ok(windows);
     }
     let first = config.size_or_zero("max_window_layers")?.unwrap_or(28);
     Ok((0..n_layers).map(|layer| window.filter(|_| layer >= first)).collect())
@@ -265,14 +282,10 @@ fn read_qwen_sliding_windows(config: &ConfigFile, n_layers: usize) -> Result<Vec
 
 fn write_qwen_sliding_windows(spec: &DecoderSpec, fields: &mut Map<String, Value>) {
     let window = spec.sliding_windows.iter().find_map(|window| *window);
-    let types = spec
-        .sliding_windows
-        .iter()
-        .map(|window| if window.is_some() { "sliding_attention" } else { "full_attention" });
     fields.insert("use_sliding_window".to_owned(), json!(window.is_some()));
     fields.insert("sliding_window".to_owned(), json!(window));
     // Readers older than `layer_types` understand this much.
     let first = spec.sliding_windows.iter().position(Option::is_some).unwrap_or(spec.n_layers);
     fields.insert("max_window_layers".to_owned(), json!(first));
-    fields.insert("layer_types".to_owned(), types.collect());
+    fields.insert("layer_types".to_owned(), layer_types(spec));
 }

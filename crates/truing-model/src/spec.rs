@@ -67,7 +67,7 @@ pub struct DecoderSpec {
     pub qk_norm: bool,
     /// Per layer: a token sees this many tokens, itself included; `None` sees all before it.
     pub sliding_windows: Vec<Option<usize>>,
-    /// What the family computes or stores otherwise than Llama.
+    /// What the family computes or stores differently from Llama.
     #[serde(default)]
     pub variant: DecoderVariant,
     /// Beginning-of-sequence token.
@@ -263,8 +263,8 @@ impl DecoderSpec {
         all
     }
 
-    /// LoRA targets by the names that the model's projections have: where several projections are stored as one matrix and
-    /// all of them are named, that matrix is meant.
+    /// LoRA targets by the names that the model's projections have: where several projections are stored as one matrix
+    /// and all of them are named, that matrix is meant.
     #[must_use]
     pub fn stored_targets(&self, targets: &[String]) -> Vec<String> {
         let qkv = self.variant.qkv_layout.fused_name().and_then(|name| name.rsplit('.').next());

@@ -2,8 +2,7 @@
 //! (<https://huggingface.co/docs/safetensors>): eight bytes of header length, a JSON header, data.
 //!
 //! Files are read through buffers, never mapped: offsets may be unaligned, and a file that shrinks meanwhile
-//! gives an error. Every tensor becomes f32, one at a time; 8-bit floats are
-//! multiplied by their scales (`fp8.rs`).
+//! gives an error. Every tensor becomes f32, one at a time; 8-bit floats are multiplied by their scales (`fp8.rs`).
 
 mod fp8;
 

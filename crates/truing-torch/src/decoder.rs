@@ -29,6 +29,12 @@ impl Decoder {
         trainable: &TrainableSpec,
         parameters: &Parameters,
     ) -> Result<Self, EngineError> {
+        if spec.variant.has_normalized_head && spec.variant.logit_soft_cap.is_some() {
+            // The gradient of `LogitRule` is that of either alone.
+            let reason =
+                "libtorch's engine computes no head with normalised rows and a soft cap on its logits";
+            return Err(EngineError::Unsupported(reason.into()));
+        }
         let layers = (0..spec.n_layers)
             .map(|layer| Layer::find(&spec, trainable, parameters, layer))
             .collect::<Result<_, _>>()?;

@@ -6,7 +6,7 @@
 //! d_w_v = sum over rows of d_y_v s_v hidden - s_v² w_v sum over rows of d_y_v y_v
 //! ```
 //!
-//! No family has both; the second line takes `z_v` for `y_v`.
+//! No family has both, and [`Decoder::find`] refuses both: the second line takes `z_v` for `y_v`.
 
 use truing_model::HeadKind;
 
@@ -59,8 +59,8 @@ impl LogitRule {
         }
     }
 
-    /// The gradient at the products, from that at the logits; with rows of norm 1 also what is taken off the gradient of
-    /// each row, times the row `[vocab, 1]`. `excluded` `[1, vocab]` are tokens whose logits are minus infinity.
+    /// The gradient at the products, from that at the logits; with rows of norm 1 also what is taken off the gradient
+    /// of each row, times the row `[vocab, 1]`. `excluded` `[1, vocab]` are tokens whose logits are minus infinity.
     pub(crate) fn backward(
         &self,
         logits: &Tensor,

@@ -1,5 +1,5 @@
-//! Projections of one input: queries, keys and values, or gate and up. A family stores each as a matrix of its own, or all
-//! as the rows of one (Phi-3's `qkv_proj` and `gate_up_proj`, Baichuan's `W_pack`).
+//! Projections of one input: queries, keys and values, or gate and up. A family stores each as a matrix of its own, or
+//! all as the rows of one (Phi-3's `qkv_proj` and `gate_up_proj`, Baichuan's `W_pack`).
 
 use truing_model::EngineError;
 

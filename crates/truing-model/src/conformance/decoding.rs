@@ -5,9 +5,9 @@ use truing_types::TokenId;
 use super::pytorch::open_decoder;
 use super::support::{
     Case, FAMILIES, Pass, Worst, adamw, all_logits, all_options, assert_refused, assert_same_bits,
-    assert_same_gradients, assert_same_logits, decoders, distance, families, first_and_last_projection,
-    gradients, largest_difference, llama, load, log_softmax, mean_loss_backward, norm, packed,
-    raise_adapters, read, sequences, untied_with_biases,
+    assert_same_gradients, assert_same_logits, decoders, distance, first_and_last_projection, gradients,
+    largest_difference, llama, load, log_softmax, mean_loss_backward, norm, packed, raise_adapters, read,
+    sequences, untied_with_biases,
 };
 use crate::{
     DecoderSpec, DecodingWeights, Engine, EngineError, EngineOptions, LoraSpec, ParameterTensor,
@@ -97,7 +97,7 @@ pub(super) fn decoding_error<E: Engine>(options: &EngineOptions) -> Worst {
     for case in decoders::<E>().into_iter().filter(|case| case.options == *options) {
         add_decoding_errors::<E>(&mut case.load(), &sequences()[2], &case.name, &mut worst);
     }
-    for family in families::<E>() {
+    for family in FAMILIES {
         let mut fixture = open_decoder::<E>(family, options);
         let tokens = fixture.batch.tokens()[fixture.batch.sequence_range(0)].to_vec();
         add_decoding_errors(&mut fixture.engine, &tokens, &fixture.name, &mut worst);

@@ -1,13 +1,12 @@
 //! The small models of the suite: those that PyTorch computed, and one for each option in which families differ.
 
-use super::support::{Case, cases, folder};
-use crate::families::{ConfigFile, spec_from_config};
+use super::support::{Case, cases};
 use crate::{
     Activation, DecoderSpec, DecoderVariant, EncoderSpec, Engine, HeadKind, ParameterRole, ParameterSpec,
     Pooling, QkvLayout,
 };
 
-/// Names of the small models that PyTorch computed; every engine computes the first.
+/// Names of the small models that PyTorch computed.
 pub(super) const FAMILIES: [&str; 10] = [
     "llama_tied_llama3_rope",
     "llama_untied_biases",
@@ -20,13 +19,6 @@ pub(super) const FAMILIES: [&str; 10] = [
     "gemma3_text",
     "baichuan",
 ];
-
-/// Those of [`FAMILIES`] that the engine computes.
-pub(super) fn families<E: Engine>() -> impl Iterator<Item = &'static str> {
-    let spec =
-        |family: &str| spec_from_config(&ConfigFile::open(&folder(family).join("config.json")).unwrap());
-    FAMILIES.into_iter().filter(move |family| E::check_model(&spec(family).unwrap().into()).is_ok())
-}
 
 /// The projections of a block, which take adapters.
 pub(super) fn projections(spec: &DecoderSpec) -> Vec<String> {

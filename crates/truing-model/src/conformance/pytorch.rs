@@ -4,9 +4,9 @@ use truing_parallel::Solo;
 use truing_types::{PackedBatch, TargetTokens, TokenId};
 
 use super::support::{
-    FAMILIES, Pass, Worst, all_logits, all_options, distance, doubles, families, folder, gradient_scale,
-    gradients, hidden, largest_difference, load_from, log_softmax, mean_loss, mean_loss_backward, norm,
-    norm_of_all, origin, packed, read, run_blocks,
+    FAMILIES, Pass, Worst, all_logits, all_options, distance, doubles, folder, gradient_scale, gradients,
+    hidden, largest_difference, load_from, log_softmax, mean_loss, mean_loss_backward, norm, norm_of_all,
+    origin, packed, read, run_blocks,
 };
 use crate::families::{ConfigFile, spec_from_config};
 use crate::weights::{SafetensorsFile, SafetensorsFiles};
@@ -117,7 +117,7 @@ const ENCODERS: [&str; 2] = ["bert_mean", "bert_cls"];
 /// logits.
 pub(super) fn log_prob_error<E: Engine>(options: &EngineOptions) -> Worst {
     let mut worst = Worst::default();
-    for family in families::<E>() {
+    for family in FAMILIES {
         let mut fixture = open_decoder::<E>(family, options);
         let vocab_size = fixture.engine.spec().vocab_size();
         let logits: Vec<f32> = (0..3).flat_map(|i| fixture.expected(&format!("logits.{i}"))).collect();
@@ -145,7 +145,7 @@ pub(super) fn every_token(n_rows: usize, vocab_size: usize) -> TargetTokens {
 /// The largest error of a gradient, decoders' and encoders', as [`Guarantees`](crate::Guarantees) counts it.
 pub(super) fn gradient_error<E: Engine>(options: &EngineOptions) -> Worst {
     let mut worst = Worst::default();
-    for family in families::<E>() {
+    for family in FAMILIES {
         for pass in [
             Pass::WHOLE,
             Pass { layers_per_segment: 1, n_whole: 0, save: SaveActivations::InputAndAttention },
@@ -208,7 +208,7 @@ pub fn vectors_are_those_of_pytorch<E: Engine>() {
 /// Loss, gradient norms and weights over three steps of AdamW with clipping.
 pub fn three_steps_of_a_decoder_are_those_of_pytorch<E: Engine>() {
     for options in all_options::<E>() {
-        for family in families::<E>() {
+        for family in FAMILIES {
             let mut fixture = open_decoder::<E>(family, &options);
             let guarantees = fixture.engine.guarantees();
             let name = fixture.name.clone();

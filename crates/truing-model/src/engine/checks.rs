@@ -58,8 +58,8 @@ fn check_length(spec: &DecoderSpec, n_tokens: usize) -> Result<(), EngineError> 
 ///
 /// # Errors
 /// When the model is no language model, there are not as many lists of tokens as caches, a list is empty, a cache has
-/// no room for its list, a sequence becomes longer than the rotary frequencies are computed for, or a token lies outside
-/// the vocabulary.
+/// no room for its list, a sequence becomes longer than the rotary frequencies are computed for, or a token lies
+/// outside the vocabulary.
 pub fn check_extensions(
     spec: &DecoderSpec,
     caches: impl ExactSizeIterator<Item = (usize, usize)>,
@@ -112,8 +112,8 @@ pub fn check_top(top: &HostTopLogProbs, n_rows: usize, vocab_size: usize) -> Res
 /// Refuses packs that the model cannot read.
 ///
 /// # Errors
-/// When a token lies outside the vocabulary, or a sequence is longer than the rotary frequencies are computed for; of an
-/// encoder also when a text is longer than its positions, or a sequence continues another one.
+/// When a token lies outside the vocabulary, or a sequence is longer than the rotary frequencies are computed for; of
+/// an encoder also when a text is longer than its positions, or a sequence continues another one.
 pub fn check_batch(spec: &ModelSpec, batch: &PackedBatch) -> Result<(), EngineError> {
     check_tokens(batch.tokens(), spec.vocab_size())?;
     if let ModelSpec::Decoder(spec) = spec {

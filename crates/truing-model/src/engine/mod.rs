@@ -215,19 +215,12 @@ pub trait Engine: ParameterStore + Send + Sized {
 
     /// The bytes this engine would need, known before anything is loaded.
     fn memory(spec: &ModelSpec, trainable: &TrainableSpec, dtype: ComputeDtype) -> EngineMemory;
-    /// Refuses a model that the engine does not compute, by its family and field; [`load`](Self::load) does so first.
-    ///
-    /// # Errors
-    /// When it does not.
-    fn check_model(_spec: &ModelSpec) -> Result<(), EngineError> {
-        Ok(())
-    }
     /// Loads a model. What no file holds starts as [`initial_values`](crate::initial_values) says.
     ///
     /// # Errors
-    /// When [`check_model`](Self::check_model) refuses it, the device, the number format or the ZeRO stage is not
-    /// available, a parameter is missing or has another shape, a LoRA target is not a projection of the model, or the
-    /// weights cannot be read.
+    /// When the engine does not compute such a model, the device, the number format or the ZeRO stage is not available,
+    /// a parameter is missing or has another shape, a LoRA target is not a projection of the model, or the weights
+    /// cannot be read.
     fn load(
         spec: ModelSpec,
         trainable: TrainableSpec,

@@ -1,6 +1,6 @@
 //! Baichuan 2, 7B (arXiv 2309.10305): Llama whose queries, keys and values are one projection `W_pack`, and whose head
-//! divides its rows by their norm (`NormHead`). The 13B model has ALiBi instead of a rotary embedding and is refused; it is
-//! told by its `model_max_length` without `max_position_embeddings`.
+//! divides its rows by their norm (`NormHead`). The 13B model has ALiBi instead of a rotary embedding and is refused;
+//! it is recognised by its `model_max_length` without `max_position_embeddings`.
 
 use serde_json::{Map, Value, json};
 
@@ -19,7 +19,8 @@ pub(super) const FAMILY: Family = Family {
 
 fn read_config(config: &ConfigFile) -> Result<DecoderSpec, ModelError> {
     if config.value("max_position_embeddings").is_none() {
-        let expected = "a number: models without it (Baichuan 13B) have ALiBi position biases, which are not computed here";
+        let expected = "a number: models without it (Baichuan 13B) have ALiBi position biases, which are not \
+             computed here";
         return Err(config.missing("max_position_embeddings", expected));
     }
     let mut spec = config.common(&Defaults {

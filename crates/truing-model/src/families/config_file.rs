@@ -23,7 +23,7 @@ pub(super) struct Defaults {
     pub(super) rotary: RotaryDefaults,
 }
 
-/// How a family's configuration speaks of its rotary embedding.
+/// How a family's configuration describes its rotary embedding.
 #[derive(Default)]
 pub(super) struct RotaryDefaults {
     /// `rope_theta`; `None` means 10,000.
@@ -32,8 +32,8 @@ pub(super) struct RotaryDefaults {
     pub(super) may_be_partial: bool,
     /// Other names of `longrope`.
     pub(super) names_of_longrope: &'static [&'static str],
-    /// `original_max_position_embeddings` beside the scaling, which counts before the one in it. `None` means that the
-    /// one in the scaling counts.
+    /// `original_max_position_embeddings` beside the scaling, which takes precedence over the one in it. `None` means
+    /// that the one in the scaling is used.
     pub(super) original_context: Option<usize>,
     /// Where `rope_parameters` has an object for each type of layers, the type whose embedding this is.
     pub(super) global_layers: Option<&'static str>,
@@ -206,7 +206,7 @@ impl ConfigFile {
         Ok(ids.unwrap_or_else(|| if is_left_out { default.into_iter().collect() } else { Vec::new() }))
     }
 
-    /// Everything that the families with SiLU say in the same words. Biases, norms on queries and keys, and sliding
+    /// The fields that the families with SiLU share. Biases, norms on queries and keys, and sliding
     /// windows are left off.
     pub(super) fn common(&self, defaults: &Defaults) -> Result<DecoderSpec, ModelError> {
         if self.value("hidden_act").is_some_and(|act| act != "silu") {
@@ -268,7 +268,7 @@ impl ConfigFile {
         })
     }
 
-    /// Refuses weights that are stored otherwise than as floats of 8 bits or more.
+    /// Refuses weights that are not stored as floats of 8 bits or more.
     fn check_quantization(&self) -> Result<(), ModelError> {
         let field = |name: &str| self.value(&format!("quantization_config.{name}")).and_then(Value::as_str);
         let is_e4m3 = match field("quant_method") {

@@ -1,11 +1,11 @@
-//! Gemma 2 (arXiv 2408.00118): norms with `1 + weight`, also after attention and feed-forward; a scaled embedding; soft caps
-//! on attention scores and logits; a sliding window in every other layer; a GELU gate. Shared with Gemma 3: [`common`] and
-//! [`put_common`].
+//! Gemma 2 (arXiv 2408.00118): norms with `1 + weight`, also after attention and feed-forward; a scaled embedding; soft
+//! caps on attention scores and logits; a sliding window in every other layer; a GELU gate. Shared with Gemma 3:
+//! [`common`] and [`put_common`].
 
 use serde_json::{Map, Value, json};
 
 use super::config_file::{Defaults, RotaryDefaults};
-use super::{ConfigFile, Family, GgufRotary};
+use super::{ConfigFile, Family, GgufRotary, layer_types, windows_by_layer_types};
 use crate::{Activation, DecoderSpec, ModelError};
 
 pub(super) const FAMILY: Family = Family {
@@ -33,7 +33,7 @@ fn write_config(spec: &DecoderSpec, fields: &mut Map<String, Value>) {
     fields.insert("attn_logit_softcapping".to_owned(), json!(spec.variant.attention_soft_cap));
 }
 
-/// What Gemma 2 and 3 say in the same words, without windows and caps.
+/// The fields that Gemma 2 and 3 share, without windows and caps.
 pub(super) fn common(
     config: &ConfigFile,
     max_position_embeddings: usize,
@@ -80,18 +80,14 @@ pub(super) fn put_common(spec: &DecoderSpec, fields: &mut Map<String, Value>) {
     put("hidden_activation", json!(ACTIVATION));
     put("attention_bias", json!(spec.qkv_bias));
     let scale = f64::from(spec.variant.attention_scale.unwrap_or(1.0));
-    // A whole number in every release; the nearest of the two that give the same scale.
+    // A whole number in every release, and written as one where it gives the same scale.
     let scalar = scale.powi(-2);
     let whole = scalar.round();
     let is_whole = whole.powf(-0.5) as f32 == scale as f32;
     put("query_pre_attn_scalar", if is_whole { json!(whole as u64) } else { json!(scalar) });
     put("final_logit_softcapping", json!(spec.variant.logit_soft_cap));
     put("sliding_window", json!(spec.sliding_windows.iter().find_map(|window| *window)));
-    let types = spec
-        .sliding_windows
-        .iter()
-        .map(|window| if window.is_some() { "sliding_attention" } else { "full_attention" });
-    put("layer_types", types.collect());
+    put("layer_types", layer_types(spec));
 }
 
 /// A cap that `null` turns off.
@@ -116,17 +112,9 @@ pub(super) fn layer_windows(
     // Without one transformers fails too, and Gemma 3's layers would turn by the other rotary base.
     let expected = "a whole number above 0, for layers with `sliding_attention`";
     let sliding = || window.map(Some).ok_or_else(|| config.wrong("sliding_window", expected));
-    let Some(types) = config.texts("layer_types")? else {
-        let of_layer = |layer: usize| if (layer + 1).is_multiple_of(period) { Ok(None) } else { sliding() };
-        return (0..n_layers).map(of_layer).collect();
-    };
-    if types.len() != n_layers {
-        return Err(config.wrong("layer_types", &format!("one entry for each of {n_layers} layers")));
+    if let Some(windows) = windows_by_layer_types(config, n_layers, sliding)? {
+        return Ok(windows);
     }
-    let of_type = |layer_type: &&str| match *layer_type {
-        "full_attention" => Ok(None),
-        "sliding_attention" => sliding(),
-        _ => Err(config.wrong("layer_types", "`full_attention` and `sliding_attention` only")),
-    };
-    types.iter().map(of_type).collect()
+    let of_layer = |layer: usize| if (layer + 1).is_multiple_of(period) { Ok(None) } else { sliding() };
+    (0..n_layers).map(of_layer).collect()
 }

@@ -1,5 +1,5 @@
-//! Gemma 3, text alone (arXiv 2503.19786): Gemma 2 with norms over queries and keys instead of the caps, five layers with a
-//! sliding window for each without, and another rotary base in the former.
+//! Gemma 3, text alone (arXiv 2503.19786): Gemma 2 with norms over queries and keys instead of the caps, five layers
+//! with a sliding window for each without, and another rotary base in the former.
 
 use serde_json::{Map, Value, json};
 
@@ -48,7 +48,7 @@ fn read_config(config: &ConfigFile) -> Result<DecoderSpec, ModelError> {
 
 fn write_config(spec: &DecoderSpec, fields: &mut Map<String, Value>) {
     put_common(spec, fields);
-    // Both forms: that of transformers 4, and that of 5 which counts where it is read.
+    // Both forms: that of transformers 4, and that of 5, which takes precedence where it is read.
     let local = spec.variant.local_rope_theta.unwrap_or(LOCAL_THETA);
     fields.insert("rope_local_base_freq".to_owned(), json!(local));
     fields.remove("rope_scaling");

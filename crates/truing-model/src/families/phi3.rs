@@ -1,5 +1,5 @@
-//! Phi-3, Phi-3.5 and Phi-4, dense (arXiv 2404.14219, 2412.08905): queries, keys and values are one projection, and so are
-//! gate and up; LongRoPE for long contexts; Phi-4-mini turns three quarters of each head.
+//! Phi-3, Phi-3.5 and Phi-4, dense (arXiv 2404.14219, 2412.08905): queries, keys and values are one projection, and so
+//! are gate and up; LongRoPE for long contexts; Phi-4-mini turns three quarters of each head.
 
 use serde_json::{Map, Value, json};
 

@@ -123,7 +123,8 @@ impl ScalingFields<'_> {
         self.config.required_positive(&self.name(name))
     }
 
-    /// The context of pre-training. Beside the object it counts before the one in it, as in transformers.
+    /// The context of pre-training. Beside the object it takes precedence over the one in it, as in
+    /// transformers.
     fn original(&self) -> Result<usize, ModelError> {
         let name = "original_max_position_embeddings";
         let outer = self.config.size(name)?.or(self.original_context);
@@ -203,8 +204,8 @@ impl ScalingFields<'_> {
     }
 }
 
-/// LongRoPE's factor on cosines and sines, where the files do not say, for a context `original` that is extended `factor`
-/// times.
+/// LongRoPE's factor on cosines and sines, where the files do not say, for a context `original` that is extended
+/// `factor` times.
 pub(super) fn long_rope_attention_factor(factor: f64, original: usize) -> f64 {
     if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (original as f64).ln()).sqrt() }
 }

@@ -26,8 +26,8 @@ pub enum RopeScaling {
         /// Context of pre-training.
         original_max_position_embeddings: f64,
     },
-    /// YaRN (Peng et al. 2023, arXiv 2309.00071): high frequencies are kept, low ones divided, those between blended; and
-    /// queries and keys are multiplied by a factor.
+    /// YaRN (Peng et al. 2023, arXiv 2309.00071): high frequencies are kept, low ones divided, those between blended;
+    /// and queries and keys are multiplied by a factor.
     Yarn {
         /// The divisor of low frequencies.
         factor: f64,
@@ -42,8 +42,8 @@ pub enum RopeScaling {
         /// Context of pre-training.
         original_max_position_embeddings: f64,
     },
-    /// NTK-aware scaling whose base grows with the sequence, from the context of pre-training on. Up to there it changes
-    /// nothing; longer sequences are refused.
+    /// NTK-aware scaling whose base grows with the sequence, from the context of pre-training on. Up to there it
+    /// changes nothing; longer sequences are refused.
     Dynamic {
         /// Growth of the base.
         factor: f64,
@@ -65,8 +65,8 @@ pub enum RopeScaling {
 }
 
 impl RopeScaling {
-    /// The longest sequence that the frequencies are those of, where they depend on the length of the sequence. `context`
-    /// is that of the model.
+    /// The longest sequence that the frequencies are those of, where they depend on the length of the sequence.
+    /// `context` is that of the model.
     fn longest_sequence(&self, context: usize) -> Option<usize> {
         match self {
             Self::Dynamic { .. } => Some(context),
@@ -142,16 +142,16 @@ impl DecoderSpec {
     }
 
     /// Rotary frequencies `[rotary_dim / 2]`, `theta^(-2i / rotary_dim)` after scaling, in single precision as
-    /// transformers computes them (Su et al. 2021, arXiv 2104.09864), and the factor on cosine and sine. Of layers with a
-    /// sliding window see [`local_rotary_inverse_frequencies`](Self::local_rotary_inverse_frequencies).
+    /// transformers computes them (Su et al. 2021, arXiv 2104.09864), and the factor on cosine and sine. Of layers with
+    /// a sliding window see [`local_rotary_inverse_frequencies`](Self::local_rotary_inverse_frequencies).
     #[must_use]
     pub fn rotary_inverse_frequencies(&self) -> (Vec<f32>, f32) {
         let scaling = self.rope_scaling.as_ref();
         (self.frequencies(self.rope_theta, scaling), scaling.map_or(1.0, RopeScaling::attention_factor))
     }
 
-    /// The frequencies `[rotary_dim / 2]` of layers with a sliding window, where they have their own (Gemma 3). They are not
-    /// scaled.
+    /// The frequencies `[rotary_dim / 2]` of layers with a sliding window, where they have their own (Gemma 3). They
+    /// are not scaled.
     #[must_use]
     pub fn local_rotary_inverse_frequencies(&self) -> Option<Vec<f32>> {
         self.variant.local_rope_theta.map(|theta| self.frequencies(theta, None))

@@ -36,7 +36,7 @@ impl QkvLayout {
     }
 }
 
-/// What a family computes or stores otherwise than Llama. The default is Llama.
+/// What a family computes or stores differently from Llama. The default is Llama.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DecoderVariant {
