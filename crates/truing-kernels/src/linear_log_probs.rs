@@ -38,6 +38,12 @@
 
 #![allow(unsafe_code, reason = "blocks written by several threads")]
 
+mod divergence;
+mod top;
+
+pub use divergence::{Divergence, DivergenceKind, ReferenceRows};
+pub use top::{linear_log_probs_of, linear_top_log_probs};
+
 use crate::linear_head::LinearHead;
 use crate::matmul::{MatrixRef, Write};
 use crate::parallel::{Disjoint, ELEMENTS_PER_ITEM, for_each_item};
@@ -55,82 +61,6 @@ pub struct LogProbRows<'a> {
     pub entropies: &'a mut [f32],
     /// Whether the target is the most probable token (the first of equals).
     pub is_argmax: &'a mut [bool],
-}
-
-/// A reference distribution over some tokens at every row.
-#[derive(Clone, Copy, Debug)]
-pub struct ReferenceRows<'a> {
-    /// Tokens a row holds, at least 1.
-    pub k: usize,
-    /// The tokens `[n, k]`.
-    pub tokens: &'a [u32],
-    /// Their log-probabilities, which sum to 1 over the row `[n, k]`.
-    pub log_probs: &'a [f32],
-}
-
-/// Which divergence of the model's distribution p from the reference q.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub enum DivergenceKind {
-    /// KL(p, q): p avoids what q finds unlikely.
-    #[default]
-    ReverseKl,
-    /// KL(q, p): p covers what q finds likely.
-    ForwardKl,
-    /// The generalised Jensen-Shannon divergence with this weight of q in the mixture, between 0 and 1 (arXiv 2306.13649).
-    JensenShannon(f64),
-}
-
-/// The divergence from a reference: what is given, and where it goes.
-#[derive(Debug)]
-pub struct Divergence<'a> {
-    /// The reference.
-    pub reference: ReferenceRows<'a>,
-    /// Which divergence.
-    pub kind: DivergenceKind,
-    /// The divergence at each row, in nats, never negative `[n]`.
-    pub kl: &'a mut [f32],
-    /// Gradient with respect to it `[n]`; empty for zero.
-    pub d_kl: &'a [f32],
-}
-
-impl DivergenceKind {
-    /// The divergence of one row and its gradient with respect to the logits; `terms` are the pairs `(log p_v, log q_v)`.
-    fn of_row<I: Iterator<Item = (f64, f64)>>(self, terms: impl Fn() -> I, gradient: &mut [f32]) -> f64 {
-        let put = |gradient: &mut [f32], values: &mut dyn Iterator<Item = f64>| {
-            gradient.iter_mut().zip(values).for_each(|(gradient, value)| *gradient = value as f32);
-        };
-        match self {
-            Self::ReverseKl => {
-                let divergence: f64 = terms().map(|(log_p, log_q)| log_p.exp() * (log_p - log_q)).sum();
-                let of = |(log_p, log_q): (f64, f64)| log_p.exp() * (log_p - log_q - divergence);
-                put(gradient, &mut terms().map(of));
-                divergence
-            }
-            Self::ForwardKl => {
-                put(gradient, &mut terms().map(|(log_p, log_q)| log_p.exp() - log_q.exp()));
-                terms().map(|(log_p, log_q)| log_q.exp() * (log_q - log_p)).sum()
-            }
-            Self::JensenShannon(beta) => {
-                // Where both are equal, so is the mixture, to the bit.
-                let log_m = |log_p: f64, log_q: f64| match log_p == log_q {
-                    true => log_p,
-                    false => {
-                        let (q, p) = (beta.ln() + log_q, (1.0 - beta).ln() + log_p);
-                        p.max(q) + (-(p - q).abs()).exp().ln_1p()
-                    }
-                };
-                let from_p: f64 =
-                    terms().map(|(log_p, log_q)| log_p.exp() * (log_p - log_m(log_p, log_q))).sum();
-                let from_q: f64 =
-                    terms().map(|(log_p, log_q)| log_q.exp() * (log_q - log_m(log_p, log_q))).sum();
-                let of = |(log_p, log_q): (f64, f64)| {
-                    (1.0 - beta) * log_p.exp() * (log_p - log_m(log_p, log_q) - from_p)
-                };
-                put(gradient, &mut terms().map(of));
-                beta * from_q + (1.0 - beta) * from_p
-            }
-        }
-    }
 }
 
 /// Floats of the logits of a chunk.
@@ -607,138 +537,6 @@ pub fn linear_log_probs_divergence_backward<'a>(
     );
     let gradients = Gradients { d_log_probs, d_hidden, d_head };
     run(hidden, head, targets, excluded, out, divergence, Some(gradients));
-}
-
-/// The `k` largest logits of each row, the `excluded` ones left out (ascending ranges): tokens by falling logit, the lower
-/// first among equals, and log-probabilities renormalised over them, `[n, k]` each; `hidden: [n, h]`, `head: [vocab, h]`.
-/// The logits are those of [`linear_log_probs_divergence_forward`] to the bit.
-///
-/// Panics when a size does not fit or `k` is not between 1 and the number of rows that are not excluded.
-pub fn linear_top_log_probs<'a>(
-    hidden: &[f32],
-    head: impl Into<LinearHead<'a>>,
-    h: usize,
-    excluded: &[Range<u32>],
-    k: usize,
-) -> (Vec<u32>, Vec<f32>) {
-    let head = head.into();
-    assert!(
-        h > 0 && hidden.len().is_multiple_of(h) && head.weight.n_elements().is_multiple_of(h),
-        "linear_top_log_probs: hidden [n, h], head [vocab, h]"
-    );
-    let (n, vocab) = (hidden.len() / h, head.weight.n_elements() / h);
-    let n_left = check_excluded(excluded, vocab);
-    assert!((1..=n_left).contains(&k), "linear_top_log_probs: k is from 1 to {n_left}");
-    let mut tokens = vec![0_u32; n * k];
-    let mut log_probs = vec![0.0_f32; n * k];
-    let mut results = tokens.chunks_mut(k).zip(log_probs.chunks_mut(k));
-    for_each_chunk_of_logits(hidden, head, h, excluded, |rows, logits, width| {
-        let mut of_chunk: Vec<(&mut [u32], &mut [f32])> = results.by_ref().take(rows.len()).collect();
-        let new_rows = || (vec![0.0; MAX_LANES * vocab], Vec::with_capacity(vocab));
-        of_chunk.par_chunks_mut(MAX_LANES).enumerate().for_each_init(new_rows, |space, (block, results)| {
-            let (rows, order) = space;
-            let columns = block * MAX_LANES..block * MAX_LANES + results.len();
-            for (v, row) in logits.chunks_exact(width).enumerate() {
-                row[columns.clone()].iter().enumerate().for_each(|(i, &z)| rows[i * vocab + v] = z);
-            }
-            for (logits, (tokens, log_probs)) in rows.chunks_exact(vocab).zip(results) {
-                choose_top(logits, order, tokens, log_probs);
-            }
-        });
-    });
-    (tokens, log_probs)
-}
-
-/// The log-probabilities of given tokens `[n, k]`, renormalised over the tokens of each row; `hidden: [n, h]`, `head: [vocab, h]`.
-/// The logits are those of [`linear_log_probs_divergence_forward`] to the bit.
-///
-/// Panics when a size or a token does not fit.
-pub fn linear_log_probs_of<'a>(
-    hidden: &[f32],
-    head: impl Into<LinearHead<'a>>,
-    h: usize,
-    tokens: &[u32],
-    k: usize,
-) -> Vec<f32> {
-    let head = head.into();
-    assert!(
-        h > 0 && hidden.len().is_multiple_of(h) && head.weight.n_elements().is_multiple_of(h),
-        "linear_log_probs_of: hidden [n, h], head [vocab, h]"
-    );
-    let vocab = head.weight.n_elements() / h;
-    assert!(k > 0 && tokens.len() == hidden.len() / h * k, "linear_log_probs_of: tokens are [n, k]");
-    assert!(tokens.iter().all(|&v| (v as usize) < vocab), "linear_log_probs_of: tokens are below {vocab}");
-    let mut log_probs = vec![0.0_f32; tokens.len()];
-    let mut results = tokens.chunks(k).zip(log_probs.chunks_mut(k));
-    for_each_chunk_of_logits(hidden, head, h, &[], |rows, logits, width| {
-        let of_chunk: Vec<(&[u32], &mut [f32])> = results.by_ref().take(rows.len()).collect();
-        of_chunk.into_par_iter().enumerate().for_each(|(i, (tokens, log_probs))| {
-            renormalise(tokens, |v| logits[v as usize * width + i], log_probs);
-        });
-    });
-    log_probs
-}
-
-/// Calls `look` with the logits of each chunk of rows: the rows, `[vocab, width]`, and the width.
-fn for_each_chunk_of_logits(
-    hidden: &[f32],
-    head: LinearHead<'_>,
-    h: usize,
-    excluded: &[Range<u32>],
-    mut look: impl FnMut(Range<usize>, &[f32], usize),
-) {
-    let (n, vocab) = (hidden.len() / h, head.weight.n_elements() / h);
-    head.check(vocab);
-    let most = tokens_per_chunk(vocab);
-    WORKSPACE.with(|scratch| {
-        for chunk_rows in chunks(n, most) {
-            let width = chunk_rows.len().next_multiple_of(MAX_LANES);
-            let parts = Parts::new(most, vocab, h);
-            let (logits, rest) = scratch.floats(parts.total()).split_at_mut(parts.logits);
-            let chunk_hidden = &mut rest[..width * h];
-            let rows = chunk_rows.start * h..chunk_rows.end * h;
-            chunk_hidden[..rows.len()].copy_from_slice(&hidden[rows.clone()]);
-            chunk_hidden[rows.len()..].fill(0.0);
-            let mut chunk = Chunk {
-                head,
-                h,
-                vocab,
-                width,
-                targets: &[],
-                logits: &mut logits[..width * vocab],
-                hidden: chunk_hidden,
-                kept: &mut [],
-            };
-            chunk.multiply(excluded);
-            look(chunk_rows, &*chunk.logits, width);
-        }
-    });
-}
-
-/// Log-probabilities over some tokens of a row alone, in their order.
-fn renormalise(tokens: &[u32], logit: impl Fn(u32) -> f32, log_probs: &mut [f32]) {
-    let logits = || tokens.iter().map(|&v| f64::from(logit(v)));
-    let largest = logits().fold(f64::NEG_INFINITY, f64::max);
-    let sum: f64 = logits().map(|z| (z - largest).exp()).sum();
-    for (log_prob, z) in log_probs.iter_mut().zip(logits()) {
-        *log_prob = (z - largest - sum.ln()) as f32;
-    }
-}
-
-/// One row of [`linear_top_log_probs`]; `order` is working space.
-fn choose_top(logits: &[f32], order: &mut Vec<u32>, tokens: &mut [u32], log_probs: &mut [f32]) {
-    let k = tokens.len();
-    order.clear();
-    order.extend(0..logits.len() as u32);
-    // NaN sorts above everything and so shows in the result.
-    let by_logit = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
-    if k < order.len() {
-        order.select_nth_unstable_by(k - 1, by_logit);
-        order.truncate(k);
-    }
-    order.sort_unstable_by(by_logit);
-    tokens.copy_from_slice(order);
-    renormalise(tokens, |v| logits[v as usize], log_probs);
 }
 
 #[cfg(test)]

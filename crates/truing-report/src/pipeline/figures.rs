@@ -131,7 +131,9 @@ fn of_selection(folder: &Path) -> Result<Option<MainFigure>, ReportError> {
 
 /// The first figures of a stage, counts before others.
 fn of_figures(figures: &BTreeMap<String, f64>) -> Option<MainFigure> {
-    let mut names: Vec<&String> = figures.keys().filter(|name| figures[*name].is_finite()).collect();
+    // The size of the outputs has a column of its own.
+    let is_shown = |name: &&String| figures[*name].is_finite() && name.as_str() != "bytes";
+    let mut names: Vec<&String> = figures.keys().filter(is_shown).collect();
     names.sort_by_key(|name| !name.starts_with("n_"));
     let shown = names.into_iter().take(N_FIGURES).map(|name| {
         let value = figures[name];
@@ -157,5 +159,6 @@ mod tests {
         let shown = of_figures(&figures).unwrap();
         assert_eq!(shown.line(), "kept rows 3, rows 12,000, cost 0.250");
         assert_eq!(of_figures(&BTreeMap::new()), None);
+        assert_eq!(of_figures(&[("bytes".to_owned(), 538.0)].into()), None);
     }
 }
