@@ -118,8 +118,7 @@ impl<E: Engine> Worker<E> {
             }
             for (hosted, load) in self.models.iter_mut().zip(&self.loads) {
                 if let Hosted::Generating(generating) = hosted {
-                    generating.step();
-                    generating.report(load);
+                    generating.step(load);
                 }
             }
         }
@@ -225,7 +224,8 @@ impl<E: Engine> Generating<E> {
         }
     }
 
-    fn step(&mut self) {
+    /// The load is reported before a reply is sent: a client that has its reply no longer counts as running.
+    fn step(&mut self, load: &Load) {
         self.step_scoring();
         if self.decoding.is_idle() {
             return;
@@ -243,9 +243,13 @@ impl<E: Engine> Generating<E> {
             }
         };
         match self.decoding.step_watched(&mut self.engine, on_token) {
-            Ok(finished) => finished.into_iter().for_each(|one| self.finish(one)),
+            Ok(finished) => {
+                self.report(load);
+                finished.into_iter().for_each(|one| self.finish(one));
+            }
             Err(error) => self.fail_all(&error),
         }
+        self.report(load);
     }
 
     fn finish(&mut self, Finished { job_idx, sample_idx, n_reused_tokens, result }: Finished) {
