@@ -3,12 +3,14 @@
 
 use std::ops::Range;
 
-use truing_kernels::{gather_rows, scatter_add_rows, span_attention_backward, span_attention_forward};
+use truing_kernels::{
+    AttentionShape, gather_rows, scatter_add_rows, span_attention_backward, span_attention_forward,
+};
 
 use crate::batch::{DeviceBatch, KeyRun};
 use crate::buffers::BufferPool;
-use crate::layer::Layer;
 use crate::segment::SavedAttention;
+use crate::ulysses::SequenceGroup;
 
 /// Queries `[n_pack, own heads]`, keys and values `[n_pack, own key heads]`, after the rotation.
 #[derive(Clone, Copy)]
@@ -18,44 +20,50 @@ pub(crate) struct AttentionInputs<'a> {
     pub(crate) v: &'a [f32],
 }
 
-impl Layer {
-    /// Width of this rank's query heads.
-    fn own_q_width(&self) -> usize {
-        self.own_attention.n_heads * self.own_attention.head_dim
+/// The attention of this rank's heads.
+#[derive(Debug)]
+pub(crate) struct OwnAttention {
+    shape: AttentionShape,
+    group: SequenceGroup,
+}
+
+impl OwnAttention {
+    /// `shape` has this rank's heads.
+    pub(crate) fn new(shape: AttentionShape, group: &SequenceGroup) -> Self {
+        Self { shape, group: group.clone() }
     }
 
-    /// Width of this rank's key heads.
-    fn own_kv_width(&self) -> usize {
-        self.own_attention.n_kv_heads * self.own_attention.head_dim
+    /// Width of the query heads.
+    fn q_width(&self) -> usize {
+        self.shape.n_heads * self.shape.head_dim
+    }
+
+    /// Width of the key heads.
+    fn kv_width(&self) -> usize {
+        self.shape.n_kv_heads * self.shape.head_dim
     }
 
     /// The attention's results `[n_pack, own heads]`.
-    pub(crate) fn attend(
+    pub(crate) fn forward(
         &self,
         pool: &mut BufferPool,
         batch: &DeviceBatch,
         inputs: AttentionInputs<'_>,
     ) -> SavedAttention {
         let AttentionInputs { q, k, v } = inputs;
-        let (group, n_pack) = (&self.exchange.group, batch.rows.n_pack);
-        let mut attention = group.take(pool, n_pack, self.own_q_width());
-        let mut log_sum_exp = group.take(pool, n_pack, self.own_attention.n_heads);
+        let (group, n_pack) = (&self.group, batch.rows.n_pack);
+        let mut attention = group.take(pool, n_pack, self.q_width());
+        let mut log_sum_exp = group.take(pool, n_pack, self.shape.n_heads);
         match &batch.key_runs {
-            None => span_attention_forward(
-                &self.own_attention,
-                &batch.spans,
-                q,
-                k,
-                v,
-                &mut attention,
-                &mut log_sum_exp,
-            ),
+            None => {
+                span_attention_forward(&self.shape, &batch.spans, q, k, v, &mut attention, &mut log_sum_exp)
+            }
             Some(runs) => {
                 for run in runs {
                     let [keys, values] = self.copied_keys(pool, run, [k, v]);
                     let (of_queries, of_heads) = self.parts_of(run);
                     span_attention_forward(
-                        &self.own_attention,
+                        &self.shape,
                         &run.spans,
                         &q[of_queries.clone()],
                         &keys,
@@ -72,7 +80,7 @@ impl Layer {
     }
 
     /// The gradients at queries, keys and values, from that at the results.
-    pub(crate) fn attend_backward(
+    pub(crate) fn backward(
         &self,
         pool: &mut BufferPool,
         batch: &DeviceBatch,
@@ -82,13 +90,13 @@ impl Layer {
     ) -> [Vec<f32>; 3] {
         let AttentionInputs { q, k, v } = inputs;
         let SavedAttention { attention, log_sum_exp } = saved;
-        let (group, n_pack) = (&self.exchange.group, batch.rows.n_pack);
-        let mut d_q = group.take(pool, n_pack, self.own_q_width());
-        let mut d_k = group.take(pool, n_pack, self.own_kv_width());
-        let mut d_v = group.take(pool, n_pack, self.own_kv_width());
+        let (group, n_pack) = (&self.group, batch.rows.n_pack);
+        let mut d_q = group.take(pool, n_pack, self.q_width());
+        let mut d_k = group.take(pool, n_pack, self.kv_width());
+        let mut d_v = group.take(pool, n_pack, self.kv_width());
         match &batch.key_runs {
             None => span_attention_backward(
-                &self.own_attention,
+                &self.shape,
                 &batch.spans,
                 q,
                 k,
@@ -106,10 +114,10 @@ impl Layer {
                 for run in runs {
                     let [keys, values] = self.copied_keys(pool, run, [k, v]);
                     let [mut d_keys, mut d_values] =
-                        [(); 2].map(|()| group.take(pool, run.key_tokens.len(), self.own_kv_width()));
+                        [(); 2].map(|()| group.take(pool, run.key_tokens.len(), self.kv_width()));
                     let (of_queries, of_heads) = self.parts_of(run);
                     span_attention_backward(
-                        &self.own_attention,
+                        &self.shape,
                         &run.spans,
                         &q[of_queries.clone()],
                         &keys,
@@ -123,7 +131,7 @@ impl Layer {
                     );
                     // A prefix's gradient is the sum over its copies, in their order.
                     for (d_copies, d_all) in [(&d_keys, &mut d_k), (&d_values, &mut d_v)] {
-                        scatter_add_rows(d_copies, self.own_kv_width(), &run.key_tokens, d_all);
+                        scatter_add_rows(d_copies, self.kv_width(), &run.key_tokens, d_all);
                     }
                     for buffer in [keys, values, d_keys, d_values] {
                         pool.give(buffer);
@@ -141,9 +149,9 @@ impl Layer {
         run: &KeyRun,
         keys_and_values: [&[f32]; 2],
     ) -> [Vec<f32>; 2] {
-        let width = self.own_kv_width();
+        let width = self.kv_width();
         keys_and_values.map(|from| {
-            let mut to = self.exchange.group.take(pool, run.key_tokens.len(), width);
+            let mut to = self.group.take(pool, run.key_tokens.len(), width);
             gather_rows(from, width, &run.key_tokens, &mut to);
             to
         })
@@ -153,7 +161,7 @@ impl Layer {
     /// by run.
     fn parts_of(&self, run: &KeyRun) -> (Range<usize>, Range<usize>) {
         let (start, end) = (run.queries.start, run.queries.end);
-        let (width, n_heads) = (self.own_q_width(), self.own_attention.n_heads);
+        let (width, n_heads) = (self.q_width(), self.shape.n_heads);
         (start * width..end * width, start * n_heads..end * n_heads)
     }
 }

@@ -21,7 +21,7 @@ use truing_kernels::{
 };
 use truing_model::{Activation, DecoderSpec, EngineError, SaveActivations, TrainableSpec};
 
-use crate::attention::AttentionInputs;
+use crate::attention::{AttentionInputs, OwnAttention};
 use crate::batch::DeviceBatch;
 use crate::buffers::BufferPool;
 use crate::linear::Linear;
@@ -46,8 +46,7 @@ pub(crate) struct Layer {
     pub(crate) down: Linear,
     activation: Activation,
     pub(crate) attention: AttentionShape,
-    /// The attention of this rank's heads.
-    pub(crate) own_attention: AttentionShape,
+    own_attention: OwnAttention,
     pub(crate) exchange: HeadExchange,
     pub(crate) hidden: usize,
     pub(crate) inner: usize,
@@ -150,7 +149,7 @@ impl Layer {
             gate_up,
             down: linear("mlp.down_proj")?,
             activation: variant.activation,
-            own_attention: exchange.own_shape(&attention),
+            own_attention: OwnAttention::new(exchange.own_shape(&attention), group),
             attention,
             exchange,
             hidden: spec.hidden_size,
@@ -192,8 +191,8 @@ impl Layer {
 
         let tensors = [(q, Heads::Queries), (k, Heads::Keys), (v, Heads::Keys)];
         let [mut q, mut k, v] = self.exchange.to_heads(pool, &batch.rows, tensors)?;
-        let attention =
-            given.unwrap_or_else(|| self.attend(pool, batch, AttentionInputs { q: &q, k: &k, v: &v }));
+        let inputs = AttentionInputs { q: &q, k: &k, v: &v };
+        let attention = given.unwrap_or_else(|| self.own_attention.forward(pool, batch, inputs));
         let attention_by_rows = self.attention_by_rows(pool, batch, &attention)?;
         let mut x_mid = pool.copy(&x, self.hidden);
         let by_rows = attention_by_rows.as_ref().unwrap_or(&attention.attention);
@@ -377,7 +376,7 @@ impl Layer {
             ([q, k], None)
         };
         let inputs = AttentionInputs { q: &rotated[0], k: &rotated[1], v: &v };
-        let [d_q, d_k, d_v] = self.attend_backward(pool, batch, inputs, &attention, &d_attention);
+        let [d_q, d_k, d_v] = self.own_attention.backward(pool, batch, inputs, &attention, &d_attention);
         attention.release(pool);
         for buffer in rotated.into_iter().chain([v, d_attention]) {
             pool.give(buffer);
