@@ -17,10 +17,10 @@ use ureq::{Agent, Proxy};
 
 use crate::concurrency::Concurrency;
 use crate::exchange::Unfinished;
+use crate::failure::Failure;
 use crate::rate::TokenBucket;
-use crate::refusal;
 use crate::request::{self, Fingerprint};
-use crate::response::{AnswerError, parse_prompt_log_probs, parse_reply};
+use crate::response::{parse_prompt_log_probs, parse_reply};
 use crate::retry;
 use crate::settings::{Access, ClientSettings, ProxyAddress};
 use crate::{ClientError, Counts, FailureKind, FailureScope};
@@ -74,37 +74,6 @@ const MAX_IN_ANY_WORDS: u32 = 4;
 fn wording(problem: &str) -> String {
     let same = problem.split_whitespace().filter(|word| !word.contains(|c: char| c.is_ascii_digit()));
     same.collect::<Vec<_>>().join(" ")
-}
-
-/// An attempt that did not succeed.
-pub(crate) struct Failure {
-    kind: FailureKind,
-    scope: FailureScope,
-    problem: String,
-    retry_after: Option<Duration>,
-}
-
-impl Failure {
-    pub(crate) fn new(kind: FailureKind, problem: impl Into<String>) -> Self {
-        let scope = if kind.may_pass() { FailureScope::Passing } else { FailureScope::Request };
-        Self { kind, scope, problem: problem.into(), retry_after: None }
-    }
-}
-
-impl From<AnswerError> for Failure {
-    fn from(error: AnswerError) -> Self {
-        let problem = error.to_string();
-        match error {
-            AnswerError::CutOff(_) => Self::new(FailureKind::CutOff, problem),
-            AnswerError::Reported { said, names } => {
-                let (kind, scope) = refusal::classify_reported(&names, &said);
-                Self { kind, scope, problem, retry_after: None }
-            }
-            AnswerError::NotJson { .. }
-            | AnswerError::NoChoice { .. }
-            | AnswerError::NoPromptLogProbs { .. } => Self::new(FailureKind::BadAnswer, problem),
-        }
-    }
 }
 
 /// The caller's ear for text as it appears. Attempts after a cut stream repeat what was shown; that is not shown again.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ureq::http::{Response, StatusCode, header};
 use ureq::{Agent, Body};
 
-use crate::client::Failure;
+use crate::failure::Failure;
 use crate::response::AnswerError;
 use crate::{Clock, FailureKind};
 

@@ -22,6 +22,7 @@ mod concurrency;
 mod counts;
 mod error;
 mod exchange;
+mod failure;
 mod rate;
 mod refusal;
 mod request;

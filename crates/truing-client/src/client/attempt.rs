@@ -6,9 +6,10 @@ use std::time::Duration;
 use truing_types::{ChatReply, FinishReason, TextStart, split_reasoning};
 use ureq::http::StatusCode;
 
-use super::{Failure, Inner, Sent, Shown};
+use super::{Inner, Sent, Shown};
 use crate::FailureKind;
 use crate::exchange::{Exchange, Piece, Pieces, Refused, Unfinished};
+use crate::failure::Failure;
 use crate::refusal;
 use crate::response::{Answer, StreamParser, error_names, error_text, parse_answer};
 use crate::retry;
