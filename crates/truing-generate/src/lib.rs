@@ -9,6 +9,7 @@ mod batch;
 mod decoding;
 mod error;
 mod grammar;
+mod job;
 mod local_chat;
 mod prefix_cache;
 mod prompt_lookup;
@@ -18,12 +19,13 @@ mod stop;
 mod thoughts;
 
 pub use batch::{
-    DecodingLoop, DecodingOptions, Finished, Job, PromptReading, SampleRequest, SampledCompletion,
-    SampledIds, TokenSampled, end_tokens, excluded_tokens, sample,
+    DecodingLoop, DecodingOptions, Finished, PromptReading, SampleRequest, SampledIds, TokenSampled,
+    end_tokens, excluded_tokens, sample,
 };
 pub use decoding::{Generated, Session, StepOptions, generate};
 pub use error::GenerateError;
 pub use grammar::{Grammar, GrammarSource, Grammars};
+pub use job::{Job, SampledCompletion};
 pub use local_chat::{LocalChat, LocalReply};
 pub use prefix_cache::PROMPT_PIECE;
 pub use prompt_lookup::DraftCounts;

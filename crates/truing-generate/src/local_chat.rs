@@ -10,7 +10,8 @@ use truing_types::{
     ReasoningMarks, SamplingOptions, TextStart, TokenId, split_reasoning,
 };
 
-use crate::batch::{DecodingLoop, DecodingOptions, Finished, Job, PromptReading, SampledCompletion};
+use crate::batch::{DecodingLoop, DecodingOptions, Finished, PromptReading};
+use crate::job::{Job, SampledCompletion};
 use crate::{
     DraftCounts, GenerateError, SampledIds, Session, StepOptions, StopTexts, end_tokens, excluded_tokens,
     generate, mark_tokens, marks_of, opened_thought,

@@ -6,8 +6,6 @@
 use serde::{Deserialize, Serialize};
 use truing_types::TokenId;
 
-use crate::running::Running;
-
 /// The last tokens are looked for, as many as this, then one fewer, down to two: one token alone is no sign of a
 /// repetition.
 const NGRAM: std::ops::RangeInclusive<usize> = 2..=4;
@@ -62,11 +60,9 @@ pub(crate) struct Fed {
 }
 
 impl Fed {
-    /// `n_drafted` is the most to draft.
-    pub(crate) fn of<C>(one: &Running<C>, n_drafted: usize, context_length: usize) -> Self {
-        let last = one.history.last().copied();
-        let tokens = last.into_iter().chain(one.draft(n_drafted, context_length).iter().copied()).collect();
-        Self { tokens, n_before: one.history.len() }
+    /// `history` is prompt and completion before the step.
+    pub(crate) fn new(history: &[TokenId], draft: &[TokenId]) -> Self {
+        Self { tokens: history.last().into_iter().chain(draft).copied().collect(), n_before: history.len() }
     }
 
     /// The tokens after the first.

@@ -8,7 +8,8 @@ use truing_text::Tokenizer;
 use truing_types::{SamplingOptions, TokenId};
 
 use crate::GenerateError;
-use crate::batch::{Job, SampledCompletion, SampledIds};
+use crate::batch::SampledIds;
+use crate::job::{Job, SampledCompletion};
 use crate::running::Running;
 
 /// A completion as this process would have given it.

@@ -6,8 +6,8 @@ use truing_model::{SampledToken, Sampler};
 use truing_text::{StreamDecoder, Tokenizer};
 use truing_types::{AllowedTokens, FinishReason, ReasoningMarks, SamplingOptions, TokenId};
 
-use crate::batch::{Job, SampledCompletion};
 use crate::grammar::GrammarState;
+use crate::job::{Job, SampledCompletion};
 use crate::prompt_lookup::look_up;
 use crate::{DraftCounts, GenerateError, StopTexts, mark_tokens};
 
