@@ -306,7 +306,7 @@ impl ChatJob {
     /// Fields that every object of the reply has.
     fn head(&self, generation: &Generation, object: &str) -> Map<String, Value> {
         let head = json!({
-            "id": format!("chatcmpl-{:016x}", generation.cancel.id),
+            "id": format!("chatcmpl-{:016x}", generation.id()),
             "object": object,
             "created": generation.server.unix_secs(),
             "model": self.model.name,
@@ -336,7 +336,7 @@ impl ChatJob {
                 Some(prompt_log_probs_json(tokenizer, &found, n_top))
             }
         };
-        let id = generation.cancel.id;
+        let id = generation.id();
         let mut log_probs: Vec<Vec<Value>> = vec![Vec::new(); self.job.n_samples];
         let mut choices: Vec<Option<Value>> = vec![None; self.job.n_samples];
         while let Some(next) = generation.next().await? {
@@ -394,7 +394,7 @@ impl ChatJob {
     pub(crate) async fn stream(&self, generation: &mut Generation, sink: &mut Sink) -> Result<(), ApiError> {
         let text = self.text()?;
         let tokenizer = text.renderer.tokenizer();
-        let id = generation.cancel.id;
+        let id = generation.id();
         let head = self.head(generation, "chat.completion.chunk");
         let chunk = |sample_idx: usize, delta: Value, log_probs: Option<Value>, reason: Option<&str>| {
             let mut chunk = head.clone();

@@ -343,7 +343,7 @@ impl CompletionJob {
             usage.first_token_s = usage.first_token_s.or(generation.usage.first_token_s);
             usage.finish_reasons.extend(&generation.usage.finish_reasons);
         }
-        let id = generations.first().map_or_else(|| server.next_request(), |one| one.cancel.id);
+        let id = generations.first().map_or_else(|| server.next_request(), Generation::id);
         let mut reply = self.head(server, weights, id);
         reply.insert("choices".into(), choices.into());
         reply.insert("usage".into(), usage.json());
@@ -359,7 +359,7 @@ impl CompletionJob {
         sink: &mut Sink,
     ) -> Result<Usage, ApiError> {
         let tokenizer = self.model.text()?.renderer.tokenizer();
-        let id = generations.first().map_or_else(|| server.next_request(), |one| one.cancel.id);
+        let id = generations.first().map_or_else(|| server.next_request(), Generation::id);
         let head = self.head(server, weights, id);
         let mut usage = Usage::default();
         let chunk = |index: usize, text: &str, log_probs: Option<Value>, reason: Option<&str>| {

@@ -2,49 +2,30 @@
 //! client who has left.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::sync::mpsc::UnboundedReceiver;
-use truing_generate::SampledCompletion;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use truing_generate::{Job, SampledCompletion};
 use truing_text::Tokenizer;
 use truing_types::{FinishReason, TokenId};
 
 use crate::error::ApiError;
-use crate::model::HeldWeights;
-use crate::state::Server;
+use crate::model::{HeldWeights, ModelEntry};
+use crate::state::{Server, Slot};
 use crate::usage::Usage;
 use crate::worker::{Command, Event, TokenEvent};
 
 /// How often a request looks whether the server gives it up.
 const STOP_CHECK: Duration = Duration::from_millis(200);
 
-/// A place among the requests that the server takes at a time; given back when dropped.
-pub(crate) struct Slot(Arc<AtomicUsize>);
-
-impl Slot {
-    /// A place, where there is one.
-    pub(crate) fn take(taken: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
-        let take = |n: usize| (n < max).then_some(n + 1);
-        taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).ok()?;
-        Some(Self(Arc::clone(taken)))
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
 /// Cancels the request when dropped, if it has not ended.
-pub(crate) struct CancelOnDrop {
-    pub(crate) model: usize,
-    pub(crate) id: u64,
-    pub(crate) commands: Sender<Command>,
-    pub(crate) is_over: bool,
+struct CancelOnDrop {
+    model: usize,
+    id: u64,
+    commands: Sender<Command>,
+    is_over: bool,
 }
 
 impl Drop for CancelOnDrop {
@@ -60,9 +41,9 @@ impl Drop for CancelOnDrop {
 pub(crate) struct Generation {
     pub(crate) server: Arc<Server>,
     pub(crate) model: usize,
-    pub(crate) events: UnboundedReceiver<Event>,
-    pub(crate) cancel: CancelOnDrop,
-    pub(crate) _slot: Arc<Slot>,
+    events: UnboundedReceiver<Event>,
+    cancel: CancelOnDrop,
+    _slot: Arc<Slot>,
     /// After `cancel`, so that an update finds nothing of a request that has left.
     pub(crate) weights: Arc<HeldWeights>,
     pub(crate) n_left: usize,
@@ -79,6 +60,40 @@ pub(crate) enum Next {
 }
 
 impl Generation {
+    /// Begins completions.
+    pub(crate) fn begin(
+        server: &Arc<Server>,
+        model: &ModelEntry,
+        job: Job,
+        slot: Arc<Slot>,
+        weights: Arc<HeldWeights>,
+    ) -> Result<Self, ApiError> {
+        let (sender, events) = unbounded_channel();
+        let id = server.next_request();
+        let usage = Usage { prompt_tokens: job.prompt.len(), ..Usage::default() };
+        let n_left = job.n_samples;
+        let commands = server.commands.clone();
+        let cancel = CancelOnDrop { model: model.idx, id, commands, is_over: false };
+        server.send(Command::Generate { model: model.idx, id, job, events: sender })?;
+        Ok(Self {
+            server: Arc::clone(server),
+            model: model.idx,
+            events,
+            cancel,
+            _slot: slot,
+            weights,
+            n_left,
+            started: server.elapsed(),
+            last_token: None,
+            usage,
+        })
+    }
+
+    /// The number of its request.
+    pub(crate) fn id(&self) -> u64 {
+        self.cancel.id
+    }
+
     /// What happens next; `None` once every completion has ended.
     pub(crate) async fn next(&mut self) -> Result<Option<Next>, ApiError> {
         if self.n_left == 0 {

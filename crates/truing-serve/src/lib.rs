@@ -5,6 +5,7 @@
 //! the weights, never on what runs beside it or is cached. Every field of a request is honoured, or refused by name
 //! ([`ENDPOINTS`]).
 
+mod blocking;
 mod chat;
 mod completions;
 mod error;

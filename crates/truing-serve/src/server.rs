@@ -23,6 +23,7 @@ use tokio::sync::Semaphore;
 use truing_client::Clock;
 use truing_generate::Job;
 
+use crate::blocking::blocking;
 use crate::chat::ChatJob;
 use crate::completions::CompletionJob;
 use crate::error::{ApiError, json_response};
@@ -302,16 +303,6 @@ pub(crate) fn check_key(keys: Option<&ApiKeys>, headers: &HeaderMap) -> Result<(
     }
 }
 
-/// Does what takes time apart from the connections.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
-) -> Result<T, ApiError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(_) => Err(ApiError::with_status(500, "reading the request failed")),
-    }
-}
-
 fn with_logged(result: Result<Value, ApiError>, logged: Logged) -> Response {
     let mut response = match result {
         Ok(value) => json_response(&value),
@@ -361,7 +352,13 @@ async fn completions(State(server): Shared, body: Bytes) -> Response {
     let weights = Arc::new(request.model.hold_weights().await);
     if !request.only_scores {
         for job in &request.jobs {
-            let begun = server.generate(&request.model, job.clone(), Arc::clone(&slot), Arc::clone(&weights));
+            let begun = Generation::begin(
+                &server,
+                &request.model,
+                job.clone(),
+                Arc::clone(&slot),
+                Arc::clone(&weights),
+            );
             match begun {
                 Ok(generation) => generations.push(generation),
                 Err(error) => return with_logged(Err(error), logged),
@@ -437,7 +434,7 @@ async fn generate(State(server): Shared, body: Bytes) -> Response {
 async fn begin(server: &Arc<Server>, model: &ModelEntry, job: &Job) -> Result<Generation, ApiError> {
     let slot = server.slot()?;
     let weights = Arc::new(model.hold_weights().await);
-    server.generate(model, job.clone(), slot, weights)
+    Generation::begin(server, model, job.clone(), slot, weights)
 }
 
 async fn update_weights(State(server): Shared, body: Bytes) -> Response {

@@ -6,19 +6,35 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rand_chacha::rand_core::Rng as _;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use truing_client::Clock;
-use truing_generate::Job;
 use truing_types::nearest_name;
 
 use crate::error::ApiError;
 use crate::fields::Fields;
-use crate::generation::{CancelOnDrop, Generation, Slot};
 use crate::metrics::Metrics;
-use crate::model::{HeldWeights, ModelEntry};
+use crate::model::ModelEntry;
 use crate::usage::Usage;
 use crate::worker::{Command, Load, Reply};
 use crate::{AccessLog, ServeOptions};
+
+/// A place among the requests that the server takes at a time; given back when dropped.
+pub(crate) struct Slot(Arc<AtomicUsize>);
+
+impl Slot {
+    /// A place, where there is one.
+    fn take(taken: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
+        let take = |n: usize| (n < max).then_some(n + 1);
+        taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).ok()?;
+        Some(Self(Arc::clone(taken)))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
 
 /// The server.
 pub(crate) struct Server {
@@ -117,37 +133,9 @@ impl Server {
         })
     }
 
-    fn send(&self, command: Command) -> Result<(), ApiError> {
+    /// Gives the worker something to do.
+    pub(crate) fn send(&self, command: Command) -> Result<(), ApiError> {
         self.commands.send(command).map_err(|_| ApiError::with_status(503, "the engine has stopped"))
-    }
-
-    /// Begins completions.
-    pub(crate) fn generate(
-        self: &Arc<Self>,
-        model: &ModelEntry,
-        job: Job,
-        slot: Arc<Slot>,
-        weights: Arc<HeldWeights>,
-    ) -> Result<Generation, ApiError> {
-        let (sender, events) = mpsc::unbounded_channel();
-        let id = self.next_request();
-        let usage = Usage { prompt_tokens: job.prompt.len(), ..Usage::default() };
-        let n_left = job.n_samples;
-        let commands = self.commands.clone();
-        let cancel = CancelOnDrop { model: model.idx, id, commands, is_over: false };
-        self.send(Command::Generate { model: model.idx, id, job, events: sender })?;
-        Ok(Generation {
-            server: Arc::clone(self),
-            model: model.idx,
-            events,
-            cancel,
-            _slot: slot,
-            weights,
-            n_left,
-            started: self.elapsed(),
-            last_token: None,
-            usage,
-        })
     }
 
     /// Replaces the weights of a model, however long that takes: a worker that has begun does not stop.

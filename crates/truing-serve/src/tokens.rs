@@ -214,7 +214,7 @@ impl TokenJob {
                 }
             }
         }
-        let id = generation.cancel.id;
+        let id = generation.id();
         Ok(json!({
             "request_id": self.request_id.clone().unwrap_or_else(|| format!("generate-{id:016x}")),
             "choices": choices.into_iter().flatten().collect::<Vec<Value>>(),

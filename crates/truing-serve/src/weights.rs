@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 use truing_model::{DecoderSpec, EngineError, ModelFiles, PutWeight, WeightSource as _};
 use truing_run::{RunError, inputs};
 
+use crate::blocking::blocking;
 use crate::error::ApiError;
 use crate::fields::{FieldInfo, Fields, honoured, neutral, refused};
 use crate::model::ModelEntry;
-use crate::server::blocking;
 use crate::state::{Logged, Server};
 
 /// Fields of `/update_weights_from_disk`.
