@@ -7,7 +7,7 @@ use truing_run::RunError;
 use truing_store::StoreError;
 use truing_types::RowOrigin;
 
-use crate::answer::AnswerProblem;
+use crate::answer_problem::AnswerProblem;
 
 /// A project that cannot be opened, served or exported.
 #[derive(Debug, thiserror::Error)]

@@ -13,6 +13,7 @@ use truing_types::{Conversation, PromptRow, RowOrigin, UNUSABLE_FATES};
 use crate::AnnotateError;
 use crate::answer::Answer;
 use crate::config::{AnnotateConfig, AnnotationType, KnownItems, MAX_RANKED};
+use crate::response::Response;
 
 /// Hexadecimal digits of a digest that name an item without an `id`.
 const ID_DIGITS: usize = 16;
@@ -28,19 +29,6 @@ pub enum ItemKind {
     Gold,
     /// Its answers are known and easy.
     Attention,
-}
-
-/// A response of an item.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Response {
-    /// The text, shown and stored as it is.
-    pub text: String,
-    /// Score of a judge or reward model, where the row has one.
-    pub score: Option<f64>,
-    /// Digest of the text.
-    pub digest: Digest,
-    /// Which model wrote it, where the row says so.
-    pub model: Option<Value>,
 }
 
 /// What one annotation is about.

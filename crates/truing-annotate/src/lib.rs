@@ -5,6 +5,7 @@
 //! measures agreement, competence and the judges; [`write_outputs`] makes training data. [`serve`] serves the pages.
 
 mod answer;
+mod answer_problem;
 mod assignment;
 mod config;
 mod consensus;
@@ -16,6 +17,7 @@ mod judges;
 mod people;
 mod project;
 mod records;
+mod response;
 mod server;
 mod shown_ids;
 mod state;
@@ -25,18 +27,20 @@ mod stored;
 use std::net::TcpListener;
 use std::time::Duration;
 
-pub use answer::{Answer, AnswerProblem, EditedResponse, MarkedSpan};
+pub use answer::{Answer, EditedResponse, MarkedSpan};
+pub use answer_problem::AnswerProblem;
 pub use config::{
     Adjudication, AnnotateConfig, AnnotationType, KnownItems, MeasurementLevel, PersonConfig, Question,
 };
 pub use error::AnnotateError;
 pub use exports::{OUTPUTS, OutputCounts, write_outputs};
-pub use item::{Item, ItemKind, Items, Response};
+pub use item::{Item, ItemKind, Items};
 pub use journal::{Entry, EntryKind, Journal, OpenedJournal};
 pub use judges::JudgeCalibration;
 pub use people::{MakeToken, NewLink, People, Person, Role};
 pub use project::{JOURNAL, OpenedProject, Project, Refusal, Submission};
 pub use records::{ItemRecord, Records, Stored};
+pub use response::Response;
 pub use status::{AnnotatorStatus, Measured, Progress, Status};
 pub use stored::StoredProject;
 

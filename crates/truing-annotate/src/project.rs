@@ -15,7 +15,7 @@ use truing_store::{Digest, InputFile, RunDirectory, RunInputs, StoreError};
 use truing_types::{Seed, counted};
 
 use crate::AnnotateError;
-use crate::answer::AnswerProblem;
+use crate::answer_problem::AnswerProblem;
 use crate::config::AnnotateConfig;
 use crate::item::{Item, ItemKind, Items};
 use crate::journal::{Entry, EntryKind, Journal};

@@ -8,7 +8,8 @@ use serde_json::Value;
 use truing_types::counted;
 
 use crate::AnnotateError;
-use crate::answer::{Answer, AnswerProblem};
+use crate::answer::Answer;
+use crate::answer_problem::AnswerProblem;
 use crate::config::AnnotateConfig;
 use crate::item::{Item, Items};
 use crate::journal::{Entry, EntryKind};
