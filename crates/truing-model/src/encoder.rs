@@ -4,6 +4,7 @@
 //! it has a specification of its own, beside [`DecoderSpec`](crate::DecoderSpec). The [`Engine`](crate::Engine) is the same.
 
 mod files;
+mod output_layer;
 mod saving;
 
 use serde::{Deserialize, Serialize};
@@ -11,11 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::spec::{ParameterRole, ParameterSpec};
 
 pub use files::EncoderFiles;
-pub use saving::{EncoderSaveOptions, in_output_layer, save_sentence_transformer};
-
-/// Folder of an encoder's output layer in a sentence-transformers directory. Its parameters are called by the folder, a
-/// dot, and their name in the folder's file.
-pub const OUTPUT_LAYER: &str = "2_Dense";
+pub use output_layer::{OUTPUT_LAYER, in_output_layer};
+pub use saving::{EncoderSaveOptions, save_sentence_transformer};
 
 /// How the hidden states of a text become one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

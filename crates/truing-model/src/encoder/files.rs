@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::saving::in_output_layer;
-use super::{EncoderSpec, OUTPUT_LAYER, Pooling};
+use super::output_layer::{OUTPUT_LAYER, in_output_layer};
+use super::{EncoderSpec, Pooling};
 use crate::engine::PutWeight;
 use crate::families::{ConfigFile, LARGEST_SIZE, MAX_LAYERS};
 use crate::weights::SafetensorsFiles;

@@ -11,7 +11,8 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 use truing_store::atomic;
 
-use super::{EncoderFiles, EncoderSpec, OUTPUT_LAYER, Pooling};
+use super::output_layer::{OUTPUT_LAYER, in_output_layer};
+use super::{EncoderFiles, EncoderSpec, Pooling};
 use crate::saving::{remove_if_there, remove_other_weights, write_json, write_safetensors};
 use crate::{ModelError, ParameterSpec, SaveDtype};
 
@@ -89,12 +90,6 @@ pub fn save_sentence_transformer<'v, E: From<ModelError>>(
     }
     write_json(&directory.join("config.json"), &Value::Object(saved_config(options)))?;
     Ok(())
-}
-
-/// The name that a parameter has in the output layer's own file, where it is one of that layer's.
-#[must_use]
-pub fn in_output_layer(name: &str) -> Option<&str> {
-    name.strip_prefix(OUTPUT_LAYER)?.strip_prefix('.')
 }
 
 /// The original configuration with the dtype, and the architecture that the tensors' names are of.

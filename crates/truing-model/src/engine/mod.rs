@@ -4,6 +4,7 @@
 mod body;
 pub mod checks;
 mod error;
+mod memory;
 mod options;
 mod request;
 mod sample;
@@ -19,9 +20,10 @@ use crate::{ModelSpec, ParameterSpec, TrainableSpec};
 
 pub use body::Body;
 pub use error::EngineError;
+pub use memory::EngineMemory;
 pub use options::{
-    ADAMW_STATE_NAMES, AdamWStep, Adapters, ComputeDtype, DecodingWeights, EngineMemory, EngineOptions,
-    Guarantees, OptimizerStep, ParameterTensor, adamw_state_idx,
+    ADAMW_STATE_NAMES, AdamWStep, Adapters, ComputeDtype, DecodingWeights, EngineOptions, Guarantees,
+    OptimizerStep, ParameterTensor, adamw_state_idx,
 };
 pub use request::{
     DeviceTopLogProbs, Divergence, HeadGradient, HeadOutput, HeadRequest, HostTopLogProbs, Reference,

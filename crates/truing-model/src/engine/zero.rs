@@ -7,7 +7,7 @@ use std::ops::Range;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::EngineMemory;
+use super::memory::EngineMemory;
 use crate::{ParameterRole, ParameterSpec, TrainableSpec};
 
 /// Which states are divided over the ranks. A recipe writes the number.
