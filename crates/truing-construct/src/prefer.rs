@@ -18,6 +18,7 @@ pub mod self_test;
 
 mod ask;
 mod check;
+mod columns;
 mod config;
 mod inputs;
 mod judges;

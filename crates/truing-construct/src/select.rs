@@ -7,6 +7,7 @@
 
 mod config;
 mod diversity;
+mod embedded;
 mod mining;
 mod output;
 mod plan;

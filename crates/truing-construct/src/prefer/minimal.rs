@@ -16,9 +16,9 @@ use truing_run::{PromptSource, RunError};
 use truing_stages::StageError;
 use truing_types::{ChatRequest, EventSink, Message, Role, SamplingOptions, Seed};
 
+use super::columns::{carried, dataset};
 use super::config::{JudgeKind, MinimalDifference};
 use super::inputs::{PreferInputs, PromptGroup};
-use super::output::{carried, dataset};
 use super::plan::{Call, PreferPlan, Shown};
 use super::rules::{Decision, Fate, ranked};
 use super::scores::{Scale, direct_preference};

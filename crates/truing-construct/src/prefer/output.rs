@@ -1,7 +1,6 @@
 //! The files of a run.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -9,6 +8,7 @@ use truing_run::PromptSource;
 use truing_types::{Message, Role};
 
 use super::ask::Reply;
+use super::columns::{carried, dataset};
 use super::config::PreferConfig;
 use super::inputs::{PreferInputs, PromptGroup};
 use super::minimal::MinimalSummary;
@@ -16,36 +16,6 @@ use super::plan::Shown;
 use super::rules::{ChosenPair, Decision, Fate, ranked};
 use super::scores::ResponseScore;
 use super::verdict::Verdict;
-
-/// Columns of a row that are not carried over, because they hold the prompt or the responses in another form, or
-/// because readers of preferences would take them for something else.
-const NOT_CARRIED_OVER: [&str; 25] = [
-    "prompt",
-    "messages",
-    "conversations",
-    "instruction",
-    "input",
-    "question",
-    "text",
-    "system",
-    "tools",
-    "responses",
-    "completions",
-    "chosen",
-    "rejected",
-    "score_chosen",
-    "score_rejected",
-    "chosen-rating",
-    "rejected-rating",
-    "scores",
-    "score",
-    "rewards",
-    "reward",
-    "ratings",
-    "rating",
-    "ranks",
-    "rank",
-];
 
 /// One line of `pairs.jsonl`: the format `pair` of preferences, and what it is derived from. Further columns are
 /// those of the prompt's row.
@@ -122,16 +92,7 @@ pub struct PreferSummary {
     pub warnings: Vec<String>,
 }
 
-/// Columns of the prompt's row that go along, without those that the new row has itself.
-pub(super) fn carried(group: &PromptGroup, is_own: impl Fn(&str) -> bool) -> Map<String, Value> {
-    let columns = group.columns.iter();
-    columns
-        .filter(|(name, _)| !NOT_CARRIED_OVER.contains(&name.as_str()) && !is_own(name.as_str()))
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect()
-}
-
-/// Names of the fields of a [`PairRow`] that are not in [`NOT_CARRIED_OVER`].
+/// Names of the fields of a [`PairRow`] that [`carried`] could carry over.
 fn is_field_of_pair(name: &str) -> bool {
     const FIELDS: [&str; 14] = [
         "chosen_score",
@@ -150,13 +111,6 @@ fn is_field_of_pair(name: &str) -> bool {
         "source",
     ];
     FIELDS.contains(&name)
-}
-
-/// The value of `dataset`: the recipe's, or the name of the row's file.
-pub(super) fn dataset(config: &PreferConfig, group: &PromptGroup) -> String {
-    let stem =
-        || Path::new(&*group.origin.source).file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    config.dataset.clone().unwrap_or_else(stem)
 }
 
 /// The pairs of a prompt.

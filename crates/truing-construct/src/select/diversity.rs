@@ -6,8 +6,8 @@ use truing_prompts::selection::{Selection, Target, select as select_rows};
 use truing_run::selection::{DroppedRow, LayerCount, SelectionLayer};
 use truing_types::{Event, EventSink};
 
+use super::embedded::Embedded;
 use super::pool::{Pool, standing_in};
-use super::vectors::Embedded;
 use super::{SelectConfig, plan};
 use crate::StageError;
 

@@ -12,8 +12,8 @@ use truing_run::RunError;
 use truing_store::{RunDirectory, atomic};
 use truing_types::{Event, EventSink};
 
+use super::embedded::Embedded;
 use super::pool::Pool;
-use super::vectors::Embedded;
 use super::{SelectConfig, plan};
 use crate::StageError;
 

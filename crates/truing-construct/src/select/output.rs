@@ -21,8 +21,8 @@ use truing_store::{RunDirectory, StoreError, atomic};
 use truing_types::{Event, EventSink, PromptMap, RowOrigin};
 
 use super::SelectPlan;
+use super::embedded::Embedded;
 use super::pool::Pool;
-use super::vectors::Embedded;
 use crate::StageError;
 
 /// Every template with its slots, for people.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use truing_data::vectors::NpyFile;
 use truing_model::{EncoderFiles, ModelFiles};
 use truing_prompts::clean::Cleaner;
 use truing_prompts::clustering::{CoarseAndFine, Vectors};
@@ -14,11 +15,13 @@ use truing_prompts::triplets::{TripletOptions, mine_triplets};
 use truing_run::recipe::Scope;
 use truing_run::{Machine, Recipe, RunError, inputs, recipe, resume};
 use truing_stages::embed;
+use truing_stages::embed::train::EmbedTrainConfig;
+use truing_stages::training::{EvaluationSettings, ScheduleSettings};
 use truing_store::{Digest, RunDirectory, RunInputs};
 use truing_train::PlanRow;
 use truing_types::PromptRow;
 
-use super::SelectConfig;
+use super::{SelectConfig, TaskEmbeddingConfig};
 use crate::{StageError, StagePlan};
 
 /// Settings of the encoder's training that a recipe can have out of range.
@@ -201,7 +204,7 @@ fn check_options(config: &SelectConfig) -> Result<(), StageError> {
     let nothing = CoarseAndFine { coarse: Vec::new(), fine: Vec::new() };
     mine_triplets(&templates, &nothing, Vectors::new(&[], 1)?, &triplet_options(config))?;
     if let Some(task) = &config.task_embedding {
-        embed::train::check(&super::vectors::encoder_training(config, task)).map_err(of_task_embedding)?;
+        embed::train::check(&encoder_training(config, task)).map_err(of_task_embedding)?;
     }
     if config.threads == Some(0) {
         let (found, expected) = ("0".to_owned(), "at least 1".to_owned());
@@ -259,7 +262,8 @@ fn check_embedding(config: &SelectConfig) -> Result<Vec<PathBuf>, StageError> {
                 reason: "`embedding.vectors` gives vectors without an encoder, so there is nothing to fine-tune",
             }.into());
         }
-        super::vectors::check_npy(vectors)?;
+        // Whether they can be read at all.
+        NpyFile::open(vectors)?;
         return Ok(Vec::new());
     }
     if name.is_empty() {
@@ -290,6 +294,26 @@ pub(super) fn near_duplicate_options(config: &SelectConfig) -> NearDuplicateOpti
     NearDuplicateOptions {
         seed: config.seed_of(config.near_duplicates.seed.0),
         ..config.near_duplicates.clone()
+    }
+}
+
+/// The settings of the encoder's training, but for its files.
+pub(super) fn encoder_training(config: &SelectConfig, task: &TaskEmbeddingConfig) -> EmbedTrainConfig {
+    let defaults = EmbedTrainConfig::default();
+    EmbedTrainConfig {
+        model_name_or_path: config.embedding.model_name_or_path.clone(),
+        seed: config.seed,
+        max_seq_length: task.max_seq_length,
+        loss: task.loss,
+        batch_size: task.batch_size,
+        schedule: ScheduleSettings {
+            num_train_epochs: task.num_train_epochs,
+            max_steps: task.max_steps,
+            learning_rate: task.learning_rate,
+            ..defaults.schedule
+        },
+        evaluation: EvaluationSettings { eval_fraction: task.eval_fraction, ..defaults.evaluation },
+        ..defaults
     }
 }
 

@@ -8,16 +8,17 @@ use truing_data::vectors::{NpyFile, UnfinishedVectors, VectorWriter};
 use truing_model::Engine;
 use truing_parallel::Solo;
 use truing_predict::{EmbedOptions, Embedder};
-use truing_prompts::clustering::Vectors;
 use truing_run::{Ended, Probe, RunError, Start};
 use truing_stages::embed::train::{EmbedStage, EmbedTrainConfig, EmbedTrainInputs, EmbedTrainPlan};
-use truing_stages::training::{EvaluationSettings, ResourceSettings, ScheduleSettings};
+use truing_stages::training::ResourceSettings;
 use truing_store::{Digest, RunDirectory, atomic};
 use truing_types::{Event, EventSink};
 
+use super::embedded::Embedded;
 use super::mining::{self, Mined};
+use super::plan::encoder_training;
 use super::pool::Pool;
-use super::{SelectConfig, SelectPlan, TaskEmbeddingConfig};
+use super::{SelectPlan, TaskEmbeddingConfig};
 use crate::{RunContext, Stage, StageError};
 
 /// Vectors of the encoder as it is.
@@ -29,32 +30,6 @@ const ENCODER: &str = "encoder";
 /// What it learns from.
 const ENCODER_TRIPLETS: &str = "encoder_triplets.jsonl";
 const TEXTS_AT_A_TIME: usize = 2048;
-
-/// Vectors of the rows that are left, in their order.
-#[derive(Debug)]
-pub(super) struct Embedded {
-    /// `[n, width]`.
-    data: Vec<f32>,
-    width: usize,
-}
-
-impl Embedded {
-    pub(super) fn vectors(&self) -> Result<Vectors<'_>, StageError> {
-        Ok(Vectors::new(&self.data, self.width)?)
-    }
-
-    /// Those of some rows.
-    pub(super) fn rows(&self, rows: &[u32]) -> Self {
-        let of_row = |&row: &u32| &self.data[row as usize * self.width..(row as usize + 1) * self.width];
-        Self { data: rows.iter().flat_map(of_row).copied().collect(), width: self.width }
-    }
-}
-
-/// Whether given vectors can be read at all.
-pub(super) fn check_npy(path: &Path) -> Result<(), StageError> {
-    NpyFile::open(path)?;
-    Ok(())
-}
 
 /// The vectors that the recipe names. `None` if it was interrupted.
 pub(super) fn embed<E: Engine>(
@@ -135,26 +110,6 @@ pub(super) fn train_and_embed<E: Engine + 'static>(
         return Ok(Some(vectors));
     }
     embed_with::<E>(&model, max_tokens, digest, &path, plan, pool, events, stop)
-}
-
-/// The settings of the encoder's training, but for its files.
-pub(super) fn encoder_training(config: &SelectConfig, task: &TaskEmbeddingConfig) -> EmbedTrainConfig {
-    let defaults = EmbedTrainConfig::default();
-    EmbedTrainConfig {
-        model_name_or_path: config.embedding.model_name_or_path.clone(),
-        seed: config.seed,
-        max_seq_length: task.max_seq_length,
-        loss: task.loss,
-        batch_size: task.batch_size,
-        schedule: ScheduleSettings {
-            num_train_epochs: task.num_train_epochs,
-            max_steps: task.max_steps,
-            learning_rate: task.learning_rate,
-            ..defaults.schedule
-        },
-        evaluation: EvaluationSettings { eval_fraction: task.eval_fraction, ..defaults.evaluation },
-        ..defaults
-    }
 }
 
 /// `None` if it was interrupted: what was embedded until then is kept, and taken up again by the same work.
