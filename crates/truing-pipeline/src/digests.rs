@@ -14,7 +14,7 @@ use truing_model::{EncoderFiles, ModelFiles};
 use truing_store::{Digest, StoreError, atomic};
 
 use crate::digest_memory::{DigestMemory, Stamp};
-use crate::store::open_lock;
+use crate::file_locks::open_lock;
 
 /// Files that a thread looks at together.
 const N_IN_BATCH: usize = 1024;

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use truing_store::{StoreError, atomic};
 
-use crate::store::open_lock;
+use crate::file_locks::open_lock;
 use crate::{Pipeline, PipelineError};
 
 const TEMPORARY: &str = ".tmp";

@@ -16,18 +16,17 @@
 //! | `lineage/DIGEST.index` | indexes of files of rows, made when rows are followed; they may be removed |
 //! | `turns/NAME-ID.jsonl` | the turns of a pipeline |
 
-use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use truing_store::{Digest, StoreError, atomic};
 
+use crate::done::{Done, FORMAT_VERSION, Version};
+use crate::file_locks::open_lock;
 use crate::{Digests, Host, PipelineError, Remote};
 
-const FORMAT_VERSION: u32 = 1;
 pub(crate) const DONE: &str = "done.json";
 /// The folder of a run, in that of its key.
 pub(crate) const RUN: &str = "run";
@@ -42,39 +41,6 @@ pub struct Store {
     remote: Option<Arc<Remote>>,
 }
 
-/// A finished run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Done {
-    format_version: u32,
-    /// What it left, by name.
-    pub outputs: BTreeMap<String, StoredOutput>,
-    /// Its main figures.
-    pub figures: BTreeMap<String, f64>,
-    /// How long it ran, in seconds; of a run that was continued, the last part.
-    pub seconds: f64,
-    /// The most memory it had, in bytes.
-    pub peak_bytes: Option<u64>,
-}
-
-/// What every version of [`Done`] has. A newer one is no damage: its result stays.
-#[derive(Deserialize)]
-struct Version {
-    format_version: u32,
-}
-
-/// An output of a finished run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StoredOutput {
-    /// Its path below the run's folder.
-    pub path: String,
-    /// Of a file its digest; of a folder that of all files with their paths.
-    pub blake3: Digest,
-    /// Bytes.
-    pub bytes: u64,
-}
-
 /// What the store has of a key.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Found {
@@ -86,18 +52,6 @@ pub(crate) enum Found {
     Damaged(String),
     /// Nothing.
     Nothing,
-}
-
-impl Done {
-    /// The record of a run.
-    pub(crate) fn new(
-        outputs: BTreeMap<String, StoredOutput>,
-        figures: BTreeMap<String, f64>,
-        seconds: f64,
-        peak_bytes: Option<u64>,
-    ) -> Self {
-        Self { format_version: FORMAT_VERSION, outputs, figures, seconds, peak_bytes }
-    }
 }
 
 impl Store {
@@ -269,10 +223,4 @@ impl Store {
         found.sort();
         Ok(found)
     }
-}
-
-/// Opens or creates a file that is locked.
-pub(crate) fn open_lock(path: &Path) -> Result<File, StoreError> {
-    let options = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path);
-    options.map_err(StoreError::io("open", path))
 }

@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 use truing_store::{Digest, StoreError, atomic};
 
-use crate::store::open_lock;
+use crate::file_locks::open_lock;
 use crate::{CategoryScore, Pipeline, PipelineError, ProposedShare};
 
 const FORMAT_VERSION: u32 = 1;
