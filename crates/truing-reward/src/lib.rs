@@ -13,6 +13,7 @@ pub mod asking;
 pub mod checklist;
 mod completion;
 pub mod constraints;
+mod error;
 pub mod judge;
 pub mod notebook;
 mod rewards;
@@ -22,6 +23,5 @@ pub mod unscored;
 pub mod verifiers;
 
 pub use completion::{Completion, RewardFunction};
-pub use rewards::{
-    Reads, RewardConfig, RewardError, RewardKind, Rewards, ScoredCompletion, is_meant, is_source,
-};
+pub use error::RewardError;
+pub use rewards::{Reads, RewardConfig, RewardKind, Rewards, ScoredCompletion, is_meant, is_source};

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use truing_types::{ReasoningMarks, RowOrigin, TextStart, Unscored, UnscoredReason, split_reasoning};
 
+use crate::RewardError;
 use crate::completion::{Completion, RewardFunction};
 use crate::verifiers::code::{Code, CodeConfig};
 use crate::verifiers::exact_match::{ExactMatch, ExactMatchConfig};
@@ -92,48 +93,6 @@ pub enum RewardKind {
     Language(LanguageConfig),
     /// 1 for a Python program that passes tests, in a sandbox.
     Code(CodeConfig),
-}
-
-/// A reward that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RewardError {
-    /// A setting that makes no sense.
-    #[error("reward `{reward}`: `{key}` {reason}")]
-    BadSetting {
-        /// The kind.
-        reward: &'static str,
-        /// The setting.
-        key: &'static str,
-        /// What is wrong.
-        reason: String,
-    },
-    /// Code that a model wrote runs in a sandbox, which needs a binary of ours.
-    #[error("reward `code`: no program was given that can start the sandbox")]
-    NoSandboxProgram,
-    /// Two rewards of one name would be one line of metrics.
-    #[error("two rewards are called `{name}`; set `name` in one of them")]
-    SameName {
-        /// The name.
-        name: String,
-    },
-    /// A row that a reward will not be able to score.
-    #[error("{origin}: reward `{reward}`: {reason}")]
-    BadRow {
-        /// The row.
-        origin: RowOrigin,
-        /// The reward's name.
-        reward: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// A weight that is no number, or 0.
-    #[error("reward `{name}`: `weight` is {weight}, expected a number other than 0")]
-    BadWeight {
-        /// The reward.
-        name: String,
-        /// Its weight.
-        weight: String,
-    },
 }
 
 /// One completion with all its rewards.

@@ -10,6 +10,8 @@ use truing_types::{
     UnscoredReason,
 };
 
+use super::judge_names::{PREFIX, REPEAT};
+
 /// One item: what is scored as one, and resampled as one where intervals are made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Item {
@@ -393,8 +395,7 @@ impl Answers {
             matches!(answer, Answer::Reply(reply)
                 if reply.finish_reason == FinishReason::Length)
         };
-        let is_of_judge =
-            |id: &str| id.starts_with(super::judging::PREFIX) || id.starts_with(super::judging::REPEAT);
+        let is_of_judge = |id: &str| id.starts_with(PREFIX) || id.starts_with(REPEAT);
         self.0.iter().any(|(id, answer)| !is_of_judge(id) && is_cut(answer))
     }
 }

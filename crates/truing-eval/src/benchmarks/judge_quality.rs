@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use truing_statistics::{Interval, ShareInterval};
 
-use super::judging::{PREFIX, REPEAT, TRY};
+use super::judge_names::{PREFIX, REPEAT, TRY};
 use super::summary::MetricSummary;
 use super::{Answers, Benchmark, Item, ItemScore, Scored, Scoring, TaskOptions};
 
