@@ -11,13 +11,12 @@
 
 use crate::bf16_matrix::{Bf16Matrix, round_row};
 use crate::bf16_products::Bf16Products;
-use crate::blocks::{Block, Panels, Product, Tiles, Turned, tile_columns};
+use crate::blocks::{Block, Epilogue, Panels, Tiles, Turned, tile_columns};
 use crate::gelu::gelu_forward_in_place;
 use crate::matmul::{
-    Epilogue, MAX_K_CHUNK, MAX_TURNED_ROWS, MatrixRef, PACK_DEPTH, PACK_FLOATS, PACKED, Write, add_bias,
-    equal_parts,
+    MAX_K_CHUNK, MAX_TURNED_ROWS, MatrixRef, PACK_DEPTH, PACK_FLOATS, PACKED, add_bias, equal_parts,
 };
-use crate::micro_kernel::{MAX_TILE_COLUMNS, MicroKernel, TILE_ROWS};
+use crate::micro_kernel::{MAX_TILE_COLUMNS, MicroKernel, Product, TILE_ROWS, Write};
 use crate::pack::{pack_columns, padded, panels};
 use crate::parallel::{Disjoint, for_each_item};
 use crate::scratch::{Scratch, with_scratch};

@@ -3,10 +3,8 @@
 
 #![allow(unsafe_code, reason = "blocks of C written by several threads, and the tile kernels")]
 
-use crate::bf16_products::Bf16Products;
 use crate::gelu::gelu;
-use crate::matmul::{Epilogue, Write};
-use crate::micro_kernel::{MAX_TILE_COLUMNS, MicroKernel, TILE_ROWS, Tile};
+use crate::micro_kernel::{MAX_TILE_COLUMNS, MicroKernel, Product, TILE_ROWS, Tile, Write};
 use crate::pack::{padded, panels};
 use crate::parallel::{Disjoint, for_each_item};
 use crate::simd::{Simd, SimdLevel, simd_fn};
@@ -21,15 +19,6 @@ const TILES_PER_ITEM: RangeInclusive<usize> = 4..=24;
 /// Items the weights are cut into where few rows stream them, and the columns in one.
 const STREAM_ITEMS: usize = 16;
 const STREAM_COLUMNS: RangeInclusive<usize> = 24..=120;
-
-/// What is multiplied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Product {
-    /// Floats.
-    F32,
-    /// Pairs of bf16 numbers.
-    Bf16(Bf16Products),
-}
 
 /// A as the tile kernels read it: tile `t` begins at `t · tile`, and its element (i, p) lies at `i · row + p · step`.
 #[derive(Clone, Copy)]
@@ -47,6 +36,18 @@ pub(crate) struct Panels<'a> {
     pub(crate) data: &'a [f32],
     pub(crate) panel: usize,
     pub(crate) step: Option<usize>,
+}
+
+/// What is done to a block of C as soon as it is made, while it is in the first level cache: for a large C, passes of its
+/// own would go through memory again.
+#[derive(Clone, Copy, Debug)]
+pub enum Epilogue<'a> {
+    /// Nothing.
+    Nothing,
+    /// This is added to every row `[b.cols]`.
+    Bias(&'a [f32]),
+    /// The same, then [GELU](crate::gelu_forward).
+    BiasGelu(&'a [f32]),
 }
 
 /// A block of C and its operands.

@@ -7,8 +7,7 @@
 
 #![allow(unsafe_code, reason = "chunks written by several threads, and the tile kernels")]
 
-use crate::matmul::Write;
-use crate::micro_kernel::{TILE_ROWS, Tile};
+use crate::micro_kernel::{TILE_ROWS, Tile, Write};
 use crate::pack::panels;
 use crate::parallel::{Disjoint, ELEMENTS_PER_ITEM, for_each_item};
 use crate::scratch::{Scratch, with_scratch};

@@ -11,9 +11,8 @@
 
 #![allow(unsafe_code, reason = "blocks read through pointers, and written by several threads")]
 
-use crate::blocks::Product;
 use crate::memory::{zeroed, zeroed_bytes};
-use crate::micro_kernel::{BLOCK_COLUMNS, BlockSums, FEW_ROWS, RowBlock};
+use crate::micro_kernel::{BLOCK_COLUMNS, BlockSums, FEW_ROWS, Product, RowBlock};
 use crate::parallel::{Disjoint, for_each_item};
 use crate::simd::{MAX_LANES, Simd, SimdLevel, simd_fn};
 use std::ops::Range;

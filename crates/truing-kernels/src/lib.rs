@@ -44,6 +44,7 @@ pub use adamw::{AdamwStep, adamw};
 pub use bf16_matmul::{Bf16Operand, bf16_matmul, bf16_matmul_with_epilogue, bf16_matmul_workspace_bytes};
 pub use bf16_matrix::Bf16Matrix;
 pub use bf16_products::{Bf16Products, with_bf16_products};
+pub use blocks::Epilogue;
 pub use cached_attention::{CACHE_BLOCK, CacheBlock, CachedSequence, cached_attention, decode_attention};
 pub use geglu::{geglu_backward_in_place, geglu_forward};
 pub use gelu::{gelu_backward_in_place, gelu_forward, gelu_forward_in_place};
@@ -56,10 +57,9 @@ pub use linear_log_probs::{
     linear_log_probs_backward, linear_log_probs_divergence_backward, linear_log_probs_divergence_forward,
     linear_log_probs_forward, linear_log_probs_of, linear_log_probs_workspace_bytes, linear_top_log_probs,
 };
-pub use matmul::{
-    Epilogue, MatrixRef, Write, add_bias, bias_backward, matmul, matmul_with_epilogue, matmul_workspace_bytes,
-};
+pub use matmul::{MatrixRef, add_bias, bias_backward, matmul, matmul_with_epilogue, matmul_workspace_bytes};
 pub use memory::{return_freed_memory, return_large_buffers_when_freed, zeroed};
+pub use micro_kernel::Write;
 pub use rate::{
     measure_bf16_matmul_gflops, measure_bf16_peak_gflops, measure_matmul_gflops, measure_peak_gflops,
     measure_read_bandwidth,

@@ -45,7 +45,8 @@ pub use divergence::{Divergence, DivergenceKind, ReferenceRows};
 pub use top::{linear_log_probs_of, linear_top_log_probs};
 
 use crate::linear_head::LinearHead;
-use crate::matmul::{MatrixRef, Write};
+use crate::matmul::MatrixRef;
+use crate::micro_kernel::Write;
 use crate::parallel::{Disjoint, ELEMENTS_PER_ITEM, for_each_item};
 use crate::scratch::Stock;
 use crate::simd::{MAX_LANES, SimdLevel, simd_fn};

@@ -16,9 +16,9 @@
 
 #![allow(unsafe_code, reason = "blocks of C written by several threads, and the tile kernels")]
 
-use crate::blocks::{Block, Panels, Product, Tiles, Turned, stream_columns, tile_columns, write_row};
+use crate::blocks::{Block, Epilogue, Panels, Tiles, Turned, stream_columns, tile_columns, write_row};
 use crate::gelu::gelu_forward_in_place;
-use crate::micro_kernel::{MAX_DOT_ROWS, MAX_TILE_COLUMNS, TILE_ROWS};
+use crate::micro_kernel::{MAX_DOT_ROWS, MAX_TILE_COLUMNS, Product, TILE_ROWS, Write};
 use crate::pack::{pack_columns, pack_rows, padded, panels};
 use crate::parallel::{Disjoint, ELEMENTS_PER_ITEM, for_each_item};
 use crate::scratch::{Scratch, Stock};
@@ -66,15 +66,6 @@ impl<'a> MatrixRef<'a> {
     }
 }
 
-/// What becomes of the numbers an output holds already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Write {
-    /// They are replaced and never read.
-    Overwrite,
-    /// The result is added to them.
-    Add,
-}
-
 /// Longest chain of additions before the sum goes to C: six rows of A this long fit a first level cache of 32 KiB.
 pub(crate) const MAX_K_CHUNK: usize = 640;
 /// Most floats of B, and of A, packed at a time: 8 MiB each, for the third level cache.
@@ -92,18 +83,6 @@ pub(crate) static PACKED: Stock = Stock::new();
 pub fn matmul_workspace_bytes(widest: usize) -> usize {
     // A and B, packed.
     2 * PACK_FLOATS.min(MAX_K_CHUNK * widest.next_multiple_of(MAX_TILE_COLUMNS)) * size_of::<f32>()
-}
-
-/// What is done to a block of C as soon as it is made, while it is in the first level cache: for a large C, passes of its
-/// own would go through memory again.
-#[derive(Clone, Copy, Debug)]
-pub enum Epilogue<'a> {
-    /// Nothing.
-    Nothing,
-    /// This is added to every row `[b.cols]`.
-    Bias(&'a [f32]),
-    /// The same, then [GELU](crate::gelu_forward).
-    BiasGelu(&'a [f32]),
 }
 
 /// `C = A · B` or `C += A · B`; `c: [a.rows, b.cols]`, row-major and contiguous.

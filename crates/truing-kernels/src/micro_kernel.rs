@@ -9,9 +9,7 @@
 #[cfg(target_arch = "x86_64")]
 use crate::bf16_products::Dot;
 use crate::bf16_products::{Bf16Products, PairDot, Widen};
-use crate::blocks::Product;
 use crate::int8_rows::{Int8Block, int8_block};
-use crate::matmul::Write;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
 use crate::simd::{MAX_LANES, Portable, Simd};
@@ -21,6 +19,24 @@ pub(crate) const TILE_ROWS: usize = 6;
 
 /// Columns of a full tile at the widest level.
 pub(crate) const MAX_TILE_COLUMNS: usize = 64;
+
+/// What is multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Product {
+    /// Floats.
+    F32,
+    /// Pairs of bf16 numbers.
+    Bf16(Bf16Products),
+}
+
+/// What becomes of the numbers an output holds already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// They are replaced and never read.
+    Overwrite,
+    /// The result is added to them.
+    Add,
+}
 
 /// `C[i, j] = or += Σ_p A[i, p] B[p, j]` for a tile; all strides in floats.
 #[derive(Clone, Copy)]

@@ -5,7 +5,9 @@
 
 use crate::bf16_matrix::Bf16Matrix;
 use crate::bf16_products::{Bf16Products, PairDot, Widen};
-use crate::matmul::{Epilogue, MatrixRef, Write};
+use crate::blocks::Epilogue;
+use crate::matmul::MatrixRef;
+use crate::micro_kernel::Write;
 use crate::simd::{Simd, SimdLevel, simd_fn};
 use crate::weight::Weight;
 use rayon::prelude::*;

@@ -12,7 +12,7 @@
 //! `x`, `out`, `d_out`, `d_x: [rows, width]`; `weight`, `d_weight: [width]`. Sums run in f32 over the lanes of a
 //! vector, then over the lanes. Heads are normalised by calling it with `width = head_dim`.
 
-use crate::matmul::Write;
+use crate::micro_kernel::Write;
 use crate::parallel::{Disjoint, ELEMENTS_PER_ITEM, for_each_item};
 use crate::simd::{Simd, SimdLevel, simd_fn};
 use crate::vector::add_assign;

@@ -14,10 +14,8 @@
 
 use crate::bf16_matrix::{Bf16Matrix, round_rows};
 use crate::bf16_products::Bf16Products;
-use crate::blocks::Product;
 use crate::int8_rows::{Int8Matrix, multiply_int8_columns};
-use crate::matmul::Write;
-use crate::micro_kernel::{BLOCK_COLUMNS, FEW_ROWS, RowBlock};
+use crate::micro_kernel::{BLOCK_COLUMNS, FEW_ROWS, Product, RowBlock, Write};
 use crate::parallel::{Disjoint, ELEMENTS_PER_ITEM, for_each_item};
 use crate::scratch::{Scratch, with_scratch};
 use crate::simd::{SimdLevel, simd_fn};

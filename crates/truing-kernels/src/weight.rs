@@ -2,7 +2,9 @@
 
 use crate::bf16_matmul::{Bf16Operand, bf16_matmul, bf16_matmul_with_epilogue};
 use crate::bf16_matrix::Bf16Matrix;
-use crate::matmul::{Epilogue, MatrixRef, Write, matmul, matmul_with_epilogue};
+use crate::blocks::Epilogue;
+use crate::matmul::{MatrixRef, matmul, matmul_with_epilogue};
+use crate::micro_kernel::Write;
 
 /// Weights `[n_out, n_in]`, and with them the number format of all products that they take part in.
 #[derive(Clone, Copy, Debug)]

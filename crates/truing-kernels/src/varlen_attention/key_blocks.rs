@@ -3,8 +3,7 @@
 #![allow(unsafe_code, reason = "heads written by several threads, and the tile kernels")]
 
 use super::{AttentionShape, KEYS, Sequence};
-use crate::matmul::Write;
-use crate::micro_kernel::{MicroKernel, Tile};
+use crate::micro_kernel::{MicroKernel, Tile, Write};
 use crate::pack::{pack_columns, pack_rows, padded, panels};
 use crate::parallel::{Disjoint, for_each_item};
 use crate::simd::{MAX_LANES, SimdLevel, simd_fn};
