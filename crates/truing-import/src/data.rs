@@ -1,8 +1,9 @@
 //! Data sets: the entries of `[[data]]` and `[[eval_data]]`.
 
+use crate::answer::Answer;
 use crate::error::Place;
 use crate::job::{Job, is_path};
-use crate::keys::{self, Answer};
+use crate::keys;
 use crate::recipe::{Line, mapping, number, string};
 use crate::report::Kind;
 use crate::yaml::{Node, Value};

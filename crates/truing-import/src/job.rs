@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::Options;
+use crate::answer::{Answer, Copied, shown};
 use crate::error::{ImportError, Place};
-use crate::keys::{self, Answer, Copied, Tool, shown};
+use crate::keys::{self, Tool};
 use crate::recipe::{self, Line, Recipe};
 use crate::report::{Finding, Kind};
 use crate::yaml::{Node, Value, boolean, python_float};

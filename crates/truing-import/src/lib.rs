@@ -13,6 +13,7 @@
 //! - **Paths.** The tools read them relative to the folder in which they run. They are looked for there, then beside
 //!   the YAML and in the three folders above it, and written relative to the recipe.
 
+mod answer;
 mod axolotl;
 mod data;
 mod error;

@@ -16,7 +16,7 @@ pub(crate) use transformers::TRANSFORMERS;
 pub(crate) use trl::{TRL, TRL_DATA};
 pub(crate) use verl::VERL;
 
-use crate::keys::{Answer, Copied, Group};
+use crate::answer::{Answer, Copied, Group};
 
 const fn key(names: &'static [&'static str], key: &'static str, copied: Copied) -> Group {
     Group { names, answer: Answer::Key(key, copied) }

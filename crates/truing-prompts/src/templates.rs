@@ -34,6 +34,7 @@ mod instruction_words;
 mod pattern;
 mod skeleton;
 mod support;
+mod view;
 
 use rayon::prelude::*;
 use schemars::JsonSchema;

@@ -35,6 +35,7 @@ mod low_rank;
 mod method;
 mod model_stock;
 mod multi_slerp;
+mod open_models;
 mod passthrough;
 mod plan;
 mod ranks;

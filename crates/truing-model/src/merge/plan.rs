@@ -1,13 +1,12 @@
 //! From a recipe to what is done: models opened and compared, layers placed, settings of every tensor filled in and checked. No
 //! value of a tensor is read here.
 
-use std::path::{Path, PathBuf};
-
 use truing_types::Seed;
 
 use super::adapter::adapter_spec;
 use super::check::{check_filters, invalid};
 use super::method::{Method, TensorSettings};
+use super::open_models::OpenModels;
 use super::settings::{PlannedSettings, settings_of};
 use super::slices::{Layers, Slice, check_equal, merged_config, merged_spec, slices};
 use super::tokenizer::{Tokenizers, template_file};
@@ -15,7 +14,7 @@ use super::vocabulary::RowMaps;
 use super::{MergeError, MergeRecipe};
 use crate::families::ConfigFile;
 use crate::saving::cut_into_shards;
-use crate::{DecoderSpec, LoraSpec, ModelFiles, ModelKind, ParameterRole, ParameterSpec, SaveDtype};
+use crate::{DecoderSpec, LoraSpec, ModelFiles, ParameterRole, ParameterSpec, SaveDtype};
 
 /// A merge that can be made: every name, shape and setting is checked.
 #[derive(Debug)]
@@ -220,36 +219,6 @@ impl MergePlan {
     }
 }
 
-/// Models by their references, each opened once.
-#[derive(Default)]
-pub(super) struct OpenModels {
-    references: Vec<(String, Option<String>)>,
-    pub(super) models: Vec<ModelFiles>,
-}
-
-impl OpenModels {
-    /// The number of a model, which is opened where it is not yet.
-    pub(super) fn index(&mut self, model: &str, adapter: Option<&str>) -> Result<usize, MergeError> {
-        let reference = (model.to_owned(), adapter.map(str::to_owned));
-        if let Some(known) = self.references.iter().position(|known| *known == reference) {
-            return Ok(known);
-        }
-        if Path::new(model).extension().is_some_and(|extension| extension == "gguf") {
-            return Err(MergeError::Gguf { path: model.into() });
-        }
-        let files = match adapter {
-            None => ModelFiles::open(Path::new(model))?,
-            Some(adapter) => ModelFiles::open_adapter_on(Path::new(adapter), Path::new(model))?,
-        };
-        if files.kind == ModelKind::Gguf {
-            return Err(MergeError::Gguf { path: files.base_path().to_path_buf() });
-        }
-        self.references.push(reference);
-        self.models.push(files);
-        Ok(self.models.len() - 1)
-    }
-}
-
 fn planned(
     parameter: ParameterSpec,
     slices: &[Slice<'_>],
@@ -305,9 +274,4 @@ fn stored_dtype(models: &[ModelFiles], tensors: &[PlannedTensor]) -> Result<Save
         Some("F16") => SaveDtype::F16,
         _ => SaveDtype::F32,
     })
-}
-
-/// The folder whose tokenizer an open model has.
-pub(super) fn tokenizer_folder(model: &ModelFiles) -> PathBuf {
-    model.tokenizer_directory().map_or_else(|| model.path.clone(), Path::to_path_buf)
 }

@@ -2,7 +2,7 @@
 
 use super::check::invalid;
 use super::method::{BaseUse, Method};
-use super::plan::OpenModels;
+use super::open_models::OpenModels;
 use super::{MergeError, MergeRecipe, Parameters};
 use crate::families::{ConfigFile, config_from_spec};
 use crate::{DecoderSpec, HeadKind, ModelFiles};

@@ -1,11 +1,10 @@
 //! Which tokenizer and chat template the merged model gets, and how rows of the embeddings are matched for it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use super::check::invalid;
-use super::plan::tokenizer_folder;
 use super::vocabulary::{RowMaps, Vocabulary};
 use super::{MergeError, MergeRecipe};
 use crate::{ModelError, ModelFiles, tokenizer_files};
@@ -129,6 +128,11 @@ fn template_of(folder: &Path) -> Option<String> {
         }
         _ => None,
     }
+}
+
+/// The folder whose tokenizer an open model has.
+fn tokenizer_folder(model: &ModelFiles) -> PathBuf {
+    model.tokenizer_directory().map_or_else(|| model.path.clone(), Path::to_path_buf)
 }
 
 /// The chat template that a recipe asks for, as a file of the merged model. It outranks one inside tokenizer_config.json.

@@ -7,8 +7,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::grouping::Group;
 use super::instruction_words::Matcher;
-use super::skeleton::view;
 use super::support::{NGRAM, Support};
+use super::view::view;
 use super::{GAP, Skeletons, TemplateOptions};
 use crate::hashing::hash_tokens;
 use crate::tokens::{END, START, TokenPool, Vocabulary, join};

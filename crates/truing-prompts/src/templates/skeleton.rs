@@ -1,11 +1,10 @@
 //! The fixed text of each prompt: the runs of tokens that recur beside many different fillers.
 
-use std::borrow::Cow;
-
 use rayon::prelude::*;
 
+use super::GAP;
 use super::support::{NGRAM, Support};
-use super::{GAP, MAX_ROW_TOKENS};
+use super::view::view;
 use crate::tokens::TokenPool;
 
 /// The skeletons of all rows.
@@ -46,15 +45,6 @@ impl Skeletons {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-}
-
-/// A row with all but [`MAX_ROW_TOKENS`] of its tokens left out of its middle.
-pub(super) fn view(row: &[u32]) -> Cow<'_, [u32]> {
-    const HALF: usize = MAX_ROW_TOKENS / 2;
-    if row.len() <= MAX_ROW_TOKENS {
-        return Cow::Borrowed(row);
-    }
-    Cow::Owned([&row[..HALF], &[GAP], &row[row.len() - HALF..]].concat())
 }
 
 fn skeleton(row: &[u32], support: &Support) -> Vec<u32> {
@@ -117,12 +107,5 @@ mod tests {
         assert_eq!(otsu_threshold(&[1.0, 6.0, 1.5, 5.5, 1.0]), 3.5);
         assert_eq!(otsu_threshold(&[2.0; 4]), f32::NEG_INFINITY);
         assert_eq!(otsu_threshold(&[]), f32::NEG_INFINITY);
-    }
-
-    #[test]
-    fn the_middle_of_a_long_row_is_left_out() {
-        let row: Vec<u32> = (0..5000).collect();
-        let view = view(&row);
-        assert_eq!((view.len(), view[1023], view[1024], view[1025]), (2049, 1023, GAP, 3976));
     }
 }

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 
 use super::GAP;
-use super::skeleton::view;
+use super::view::view;
 use crate::hashing::{hash_tokens, mix};
 use crate::tokens::{END, START, TokenPool};
 
