@@ -15,6 +15,7 @@ pub mod screening;
 
 mod asking;
 mod back_translation;
+mod bounds;
 mod builder;
 mod code;
 mod code_interpreter;

@@ -19,8 +19,9 @@ use truing_run::checks::{require_counts, require_share};
 use truing_stages::StageError;
 
 use super::asking::{Asking, Question};
+use super::bounds::{require_bounded, require_scores};
 use super::builder::{BuilderInfo, Built, BuiltRow, Dropped, Fates, Job, PlannedCalls, Unit};
-use super::config::{BuildConfig, require_bounded, require_scores};
+use super::config::BuildConfig;
 use super::inputs::SeedRow;
 use super::prompt_writing::{Draft, PromptWriting, quotes, unit_of_text};
 use super::texts::{PromptText, prompt_text, tagged};

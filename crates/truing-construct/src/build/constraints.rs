@@ -27,8 +27,9 @@ use truing_stages::StageError;
 use truing_types::Seed;
 
 use super::asking::{Asking, Question};
+use super::bounds::require_bounded;
 use super::builder::{BuilderInfo, Built, BuiltRow, Dropped, Fates, Job, PlannedCalls, Unit};
-use super::config::{BuildConfig, require_bounded};
+use super::config::BuildConfig;
 use super::inputs::SeedRow;
 use super::responding::{Prompt, Response, VERDICTS, questions_of, respond};
 use super::texts::{PromptText, prompt_text, tagged};

@@ -26,8 +26,9 @@ use truing_stages::StageError;
 use truing_types::{Conversation, FinishReason, Message, Role, RowOrigin, Seed};
 
 use super::asking::{Asking, Question};
+use super::bounds::require_bounded;
 use super::builder::{BuilderInfo, Built, BuiltRow, Dropped, Fates, Job, PlannedCalls, Unit};
-use super::config::{BuildConfig, require_bounded};
+use super::config::BuildConfig;
 use super::inputs::{SEED, SeedRow};
 use super::texts::{PromptText, prompt_text, tagged};
 use answers::{gives, is_readable};

@@ -24,8 +24,9 @@ use truing_stages::StageError;
 use truing_types::Seed;
 
 use super::asking::Asking;
+use super::bounds::{require_bounded, require_scores};
 use super::builder::{BuilderInfo, Built, BuiltRow, Fates, Job, PlannedCalls, Unit};
-use super::config::{BuildConfig, require_bounded, require_scores};
+use super::config::BuildConfig;
 use super::constraints::{locale_of, missing_values, recheck_constraints};
 use super::inputs::SeedRow;
 use super::prompt_writing::{Draft, PromptWriting, quotes, unit_of_text};

@@ -19,8 +19,9 @@ use truing_run::rows::value_at;
 use truing_stages::StageError;
 
 use super::asking::{Asking, Question};
+use super::bounds::require_bounded;
 use super::builder::{BuilderInfo, Built, BuiltRow, Dropped, Fates, Job, PlannedCalls, Unit};
-use super::config::{BuildConfig, require_bounded};
+use super::config::BuildConfig;
 use super::inputs::{SEED, SeedRow};
 use super::mathematics::reference_of;
 use super::prompt_writing::SCORE;

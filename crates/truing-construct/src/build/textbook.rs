@@ -24,8 +24,9 @@ use truing_run::checks::{require_counts, require_given};
 use truing_stages::StageError;
 
 use super::asking::{Asking, Question};
+use super::bounds::require_bounded;
 use super::builder::{BuilderInfo, Built, BuiltRow, Dropped, Fates, Job, PlannedCalls, Unit};
-use super::config::{BuildConfig, require_bounded};
+use super::config::BuildConfig;
 use super::inputs::SeedRow;
 use super::responding::VERDICTS;
 use super::texts::{PromptText, prompt_text, tagged};

@@ -5,6 +5,10 @@
 
 use std::borrow::Cow;
 
+use regex::{Regex, RegexBuilder};
+
+use super::pattern::pattern;
+
 /// What is read in another way, as the end of a sentence about the pattern.
 pub(crate) fn difference(pattern: &str) -> Option<String> {
     escapes(pattern).find_map(|(_, letter)| {
@@ -30,6 +34,13 @@ pub(crate) fn translated(pattern: &str) -> Cow<'_, str> {
     Cow::Owned(
         pattern.char_indices().filter(|(at, _)| !places.contains(at)).map(|(_, letter)| letter).collect(),
     )
+}
+
+/// The text as a regular expression where it is one, letter by letter otherwise.
+pub(crate) fn ignoring_case(text: &str) -> Regex {
+    let text = &*translated(text);
+    let build = |text: &str| RegexBuilder::new(text).case_insensitive(true).build();
+    build(text).or_else(|_| build(&regex::escape(text))).unwrap_or_else(|_| pattern("$^"))
 }
 
 /// Every backslash that escapes something, with what it escapes.

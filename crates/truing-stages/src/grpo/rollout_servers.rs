@@ -20,8 +20,8 @@ use truing_types::{
     ChatError, ChatModel, EndpointRequest, EndpointResult, Event, FinishReason, SamplingOptions,
 };
 
-pub use config::{ImportanceSamplingMode, LogprobsMode, RolloutsConfig, SyncCall};
-pub use protocol::RolloutProtocol;
+pub use config::{ImportanceSamplingMode, RolloutsConfig};
+pub use protocol::{LogprobsMode, RolloutProtocol, SyncCall};
 
 use self::protocol::{ServerCompletion, Wanted};
 use super::running::Running;

@@ -7,7 +7,7 @@
 use serde::Serialize;
 use truing_model::{DecoderSpec, TrainableSpec};
 
-use super::plan::{check, fit, legal_degrees};
+use super::fit::{check, fit, legal_degrees};
 use super::time::Model;
 use super::{
     Assumptions, ClusterConfig, ClusterError, Degrees, DeviceMemory, LayerActivations, ModelSizes, ZeroStage,

@@ -7,6 +7,7 @@
 mod config;
 mod degrees;
 mod error;
+mod fit;
 mod least_devices;
 mod memory;
 mod plan;

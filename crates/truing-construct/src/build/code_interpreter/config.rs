@@ -6,7 +6,7 @@ use truing_ask::pas::Language;
 use truing_run::RunError;
 use truing_run::checks::{require_counts, require_given};
 
-use crate::build::config::require_bounded;
+use crate::build::bounds::require_bounded;
 
 /// A kind of task for a code interpreter. The report names none; these are ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]

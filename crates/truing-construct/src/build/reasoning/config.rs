@@ -7,7 +7,7 @@ use truing_run::RunError;
 use truing_run::checks::{require_counts, require_given, require_share};
 
 use super::kinds::ReasoningKind;
-use crate::build::config::require_bounded;
+use crate::build::bounds::require_bounded;
 
 /// The table `[reasoning]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

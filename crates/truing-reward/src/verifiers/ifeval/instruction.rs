@@ -2,34 +2,18 @@
 
 use std::sync::LazyLock;
 
-use regex::{Regex, RegexBuilder};
+use regex::Regex;
 use serde_json::{Map, Value};
 use truing_types::{Unscored, UnscoredReason};
 
+use super::bound::Bound;
 use super::catalogue;
 use super::counting as text_of;
 use super::locale::Locale;
 use super::settings::Settings;
+use crate::verifiers::language;
 use crate::verifiers::pattern::pattern;
-use crate::verifiers::{language, python_regex};
-
-/// How a count is bounded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Bound {
-    LessThan(usize),
-    AtLeast(usize),
-    AtMost(usize),
-}
-
-impl Bound {
-    fn holds(self, count: usize) -> bool {
-        match self {
-            Self::LessThan(limit) => count < limit,
-            Self::AtLeast(limit) => count >= limit,
-            Self::AtMost(limit) => count <= limit,
-        }
-    }
-}
+use crate::verifiers::python_regex::ignoring_case;
 
 /// What is asked for.
 enum Rule {
@@ -80,13 +64,6 @@ enum Rule {
 pub(super) struct Instruction {
     locale: Locale,
     rule: Rule,
-}
-
-/// The text as a regular expression where it is one, letter by letter otherwise. It was written for Python.
-pub(super) fn ignoring_case(text: &str) -> Regex {
-    let text = &*python_regex::translated(text);
-    let build = |text: &str| RegexBuilder::new(text).case_insensitive(true).build();
-    build(text).or_else(|_| build(&regex::escape(text))).unwrap_or_else(|_| pattern("$^"))
 }
 
 const ENIE: &[char] = &['ñ'];

@@ -4,8 +4,9 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::instruction::Bound;
+use super::bound::Bound;
 use crate::verifiers::pattern::pattern;
+use crate::verifiers::python_regex::ignoring_case;
 
 /// The language of an instruction: the prefix of its id, English where there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -188,7 +189,7 @@ impl Locale {
             (Self::Ja | Self::Zh, _) => format!(r"(?m)\s*{}.*$", regex::escape(&marker.to_lowercase())),
             _ => format!(r"(?m)\s*{}.*$", marker.to_lowercase()),
         };
-        super::instruction::ignoring_case(&text)
+        ignoring_case(&text)
     }
 }
 

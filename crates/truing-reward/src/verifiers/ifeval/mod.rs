@@ -15,6 +15,7 @@
 //! (`tests/main.rs`); the others are of one to nine words, which langdetect decides by a guess. In Chinese and
 //! Japanese a keyword counts also inside a longer word; the checker of M-IFEval cuts texts into words first.
 
+mod bound;
 mod catalogue;
 mod counting;
 mod instruction;

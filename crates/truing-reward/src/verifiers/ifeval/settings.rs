@@ -4,9 +4,10 @@ use regex::Regex;
 use serde_json::{Map, Value};
 use truing_types::{Unscored, UnscoredReason};
 
+use super::bound::Bound;
 use super::catalogue::Entry;
-use super::instruction::{Bound, ignoring_case};
 use super::locale::Locale;
+use crate::verifiers::python_regex::ignoring_case;
 
 /// The kwargs of an instruction.
 pub(super) struct Settings<'a> {

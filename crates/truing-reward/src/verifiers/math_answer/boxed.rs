@@ -8,6 +8,7 @@ use regex::Regex;
 
 use super::clause;
 use super::denial::is_taken_back;
+use super::excerpt::{MOST, head, tail};
 use super::statement::is_rate_of_another;
 use super::structure::{Answer, parse};
 use super::wording::{alters, lists};
@@ -199,7 +200,7 @@ fn is_value_of(sides: &str) -> bool {
 }
 
 fn before(text: &str) -> Before {
-    let near = super::extract::tail(text, super::extract::MOST);
+    let near = tail(text, MOST);
     let near = near.rsplit('\n').next().unwrap_or_default();
     let bare = without_openers(near);
     let sentence = bare.rsplit(['.', '?', '!', '\u{3002}']).next().unwrap_or(bare);
@@ -408,10 +409,10 @@ fn after(rest: &str) -> Option<String> {
     if text.starts_with("<|") || text.starts_with("</") {
         return Some(String::new());
     }
-    if AFTER_WORDS.is_match(super::extract::head(text)) || SAID_OF_BOX.is_match(super::extract::head(rest)) {
+    if AFTER_WORDS.is_match(head(text)) || SAID_OF_BOX.is_match(head(rest)) {
         return None;
     }
-    let sentence = super::extract::head(text);
+    let sentence = head(text);
     let sentence = &sentence[..sentence.find(['.', '\n', ';', ',']).unwrap_or(sentence.len())];
     if OTHER_VERB.is_match(sentence) && (!IS_ANSWER.is_match(sentence) || NOT_ANSWER.is_match(sentence)) {
         return None;

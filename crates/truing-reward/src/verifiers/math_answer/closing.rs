@@ -7,7 +7,7 @@ use regex::Regex;
 
 use super::calendar;
 use super::clause;
-use super::extract::trimmed;
+use super::excerpt::trimmed;
 use super::number_words;
 use super::numerals;
 use super::pieces::is_digit;

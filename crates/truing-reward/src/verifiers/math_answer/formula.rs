@@ -7,8 +7,8 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::clause;
+use super::excerpt::trimmed;
 use super::expression::Expr;
-use super::extract::trimmed;
 use super::sentence::{is_mathematics, spans};
 use super::structure::{Answer, parse};
 use super::token::Relation;

@@ -80,6 +80,7 @@ mod closing;
 mod compare;
 mod constants;
 mod denial;
+mod excerpt;
 mod expression;
 mod extract;
 mod following;
@@ -88,6 +89,7 @@ mod functions;
 mod intervals;
 mod labels;
 mod latex;
+mod marked;
 mod notation;
 mod number_words;
 mod numerals;
@@ -226,8 +228,8 @@ fn grade_in(answer: &str, reference: &str, config: &MathAnswerConfig, in_order: 
 
 /// Without space and the full stop around it.
 fn trimmed(text: &str) -> &str {
-    let text = extract::without_spaces(text.trim().trim_matches(['*', '"', '`']));
-    let text = text.trim_end_matches(extract::CHECK_MARKS).trim_end();
+    let text = excerpt::without_spaces(text.trim().trim_matches(['*', '"', '`']));
+    let text = text.trim_end_matches(excerpt::CHECK_MARKS).trim_end();
     if text.ends_with("...") { text } else { text.trim_end_matches(['.', '\u{3002}', ',', ';']).trim() }
 }
 

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::extract::{MOST, head, tail};
+use super::excerpt::{MOST, head, tail};
 use super::sentence::{sentence_end, sentence_start};
 use crate::verifiers::pattern::pattern;
 

@@ -11,7 +11,7 @@ use super::circumstance;
 use super::clause::{self, Around};
 use super::closing;
 use super::denial::is_taken_back;
-use super::extract::{MOST, head, tail, trimmed};
+use super::excerpt::{MOST, head, tail, trimmed};
 use super::formula;
 use super::labels;
 use super::pieces::{Piece, around, is_digit, is_expression, pieces, tidied};

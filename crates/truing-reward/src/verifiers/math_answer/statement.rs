@@ -9,7 +9,8 @@ use regex::Regex;
 use super::clause;
 use super::closing;
 use super::denial::is_taken_back;
-use super::extract::{Marked, head, trimmed};
+use super::excerpt::{head, trimmed};
+use super::marked::Marked;
 use super::numerals;
 use super::pieces::{is_digit, pieces};
 use super::sentence::{

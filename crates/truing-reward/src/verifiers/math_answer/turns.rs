@@ -5,7 +5,8 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::extract::{Marked, marked};
+use super::extract::marked;
+use super::marked::Marked;
 use super::sentence::{is_mathematics, unmarked};
 use super::statement::N_STATEMENTS;
 use crate::verifiers::pattern::pattern;

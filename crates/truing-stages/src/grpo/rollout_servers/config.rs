@@ -2,14 +2,13 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 use truing_ask::{AskError, ChatModelConfig};
 use truing_client::{ClientError, ClientSettings};
 use truing_model::{DecodingWeights, SaveDtype};
 use truing_run::RunError;
 
 use super::super::GrpoConfig;
-use super::protocol::RolloutProtocol;
+use super::protocol::{LogprobsMode, RolloutProtocol, SyncCall};
 use crate::StageError;
 
 /// Seconds in which a request with all its retries has to be answered, for each second of a timeout.
@@ -72,16 +71,6 @@ pub struct RolloutsConfig {
     pub sync_calls: Vec<SyncCall>,
 }
 
-/// One request of loading weights.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct SyncCall {
-    /// Path below the server's address, which is posted to.
-    pub path: String,
-    /// The body. In its texts `{path}` is replaced by the folder of the weights, and `{version}` by the step.
-    pub body: Map<String, Value>,
-}
-
 /// How importance weights of tokens that a server sampled are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -93,17 +82,6 @@ pub enum ImportanceSamplingMode {
     SequenceTruncate,
     /// No correction.
     None,
-}
-
-/// What the log-probabilities of a server are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum LogprobsMode {
-    /// Of the model, before temperature and cuts.
-    #[default]
-    RawLogprobs,
-    /// Of the distribution that tokens are sampled from.
-    ProcessedLogprobs,
 }
 
 impl Default for RolloutsConfig {
@@ -124,14 +102,6 @@ impl Default for RolloutsConfig {
             importance_sampling_mode: ImportanceSamplingMode::default(),
             logprobs_mode: LogprobsMode::default(),
         }
-    }
-}
-
-impl SyncCall {
-    /// Whether a text of its body has the folder or the step.
-    fn says_what_to_load(&self) -> bool {
-        let body = Value::Object(self.body.clone()).to_string();
-        body.contains("{path}") || body.contains("{version}")
     }
 }
 

@@ -6,8 +6,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use truing_types::{EndpointRequest, SamplingOptions, Seed, TokenId};
 
-use super::config::{LogprobsMode, SyncCall};
-
 /// An endpoint with token ids in and out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -20,6 +18,35 @@ pub enum RolloutProtocol {
     /// `/v1/completions` with token ids as the prompt, of servers that know `return_token_ids` or name tokens
     /// `token_id:N` in `logprobs`.
     Completions,
+}
+
+/// What the log-probabilities of a server are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogprobsMode {
+    /// Of the model, before temperature and cuts.
+    #[default]
+    RawLogprobs,
+    /// Of the distribution that tokens are sampled from.
+    ProcessedLogprobs,
+}
+
+/// One request of loading weights.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SyncCall {
+    /// Path below the server's address, which is posted to.
+    pub path: String,
+    /// The body. In its texts `{path}` is replaced by the folder of the weights, and `{version}` by the step.
+    pub body: Map<String, Value>,
+}
+
+impl SyncCall {
+    /// Whether a text of its body has the folder or the step.
+    pub(super) fn says_what_to_load(&self) -> bool {
+        let body = Value::Object(self.body.clone()).to_string();
+        body.contains("{path}") || body.contains("{version}")
+    }
 }
 
 /// One completion that is wanted.
