@@ -10,9 +10,9 @@ use truing_ask::{ChatContext, ChatModelConfig};
 use truing_client::{Access, ApiKey, Clock, ProxyAddress};
 
 use crate::Context;
-use crate::commands::stage;
 use crate::environment::Environment;
 use crate::outcome::WithHint;
+use crate::rendering::render_options;
 
 /// A wait is looked at this often, so that Ctrl-C ends it.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -81,7 +81,7 @@ pub(crate) fn chat_context(
     let proxy = proxy.clone().map(|url| ProxyAddress { url, except: environment.no_proxy.clone() });
     Ok(ChatContext {
         access: Access { api_key, proxy, clock: Arc::new(clock) },
-        render: stage::render_options(),
+        render: render_options(),
         n_threads: context.n_threads,
         stop: Arc::clone(stop),
     })

@@ -17,6 +17,7 @@ mod ranks;
 mod recorder;
 #[cfg(test)]
 mod reference;
+mod rendering;
 mod table;
 mod time_left;
 mod units;

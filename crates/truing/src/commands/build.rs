@@ -10,7 +10,8 @@ use truing_construct::build::{
 use truing_stages::{StageError, StagePlan};
 
 use super::judging::{self, share};
-use super::stage::{RecipeArguments, RunArguments, RunKind, StageCommand};
+use super::recipe_arguments::RecipeArguments;
+use super::stage::{RunArguments, RunKind, StageCommand};
 use crate::Context;
 use crate::outcome::Outcome;
 use crate::printer::clean_path;

@@ -13,10 +13,11 @@ use truing_stages::classifier::ClassifierStage;
 
 use super::model;
 use super::output::check_is_no_input;
-use super::stage::{self, StageCommand, finish_training, render_options};
+use super::stage::{self, StageCommand, finish_training};
 use crate::local_engine::LocalEngine;
 use crate::outcome::Outcome;
 use crate::printer::Style;
+use crate::rendering::render_options;
 use crate::table::{Align, Table};
 use crate::{Context, interrupt, progress};
 

@@ -19,7 +19,8 @@ use truing_statistics::Interval;
 use quick::Quick;
 
 use super::judging;
-use super::stage::{self, RecipeArguments, RunArguments, RunKind, StageCommand};
+use super::recipe_arguments::RecipeArguments;
+use super::stage::{self, RunArguments, RunKind, StageCommand};
 use crate::Context;
 use crate::outcome::Outcome;
 use crate::printer::clean_path;

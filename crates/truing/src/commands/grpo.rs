@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use truing_stages::grpo::{GrpoPlan, GrpoStage};
 use truing_stages::{StagePlan, TrainedModel};
 
-use super::plan;
+use super::amount::amount_json;
 use super::stage::{StageCommand, finish_training};
 use crate::Context;
 use crate::outcome::Outcome;
@@ -15,7 +15,7 @@ use crate::printer::clean_path;
 impl StageCommand for GrpoStage {
     fn plan_json(plan: &GrpoPlan) -> Value {
         let rows: Map<String, Value> =
-            plan.table().into_iter().map(|row| (row.name, plan::amount_json(row.amount))).collect();
+            plan.table().into_iter().map(|row| (row.name, amount_json(row.amount))).collect();
         json!({ "fits": true, "peak_bytes": plan.peak_bytes(), "rows": rows })
     }
 

@@ -14,9 +14,9 @@ use truing_stages::recipe;
 use truing_text::{ChatRenderer, WithoutLoss};
 
 use super::model as models;
-use super::stage::render_options;
 use crate::Context;
 use crate::outcome::Outcome;
+use crate::rendering::render_options;
 
 /// Arguments of `truing inspect`.
 #[derive(Debug, Args)]

@@ -5,7 +5,8 @@ use std::path::Path;
 use truing_stages::{RunError, StageError};
 use truing_statistics::Agreement;
 
-use super::stage::{self, RecipeArguments, RunArguments, RunKind, StageCommand};
+use super::recipe_arguments::{RecipeArguments, no_recipe};
+use super::stage::{self, RunArguments, RunKind, StageCommand};
 use crate::Context;
 use crate::outcome::Outcome;
 use crate::printer::clean_path;
@@ -30,7 +31,7 @@ pub(crate) fn run<S: StageCommand>(
 ) -> anyhow::Result<Outcome> {
     match recipe {
         Some(recipe) => stage::run_recipe::<S>(recipe, arguments, context),
-        None => Err(stage::no_recipe(example)),
+        None => Err(no_recipe(example)),
     }
 }
 

@@ -11,7 +11,8 @@ use truing_stages::{StageError, StagePlan};
 
 use super::classifier::{self, LabelCommand};
 use super::judging::{self, share};
-use super::stage::{RecipeArguments, RunArguments, RunKind, StageCommand};
+use super::recipe_arguments::RecipeArguments;
+use super::stage::{RunArguments, RunKind, StageCommand};
 use crate::Context;
 use crate::outcome::Outcome;
 use crate::table::{Align, Table};

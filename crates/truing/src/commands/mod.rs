@@ -1,5 +1,6 @@
 //! The commands, one file each. A new one is a file and a line in [`Command`] and in its `run`.
 
+mod amount;
 mod annotate;
 mod bench;
 mod build;
@@ -30,6 +31,7 @@ mod plan_cluster;
 mod prefer;
 mod quality;
 mod quickstart;
+mod recipe_arguments;
 mod report;
 mod respond;
 mod reward;

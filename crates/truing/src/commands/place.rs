@@ -11,7 +11,7 @@ use truing_run::AsRunError as _;
 use truing_run::recipe::{InputSetting, place_of};
 use truing_stages::{RunError, StageError};
 
-use super::stage::RecipeArguments;
+use super::recipe_arguments::RecipeArguments;
 use crate::printer::one_sentence;
 
 /// Puts before an error of a setting, or of a file or data set that a setting names, where the recipe or an override

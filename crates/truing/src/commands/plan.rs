@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 use truing_model::ModelError;
 use truing_stages::training::TrainingPlan;
 use truing_stages::{RunError, StageError, StagePlan};
-use truing_train::{Amount, SegmentChoice};
+use truing_train::SegmentChoice;
 
+use super::amount::{amount_json, amount_text};
 use super::plan_cluster::{self, Request};
-use super::stage::{RecipeArguments, no_recipe};
+use super::recipe_arguments::{RecipeArguments, no_recipe};
 use super::stages;
 use crate::Context;
 use crate::outcome::{Hinted, Outcome};
@@ -161,30 +162,5 @@ pub(super) fn announce_differences(plan: &impl StagePlan, context: &Context) {
     context.printer.note(plan.summary());
     for row in plan.table().iter().filter(|row| row.name.contains("smallest difference")) {
         context.printer.note(format_args!("{}: {}", row.name, amount_text(row.amount)));
-    }
-}
-
-/// An amount as a person reads it.
-pub(super) fn amount_text(amount: Amount) -> String {
-    match amount {
-        Amount::Bytes(bytes) => units::bytes(bytes),
-        Amount::Cost(cost) => format!("{cost:.2}"),
-        Amount::Count(count) => units::count(count),
-        Amount::Flops(flops) => format!("{:.1} GFLOP", flops / 1e9),
-        Amount::Seconds(seconds) => units::duration(seconds),
-        Amount::Share(share) => format!("{:.1} %", 100.0 * share),
-        Amount::NotResolvedWith(n_items) => format!("none, too few items ({n_items})"),
-        Amount::Unknown(why) => format!("unknown: {why}"),
-    }
-}
-
-/// An amount as a number.
-pub(super) fn amount_json(amount: Amount) -> Value {
-    match amount {
-        Amount::Bytes(whole) | Amount::Count(whole) => whole.into(),
-        Amount::Cost(number) | Amount::Flops(number) | Amount::Seconds(number) | Amount::Share(number) => {
-            number.into()
-        }
-        Amount::NotResolvedWith(_) | Amount::Unknown(_) => Value::Null,
     }
 }

@@ -21,7 +21,8 @@ use truing_train::cluster::{
 use truing_types::StageName;
 
 use super::model;
-use super::stage::{RecipeArguments, read_recipe};
+use super::recipe_arguments::RecipeArguments;
+use super::stage::read_recipe;
 use crate::Context;
 use crate::outcome::{Outcome, WithHint};
 use crate::printer::Style;

@@ -12,7 +12,8 @@ use truing_stages::{StageError, StagePlan};
 use truing_types::Silent;
 
 use super::judging::{self, share};
-use super::stage::{self, RecipeArguments, RunArguments, RunKind, StageCommand};
+use super::recipe_arguments::RecipeArguments;
+use super::stage::{self, RunArguments, RunKind, StageCommand};
 use crate::Context;
 use crate::outcome::Outcome;
 use crate::printer::clean_path;

@@ -14,13 +14,13 @@ use truing_statistics::Estimate;
 use truing_types::StageName;
 
 use super::model::ModelArguments;
-use super::stage::render_options;
 use crate::local_engine::LocalEngine;
 use crate::outcome::{Outcome, WithHint};
 use crate::printer::Style;
 use crate::progress::{self, FanOut};
 use crate::quickstart::{self, Quickstart, QuickstartError, QuickstartOutcome};
 use crate::recorder::TensorBoard;
+use crate::rendering::render_options;
 use crate::table::{Align, Table};
 use crate::units::one_line;
 use crate::{Context, interrupt, machine};

@@ -13,12 +13,13 @@ use truing_stages::reward::RewardModelStage;
 
 use super::model;
 use super::output::check_is_no_input;
-use super::stage::{self, render_options};
+use super::stage;
 use crate::Context;
 use crate::local_engine::LocalEngine;
 use crate::outcome::Outcome;
 use crate::printer::Style;
 use crate::progress;
+use crate::rendering::render_options;
 use crate::table::{Align, Table};
 
 /// What to do with a reward model.

@@ -21,9 +21,11 @@ use truing_types::{Event, FinishReason, PromptRow, ReasoningMarks, RowOrigin};
 
 use super::model;
 use super::output::check_is_no_input;
-use super::stage::{RecipeArguments, read_recipe, render_options};
+use super::recipe_arguments::RecipeArguments;
+use super::stage::read_recipe;
 use crate::local_engine::LocalEngine;
 use crate::outcome::{Outcome, WithHint};
+use crate::rendering::render_options;
 use crate::table::{Align, Table};
 use crate::{Context, asking, interrupt, progress};
 

@@ -19,10 +19,10 @@ use truing_types::Seed;
 
 use super::model;
 use super::sampling::{DraftingArguments, Weights};
-use super::stage::render_options;
 use crate::asking::SystemClock;
 use crate::local_engine::LocalEngine;
 use crate::outcome::{Outcome, WithHint};
+use crate::rendering::render_options;
 use crate::{Context, interrupt, progress};
 
 /// Arguments of `truing serve`.

@@ -13,11 +13,12 @@ use truing_stages::{
     TrainedModel, recipe,
 };
 use truing_store::{RunDirectory, StoreError};
-use truing_text::RenderOptions;
 use truing_types::EventSink;
 
+use super::amount::{amount_json, amount_text};
+use super::model;
 use super::place::at_its_place;
-use super::{model, plan};
+use super::recipe_arguments::RecipeArguments;
 use crate::local_engine::{self, DeviceChoice, LocalEngine};
 use crate::metrics_hook::MetricsHook;
 use crate::outcome::{Hinted, Outcome, WithHint};
@@ -25,19 +26,9 @@ use crate::printer::{Style, clean_path};
 use crate::progress::{self, FanOut};
 use crate::ranks::Ranks;
 use crate::recorder::TensorBoard;
+use crate::rendering::render_options;
 use crate::table::{Align, Table};
 use crate::{Context, asking, interrupt, machine};
-
-/// A recipe and what is changed of it.
-#[derive(Debug, Args)]
-pub(crate) struct RecipeArguments {
-    /// The recipe, a TOML file.
-    pub(crate) recipe: PathBuf,
-    /// Override a setting, for instance `--set learning_rate=2e-5` or `--set data.0.path=mine.jsonl`. May be given
-    /// several times.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub(crate) overrides: Vec<String>,
-}
 
 /// What is done with a recipe. Apart from [`RecipeArguments`], because clap finds out by a struct's own arguments
 /// whether an optional one is given.
@@ -129,7 +120,7 @@ pub(crate) trait StageCommand: Stage {
 pub(crate) fn print_rows(plan: &impl StagePlan, context: &Context) -> anyhow::Result<()> {
     let mut table = Table::new(&[("", Align::Left), ("", Align::Right)]);
     for row in plan.table() {
-        table.row([row.name, plan::amount_text(row.amount)]);
+        table.row([row.name, amount_text(row.amount)]);
     }
     for line in table.lines() {
         context.printer.line(line)?;
@@ -141,7 +132,7 @@ pub(crate) fn print_rows(plan: &impl StagePlan, context: &Context) -> anyhow::Re
 /// The table of a plan as one JSON object.
 pub(crate) fn rows_json(plan: &impl StagePlan) -> Value {
     let rows: Map<String, Value> =
-        plan.table().into_iter().map(|row| (row.name, plan::amount_json(row.amount))).collect();
+        plan.table().into_iter().map(|row| (row.name, amount_json(row.amount))).collect();
     json!({ "fits": true, "rows": rows })
 }
 
@@ -407,12 +398,6 @@ pub(crate) fn read_recipe(path: &Path) -> anyhow::Result<String> {
         .hint(|| "a recipe is a TOML file; the folder `recipes/` has examples".into())
 }
 
-/// A command that was given neither a recipe nor a subcommand.
-pub(crate) fn no_recipe(example: &str) -> anyhow::Error {
-    let source = anyhow::anyhow!("a recipe is needed");
-    anyhow::Error::new(Hinted { source, hint: example.to_owned() })
-}
-
 /// What to do about a run that cannot start or continue.
 fn advice(error: &StageError, folder: &Path) -> Option<String> {
     let resume_hint = || {
@@ -484,13 +469,6 @@ fn is_damage(error: &RunError) -> bool {
         ),
         _ => false,
     }
-}
-
-/// Templates that print today's date get one that never changes, Llama 3's own default: a run that is resumed on
-/// another day, or made again, shall read the same texts.
-pub(crate) fn render_options() -> RenderOptions {
-    let date = jiff::civil::date(2024, 7, 26);
-    RenderOptions { now: Some(date.at(0, 0, 0, 0)), ..RenderOptions::default() }
 }
 
 /// Writes the page of a run.

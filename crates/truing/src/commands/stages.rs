@@ -24,9 +24,8 @@ use truing_stages::sft::SftStage;
 use truing_stages::{Recipe, recipe};
 use truing_types::StageName;
 
-use super::stage::{
-    Arguments, RecipeArguments, RunArguments, StageCommand, read_recipe, run_recipe, show_recipe,
-};
+use super::recipe_arguments::RecipeArguments;
+use super::stage::{Arguments, RunArguments, StageCommand, read_recipe, run_recipe, show_recipe};
 use crate::Context;
 use crate::outcome::Outcome;
 

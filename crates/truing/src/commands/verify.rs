@@ -11,11 +11,11 @@ use truing_train::verify::{Check, verify};
 use truing_types::TokenizedSample;
 
 use super::model::{self, ModelArguments};
-use super::stage::render_options;
 use crate::Context;
 use crate::outcome::{Outcome, WithHint};
 use crate::printer::{Printer, Style};
 use crate::progress;
+use crate::rendering::render_options;
 use crate::table::{Align, Table};
 
 /// Arguments of `truing verify`.

@@ -9,7 +9,7 @@ use truing_stages::Recipe as _;
 
 use crate::Context;
 use crate::commands::model::find;
-use crate::commands::stage;
+use crate::commands::recipe_arguments::no_recipe;
 
 /// An evaluation without a recipe.
 #[derive(Debug, Args)]
@@ -62,7 +62,7 @@ impl Quick {
     /// The settings that the options mean.
     pub(super) fn config(&self, context: &Context) -> anyhow::Result<EvaluateConfig> {
         let (Some(model), false) = (self.model()?, self.tasks.is_empty()) else {
-            return Err(stage::no_recipe(
+            return Err(no_recipe(
                 "truing evaluate recipes/evaluate.toml, or: truing evaluate --model PATH --task gsm8k=test.jsonl",
             ));
         };

@@ -17,9 +17,9 @@ use truing_types::RowOrigin;
 use super::Opened;
 use super::host::ProgramHost;
 use crate::Context;
-use crate::commands::stage::render_options;
 use crate::outcome::Outcome;
 use crate::printer::{Printer, Style};
+use crate::rendering::render_options;
 
 /// Fields of a row that are not repeated: texts, and what is followed anyway.
 const NOT_SHOWN: [&str; 12] = [
