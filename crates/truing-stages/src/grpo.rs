@@ -4,6 +4,7 @@
 //! [`GrpoConfig`] is what was typed, [`GrpoInputs`] what it names on disk, [`GrpoPlan`] every decision that can be
 //! made before work starts, [`GrpoStage`] the work.
 
+mod check;
 mod config;
 mod failures;
 mod inputs;

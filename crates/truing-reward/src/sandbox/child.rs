@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::launcher::{ChildSpec, Mode, SETUP_FAILED};
+use super::messages::{ChildSpec, Mode, SETUP_FAILED};
 use super::{landlock_rules, limits, namespaces, seccomp};
 
 /// Exit status of a child whose program was killed by a signal, for instance at a limit.

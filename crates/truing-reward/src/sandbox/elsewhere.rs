@@ -1,6 +1,6 @@
 //! No sandbox: this system has none that we know.
 
-use super::launcher::{ChildSpec, Output, SETUP_FAILED, SandboxError};
+use super::messages::{ChildSpec, Output, SETUP_FAILED, SandboxError};
 use std::path::Path;
 
 pub(super) fn run(_program: &Path, _spec: &ChildSpec, _input: &str) -> Result<Output, SandboxError> {

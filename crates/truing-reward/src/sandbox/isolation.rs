@@ -1,9 +1,6 @@
 //! How far a program is shut off on this machine.
 
 use std::fmt;
-use std::path::Path;
-
-use super::{Launcher, Limits};
 
 /// What shuts a program off from files and other processes, the least first. System calls are filtered and resources
 /// limited at every level but the first, where they are as far as can be had.
@@ -41,10 +38,4 @@ impl fmt::Display for Isolation {
         }
         Ok(())
     }
-}
-
-/// Finds out by starting `program` (a binary that answers to [`CHILD_COMMAND`](super::CHILD_COMMAND)) once or twice.
-#[must_use]
-pub fn isolation(program: &Path) -> Isolation {
-    Launcher::new(program.to_owned(), Limits::default()).isolation().clone()
 }

@@ -40,6 +40,7 @@ mod isolation;
 mod landlock_rules;
 mod launcher;
 mod limits;
+mod messages;
 #[cfg(target_os = "linux")]
 mod namespaces;
 #[cfg(target_os = "linux")]
@@ -51,6 +52,7 @@ mod seccomp;
 pub use child::child_main;
 #[cfg(not(target_os = "linux"))]
 pub use elsewhere::child_main;
-pub use isolation::{Isolation, Level, isolation};
-pub use launcher::{CHILD_COMMAND, Ending, Launcher, Output, SandboxError};
+pub use isolation::{Isolation, Level};
+pub use launcher::{Launcher, isolation};
 pub use limits::Limits;
+pub use messages::{CHILD_COMMAND, Ending, Output, SandboxError};

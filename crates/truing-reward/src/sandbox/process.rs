@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::child::{KILLED, PEER_LEFT};
-use super::launcher::{CHILD_COMMAND, ChildSpec, Ending, Output, SETUP_FAILED, SandboxError};
+use super::messages::{CHILD_COMMAND, ChildSpec, Ending, Output, SETUP_FAILED, SandboxError};
 
 pub(super) fn run(program: &Path, spec: &ChildSpec, input: &str) -> Result<Output, SandboxError> {
     let argument = serde_json::to_string(spec).map_err(io::Error::other)?;

@@ -12,7 +12,7 @@ use truing_store::{Digest, RunInputs};
 use truing_text::{ChatRenderer, RenderOptions};
 use truing_types::{Event, EventSink, Seed};
 
-use super::{GrpoConfig, plan};
+use super::{GrpoConfig, check};
 use crate::StageError;
 use crate::sft::SftInputs;
 use crate::training::TrainingConfig;
@@ -60,9 +60,9 @@ impl GrpoInputs {
             let reason = "rows are held out of `data`, or there are others";
             return Err(RunError::Conflict { first: "eval_fraction", second: "eval_data", reason }.into());
         }
-        plan::check(config, config.evaluation.eval_fraction > 0.0 || !config.eval_data.is_empty())?;
+        check::check(config, config.evaluation.eval_fraction > 0.0 || !config.eval_data.is_empty())?;
         let model = ModelFiles::open(config.model_name_or_path.as_ref())?;
-        plan::check_with_model(config, &model.spec)?;
+        check::check_with_model(config, &model.spec)?;
         model::continues_adapter(&model, &config.trainable())?;
         let renderer = model::renderer(&model, options.clone())?;
         let reader = RowReader {
