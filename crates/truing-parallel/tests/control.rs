@@ -44,6 +44,8 @@ const CASES: &[Case] = &[
     ("rank 2 panics", 2, "panic", None, "panicked", Some(101)),
     ("rank 0 panics", 0, "panic", None, "panicked", Some(101)),
     ("rank 1 ends with status 3", 1, "status", None, "ended with status 3", Some(3)),
+    ("rank 1 takes its leave", 1, "farewell", None, "ended with status 130", Some(130)),
+    ("rank 0 takes its leave", 0, "farewell", None, "ended with status 130", Some(130)),
     ("rank 1 ends without leaving", 1, "exit", None, "is gone: it was killed or crashed", Some(0)),
 ];
 
@@ -115,6 +117,11 @@ fn work(arguments: &[String]) -> ExitCode {
             ExitCode::from(3)
         }
         "exit" => std::process::exit(0),
+        "farewell" => {
+            let farewell = channel.farewell();
+            thread::spawn(move || farewell.say(130)).join().unwrap();
+            std::process::exit(130)
+        }
         "finish" => {
             channel.leave(0);
             ExitCode::SUCCESS
