@@ -173,7 +173,7 @@ fn a_pipeline_that_is_moved_with_its_store_keeps_its_history() {
     let moved = pipeline_in(&workshop, "moved", "");
     assert_eq!(Turns::read(&moved).unwrap().turns, turns.turns);
     assert_eq!(Turns::read(&moved).unwrap().record(new_turn(Digest::of_bytes(b"three"), 0.5)).unwrap(), 3);
-    // The name without the history is another pipeline's.
+    // A new pipeline at the former place has a store of its own.
     assert!(numbers(&pipeline_in(&workshop, "a", "")).is_empty());
 }
 
