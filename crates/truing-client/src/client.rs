@@ -22,7 +22,7 @@ use crate::rate::TokenBucket;
 use crate::request::{self, Fingerprint};
 use crate::response::{parse_prompt_log_probs, parse_reply};
 use crate::retry;
-use crate::settings::{Access, ClientSettings, ProxyAddress};
+use crate::settings::{Access, ClientSettings, ProxyAddress, duration_of};
 use crate::{ClientError, Counts, FailureKind, FailureScope};
 
 /// Gets each piece of text as it appears, and may break off.
@@ -228,11 +228,7 @@ impl Inner {
         let body = request.body.to_string();
         let timeout = match request.timeout_secs {
             None => self.settings.timeout(),
-            Some(secs) => Duration::try_from_secs_f64(secs).map_err(|_| ClientError::BadSetting {
-                key: "timeout_secs",
-                found: secs.to_string(),
-                expected: "a number of seconds above 0",
-            })?,
+            Some(secs) => duration_of("timeout_secs", secs)?,
         };
         let replied = self.with_retries(&body, 0, &mut |deadline| {
             let max_bytes = self.settings.max_response_bytes;

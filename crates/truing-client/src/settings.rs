@@ -188,10 +188,7 @@ impl ClientSettings {
             ("connect_timeout_secs", self.connect_timeout_secs),
             ("deadline_secs", self.deadline_secs),
         ] {
-            // A century is forever, and still a duration.
-            if !(found > 0.0 && found <= 3.2e9) {
-                return bad(key, found.to_string(), "a number of seconds above 0");
-            }
+            duration_of(key, found)?;
         }
         Ok(())
     }
@@ -209,6 +206,20 @@ impl ClientSettings {
             || host.ends_with(".localhost")
             || address.is_ok_and(|address| address.is_loopback())
     }
+}
+
+/// A century is forever, and still a duration.
+const LONGEST_SECS: f64 = 3.2e9;
+
+/// The duration of a setting in seconds.
+///
+/// # Errors
+/// When nothing can be done in that time: also where the number rounds to no nanosecond.
+pub(crate) fn duration_of(key: &'static str, secs: f64) -> Result<Duration, ClientError> {
+    let duration = Duration::try_from_secs_f64(secs).ok();
+    duration.filter(|duration| !duration.is_zero() && secs <= LONGEST_SECS).ok_or_else(|| {
+        ClientError::BadSetting { key, found: secs.to_string(), expected: "a number of seconds above 0" }
+    })
 }
 
 /// The replacement of a key in messages.

@@ -15,7 +15,7 @@ mod watch;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -288,9 +288,28 @@ impl ControlChannel {
         Ok(Self { shared, _beats: beats })
     }
 
+    /// How this rank takes its leave where the channel itself is out of reach.
+    #[must_use]
+    pub fn farewell(&self) -> Farewell {
+        Farewell(Arc::downgrade(&self.shared))
+    }
+
     /// Tells the others that this rank ends with an exit status. A status other than 0 ends the job.
     pub fn leave(self, status: u8) {
         self.shared.part(&Message::Left { status });
+    }
+}
+
+/// Takes a rank's leave from any thread, such as one that handles signals, just before the process ends.
+#[derive(Clone)]
+pub struct Farewell(Weak<Shared>);
+
+impl Farewell {
+    /// Tells the others that this rank ends with an exit status, unless it has left, or another one is lost.
+    pub fn say(&self, status: u8) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.part(&Message::Left { status });
+        }
     }
 }
 

@@ -17,7 +17,9 @@ mod solo;
 mod threads;
 mod transfers;
 
-pub use control::{Cause, ControlChannel, ControlError, ControlListener, ControlOptions, JobToken, Loss};
+pub use control::{
+    Cause, ControlChannel, ControlError, ControlListener, ControlOptions, Farewell, JobToken, Loss,
+};
 #[cfg(feature = "mpi")]
 pub use over_mpi::{JobError, MpiError, MpiJob, MpiOptions, MpiWorld};
 pub use over_tcp::{TcpError, TcpJob, TcpOptions};

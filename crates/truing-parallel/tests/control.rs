@@ -1,5 +1,5 @@
-//! Processes of a control channel that are killed, stopped, panic or end with an error: the others end within 10 seconds
-//! and name the rank. This program starts itself as the ranks: `control rank RANK WORLD_SIZE PORT BEHAVIOUR`.
+//! Processes of a control channel that are killed, stopped, panic or end with an error: the others end and name the
+//! rank. How soon is measured by `scripts/kill-ranks.py`. This program starts itself as the ranks: `control rank RANK WORLD_SIZE PORT BEHAVIOUR`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test program of its own")]
 #![allow(clippy::exit, reason = "ranks end with a status")]
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
@@ -18,7 +18,8 @@ use ranks::Ranks;
 
 /// The status of a rank that ends because another one was lost.
 const LOST: i32 = 75;
-const LIMIT: Duration = Duration::from_secs(10);
+/// A rank that has not ended by then hangs, on a busy machine too.
+const LIMIT: Duration = Duration::from_secs(120);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -44,6 +45,8 @@ const CASES: &[Case] = &[
     ("rank 2 panics", 2, "panic", None, "panicked", Some(101)),
     ("rank 0 panics", 0, "panic", None, "panicked", Some(101)),
     ("rank 1 ends with status 3", 1, "status", None, "ended with status 3", Some(3)),
+    ("rank 1 takes its leave", 1, "farewell", None, "ended with status 130", Some(130)),
+    ("rank 0 takes its leave", 0, "farewell", None, "ended with status 130", Some(130)),
     ("rank 1 ends without leaving", 1, "exit", None, "is gone: it was killed or crashed", Some(0)),
 ];
 
@@ -115,6 +118,11 @@ fn work(arguments: &[String]) -> ExitCode {
             ExitCode::from(3)
         }
         "exit" => std::process::exit(0),
+        "farewell" => {
+            let farewell = channel.farewell();
+            thread::spawn(move || farewell.say(130)).join().unwrap();
+            std::process::exit(130)
+        }
         "finish" => {
             channel.leave(0);
             ExitCode::SUCCESS

@@ -1,11 +1,11 @@
 //! Turns of a pipeline: each evaluates a model and proposes the mix of prompts of the next. The history of a pipeline
 //! is one JSON line a turn in its store; the proposal is the recipe with other quotas of its selection.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::ErrorKind;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use toml::de::{DeTable, DeValue};
@@ -13,7 +13,7 @@ use toml::{Table, Value};
 use truing_store::{Digest, StoreError, atomic};
 
 use crate::file_locks::open_lock;
-use crate::{CategoryScore, Pipeline, PipelineError, ProposedShare};
+use crate::{CategoryScore, LockFile, Pipeline, PipelineError, ProposedShare, Store};
 
 const FORMAT_VERSION: u32 = 1;
 /// Digits of the digest in the name of a history.
@@ -127,6 +127,8 @@ pub struct NewTurn {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Turns {
     path: PathBuf,
+    /// The file under an earlier name, where there is none at `path`.
+    earlier: Option<PathBuf>,
     recipe: String,
     /// The turns, the first one first.
     pub turns: Vec<Turn>,
@@ -141,15 +143,19 @@ struct Version {
 impl Turns {
     /// Reads the history of a pipeline; an empty one where there is none.
     ///
+    /// A pipeline is known in its store by its name and the place of its lock file. A store below the folder of the
+    /// lock file moves with it, so the place is the way from there to the store; of any other store it is the path of
+    /// the lock file. A pipeline that was moved away from such a store is known by its lock file, which names an
+    /// evaluation of the history.
+    ///
     /// # Errors
     /// When it cannot be read, a line is damaged, or it was written by a newer version.
     pub fn read(pipeline: &Pipeline) -> Result<Self, PipelineError> {
-        let of_folder = Digest::of_bytes(pipeline.lock_path().to_string_lossy().as_bytes()).to_string();
-        let name = format!("{}-{}.jsonl", pipeline.name, &of_folder[..N_DIGITS]);
-        let path = pipeline.store.join("turns").join(name);
+        let path = history_at(pipeline, &place_in(&pipeline.store, &pipeline.lock_path()));
         let recipe = pipeline.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let turns = turns_in(&path)?;
-        Ok(Self { path, recipe, turns })
+        let earlier = if path.exists() { None } else { earlier_history(pipeline)? };
+        let turns = turns_in(earlier.as_deref().unwrap_or(&path))?;
+        Ok(Self { path, earlier, recipe, turns })
     }
 
     /// The file.
@@ -182,7 +188,10 @@ impl Turns {
         let guard = open_lock(&lock_path)?;
         guard.lock().map_err(StoreError::io("lock", &lock_path))?;
         // Another process may have recorded a turn since they were read.
-        self.turns = turns_in(&self.path)?;
+        if self.path.exists() {
+            self.earlier = None;
+        }
+        self.turns = turns_in(self.earlier.as_deref().unwrap_or(&self.path))?;
         let place = self.place_of(new.evaluation.key);
         let after_last = || self.turns.last().map_or(1, |last| last.turn + 1);
         let number = self.turns.get(place).map_or_else(after_last, |known| known.turn);
@@ -211,8 +220,57 @@ impl Turns {
             text.push('\n');
         }
         atomic::write(&self.path, text.as_bytes())?;
+        self.earlier = None;
         Ok(number)
     }
+}
+
+/// The file with the history of the pipeline of this name whose lock file has this place.
+fn history_at(pipeline: &Pipeline, place: &Path) -> PathBuf {
+    let digest = Digest::of_bytes(place.to_string_lossy().as_bytes()).to_string();
+    pipeline.store.join("turns").join(format!("{}-{}.jsonl", pipeline.name, &digest[..N_DIGITS]))
+}
+
+/// The place of a lock file among those of a store: see [`Turns::read`].
+fn place_in(store: &Path, lock: &Path) -> PathBuf {
+    let below = lock.parent().and_then(|folder| store.strip_prefix(folder).ok());
+    let is_way = |way: &&Path| !way.components().any(|part| part == Component::ParentDir);
+    below.filter(is_way).unwrap_or(lock).to_path_buf()
+}
+
+/// The history of a pipeline under another name than today's: that of the lock file's path, which all had at first, or
+/// that of another lock file, which was moved here, or was copied with its store. The longest one where there are
+/// several.
+fn earlier_history(pipeline: &Pipeline) -> Result<Option<PathBuf>, PipelineError> {
+    let own_lock = pipeline.lock_path();
+    let by_path = history_at(pipeline, &own_lock);
+    if by_path.exists() {
+        return Ok(Some(by_path));
+    }
+    let store = Store::at(&pipeline.store);
+    if !pipeline.store.join("turns").is_dir() || !store.registrations().is_dir() {
+        return Ok(None);
+    }
+    let locked = LockFile::read(&own_lock)?;
+    let stages = locked.pipelines.get(&pipeline.name).into_iter().flat_map(BTreeMap::values);
+    let keys: BTreeSet<Digest> = stages.map(|stage| stage.key).collect();
+    let is_own_store = place_in(&pipeline.store, &own_lock) != own_lock;
+    let mut longest: Option<(usize, PathBuf)> = None;
+    for (_, lock) in store.registered()? {
+        // What still uses a common store has its own history.
+        if lock.exists() && !is_own_store {
+            continue;
+        }
+        for place in [place_in(&pipeline.store, &lock), lock] {
+            let path = history_at(pipeline, &place);
+            let turns = turns_in(&path)?;
+            let is_same = turns.iter().any(|turn| keys.contains(&turn.evaluation.key));
+            if is_same && longest.as_ref().is_none_or(|(n_turns, _)| turns.len() > *n_turns) {
+                longest = Some((turns.len(), path));
+            }
+        }
+    }
+    Ok(longest.map(|(_, path)| path))
 }
 
 /// The turns of a file; none where there is no file.

@@ -245,28 +245,31 @@ impl<E: Engine> Generating<E> {
         match self.decoding.step_watched(&mut self.engine, on_token) {
             Ok(finished) => {
                 self.report(load);
-                finished.into_iter().for_each(|one| self.finish(one));
+                finished.into_iter().for_each(|one| self.finish(one, load));
             }
-            Err(error) => self.fail_all(&error),
+            Err(error) => self.fail_all(&error, load),
         }
         self.report(load);
     }
 
-    fn finish(&mut self, Finished { job_idx, sample_idx, n_reused_tokens, result }: Finished) {
+    fn finish(&mut self, Finished { job_idx, sample_idx, n_reused_tokens, result }: Finished, load: &Load) {
         let Some(request) = self.requests.get_mut(&job_idx) else { return };
         // A request is answered as a whole: the first failure is its end.
         request.n_left = if result.is_ok() { request.n_left.saturating_sub(1) } else { 0 };
-        let _ = request.events.send(Event::Finished { sample_idx, n_reused_tokens, result });
-        if request.n_left == 0 {
-            let id = request.id;
+        let (id, n_left, events) = (request.id, request.n_left, request.events.clone());
+        if n_left == 0 {
+            // Of a failure the other completions still run.
             self.cancel(id);
+            self.report(load);
         }
+        let _ = events.send(Event::Finished { sample_idx, n_reused_tokens, result });
     }
 
     /// A failure of the engine is that of every request.
-    fn fail_all(&mut self, error: &GenerateError) {
+    fn fail_all(&mut self, error: &GenerateError, load: &Load) {
         self.decoding.clear();
         self.jobs.clear();
+        self.report(load);
         for (_, request) in self.requests.drain() {
             let result = Err(GenerateError::Failed(error.to_string()));
             let _ = request.events.send(Event::Finished { sample_idx: 0, n_reused_tokens: 0, result });

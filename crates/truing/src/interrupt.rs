@@ -1,6 +1,7 @@
 //! Ctrl-C and termination. Before a run begins they end the process with [`INTERRUPTED`]. For a run, the first asks for a
 //! stop between steps and the second ends the process; for a conversation, it stops the reply that is being written,
-//! or ends the process where none is. A command that only watches other processes counts them and passes them on.
+//! or ends the process where none is. A command that only watches other processes counts them and passes them on. A rank
+//! whose process ends tells the others, which end too.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -22,6 +23,9 @@ enum Response {
 }
 
 static RESPONSE: Mutex<Response> = Mutex::new(Response::End);
+
+/// What is done before a signal ends the process.
+static BEFORE_END: Mutex<Option<Box<dyn Fn() + Send>>> = Mutex::new(None);
 
 /// Handles Ctrl-C and termination from here on.
 ///
@@ -52,6 +56,11 @@ pub(crate) fn install() -> anyhow::Result<()> {
 
 fn respond(response: Response) {
     *RESPONSE.lock().unwrap_or_else(PoisonError::into_inner) = response;
+}
+
+/// Does something before a signal ends the process, whenever that is from here on.
+pub(crate) fn before_end(work: impl Fn() + Send + 'static) {
+    *BEFORE_END.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(work));
 }
 
 /// A flag that Ctrl-C sets. `promise` says on stderr what will happen before the command ends. A second Ctrl-C ends the
@@ -110,5 +119,8 @@ impl Drop for RunningReply<'_> {
 
 #[expect(clippy::exit, reason = "the user asks for exactly this, from a signal handler's thread")]
 fn end_process() -> ! {
+    if let Some(work) = &*BEFORE_END.lock().unwrap_or_else(PoisonError::into_inner) {
+        work();
+    }
     std::process::exit(i32::from(INTERRUPTED));
 }

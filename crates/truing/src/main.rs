@@ -169,10 +169,6 @@ fn start(
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
     rayon::ThreadPoolBuilder::new().num_threads(n_threads).build_global()?;
-    anyhow::ensure!(
-        cli.compute_dtype.is_none() || cli.device.is_some(),
-        "`--compute-dtype` needs `--device`; for a recipe's device give `--set compute_dtype=...`"
-    );
     let device = DeviceChoice {
         device: cli.device.clone(),
         torch_lib: cli.torch_lib.clone(),

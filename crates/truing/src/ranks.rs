@@ -7,12 +7,12 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use truing_parallel::{Rendezvous, Solo};
+use truing_parallel::{Farewell, Rendezvous, Solo};
 use truing_stages::Machine;
 use truing_types::{Communicator, Groups};
 
 use crate::outcome::{self, Outcome};
-use crate::{Context, machine};
+use crate::{Context, interrupt, machine};
 
 mod ending;
 #[cfg_attr(feature = "mpi", path = "ranks/mpi.rs")]
@@ -29,6 +29,8 @@ trait Job {
     fn world(&self) -> Arc<dyn Communicator>;
     /// Ranks on this host.
     fn n_on_host(&self) -> usize;
+    /// Takes this rank's leave where a signal ends the process.
+    fn farewell(&self) -> Farewell;
     /// Ends after success; waits for the others.
     fn finish(self: Box<Self>) -> anyhow::Result<()>;
     /// Ends after a failure: tells the others the exit status.
@@ -82,6 +84,8 @@ impl Ranks {
             return Err(refusal(place));
         }
         let job = start(place, context)?;
+        let farewell = job.farewell();
+        interrupt::before_end(move || farewell.say(outcome::INTERRUPTED));
         let groups = Groups::new(job.world(), 1)?;
         let n_planned = groups.world.world_size();
         Ok(Self { job: Some(job), groups, n_planned })

@@ -55,9 +55,12 @@ fn other_endpoints_lie_below_the_address_without_its_version_and_are_asked_again
         assert!(error.contains(words) && error.contains("/reload: "), "{error}");
     }
     let setup = self::setup(Vec::new(), |_| {});
-    let endless = EndpointRequest { timeout_secs: Some(f64::INFINITY), ..request("/reload") };
-    let error = setup.client.post_all(&[endless], go_on).remove(0).unwrap_err().reason();
-    assert!(error.contains("`timeout_secs` is inf"), "{error}");
+    for (secs, words) in [(f64::INFINITY, "inf"), (0.0, "0"), (1e-10, "0.0000000001"), (-1.0, "-1")] {
+        let request = EndpointRequest { timeout_secs: Some(secs), ..request("/reload") };
+        let error = setup.client.post_all(&[request], go_on).remove(0).unwrap_err().reason();
+        let expected = format!("`timeout_secs` is {words}: expected a number of seconds above 0");
+        assert!(error.contains(&expected), "{error}");
+    }
 }
 
 /// vLLM's form: the token that is there is one more entry where it is not among the most likely.
@@ -157,6 +160,11 @@ fn settings_that_cannot_be_meant_are_refused() {
     assert!(refuse(&|s| s.max_concurrency = 0).starts_with("`max_concurrency` is 0"));
     assert!(refuse(&|s| s.requests_per_minute = Some(0)).starts_with("`requests_per_minute` is 0"));
     assert!(refuse(&|s| s.timeout_secs = f64::NAN).starts_with("`timeout_secs` is NaN"));
+    assert!(refuse(&|s| s.timeout_secs = 0.0).starts_with("`timeout_secs` is 0"));
+    assert!(
+        refuse(&|s| s.connect_timeout_secs = 1e-10).starts_with("`connect_timeout_secs` is 0.0000000001")
+    );
+    assert!(refuse(&|s| s.deadline_secs = 0.0).starts_with("`deadline_secs` is 0"));
     assert!(refuse(&|s| s.deadline_secs = f64::INFINITY).starts_with("`deadline_secs` is inf"));
     for key in ["", " \n", "two words", "ümlaut", "line\nbreak"] {
         let error = ApiKey::new(key).unwrap_err().to_string();

@@ -196,7 +196,7 @@ fn start(act: &Act) -> Setup {
         settings.max_retries = 2;
         // Only a silent server costs its timeout.
         if act.is_silent() {
-            settings.timeout_secs = 0.2;
+            settings.timeout_secs = 0.5;
         }
         settings.max_concurrency = 4;
     })
@@ -215,6 +215,7 @@ fn every_failure_is_reported_once_asked_as_often_as_it_helps_and_never_tells_the
             panic!("{name}: {text}")
         };
         assert_eq!((found, found_scope), (kind, scope), "{name}: {text}");
+        setup.server.wait_for(n_asked);
         assert_eq!(setup.server.asked().len(), n_asked, "{name}");
         let slept: f64 = setup.clock.slept().iter().sum();
         assert!(slept <= max_slept, "{name}: {slept} s");
@@ -234,6 +235,11 @@ fn what_refuses_everything_is_not_asked_a_hundred_times() {
                 ControlFlow::Continue(())
             });
         assert_eq!(n_told, results.len(), "{name}: every request has its result");
+        setup.server.wait_for(match scope {
+            Everything | Form => 0,
+            Request => 100,
+            Passing => 8 * n_asked,
+        });
         let n_asked_of_all = setup.server.asked().len();
         let last = results.last().unwrap().as_ref().unwrap_err();
         assert!(last.to_string().contains(says) || scope == Passing || scope == Request, "{name}: {last}");

@@ -104,6 +104,16 @@ impl Server {
         self.state.lock().unwrap().asked.clone()
     }
 
+    /// Waits, not for ever, until so many requests were received: a client that gave up may be ahead of this server.
+    pub(crate) fn wait_for(&self, n_asked: usize) {
+        for _ in 0..12_000 {
+            if self.asked().len() >= n_asked {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     pub(crate) fn max_running(&self) -> usize {
         self.state.lock().unwrap().max_running
     }

@@ -10,7 +10,6 @@ use truing_types::{ChatError, ChatModel, ChatRequest};
 
 use crate::server::{Act, JumpingClock, Server, Setup, request, says, setup};
 
-/// Asks the clock's process to stop after a while.
 /// Sets the stop flag once the server has received so many requests.
 fn stop_at(clock: &Arc<JumpingClock>, server: &Server, n_asked: usize) {
     let (clock, server) = (Arc::clone(clock), server.clone());

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
+
 /// The results in the form of lm-evaluation-harness, in the run's folder.
 pub const HARNESS_RESULTS: &str = "results_lm_eval.json";
 
@@ -44,21 +46,9 @@ pub fn find_harness_results(folder: &Path) -> Option<PathBuf> {
 /// A moment, in seconds since 1970, in the names of files: `2026-01-31T23-59-58.250000` in UTC, Python's `isoformat`
 /// without colons.
 fn date_id(seconds: f64) -> String {
-    const DAY: u64 = 86_400;
-    let micros = (seconds.max(0.0) * 1e6).round() as u64;
-    let (whole, micros) = (micros / 1_000_000, micros % 1_000_000);
-    let (days, of_day) = (whole / DAY, whole % DAY);
-    // Eras of 400 years that begin on the first of March (Howard Hinnant, `civil_from_days`).
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hours, minutes, secs) = (of_day / 3_600, of_day / 60 % 60, of_day % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hours:02}-{minutes:02}-{secs:02}.{micros:06}")
+    let micros = (seconds.max(0.0) * 1e6).round() as i64;
+    let moment = Timestamp::from_microsecond(micros).unwrap_or(Timestamp::MAX);
+    moment.strftime("%Y-%m-%dT%H-%M-%S.%6f").to_string()
 }
 
 /// The name of a model as a folder's name: runs of signs that file systems refuse become `__`.
@@ -89,6 +79,8 @@ mod tests {
             (1_709_164_800.0, "2024-02-29T00-00-00.000000"),
             (951_912_309.000_001, "2000-03-01T12-05-09.000001"),
             (0.0, "1970-01-01T00-00-00.000000"),
+            (-1.0, "1970-01-01T00-00-00.000000"),
+            (1e300, "9999-12-30T22-00-00.999999"),
         ] {
             assert_eq!(date_id(seconds), expected);
         }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use truing_types::{CommunicationError, Communicator, Rank};
 
 use super::{MpiError, MpiOptions, MpiWorld};
-use crate::{ControlChannel, ControlError, ControlListener, ControlOptions, Launcher, Loss, Rendezvous};
+use crate::{
+    ControlChannel, ControlError, ControlListener, ControlOptions, Farewell, Launcher, Loss, Rendezvous,
+};
 
 /// This process as a rank of a job. It must end with [`MpiJob::finish`] or [`MpiJob::fail`]; dropping it is a loss for the
 /// other ranks, a panic if the thread is panicking.
@@ -123,6 +125,12 @@ impl MpiJob {
     #[must_use]
     pub fn n_on_host(&self) -> usize {
         self.n_on_host
+    }
+
+    /// How this rank takes its leave from a thread that does not have the job.
+    #[must_use]
+    pub fn farewell(&self) -> Farewell {
+        self.channel.farewell()
     }
 
     /// Ends after success: waits for all ranks.

@@ -10,7 +10,7 @@ use super::door::Door;
 use super::mesh::{Mesh, Unlinked};
 use super::{TcpError, TcpOptions, places};
 use crate::control::{OnLoss, reach_first};
-use crate::{ControlChannel, ControlOptions, Loss, Rendezvous};
+use crate::{ControlChannel, ControlOptions, Farewell, Loss, Rendezvous};
 
 /// The status with which a rank leaves that does not come to work.
 const NOT_STARTED: u8 = 2;
@@ -65,6 +65,12 @@ impl TcpJob {
     #[must_use]
     pub fn n_on_host(&self) -> usize {
         self.n_on_host
+    }
+
+    /// How this rank takes its leave from a thread that does not have the job.
+    #[must_use]
+    pub fn farewell(&self) -> Farewell {
+        self.channel.farewell()
     }
 
     /// Ends after success: waits for all ranks. Later collectives fail.

@@ -54,8 +54,8 @@ fn ranks_find_each_other_in_any_order() {
 #[test]
 fn a_rank_that_does_not_come_is_named_on_every_rank() {
     let mut first = options(0, 4);
-    first.join_within = Duration::from_secs(1);
-    let expected = "ranks 1, 3 did not come within 1 s";
+    first.join_within = Duration::from_secs(3);
+    let expected = "ranks 1, 3 did not come within 3 s";
     assert_eq!(texts(&first, &[options(2, 4)]), [expected; 2]);
 }
 
@@ -158,7 +158,7 @@ fn a_status_reaches_every_rank_and_ranks_that_finish_are_no_loss() {
         others.remove(0).leave(3);
         let loss = Loss { rank: Rank(2), name: "process 2".into(), cause: Cause::Ended { status: 3 } };
         let mut reports: Vec<_> =
-            (0..2).map(|_| found.recv_timeout(Duration::from_secs(10)).unwrap()).collect();
+            (0..2).map(|_| found.recv_timeout(Duration::from_secs(60)).unwrap()).collect();
         reports.sort_by_key(|(rank, _)| *rank);
         assert_eq!(reports, [(0, loss.clone()), (3, loss)]);
         first.leave(75);

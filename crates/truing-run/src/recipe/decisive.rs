@@ -35,6 +35,9 @@ pub(super) enum Decides {
     NameAndContent,
     /// `content`: a file or a model, by its content alone. The content is compared by digest.
     Content,
+    /// `name`: a program, by its name without the folder, such as `python3.12`. A key is known without running it, so
+    /// a version that the name does not say decides nothing.
+    Name,
     /// `nothing`: where files are written, what is logged, what is computed with.
     Nothing,
 }
@@ -48,6 +51,7 @@ impl Decides {
             Some("outcome") => Self::Outcome,
             Some("name_and_content") => Self::NameAndContent,
             Some("content") => Self::Content,
+            Some("name") => Self::Name,
             Some("nothing") => Self::Nothing,
             Some(_) => return None,
         })
@@ -61,6 +65,7 @@ impl Decides {
             Self::Outcome | Self::Nothing => "may change",
             Self::NameAndContent => "may move, same name and content",
             Self::Content => "may move, same content",
+            Self::Name => "may move, same name",
         }
     }
 }
@@ -78,7 +83,7 @@ pub(super) fn keep_decisive(schemas: &[&Json], table: &mut Table, scope: Scope) 
             Decides::Length => return scope != Scope::Resume,
             _ if scope == Scope::Length => return false,
             Decides::Outcome => return scope == Scope::Content,
-            Decides::NameAndContent => keep_name(value),
+            Decides::NameAndContent | Decides::Name => keep_name(value),
             Decides::Results => {}
         }
         keep_decisive_in(if settings.is_empty() { &free } else { &settings }, value, scope);

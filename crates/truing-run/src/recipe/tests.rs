@@ -34,6 +34,9 @@ enum Kind {
 struct Model {
     #[schemars(extend("x-decides" = "content"))]
     path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-decides" = "name"))]
+    program: Option<String>,
     temperature: f64,
 }
 
@@ -161,6 +164,20 @@ fn settings_decide_what_their_schema_declares() {
     let whole = format!("name = \"x\"\nmax_steps = 7\n{resumed}");
     assert_eq!(example.decisive(Scope::Content), toml::from_str(&whole).unwrap());
     assert_eq!(example.decisive(Scope::Length), toml::from_str("max_steps = 7").unwrap());
+    let program = |path: &str| {
+        let kind = format!("kind={{model = {{program = \"{path}\", temperature = 0.5}}}}");
+        read(TEXT, &[&kind]).unwrap()
+    };
+    for scope in [Scope::Resume, Scope::Content] {
+        let found = program("/opt/env/bin/python3.12").decisive(scope);
+        assert_eq!(
+            found["kind"]["model"]["program"].as_str(),
+            Some("python3.12"),
+            "a program without its folder"
+        );
+        assert_eq!(found, program("python3.12").decisive(scope));
+    }
+    assert!(!program("/bin/python3").input_settings().iter().any(|input| input.setting.ends_with("program")));
     let plain = read(TEXT, &["kind=plain"]).unwrap().decisive(Scope::Resume);
     assert_eq!(plain["kind"].as_str(), Some("plain"), "an alternative without settings is kept");
 }

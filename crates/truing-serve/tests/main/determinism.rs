@@ -107,7 +107,9 @@ fn replies_depend_on_their_request_alone() {
 fn nothing_is_computed_for_clients_that_left() {
     let server = start(ServeOptions { max_running: 2, ..ServeOptions::default() });
     let body = |is_streamed: bool| {
-        json!({"prompt": "x", "max_tokens": 590, "ignore_eos": true, "stream": is_streamed}).to_string()
+        // 128 completions: none is finished before its client leaves.
+        json!({"prompt": "x", "max_tokens": 590, "ignore_eos": true, "n": 128, "stream": is_streamed})
+            .to_string()
     };
     let mut clients = Vec::new();
     for idx in 0..6 {
@@ -118,7 +120,7 @@ fn nothing_is_computed_for_clients_that_left() {
         clients.push(stream);
     }
     drop(clients);
-    // Far less than six times 590 tokens: the server notices within its next event.
+    // Far less than six times 128 times 590 tokens: the server notices within its next event.
     let mut n_idle = 0;
     for _ in 0..2000 {
         let is_idle = ["vllm:num_requests_running", "vllm:num_requests_waiting"]

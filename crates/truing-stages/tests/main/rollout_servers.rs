@@ -387,7 +387,7 @@ fn answer(mut stream: &TcpStream, fault: Fault, kept: &Mutex<Vec<Value>>) -> std
     };
     kept.lock().unwrap().push(body);
     if status == 0 {
-        std::thread::sleep(Duration::from_secs(2));
+        std::thread::sleep(Duration::from_secs(60));
         return Ok(());
     }
     let head = "Content-Type: application/json\r\nConnection: close";
@@ -454,7 +454,10 @@ fn a_faulty_completion_of_a_server_has_no_reward_and_leaves_its_group() {
     ] {
         let folder = policies::folder();
         let (address, asked) = misbehaving(fault);
-        let overrides = ["max_steps=1", "rollouts.timeout_secs=0.5", "rollouts.max_retries=1"];
+        // Only a silent server costs its timeout.
+        let timeout = if matches!(fault, Fault::Hang) { "2" } else { "60" };
+        let timeout = format!("rollouts.timeout_secs={timeout}.0");
+        let overrides = ["max_steps=1", timeout.as_str(), "rollouts.max_retries=1"];
         let events = finished_on(&[&address], folder.path(), &overrides);
         let record = &metrics(folder.path())[0];
         assert_eq!((record["unscored/rollout_failed"], record["rollouts/failed"]), (3.0, 3.0), "{fault:?}");

@@ -93,6 +93,10 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
         arguments.shadow
     );
     anyhow::ensure!(arguments.workers > 0, "--workers is 0, expected at least 1");
+    anyhow::ensure!(
+        arguments.complement_timeout > 0,
+        "--complement-timeout is 0, expected at least 1 millisecond: every request would be answered without"
+    );
     let upstream = arguments
         .upstream
         .trim_end_matches('/')

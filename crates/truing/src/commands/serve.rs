@@ -89,6 +89,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
     }
     anyhow::ensure!(arguments.max_num_seqs > 0, "--max-num-seqs is 0, expected at least 1");
     anyhow::ensure!(arguments.max_body_mib > 0, "--max-body-mib is 0, expected at least 1");
+    anyhow::ensure!(arguments.request_timeout > 0, "--request-timeout is 0, expected at least 1 second");
     // Everything that can fail at once comes before the models are loaded.
     let log = access_log(arguments.access_log.as_deref())?;
     let listener = TcpListener::bind(address)

@@ -68,7 +68,7 @@ fn work_and_the_thread_that_draws_never_wait_for_each_other() {
         bars.emit(Event::PhaseFinished);
         send_done.send(()).unwrap();
     });
-    done.recv_timeout(Duration::from_secs(30)).unwrap();
+    done.recv_timeout(Duration::from_secs(120)).unwrap();
 }
 
 #[test]

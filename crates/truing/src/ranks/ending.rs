@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use truing_parallel::{Cause, Loss};
 
-use crate::outcome::WAITING;
+use crate::outcome::{INTERRUPTED, WAITING};
 
 /// The launcher ends all ranks when the first one ends: the rank that failed says why before.
 const LAST_WORDS: Duration = Duration::from_millis(300);
@@ -18,7 +18,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Ends this process, rank `rank`, because another one is lost. Rank 0 says it. Where rank 0 is lost itself, it has
 /// said why it ends, or rank 1 says that it is gone. The exit status is that of a temporary failure: `--resume`
-/// continues the run.
+/// continues the run. A rank that the user stopped is no failure: this one stops too, with the same status.
 #[expect(clippy::exit, reason = "the main thread waits for a rank that will never answer")]
 pub(super) fn end_with(rank: usize, loss: &Loss) {
     let speaker = match (loss.rank.0, loss.cause) {
@@ -26,12 +26,18 @@ pub(super) fn end_with(rank: usize, loss: &Loss) {
         (0, Cause::Closed | Cause::Silent) => Some(1),
         _ => Some(0),
     };
+    let was_stopped = loss.cause == Cause::Ended { status: INTERRUPTED };
     if speaker == Some(rank) {
+        let text = if was_stopped {
+            format!("rank {} ({}) was stopped, and the others with it", loss.rank.0, loss.name)
+        } else {
+            format!("error: {loss}\nhint: --resume continues from the last checkpoint")
+        };
         // Nobody reads stderr: the status tells.
-        let _ = writeln!(io::stderr(), "error: {loss}\nhint: --resume continues from the last checkpoint");
+        let _ = writeln!(io::stderr(), "{text}");
     }
     thread::sleep(LAST_WORDS);
-    std::process::exit(i32::from(WAITING));
+    std::process::exit(i32::from(if was_stopped { INTERRUPTED } else { WAITING }));
 }
 
 /// Ends this process, rank `rank`, once the process that has started it is gone: nobody would end the other ranks when

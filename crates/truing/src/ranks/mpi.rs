@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use truing_parallel::{Loss, MpiJob};
+use truing_parallel::{Farewell, Loss, MpiJob};
 use truing_types::Communicator;
 
 use super::ending::end_with;
@@ -26,6 +26,10 @@ impl Job for MpiJob {
 
     fn n_on_host(&self) -> usize {
         MpiJob::n_on_host(self)
+    }
+
+    fn farewell(&self) -> Farewell {
+        MpiJob::farewell(self)
     }
 
     fn finish(self: Box<Self>) -> anyhow::Result<()> {

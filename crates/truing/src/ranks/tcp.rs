@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use truing_parallel::{ControlError, JobToken, Launcher, Loss, TcpError, TcpJob, TcpOptions};
+use truing_parallel::{ControlError, Farewell, JobToken, Launcher, Loss, TcpError, TcpJob, TcpOptions};
 use truing_types::Communicator;
 
 use super::ending::{end_with, end_with_launcher};
@@ -43,6 +43,10 @@ impl Job for TcpJob {
 
     fn n_on_host(&self) -> usize {
         TcpJob::n_on_host(self)
+    }
+
+    fn farewell(&self) -> Farewell {
+        TcpJob::farewell(self)
     }
 
     fn finish(self: Box<Self>) -> anyhow::Result<()> {

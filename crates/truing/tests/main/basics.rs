@@ -64,6 +64,14 @@ fn a_refused_command_line_is_an_error() {
     run(home.path(), ["--threads", "0", "doctor", "--no-measure"])
         .expect_status(2)
         .expect_stderr(&["error: `--threads` is 0, expected at least 1"]);
+    // A time in which nothing can be done.
+    run(home.path(), ["serve", "--model", "nowhere", "--request-timeout", "0"])
+        .expect_status(2)
+        .expect_stderr(&["error: --request-timeout is 0, expected at least 1 second"]);
+    let proxy = ["pas", "serve", "--model", "nowhere", "--upstream", "http://127.0.0.1:1"];
+    run(home.path(), [&proxy[..], &["--complement-timeout", "0"]].concat())
+        .expect_status(2)
+        .expect_stderr(&["error: --complement-timeout is 0, expected at least 1 millisecond"]);
     // Options of these names are other tools'.
     for options in [&["--learning_rate", "1e-5"][..], &["--learning-rate=1e-5"]] {
         run(home.path(), [&["sft", "recipe.toml"][..], options].concat())

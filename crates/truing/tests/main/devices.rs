@@ -54,6 +54,13 @@ fn the_processor_trains_in_bf16() {
         assert!((found - expected).abs() <= 0.02 * expected, "{found}, expected {expected}");
     }
     assert_ne!(found, expected);
+    // The flag does without `--device`, and is the same as the recipe's key.
+    let by_flag = Workshop::new();
+    run(by_flag.home(), by_flag.on_recipe("sft", &["--compute-dtype", "bf16"])).expect_status(0);
+    assert_eq!(losses(&by_flag), found);
+    run(by_flag.home(), by_flag.on_recipe("plan", &["--compute-dtype", "f16"]))
+        .expect_status(2)
+        .expect_stderr(&["expected `f32` or `bf16`"]);
     // The saved model is what a run ends with.
     fs::remove_dir_all(bf16.path("run/model")).unwrap();
     run(bf16.home(), bf16.on_recipe("sft", &["--resume"])).expect_status(2);

@@ -239,6 +239,7 @@ fn a_failure_of_the_first_rank_is_said_once() {
 /// Ranks that are lost in the middle of a run. With `mpirun` its own watch interferes, so these are of TCP alone.
 #[cfg(target_os = "linux")]
 mod lost {
+    use std::path::Path;
     use std::thread;
     use std::time::Duration;
 
@@ -345,6 +346,46 @@ mod lost {
         child.kill().unwrap();
         child.wait().unwrap();
         until("no rank is left", || (0..2).all(|rank| process_of(&mark, rank).is_none()));
+    }
+
+    /// Whether a process has a file open.
+    fn has_open(pid: u32, file: &Path) -> bool {
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        open.filter_map(|one| fs::read_link(one.path()).ok()).any(|target| target == file)
+    }
+
+    #[test]
+    fn a_job_that_is_interrupted_while_it_reads_its_data_stops_on_all_ranks() {
+        for (name, to_rank) in [("INT", None), ("TERM", None), ("INT", Some(1))] {
+            let workshop = Workshop::new();
+            // Data without an end: a pipe that is kept open here.
+            let data = workshop.path("songs.jsonl").canonicalize().unwrap();
+            fs::remove_file(&data).unwrap();
+            assert!(Command::new("mkfifo").arg(&data).status().unwrap().success());
+            let _kept_open = fs::OpenOptions::new().read(true).write(true).open(&data).unwrap();
+            let mark = format!("TEST_JOB={}-reading-{name}-{to_rank:?}", std::process::id());
+            let (variable, value) = mark.split_once('=').unwrap();
+            let child = launch(&workshop, "tcp", 2, &workshop.on_recipe("sft", &[]))
+                .env(variable, value)
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let is_reading = |rank| process_of(&mark, rank).is_some_and(|pid| has_open(pid, &data));
+            until("both ranks read", || (0..2).all(is_reading));
+            match to_rank {
+                None => signal(&child, name),
+                Some(rank) => {
+                    let kill = format!("kill -{name} {}", process_of(&mark, rank).unwrap());
+                    assert!(Command::new("/bin/sh").args(["-c", &kill]).status().unwrap().success());
+                }
+            }
+            let finished = end_of(child).expect_status(130);
+            let said = &finished.stderr;
+            assert!(!said.contains("error: ") && !said.contains("is gone"), "{said}");
+            assert_eq!(said.contains("rank 1 ("), to_rank.is_some(), "{said}");
+            assert!(!workshop.path("run").exists());
+        }
     }
 
     #[test]

@@ -31,7 +31,8 @@ pub struct CodeConfig {
     pub max_responses: usize,
     /// Whether the writer adds a deeper question and its answer.
     pub follow_up: bool,
-    /// The Python interpreter.
+    /// The Python interpreter: a path, or a name such as `python3.12`. Its folder decides nothing.
+    #[schemars(extend("x-decides" = "name"))]
     pub interpreter: String,
 }
 

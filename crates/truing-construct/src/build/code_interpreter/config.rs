@@ -88,7 +88,8 @@ pub struct CodeInterpreterConfig {
     pub max_references: usize,
     /// Longer output of a cell is cut.
     pub max_output_characters: usize,
-    /// The Python interpreter.
+    /// The Python interpreter: a path, or a name such as `python3.12`. Its folder decides nothing.
+    #[schemars(extend("x-decides" = "name"))]
     pub interpreter: String,
 }
 

@@ -45,7 +45,8 @@ pub struct CodeConfig {
     pub entry_point_column: String,
     /// Column with the beginning of the program, for rows with an entry point (as in HumanEval).
     pub prompt_column: String,
-    /// The Python interpreter.
+    /// The Python interpreter: a path, or a name such as `python3.12`. Its folder decides nothing.
+    #[schemars(extend("x-decides" = "name"))]
     pub interpreter: String,
     /// Resource limits of a program.
     pub limits: Limits,
