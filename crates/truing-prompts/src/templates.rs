@@ -177,7 +177,7 @@ impl TemplateSet {
     /// The contents of the slots of a row's template; `None` for a row without one.
     pub fn fillers(&self, pool: &TokenPool, row: usize) -> Option<Vec<String>> {
         let template = &self.templates[self.template_of_row[row]? as usize];
-        let tokens = skeleton::view(pool.row(row));
+        let tokens = view::view(pool.row(row));
         let slots = template.slots(&tokens)?;
         let text = |token: u32| if token == GAP { "…" } else { pool.vocabulary().text(token) };
         Some(slots.into_iter().map(|slot| join(tokens[slot].iter().map(|&token| text(token)))).collect())
