@@ -214,7 +214,7 @@ const LONGEST_SECS: f64 = 3.2e9;
 /// The duration of a setting in seconds.
 ///
 /// # Errors
-/// When nothing can be done in that time: also where the number rounds to no nanosecond.
+/// When nothing can be done in that time: also where the number rounds to 0 nanoseconds.
 pub(crate) fn duration_of(key: &'static str, secs: f64) -> Result<Duration, ClientError> {
     let duration = Duration::try_from_secs_f64(secs).ok();
     duration.filter(|duration| !duration.is_zero() && secs <= LONGEST_SECS).ok_or_else(|| {

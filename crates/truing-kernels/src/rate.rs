@@ -210,7 +210,7 @@ mod tests {
         }
     }
 
-    /// How large they are is the machine's business.
+    /// How large they are depends on the machine.
     #[test]
     fn every_rate_is_a_number_above_0() {
         for measure in [

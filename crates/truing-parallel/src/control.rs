@@ -288,7 +288,7 @@ impl ControlChannel {
         Ok(Self { shared, _beats: beats })
     }
 
-    /// How this rank takes its leave where the channel itself is out of reach.
+    /// What can leave in this rank's name where the channel itself is out of reach.
     #[must_use]
     pub fn farewell(&self) -> Farewell {
         Farewell(Arc::downgrade(&self.shared))
@@ -300,7 +300,7 @@ impl ControlChannel {
     }
 }
 
-/// Takes a rank's leave from any thread, such as one that handles signals, just before the process ends.
+/// Leaves in a rank's name from any thread, such as the one that handles signals, just before the process ends.
 #[derive(Clone)]
 pub struct Farewell(Weak<Shared>);
 

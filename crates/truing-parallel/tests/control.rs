@@ -1,5 +1,6 @@
 //! Processes of a control channel that are killed, stopped, panic or end with an error: the others end and name the
-//! rank. How soon is measured by `scripts/kill-ranks.py`. This program starts itself as the ranks: `control rank RANK WORLD_SIZE PORT BEHAVIOUR`.
+//! rank. `scripts/kill-ranks.py` checks how soon. This program starts itself as the ranks:
+//! `control rank RANK WORLD_SIZE PORT BEHAVIOUR`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test program of its own")]
 #![allow(clippy::exit, reason = "ranks end with a status")]
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
@@ -45,8 +46,8 @@ const CASES: &[Case] = &[
     ("rank 2 panics", 2, "panic", None, "panicked", Some(101)),
     ("rank 0 panics", 0, "panic", None, "panicked", Some(101)),
     ("rank 1 ends with status 3", 1, "status", None, "ended with status 3", Some(3)),
-    ("rank 1 takes its leave", 1, "farewell", None, "ended with status 130", Some(130)),
-    ("rank 0 takes its leave", 0, "farewell", None, "ended with status 130", Some(130)),
+    ("rank 1 leaves from another thread", 1, "farewell", None, "ended with status 130", Some(130)),
+    ("rank 0 leaves from another thread", 0, "farewell", None, "ended with status 130", Some(130)),
     ("rank 1 ends without leaving", 1, "exit", None, "is gone: it was killed or crashed", Some(0)),
 ];
 

@@ -143,10 +143,9 @@ struct Version {
 impl Turns {
     /// Reads the history of a pipeline; an empty one where there is none.
     ///
-    /// A pipeline is known in its store by its name and the place of its lock file. A store below the folder of the
-    /// lock file moves with it, so the place is the way from there to the store; of any other store it is the path of
-    /// the lock file. A pipeline that was moved away from such a store is known by its lock file, which names an
-    /// evaluation of the history.
+    /// The name of the file is made of the pipeline's name and a place. A store below the folder of the lock file moves
+    /// with that folder, so the place is the store's path relative to it. Of any other store it is the path of the lock
+    /// file: where the lock file was moved, it finds the history by an evaluation that both name.
     ///
     /// # Errors
     /// When it cannot be read, a line is damaged, or it was written by a newer version.
@@ -231,46 +230,76 @@ fn history_at(pipeline: &Pipeline, place: &Path) -> PathBuf {
     pipeline.store.join("turns").join(format!("{}-{}.jsonl", pipeline.name, &digest[..N_DIGITS]))
 }
 
-/// The place of a lock file among those of a store: see [`Turns::read`].
+/// What tells a lock file from the others of a store: see [`Turns::read`].
 fn place_in(store: &Path, lock: &Path) -> PathBuf {
-    let below = lock.parent().and_then(|folder| store.strip_prefix(folder).ok());
-    let is_way = |way: &&Path| !way.components().any(|part| part == Component::ParentDir);
-    below.filter(is_way).unwrap_or(lock).to_path_buf()
+    let relative = lock.parent().and_then(|folder| store.strip_prefix(folder).ok());
+    let is_below = |path: &&Path| !path.components().any(|part| part == Component::ParentDir);
+    relative.filter(is_below).unwrap_or(lock).to_path_buf()
 }
 
-/// The history of a pipeline under another name than today's: that of the lock file's path, which all had at first, or
-/// that of another lock file, which was moved here, or was copied with its store. The longest one where there are
-/// several.
+/// The history of a pipeline in a file with another name than today's. That of the lock file's path comes first: all
+/// had it once. Else it is a history with an evaluation that the lock file names: the lock file was moved, or was copied
+/// with its store. Of several histories it is the longest.
 fn earlier_history(pipeline: &Pipeline) -> Result<Option<PathBuf>, PipelineError> {
     let own_lock = pipeline.lock_path();
     let by_path = history_at(pipeline, &own_lock);
     if by_path.exists() {
         return Ok(Some(by_path));
     }
-    let store = Store::at(&pipeline.store);
-    if !pipeline.store.join("turns").is_dir() || !store.registrations().is_dir() {
+    let (mut others, used) = (histories(pipeline)?, used_histories(pipeline)?);
+    others.retain(|path| !used.contains(path));
+    if others.is_empty() {
         return Ok(None);
     }
     let locked = LockFile::read(&own_lock)?;
     let stages = locked.pipelines.get(&pipeline.name).into_iter().flat_map(BTreeMap::values);
     let keys: BTreeSet<Digest> = stages.map(|stage| stage.key).collect();
-    let is_own_store = place_in(&pipeline.store, &own_lock) != own_lock;
     let mut longest: Option<(usize, PathBuf)> = None;
-    for (_, lock) in store.registered()? {
-        // What still uses a common store has its own history.
-        if lock.exists() && !is_own_store {
-            continue;
-        }
-        for place in [place_in(&pipeline.store, &lock), lock] {
-            let path = history_at(pipeline, &place);
-            let turns = turns_in(&path)?;
-            let is_same = turns.iter().any(|turn| keys.contains(&turn.evaluation.key));
-            if is_same && longest.as_ref().is_none_or(|(n_turns, _)| turns.len() > *n_turns) {
-                longest = Some((turns.len(), path));
-            }
+    for path in others {
+        let turns = turns_in(&path)?;
+        let is_same = turns.iter().any(|turn| keys.contains(&turn.evaluation.key));
+        if is_same && longest.as_ref().is_none_or(|(n_turns, _)| turns.len() > *n_turns) {
+            longest = Some((turns.len(), path));
         }
     }
     Ok(longest.map(|(_, path)| path))
+}
+
+/// The histories of all pipelines of this name in the store, in the order of their names. The registrations of lock
+/// files do not tell all of them: `gc` removes that of a lock file which was moved.
+fn histories(pipeline: &Pipeline) -> Result<Vec<PathBuf>, StoreError> {
+    let folder = pipeline.store.join("turns");
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for entry in fs::read_dir(&folder).map_err(StoreError::io("list", &folder))? {
+        let entry = entry.map_err(StoreError::io("list", &folder))?;
+        if is_history(&pipeline.name, &entry.file_name().to_string_lossy()) {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Whether a file's name is that of a history of the pipelines of a name: see [`history_at`].
+fn is_history(pipeline: &str, file: &str) -> bool {
+    let digits = file.strip_prefix(pipeline).and_then(|rest| rest.strip_prefix('-')?.strip_suffix(".jsonl"));
+    digits.is_some_and(|digits| digits.len() == N_DIGITS)
+}
+
+/// The histories of lock files that still use a common store.
+fn used_histories(pipeline: &Pipeline) -> Result<BTreeSet<PathBuf>, StoreError> {
+    let own_lock = pipeline.lock_path();
+    let store = Store::at(&pipeline.store);
+    let is_common = place_in(&pipeline.store, &own_lock) == own_lock;
+    if !is_common || !store.registrations().is_dir() {
+        return Ok(BTreeSet::new());
+    }
+    let locks = store.registered()?.into_iter().map(|(_, lock)| lock).filter(|lock| lock.exists());
+    let places = locks.flat_map(|lock| [place_in(&pipeline.store, &lock), lock]);
+    Ok(places.map(|place| history_at(pipeline, &place)).collect())
 }
 
 /// The turns of a file; none where there is no file.

@@ -19,7 +19,7 @@ use schema::UnknownKey;
 
 pub use decisive::{InputSetting, Scope};
 pub use reference::reference_of;
-pub use schema::{recipe_schema_of, schema_of};
+pub use schema::{has_setting, recipe_schema_of, schema_of};
 
 /// How serde's message for a key that is there under two names begins.
 const DUPLICATE: &str = "duplicate field `";

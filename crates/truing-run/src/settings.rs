@@ -110,7 +110,7 @@ pub struct ResourceSettings {
     pub device: Option<String>,
     /// Number format that matrices are multiplied in, `"f32"` or `"bf16"`; weights, gradients and the optimiser's state
     /// are in f32. `--compute-dtype` overrides it. Default: `"f32"`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "is_default_dtype")]
     pub compute_dtype: Option<ComputeDtype>,
     /// Memory budget in GiB, on a GPU of its own memory. Default: 80 % of what is available.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -127,6 +127,11 @@ pub struct ResourceSettings {
     /// or be a multiple of them. 1 is data parallelism alone.
     #[schemars(extend("x-decides" = "nothing"))]
     pub sequence_parallel_size: usize,
+}
+
+/// Whether a number format is the default one: a recipe that names it is the same as one that does not.
+fn is_default_dtype(dtype: &Option<ComputeDtype>) -> bool {
+    dtype.is_none_or(|dtype| dtype == ComputeDtype::F32)
 }
 
 impl Default for ResourceSettings {

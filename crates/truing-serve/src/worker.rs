@@ -258,7 +258,7 @@ impl<E: Engine> Generating<E> {
         request.n_left = if result.is_ok() { request.n_left.saturating_sub(1) } else { 0 };
         let (id, n_left, events) = (request.id, request.n_left, request.events.clone());
         if n_left == 0 {
-            // Of a failure the other completions still run.
+            // After a failure other completions of the request may still run.
             self.cancel(id);
             self.report(load);
         }

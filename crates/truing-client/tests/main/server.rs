@@ -104,7 +104,7 @@ impl Server {
         self.state.lock().unwrap().asked.clone()
     }
 
-    /// Waits, not for ever, until so many requests were received: a client that gave up may be ahead of this server.
+    /// Waits a minute at most until so many requests were received: a client that gave up may be ahead of this server.
     pub(crate) fn wait_for(&self, n_asked: usize) {
         for _ in 0..12_000 {
             if self.asked().len() >= n_asked {

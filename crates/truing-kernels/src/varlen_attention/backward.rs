@@ -190,7 +190,8 @@ simd_fn! {
     }
 }
 
-/// Gradients of [`varlen_attention_forward`](crate::varlen_attention_forward), overwriting `d_q` (as `q`) and `d_k`, `d_v` (as `k`).
+/// Gradients of [`varlen_attention_forward`](crate::varlen_attention_forward), overwriting `d_q` (as `q`) and `d_k`,
+/// `d_v` (as `k`).
 ///
 /// `out` and `log_sum_exp` are what forward gave. Panics when a size does not fit.
 pub fn varlen_attention_backward(

@@ -67,7 +67,7 @@ impl TcpJob {
         self.n_on_host
     }
 
-    /// How this rank takes its leave from a thread that does not have the job.
+    /// What can leave in this rank's name from a thread that does not have the job.
     #[must_use]
     pub fn farewell(&self) -> Farewell {
         self.channel.farewell()

@@ -1,7 +1,10 @@
 //! A pipeline that is tried in another folder, and without some of its stages.
 
 use super::*;
-use crate::{CategoryEvidence, NewTurn, ProposedShare, ShareReason, TurnDecision, TurnEvaluation, Turns};
+use crate::{
+    CategoryEvidence, GarbageOptions, NewTurn, ProposedShare, ShareReason, TurnDecision, TurnEvaluation,
+    Turns, collect_garbage,
+};
 
 /// A turn of an evaluation with the share of one category.
 fn new_turn(key: Digest, share: f64) -> NewTurn {
@@ -213,6 +216,10 @@ fn in_a_common_store_a_moved_pipeline_keeps_its_history_and_others_have_their_ow
     fs::rename(workshop.path("a"), workshop.path("moved")).unwrap();
     let moved = pipeline_in(&workshop, "moved", COMMON);
     assert_eq!(numbers(&moved), [1]);
+    let collected =
+        collect_garbage(&Store::at(&moved.store), GarbageOptions::default(), SystemTime::UNIX_EPOCH).unwrap();
+    assert_eq!(collected.gone, [pipeline.lock_path()]);
+    assert_eq!(numbers(&moved), [1], "the former lock file is forgotten, the history is not");
     // One of the same name that has run nothing.
     assert!(numbers(&pipeline_in(&workshop, "new", COMMON)).is_empty());
 }

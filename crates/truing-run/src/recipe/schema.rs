@@ -18,6 +18,12 @@ pub fn schema_of<R: JsonSchema>() -> Json {
     settings.into_generator().into_root_schema_for::<R>().to_value()
 }
 
+/// Whether recipes have a setting of this name outside all tables.
+#[must_use]
+pub fn has_setting<R: JsonSchema>(name: &str) -> bool {
+    schema_of::<R>().get("properties").is_some_and(|properties| properties.get(name).is_some())
+}
+
 /// The JSON schema of a recipe's settings with the defaults of this recipe. Sections that several recipes share have
 /// none of their own.
 #[must_use]

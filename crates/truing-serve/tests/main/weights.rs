@@ -73,7 +73,7 @@ fn a_request_that_runs_ends_with_the_weights_that_it_began_with() {
     let expected = generate(&server, 400);
     std::thread::scope(|scope| {
         let running = scope.spawn(|| generate(&server, 400));
-        // A machine that is quicker than this loop has finished the request before it is seen.
+        // On a quick machine the request may end before this loop sees it.
         while server.metric("vllm:num_requests_running") < 1.0 && !running.is_finished() {
             std::thread::yield_now();
         }

@@ -589,6 +589,12 @@ fn settings_that_cannot_work_are_named() {
         ),
         (vec![named, server, "rollouts.max_concurrency=0"], "`rollouts.max_concurrency` is 0"),
         (vec![named, server, "rollouts.timeout_secs=-1.0"], "`rollouts.timeout_secs` is -1"),
+        (vec![named, server, "rollouts.timeout_secs=1e-10"], "`rollouts.timeout_secs` is 0.0000000001"),
+        (vec![named, server, "rollouts.sync_timeout_secs=0.0"], "`rollouts.sync_timeout_secs` is 0"),
+        (
+            vec![named, server, "rollouts.sync_timeout_secs=1e-10"],
+            "`rollouts.sync_timeout_secs` is 0.0000000001",
+        ),
         (vec![named, server, "temperature=1.2", "top_k=5"], "`rollouts.logprobs_mode`"),
         (vec![named, server, "temperature=1.2", "rollouts.protocol=vllm"], "`rollouts.logprobs_mode`"),
     ] {

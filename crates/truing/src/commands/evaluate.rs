@@ -518,7 +518,7 @@ fn print_held_items(
 }
 
 fn score_again(recipe: &RecipeArguments, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
-    let config = stage::read_config::<EvaluateStage>(recipe)?;
+    let config = stage::read_config::<EvaluateStage>(recipe, context)?;
     let (plan, inputs, _) = stage::prepare::<EvaluateStage>(config, context)?;
     let program = std::env::current_exe().ok();
     let outcome = rescore(&plan.config, &inputs, program.as_deref())?;

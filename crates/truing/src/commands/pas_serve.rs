@@ -95,7 +95,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
     anyhow::ensure!(arguments.workers > 0, "--workers is 0, expected at least 1");
     anyhow::ensure!(
         arguments.complement_timeout > 0,
-        "--complement-timeout is 0, expected at least 1 millisecond: every request would be answered without"
+        "--complement-timeout is 0, expected at least 1 millisecond: no prompt would get a complement"
     );
     let upstream = arguments
         .upstream

@@ -147,7 +147,7 @@ pub(crate) fn run_recipe<S: StageCommand>(
     arguments: &RunArguments,
     context: &Context,
 ) -> anyhow::Result<Outcome> {
-    let config = read_config::<S>(recipe)?;
+    let config = read_config::<S>(recipe, context)?;
     choose_device(&config, recipe, context)?;
     let inputs = config.input_settings();
     run_config::<S>(config, arguments, context).map_err(|error| at_its_place(error, &inputs, recipe))
@@ -313,7 +313,7 @@ pub(crate) fn show_recipe<S: StageCommand>(
     as_json: bool,
     context: &Context,
 ) -> anyhow::Result<Outcome> {
-    let config = read_config::<S>(recipe)?;
+    let config = read_config::<S>(recipe, context)?;
     choose_device(&config, recipe, context)?;
     let inputs = config.input_settings();
     match prepare_on::<S>(config, &Ranks::planned(n_ranks), context) {
@@ -353,8 +353,12 @@ fn refuse(error: anyhow::Error, as_json: bool, context: &Context) -> anyhow::Res
     Ok(Outcome::Finding)
 }
 
-/// Reads a recipe.
-pub(crate) fn read_config<S: StageCommand>(arguments: &RecipeArguments) -> anyhow::Result<S::Config> {
+/// Reads a recipe. A number format on the command line takes the place of the recipe's, so that a run which began with
+/// it is not resumed in another one.
+pub(crate) fn read_config<S: StageCommand>(
+    arguments: &RecipeArguments,
+    context: &Context,
+) -> anyhow::Result<S::Config> {
     let path = &arguments.recipe;
     if path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
         let source = anyhow::anyhow!("{} is not a recipe: recipes are TOML files", path.display());
@@ -362,7 +366,13 @@ pub(crate) fn read_config<S: StageCommand>(arguments: &RecipeArguments) -> anyho
             format!("`truing import {}` makes a recipe of a YAML file of another tool", path.display());
         return Err(anyhow::Error::new(Hinted { source, hint }));
     }
-    Ok(S::Config::from_toml(&read_recipe(path)?, path, &arguments.overrides)?)
+    let mut overrides = arguments.overrides.clone();
+    if let Some(dtype) = context.device.compute_dtype
+        && recipe::has_setting::<S::Config>("compute_dtype")
+    {
+        overrides.push(format!("compute_dtype={dtype}"));
+    }
+    Ok(S::Config::from_toml(&read_recipe(path)?, path, &overrides)?)
 }
 
 /// Finds and reads models and data, and makes the plan; returns it with the inputs and the run's folder.

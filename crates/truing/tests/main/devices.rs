@@ -58,6 +58,12 @@ fn the_processor_trains_in_bf16() {
     let by_flag = Workshop::new();
     run(by_flag.home(), by_flag.on_recipe("sft", &["--compute-dtype", "bf16"])).expect_status(0);
     assert_eq!(losses(&by_flag), found);
+    fs::remove_dir_all(by_flag.path("run/model")).unwrap();
+    run(by_flag.home(), by_flag.on_recipe("sft", &["--resume"])).expect_status(2);
+    run(by_flag.home(), by_flag.on_recipe("sft", &["--resume", "--compute-dtype", "bf16"])).expect_status(0);
+    // Named or not, the default is the same format.
+    fs::remove_dir_all(f32.path("run/model")).unwrap();
+    run(f32.home(), f32.on_recipe("sft", &["--resume", "--compute-dtype", "f32"])).expect_status(0);
     run(by_flag.home(), by_flag.on_recipe("plan", &["--compute-dtype", "f16"]))
         .expect_status(2)
         .expect_stderr(&["expected `f32` or `bf16`"]);

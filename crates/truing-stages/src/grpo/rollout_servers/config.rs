@@ -1,5 +1,7 @@
 //! `[rollouts]`: the servers that completions are sampled on, and how they get new weights.
 
+use std::time::Duration;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_ask::{AskError, ChatModelConfig};
@@ -121,6 +123,11 @@ fn in_recipe(error: ClientError) -> StageError {
     }
 }
 
+/// Whether a request may take so many seconds: more than round to 0 nanoseconds, and at most ten years.
+fn is_timeout(secs: f64) -> bool {
+    secs <= 3.2e8 && Duration::try_from_secs_f64(secs).is_ok_and(|timeout| !timeout.is_zero())
+}
+
 impl RolloutsConfig {
     /// The servers as models that a run opens, in their order.
     pub(in crate::grpo) fn chat_models(&self, max_completion_length: usize) -> Vec<ChatModelConfig> {
@@ -185,7 +192,7 @@ impl RolloutsConfig {
             }
             .into()),
             r if r.sync_steps == 0 => bad("rollouts.sync_steps", "0".into(), "at least 1"),
-            r if !(r.sync_timeout_secs > 0.0 && r.sync_timeout_secs <= 3.2e8) => bad(
+            r if !is_timeout(r.sync_timeout_secs) => bad(
                 "rollouts.sync_timeout_secs",
                 r.sync_timeout_secs.to_string(),
                 "a number of seconds above 0 and at most 3.2e8",
