@@ -201,7 +201,9 @@ impl<D: DeviceKind> Engine for TorchEngine<D> {
     }
 
     /// libtorch chooses the order of sums by size and by the number of threads, so no bits are guaranteed.
-    /// bfloat16 has 8 significant bits: logits of size 10 are right to some hundredths.
+    /// bfloat16 has 8 significant bits: logits of size 10 are right to some hundredths. A token alone and a whole sequence
+    /// are computed by different kernels of libtorch, whose rounding depends on the processor. So while decoding the
+    /// errors of both count.
     fn guarantees(&self) -> Guarantees {
         let of = |decoding: f64, log_prob: f64, gradient: f64, vector: f64| Guarantees {
             is_deterministic: false,
@@ -212,7 +214,7 @@ impl<D: DeviceKind> Engine for TorchEngine<D> {
             vector_tolerance: vector,
         };
         match self.inner.parameters.dtype {
-            Dtype::Bf16 => of(0.1, 0.15, 0.06, 0.02),
+            Dtype::Bf16 => of(0.3, 0.15, 0.06, 0.02),
             _ => of(2e-5, 1e-5, 1e-5, 2e-6),
         }
     }
