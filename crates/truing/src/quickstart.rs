@@ -232,12 +232,27 @@ fn write_files(quickstart: &Quickstart<'_>, steps: &[Step]) -> Result<(), StageE
         evaluations: kinds.enumerate().map(|(idx, kind)| evaluation_file(idx, kind)).collect(),
     };
     for (stage, recipe) in quickstart.recipes {
-        atomic::write(&folder.join(format!("{stage}.toml")), recipe.as_bytes())?;
+        let text = format!("{}{recipe}", by_hand(quickstart, stage));
+        atomic::write(&folder.join(format!("{stage}.toml")), text.as_bytes())?;
     }
     for (path, bytes) in quickstart.data {
         atomic::write(&folder.join(path), bytes)?;
     }
     Ok(atomic::write_json(&folder.join(Pipeline::FILE_NAME), &pipeline)?)
+}
+
+/// The comment above a recipe of which the quickstart changes settings: the command that changes them too.
+fn by_hand(quickstart: &Quickstart<'_>, stage: &str) -> String {
+    let of_stage = quickstart.overrides.iter().filter(|(of, _)| of == stage);
+    let changes: Vec<String> = of_stage.map(|(_, change)| format!(" --set '{change}'")).collect();
+    if changes.is_empty() {
+        return String::new();
+    }
+    format!(
+        "# This quickstart was begun with other settings of this recipe. By hand they are\n\
+         #     truing run {stage}.toml{}\n",
+        changes.concat()
+    )
 }
 
 fn evaluation_file(idx: usize, kind: &str) -> PathBuf {

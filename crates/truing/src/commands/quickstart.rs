@@ -1,8 +1,10 @@
 //! `truing quickstart`: the whole run on a small model, with data that comes with the program.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use truing_eval::held_out::HeldOutScores;
 use truing_eval::pipeline::Evaluation;
@@ -13,7 +15,7 @@ use truing_stages::Ended;
 use truing_statistics::Estimate;
 use truing_types::StageName;
 
-use super::model::ModelArguments;
+use super::model::{self, ModelArguments};
 use crate::local_engine::LocalEngine;
 use crate::outcome::{Outcome, WithHint};
 use crate::printer::Style;
@@ -46,6 +48,8 @@ const DATA: [(&str, &[u8]); 9] = [
 
 /// How long all of it takes with the default model and settings, as it was measured.
 const DURATION: &str = "15 to 20 minutes on two free cores of a server";
+/// The output folder, unless another one is named.
+const DEFAULT_FOLDER: &str = "runs/quickstart";
 /// Open questions whose answers are printed; the page has all.
 const N_QUESTIONS: usize = 3;
 /// Characters of a question or answer that are printed.
@@ -57,9 +61,9 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
     /// Output folder.
-    #[arg(long, short, value_name = "FOLDER", default_value = "runs/quickstart")]
+    #[arg(long, short, value_name = "FOLDER", default_value = DEFAULT_FOLDER)]
     output: PathBuf,
-    /// Continue an interrupted quickstart.
+    /// Continue an interrupted quickstart, with the model and the settings that it began with.
     #[arg(long)]
     resume: bool,
     /// Run at most this many steps in each stage.
@@ -77,6 +81,53 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
+/// Model and settings that a quickstart begins with. A resume need not repeat them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Choices {
+    model: String,
+    max_steps: Option<u64>,
+    seed: Option<u64>,
+    overrides: Vec<String>,
+}
+
+impl Choices {
+    /// The file's name in the folder.
+    const FILE_NAME: &str = "settings.json";
+
+    /// What was typed. Of a resume the rest is what the quickstart began with; an earlier version wrote no file of it.
+    fn of(arguments: &Arguments) -> Self {
+        let typed = Self {
+            model: arguments.model.model.clone(),
+            max_steps: arguments.max_steps,
+            seed: arguments.seed,
+            overrides: arguments.overrides.clone(),
+        };
+        match Self::read(&arguments.output).filter(|_| arguments.resume) {
+            Some(begun) => Self {
+                model: if typed.model == DEFAULT_MODEL { begun.model } else { typed.model },
+                max_steps: typed.max_steps.or(begun.max_steps),
+                seed: typed.seed.or(begun.seed),
+                overrides: if typed.overrides.is_empty() { begun.overrides } else { typed.overrides },
+            },
+            None => typed,
+        }
+    }
+
+    fn read(folder: &Path) -> Option<Self> {
+        serde_json::from_slice(&fs::read(folder.join(Self::FILE_NAME)).ok()?).ok()
+    }
+
+    /// The changes of the stages' recipes.
+    fn changes(&self) -> Vec<(String, String)> {
+        let mut changes: Vec<(String, String)> = self.overrides.iter().map(|typed| stage_of(typed)).collect();
+        let of_all = [("max_steps", self.max_steps), ("seed", self.seed)];
+        for (key, value) in of_all.into_iter().filter_map(|(key, value)| Some((key, value?))) {
+            changes.extend(RECIPES.iter().map(|(stage, _)| ((*stage).to_owned(), format!("{key}={value}"))));
+        }
+        changes
+    }
+}
+
 /// The stage that a change is for, and the change.
 fn stage_of(typed: &str) -> (String, String) {
     match typed.split_once('.') {
@@ -90,20 +141,21 @@ fn stage_of(typed: &str) -> (String, String) {
 /// Finds the model, measures, trains, measures, writes the page.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
     let folder = &arguments.output;
-    let mut overrides: Vec<(String, String)> = arguments.overrides.iter().map(|o| stage_of(o)).collect();
-    let of_all = [("max_steps", arguments.max_steps), ("seed", arguments.seed)];
-    for (key, value) in of_all.into_iter().filter_map(|(key, value)| Some((key, value?))) {
-        overrides.extend(RECIPES.iter().map(|(stage, _)| ((*stage).to_owned(), format!("{key}={value}"))));
+    let choices = Choices::of(arguments);
+    let text = serde_json::to_vec_pretty(&choices)?;
+    let mut data = DATA.to_vec();
+    if !folder.join(Choices::FILE_NAME).exists() {
+        data.push((Choices::FILE_NAME, &text));
     }
-    let has_default_model = arguments.model.model == DEFAULT_MODEL;
-    let has_default_settings = arguments.max_steps.is_none() && arguments.overrides.is_empty();
+    let has_default_model = choices.model == DEFAULT_MODEL;
+    let has_default_settings = choices.max_steps.is_none() && choices.overrides.is_empty();
     let quickstart = Quickstart {
         folder: folder.clone(),
-        model: arguments.model.find(context)?,
-        model_name: arguments.model.model.clone(),
+        model: model::find(&choices.model, context)?,
+        overrides: choices.changes(),
+        model_name: choices.model,
         recipes: &RECIPES,
-        overrides,
-        data: &DATA,
+        data: &data,
         render: render_options(),
         resume: arguments.resume,
         duration: (has_default_model && has_default_settings).then_some(DURATION),
@@ -136,14 +188,19 @@ fn finish(
     ended: Ended<QuickstartOutcome>,
     arguments: &Arguments,
     context: &Context,
-    page: &std::path::Path,
+    page: &Path,
 ) -> anyhow::Result<Outcome> {
     let printer = &context.printer;
     let Ended::Finished(QuickstartOutcome { model, evaluations, reward_accuracy }) = ended else {
         if arguments.json {
             printer.json(&json!({ "status": "interrupted", "report": page }))?;
         } else {
-            printer.line("stopped; `truing quickstart --resume` continues")?;
+            let folder = &arguments.output;
+            let of_folder = match folder == Path::new(DEFAULT_FOLDER) {
+                true => String::new(),
+                false => format!(" --output {}", folder.display()),
+            };
+            printer.line(format_args!("stopped; `truing quickstart --resume{of_folder}` continues"))?;
         }
         return Ok(Outcome::Interrupted);
     };

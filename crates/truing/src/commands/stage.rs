@@ -372,7 +372,13 @@ pub(crate) fn read_config<S: StageCommand>(
     {
         overrides.push(format!("compute_dtype={dtype}"));
     }
-    Ok(S::Config::from_toml(&read_recipe(path)?, path, &overrides)?)
+    let config = S::Config::from_toml(&read_recipe(path)?, path, &overrides)?;
+    // Several stages share their settings. This one is named before any model is looked for.
+    if config.stage() != S::NAME {
+        let error = StageError::from(RunError::OtherStage { found: config.stage() });
+        return Err(at_its_place(error.into(), &config.input_settings(), arguments));
+    }
+    Ok(config)
 }
 
 /// Finds and reads models and data, and makes the plan; returns it with the inputs and the run's folder.

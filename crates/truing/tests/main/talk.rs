@@ -146,11 +146,20 @@ fn the_quickstart_runs_to_its_report_and_resumes() {
     // The evaluation after the stage is lost; a resume makes it again, to the same figures, and trains nothing.
     fs::remove_file(output.join("evaluations/1-sft.json")).unwrap();
     let metrics = fs::read(output.join("sft/metrics.jsonl")).unwrap();
-    let again =
-        run_inside(folder.path(), arguments(&[&settings[..], &["--resume"]].concat())).expect_status(0);
+    // Neither the model nor a setting has to be repeated; another one is refused, and changes nothing.
+    let resumed = ["quickstart", "--quiet", "--json", "--resume", "--output", "quickstart"];
+    run_inside(folder.path(), [&resumed[..], &["--seed", "3"]].concat())
+        .expect_status(2)
+        .expect_stderr(&["seed"]);
+    let again = run_inside(folder.path(), resumed).expect_status(0);
     let again: Value = serde_json::from_str(&again.stdout).unwrap();
     assert_eq!(again["evaluations"], result["evaluations"]);
     assert_eq!(fs::read(output.join("sft/metrics.jsonl")).unwrap(), metrics);
+    let recipe = fs::read_to_string(output.join("reward.toml")).unwrap();
+    assert!(
+        recipe.contains("truing run reward.toml --set 'max_length=2048' --set 'max_steps=3'"),
+        "{recipe}"
+    );
     // As if the policy's last step had been its kill, and the whole folder been moved: only contents are compared.
     fs::remove_dir_all(output.join("grpo/model")).unwrap();
     fs::remove_file(output.join("evaluations/2-grpo.json")).unwrap();
