@@ -1,4 +1,4 @@
-//! What is wrong with an answer, for the pages and for messages.
+//! Validation errors of an answer, for the pages and for messages.
 
 use serde_json::Value;
 

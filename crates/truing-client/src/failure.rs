@@ -1,4 +1,4 @@
-//! An attempt that did not succeed: of what kind it is, and whether another may.
+//! A failed attempt: its kind, and whether a retry may succeed.
 
 use std::time::Duration;
 

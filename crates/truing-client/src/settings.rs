@@ -208,7 +208,7 @@ impl ClientSettings {
     }
 }
 
-/// A century is forever, and still a duration.
+/// The longest timeout that is accepted, in seconds: about a century.
 const LONGEST_SECS: f64 = 3.2e9;
 
 /// The duration of a setting in seconds.

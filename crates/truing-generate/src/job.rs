@@ -1,4 +1,4 @@
-//! What a prompt's completions are sampled with, and what a completion is.
+//! Sampling jobs and their completions.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What becomes of a key of another tool.
+//! The result of importing one key of another tool.
 
 use std::fmt;
 

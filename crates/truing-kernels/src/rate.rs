@@ -187,7 +187,11 @@ mod tests {
         // Three passes of 2, 1 and 4 seconds.
         let mut times = [0, 2, 2, 3, 3, 7].map(Duration::from_secs).into_iter();
         let mut units = [10, 20, 40].into_iter();
-        let best = best_rate(3, || times.next().expect("two looks a pass"), || units.next().expect("a pass"));
+        let best = best_rate(
+            3,
+            || times.next().expect("two clock readings per pass"),
+            || units.next().expect("one count per pass"),
+        );
         assert_eq!(best, 20.0);
     }
 

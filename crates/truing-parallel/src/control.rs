@@ -288,7 +288,7 @@ impl ControlChannel {
         Ok(Self { shared, _beats: beats })
     }
 
-    /// What can leave in this rank's name where the channel itself is out of reach.
+    /// A handle that reports this rank's exit from a thread that does not own the channel.
     #[must_use]
     pub fn farewell(&self) -> Farewell {
         Farewell(Arc::downgrade(&self.shared))
@@ -300,7 +300,7 @@ impl ControlChannel {
     }
 }
 
-/// Leaves in a rank's name from any thread, such as the one that handles signals, just before the process ends.
+/// Reports a rank's exit from any thread, such as the signal handler's, just before the process ends.
 #[derive(Clone)]
 pub struct Farewell(Weak<Shared>);
 

@@ -230,7 +230,7 @@ fn history_at(pipeline: &Pipeline, place: &Path) -> PathBuf {
     pipeline.store.join("turns").join(format!("{}-{}.jsonl", pipeline.name, &digest[..N_DIGITS]))
 }
 
-/// What tells a lock file from the others of a store: see [`Turns::read`].
+/// What identifies a lock file among those of a store: see [`Turns::read`].
 fn place_in(store: &Path, lock: &Path) -> PathBuf {
     let relative = lock.parent().and_then(|folder| store.strip_prefix(folder).ok());
     let is_below = |path: &&Path| !path.components().any(|part| part == Component::ParentDir);

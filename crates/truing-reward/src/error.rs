@@ -34,7 +34,7 @@ pub enum RewardError {
         /// What is wrong.
         reason: String,
     },
-    /// A weight that is no number, or 0.
+    /// A weight that is 0 or not a finite number.
     #[error("reward `{name}`: `weight` is {weight}, expected a number other than 0")]
     BadWeight {
         /// The reward.

@@ -1,4 +1,4 @@
-//! Work that would hold up the connections.
+//! Blocking work, kept off the threads that serve connections.
 
 use crate::error::ApiError;
 

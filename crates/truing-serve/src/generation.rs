@@ -89,7 +89,7 @@ impl Generation {
         })
     }
 
-    /// The number of its request.
+    /// The id of its request.
     pub(crate) fn id(&self) -> u64 {
         self.cancel.id
     }

@@ -133,7 +133,7 @@ impl Server {
         })
     }
 
-    /// Gives the worker something to do.
+    /// Sends a command to the worker.
     pub(crate) fn send(&self, command: Command) -> Result<(), ApiError> {
         self.commands.send(command).map_err(|_| ApiError::with_status(503, "the engine has stopped"))
     }

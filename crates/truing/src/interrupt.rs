@@ -24,7 +24,7 @@ enum Response {
 
 static RESPONSE: Mutex<Response> = Mutex::new(Response::End);
 
-/// What is done before a signal ends the process.
+/// Work to do before a signal ends the process.
 static BEFORE_END: Mutex<Option<Box<dyn Fn() + Send>>> = Mutex::new(None);
 
 /// Handles Ctrl-C and termination from here on.
@@ -58,7 +58,7 @@ fn respond(response: Response) {
     *RESPONSE.lock().unwrap_or_else(PoisonError::into_inner) = response;
 }
 
-/// Does something before a signal ends the process, whenever that is from here on.
+/// Registers work to do before a signal ends the process. It replaces what was registered before.
 pub(crate) fn before_end(work: impl Fn() + Send + 'static) {
     *BEFORE_END.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(work));
 }

@@ -241,7 +241,7 @@ fn write_files(quickstart: &Quickstart<'_>, steps: &[Step]) -> Result<(), StageE
     Ok(atomic::write_json(&folder.join(Pipeline::FILE_NAME), &pipeline)?)
 }
 
-/// The comment above a recipe of which the quickstart changes settings: the command that changes them too.
+/// A comment for the top of a recipe whose settings the quickstart overrides: the command with the same overrides.
 fn by_hand(quickstart: &Quickstart<'_>, stage: &str) -> String {
     let of_stage = quickstart.overrides.iter().filter(|(of, _)| of == stage);
     let changes: Vec<String> = of_stage.map(|(_, change)| format!(" --set '{change}'")).collect();
@@ -249,7 +249,7 @@ fn by_hand(quickstart: &Quickstart<'_>, stage: &str) -> String {
         return String::new();
     }
     format!(
-        "# This quickstart was begun with other settings of this recipe. By hand they are\n\
+        "# The quickstart changed settings of this recipe. To run it by hand with the same settings:\n\
          #     truing run {stage}.toml{}\n",
         changes.concat()
     )

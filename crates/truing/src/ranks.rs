@@ -29,7 +29,7 @@ trait Job {
     fn world(&self) -> Arc<dyn Communicator>;
     /// Ranks on this host.
     fn n_on_host(&self) -> usize;
-    /// What tells the other ranks that a signal ends this process.
+    /// A handle that tells the other ranks that a signal ends this process.
     fn farewell(&self) -> Farewell;
     /// Ends after success; waits for the others.
     fn finish(self: Box<Self>) -> anyhow::Result<()>;

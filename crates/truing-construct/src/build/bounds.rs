@@ -1,4 +1,4 @@
-//! What counts and scores of a builder's own table may be.
+//! Range checks of counts and scores in a builder's settings.
 
 use truing_run::RunError;
 use truing_run::checks::require;

@@ -1,4 +1,4 @@
-//! What the rows of a run take over from the row of their prompt.
+//! Columns that output rows copy from the row of their prompt.
 
 use std::path::Path;
 

@@ -1,8 +1,8 @@
-//! The names of requests to a judge, by which its answers are told from the model's.
+//! Names of judge requests. They distinguish replies of the judge from answers of the model.
 
-/// The names of requests to a judge begin with this.
+/// Prefix of the names of judge requests.
 pub(super) const PREFIX: &str = "judge/";
-/// The answers to repeated requests to a judge are kept under names with this before them.
+/// Prefix of the names of repeated judge requests.
 pub(super) const REPEAT: &str = "repeat/";
 /// Between a verdict's name and the number of the try.
 pub(super) const TRY: char = '#';

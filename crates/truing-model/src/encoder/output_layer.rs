@@ -1,4 +1,4 @@
-//! The output layer's place on disk, and what its parameters are called.
+//! The folder of the output layer and the names of its parameters.
 
 /// Folder of an encoder's output layer in a sentence-transformers directory. Its parameters are called by the folder, a
 /// dot, and their name in the folder's file.

@@ -127,7 +127,7 @@ impl MpiJob {
         self.n_on_host
     }
 
-    /// What can leave in this rank's name from a thread that does not have the job.
+    /// A handle that reports this rank's exit from a thread that does not own the job.
     #[must_use]
     pub fn farewell(&self) -> Farewell {
         self.channel.farewell()

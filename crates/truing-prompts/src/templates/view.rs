@@ -1,4 +1,4 @@
-//! What of a row is looked at.
+//! The part of a row that templates are compared on.
 
 use std::borrow::Cow;
 

@@ -12,9 +12,9 @@ use truing_types::FinishReason;
 
 /// Characters of a text that are shown.
 const N_CHARACTERS: usize = 4000;
-/// The names of requests to a judge begin with this.
+/// Prefix of the names of judge requests.
 const JUDGE: &str = "judge/";
-/// Those of repeated requests with this.
+/// Prefix of the names of repeated judge requests.
 const REPEAT: &str = "repeat/";
 
 /// Places of `n_shown` of `n` items, evenly spaced.

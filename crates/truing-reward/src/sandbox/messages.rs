@@ -1,4 +1,4 @@
-//! What the parent and its child tell each other, and what a program comes to.
+//! Messages between the sandbox and its child process, and the outcome of a program.
 
 use std::io;
 use std::path::PathBuf;

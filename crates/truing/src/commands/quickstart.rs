@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use truing_eval::held_out::HeldOutScores;
-use truing_eval::pipeline::Evaluation;
+use truing_eval::pipeline::{Evaluation, Pipeline};
 use truing_model::sources::DEFAULT_MODEL;
 use truing_parallel::Solo;
 use truing_report::{RunRecord, StageRecord};
@@ -94,27 +95,30 @@ impl Choices {
     /// The file's name in the folder.
     const FILE_NAME: &str = "settings.json";
 
-    /// What was typed. Of a resume the rest is what the quickstart began with; an earlier version wrote no file of it.
-    fn of(arguments: &Arguments) -> Self {
+    /// The arguments. A resume takes those that are missing from the folder, where an earlier version wrote no such file.
+    fn of(arguments: &Arguments) -> anyhow::Result<Self> {
         let typed = Self {
             model: arguments.model.model.clone(),
             max_steps: arguments.max_steps,
             seed: arguments.seed,
             overrides: arguments.overrides.clone(),
         };
-        match Self::read(&arguments.output).filter(|_| arguments.resume) {
-            Some(begun) => Self {
-                model: if typed.model == DEFAULT_MODEL { begun.model } else { typed.model },
-                max_steps: typed.max_steps.or(begun.max_steps),
-                seed: typed.seed.or(begun.seed),
-                overrides: if typed.overrides.is_empty() { begun.overrides } else { typed.overrides },
-            },
-            None => typed,
+        let path = arguments.output.join(Self::FILE_NAME);
+        if !arguments.resume || !path.exists() {
+            return Ok(typed);
         }
-    }
-
-    fn read(folder: &Path) -> Option<Self> {
-        serde_json::from_slice(&fs::read(folder.join(Self::FILE_NAME)).ok()?).ok()
+        let begun: Self = fs::read(&path)
+            .map_err(anyhow::Error::from)
+            .and_then(|text| Ok(serde_json::from_slice(&text)?))
+            .with_context(|| {
+                format!("cannot read {}; delete it and give the settings again", path.display())
+            })?;
+        Ok(Self {
+            model: if typed.model == DEFAULT_MODEL { begun.model } else { typed.model },
+            max_steps: typed.max_steps.or(begun.max_steps),
+            seed: typed.seed.or(begun.seed),
+            overrides: if typed.overrides.is_empty() { begun.overrides } else { typed.overrides },
+        })
     }
 
     /// The changes of the stages' recipes.
@@ -141,10 +145,11 @@ fn stage_of(typed: &str) -> (String, String) {
 /// Finds the model, measures, trains, measures, writes the page.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
     let folder = &arguments.output;
-    let choices = Choices::of(arguments);
+    let choices = Choices::of(arguments)?;
     let text = serde_json::to_vec_pretty(&choices)?;
     let mut data = DATA.to_vec();
-    if !folder.join(Choices::FILE_NAME).exists() {
+    // A resume may be refused for other settings: those of the start stay.
+    if !arguments.resume || !folder.join(Pipeline::FILE_NAME).exists() {
         data.push((Choices::FILE_NAME, &text));
     }
     let has_default_model = choices.model == DEFAULT_MODEL;

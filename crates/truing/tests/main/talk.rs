@@ -151,6 +151,12 @@ fn the_quickstart_runs_to_its_report_and_resumes() {
     run_inside(folder.path(), [&resumed[..], &["--seed", "3"]].concat())
         .expect_status(2)
         .expect_stderr(&["seed"]);
+    let begun = fs::read(output.join("settings.json")).unwrap();
+    fs::write(output.join("settings.json"), &begun[..begun.len() / 2]).unwrap();
+    run_inside(folder.path(), resumed)
+        .expect_status(2)
+        .expect_stderr(&["settings.json; delete it and give the settings"]);
+    fs::write(output.join("settings.json"), &begun).unwrap();
     let again = run_inside(folder.path(), resumed).expect_status(0);
     let again: Value = serde_json::from_str(&again.stdout).unwrap();
     assert_eq!(again["evaluations"], result["evaluations"]);

@@ -1,4 +1,4 @@
-//! What the marks of a text give.
+//! Answers that are marked in a text.
 
 /// What the marks of a text give as its answer.
 pub(super) enum Marked {
