@@ -201,9 +201,8 @@ impl<D: DeviceKind> Engine for TorchEngine<D> {
     }
 
     /// libtorch chooses the order of sums by size and by the number of threads, so no bits are guaranteed.
-    /// bfloat16 has 8 significant bits: logits of size 10 are right to some hundredths. A token alone and a whole sequence
-    /// are computed by different kernels of libtorch, whose rounding depends on the processor. So while decoding the
-    /// errors of both count.
+    /// bfloat16 has 8 significant bits: logits of size 10 are right to some hundredths. The limits are those of the
+    /// suite's models; docs/gpu.md has the errors of models that are less exact.
     fn guarantees(&self) -> Guarantees {
         let of = |decoding: f64, log_prob: f64, gradient: f64, vector: f64| Guarantees {
             is_deterministic: false,
