@@ -10,6 +10,8 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
 -Cllvm-args=-sanitizer-coverage-trace-compares"
+# The build takes longer than the runs.
+export CARGO_PROFILE_RELEASE_OPT_LEVEL=1
 # With --target the flags reach the targets and their libraries only, not build scripts.
 cargo build --release --locked --manifest-path fuzz/Cargo.toml --target "$host"
 

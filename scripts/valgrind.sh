@@ -7,8 +7,9 @@
 set -eu
 cd "$(dirname "$0")/.."
 command -v valgrind >/dev/null || { echo "valgrind is not installed" >&2; exit 2; }
-tests=$(cargo test --release -p truing-kernels --no-run --message-format=json |
-    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
+# Built beside `truing`, which has the features of the whole workspace, so that nothing is compiled twice.
+tests=$(cargo test --release -p truing-kernels -p truing --no-run --message-format=json |
+    sed -n '/"package_id":"[^"]*truing-kernels#/s/.*"executable":"\([^"]*\)".*/\1/p')
 for test in $tests; do
     RAYON_NUM_THREADS=2 valgrind --quiet --error-exitcode=1 --leak-check=no "$test" small_ --test-threads=1
 done

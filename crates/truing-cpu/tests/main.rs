@@ -11,7 +11,7 @@ use truing_cpu::CpuEngine;
 use truing_model::{ComputeDtype, Engine, EngineOptions, PutWeight, TrainableSpec};
 use truing_parallel::Solo;
 
-truing_model::conformance_tests!(CpuEngine);
+truing_conformance::engine_tests!(CpuEngine);
 
 /// The CPU states equality of bits; a looser statement would let the suite pass with less.
 #[test]
@@ -27,7 +27,7 @@ fn bits_are_guaranteed() {
 /// states.
 #[test]
 fn errors_are_within_what_each_number_format_states() {
-    let all = truing_model::conformance::measure::<CpuEngine>();
+    let all = truing_conformance::engine::measure::<CpuEngine>();
     assert_eq!(all.iter().map(|m| m.dtype).collect::<Vec<_>>(), [ComputeDtype::F32, ComputeDtype::Bf16]);
     for measured in all {
         println!("{measured:?}");

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use truing_conformance::engine::pytorch::vectors_of_minilm;
 use truing_cpu::CpuEngine;
-use truing_model::conformance::pytorch::vectors_of_minilm;
 use truing_types::TokenId;
 
 #[test]

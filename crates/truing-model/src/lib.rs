@@ -2,8 +2,6 @@
 //! found, and the [`Engine`] that computes them. How it is computed is not known here.
 
 pub mod adapters;
-#[cfg(feature = "conformance")]
-pub mod conformance;
 pub mod encoder;
 pub mod engine;
 mod error;

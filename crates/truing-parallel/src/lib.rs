@@ -6,8 +6,6 @@
 //! checks, `conformance` (a feature).
 
 mod call;
-#[cfg(feature = "conformance")]
-pub mod conformance;
 mod control;
 #[cfg(feature = "mpi")]
 mod over_mpi;

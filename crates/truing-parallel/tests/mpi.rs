@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode, Output};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use truing_parallel::conformance::{self, CHECKS};
+use truing_conformance::communicator::{self, CHECKS};
 use truing_parallel::{Cause, Launcher, Loss, MpiError, MpiJob, MpiOptions, MpiWorld, Rendezvous};
 use truing_types::{CommunicationError, Rank};
 
@@ -93,9 +93,9 @@ fn work(behaviour: &str) -> ExitCode {
     match behaviour {
         "conform" | "conform in pieces" => {
             assert!(matches!(MpiWorld::start(options), Err(MpiError::AlreadyInitialised)));
-            conformance::run_all(&*world);
+            communicator::run_all(&*world);
             // From another thread as well.
-            thread::scope(|scope| scope.spawn(|| conformance::run_all(&*world)).join()).unwrap();
+            thread::scope(|scope| scope.spawn(|| communicator::run_all(&*world)).join()).unwrap();
             mpi.finish().unwrap();
             let lost = CommunicationError::PeerLost { operation: "barrier" };
             assert_eq!(world.barrier(), Err(lost));
@@ -137,7 +137,7 @@ fn work_in_job(behaviour: &str) -> ExitCode {
     let job = MpiJob::start(&place, "here", std::process::id(), "test", on_loss).unwrap();
     assert_eq!(job.n_on_host(), place.world_size);
     let world = job.world();
-    conformance::run_all(&*world);
+    communicator::run_all(&*world);
     if behaviour == "stop" {
         if world.rank() == Rank(1) {
             let myself = std::process::id().to_string();

@@ -11,7 +11,7 @@ use std::net::TcpListener;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use truing_parallel::conformance::{self, CHECKS};
+use truing_conformance::communicator::{self, CHECKS};
 use truing_parallel::{JobToken, Loss, Rendezvous, TcpJob, TcpOptions};
 use truing_types::Rank;
 
@@ -98,7 +98,7 @@ fn work(behaviour: &str) -> ExitCode {
     let world = job.world();
     assert_eq!((world.rank(), world.world_size()), (Rank(place.rank), place.world_size));
     if behaviour == "conform" {
-        conformance::run_all(&*world);
+        communicator::run_all(&*world);
         job.finish().unwrap();
         return ExitCode::SUCCESS;
     }

@@ -45,7 +45,7 @@ macro_rules! checks_in_bf16 {
             #[test]
             fn $check() {
                 if $is_there() {
-                    truing_model::conformance::$module::$check::<$engine>();
+                    truing_conformance::engine::$module::$check::<$engine>();
                 }
             }
         )*

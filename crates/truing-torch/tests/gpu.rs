@@ -17,7 +17,7 @@ impl DeviceKind for GpuInF32 {
     }
 }
 
-truing_model::conformance_tests!(TorchEngine<GpuInF32>, if crate::has_gpu);
+truing_conformance::engine_tests!(TorchEngine<GpuInF32>, if crate::has_gpu);
 
 #[test]
 fn the_largest_errors_on_a_gpu_are_small() {
@@ -28,7 +28,7 @@ fn the_largest_errors_on_a_gpu_are_small() {
 
 #[test]
 fn skipped_checks_are_counted() {
-    let names = truing_model::conformance_tests!(names of TorchEngine<GpuInF32>);
+    let names = truing_conformance::engine_tests!(names of TorchEngine<GpuInF32>);
     if !crate::has_gpu() {
         println!("skipped: there is no GPU, so {} checks of the engine did not run on one", names.len());
     }

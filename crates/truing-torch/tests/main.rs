@@ -31,11 +31,11 @@ fn has_gpu() -> bool {
     has_libtorch() && *FOUND.get_or_init(check)
 }
 
-truing_model::conformance_tests!(TorchCpuEngine, if has_libtorch);
+truing_conformance::engine_tests!(TorchCpuEngine, if has_libtorch);
 
 #[test]
 fn skipped_checks_are_counted() {
-    let names = truing_model::conformance_tests!(names of TorchCpuEngine);
+    let names = truing_conformance::engine_tests!(names of TorchCpuEngine);
     assert!(names.len() > 40);
     if !has_libtorch() {
         println!("skipped: TORCH_LIB is not set, so {} checks of the engine did not run", names.len());
@@ -45,7 +45,7 @@ fn skipped_checks_are_counted() {
 /// What the suite measures is within what the engine states. It is printed, for docs/gpu.md.
 #[expect(clippy::print_stdout, reason = "measurements are printed")]
 fn measure<E: Engine>(limits: [f64; 4]) {
-    for measured in truing_model::conformance::measure::<E>() {
+    for measured in truing_conformance::engine::measure::<E>() {
         println!("{measured:?}");
         let errors = [measured.decoding_log_prob, measured.log_prob, measured.gradient, measured.vector];
         for (error, limit) in errors.into_iter().zip(limits) {

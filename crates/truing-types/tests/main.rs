@@ -29,6 +29,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("truing-generate", 3),
     ("truing-reward", 3),
     ("truing-client", 2),
+    ("truing-conformance", 2),
     ("truing-cpu", 2),
     ("truing-data", 2),
     ("truing-prompts", 2),
@@ -44,14 +45,8 @@ const LAYERS: &[(&str, u8)] = &[
 ];
 
 /// The edges allowed inside a layer, each with its reason.
-const NEIGHBOURS: &[(&str, &str, &str)] = &[
-    ("truing-model", "truing-store", "weights are cached and written through the store's atomic files"),
-    (
-        "truing-model",
-        "truing-parallel",
-        "the conformance suite of engines (optional) runs two ranks as threads",
-    ),
-];
+const NEIGHBOURS: &[(&str, &str, &str)] =
+    &[("truing-model", "truing-store", "weights are cached and written through the store's atomic files")];
 
 /// What talks to a person or decides about the process. Only the binary does.
 const BINARY_ONLY: &[&str] = &["clap", "indicatif", "ctrlc", "anyhow"];

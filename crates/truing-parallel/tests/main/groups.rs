@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use truing_parallel::conformance::groups::check_members;
+use truing_conformance::communicator::groups::check_members;
 use truing_parallel::{Solo, thread_world};
 use truing_types::{CommunicationError, Communicator, Groups, Rank};
 

@@ -9,7 +9,8 @@ mod tcp;
 use std::sync::Arc;
 use std::thread;
 
-use truing_parallel::{Solo, conformance, run_thread_world, thread_world};
+use truing_conformance::communicator;
+use truing_parallel::{Solo, run_thread_world, thread_world};
 use truing_types::{CommunicationError, Communicator};
 
 /// Runs `body` on every rank of a world of threads, and returns the results in rank order.
@@ -19,13 +20,13 @@ fn on_every_rank<T: Send>(world_size: usize, body: impl Fn(Arc<dyn Communicator>
 
 #[test]
 fn a_world_of_one_conforms() {
-    conformance::run_all(&Solo);
+    communicator::run_all(&Solo);
 }
 
 #[test]
 fn worlds_of_threads_conform() {
     for size in [1, 2, 3, 4] {
-        on_every_rank(size, |rank| conformance::run_all(&*rank));
+        on_every_rank(size, |rank| communicator::run_all(&*rank));
     }
 }
 

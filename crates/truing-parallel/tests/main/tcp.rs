@@ -8,8 +8,9 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
 
+use truing_conformance::communicator;
 use truing_parallel::{
-    Cause, ControlError, JobToken, Launcher, Loss, Rendezvous, TcpError, TcpJob, TcpOptions, conformance,
+    Cause, ControlError, JobToken, Launcher, Loss, Rendezvous, TcpError, TcpJob, TcpOptions,
 };
 use truing_types::{CommunicationError, Rank};
 
@@ -79,7 +80,7 @@ fn worlds_over_tcp_conform() {
     for world_size in [1, 2, 3, 4] {
         on_every_rank(world_size, &options(), |job| {
             assert_eq!(job.n_on_host(), world_size);
-            conformance::run_all(&*job.world());
+            communicator::run_all(&*job.world());
             job.finish().unwrap();
         });
     }
@@ -89,7 +90,7 @@ fn worlds_over_tcp_conform() {
 fn messages_in_pieces_arrive_whole() {
     for n_bytes_at_once in [1000, 65_536] {
         on_every_rank(3, &TcpOptions { n_bytes_at_once, ..options() }, |job| {
-            conformance::run_all(&*job.world());
+            communicator::run_all(&*job.world());
             job.finish().unwrap();
         });
     }
@@ -114,7 +115,7 @@ fn ranks_that_all_send_much_do_not_wait_for_each_other() {
 fn collectives_may_be_called_from_any_thread_and_end_with_the_job() {
     on_every_rank(2, &options(), |job| {
         let world = job.world();
-        thread::scope(|scope| scope.spawn(|| conformance::run_all(&*world)).join()).unwrap();
+        thread::scope(|scope| scope.spawn(|| communicator::run_all(&*world)).join()).unwrap();
         job.finish().unwrap();
         let lost = CommunicationError::PeerLost { operation: "barrier" };
         assert_eq!(world.barrier(), Err(lost));

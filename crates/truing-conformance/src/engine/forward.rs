@@ -7,7 +7,7 @@ use super::support::{
     Pass, SAVING, all_logits, assert_same_gradients, assert_same_logits, decoders, distance, doubles,
     gradients, largest_difference, loss_gradient, mean_loss_backward, origin, packed, run_blocks, sequences,
 };
-use crate::{Adapters, Engine, EngineOptions, SaveActivations};
+use truing_model::{Adapters, Engine, EngineOptions, SaveActivations};
 
 /// Other tokens in one sequence of a pack change nothing of the others.
 pub fn a_sequence_cannot_see_another_one_of_its_pack<E: Engine>() {

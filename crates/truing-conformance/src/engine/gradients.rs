@@ -4,7 +4,7 @@ use super::support::{
     Pass, SAVING, assert_same_gradients, assert_slopes, decoders, gradients, mean_loss, mean_loss_backward,
     packed, sequences,
 };
-use crate::Engine;
+use truing_model::Engine;
 
 /// Along each parameter's gradient the loss has the gradient's norm as slope.
 pub fn gradients_are_slopes<E: Engine>() {

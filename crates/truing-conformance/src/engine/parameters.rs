@@ -4,7 +4,7 @@ use super::support::{
     Case, Pass, adamw, assert_refused, assert_same_bits, assert_same_gradients, bert, cases, decoders,
     first_and_last_projection, gradients, mean_loss_backward, packed, read, sequences,
 };
-use crate::{DecoderSpec, Engine, EngineError, LoraSpec, ParameterTensor, TrainableSpec};
+use truing_model::{DecoderSpec, Engine, EngineError, LoraSpec, ParameterTensor, TrainableSpec};
 
 /// Fixed numbers that differ by parameter and tensor.
 fn some_values(n: usize, parameter_idx: usize, tensor_idx: usize) -> Vec<f32> {

@@ -10,7 +10,7 @@ use super::support::{
     SAVING, assert_refused, bert, cases, decoders, hidden, llama, origin, packed, reward_model, run_blocks,
     sequences,
 };
-use crate::{
+use truing_model::{
     Adapters, DecodingWeights, DeviceTopLogProbs, Engine, EngineError, HeadGradient, HeadRequest,
     HostTopLogProbs, SaveActivations, TopLogProbs,
 };
@@ -185,7 +185,7 @@ pub fn requests_that_the_model_cannot_answer_are_refused<E: Engine>() {
             EngineError::Unsupported(_)
         );
         let gradient = HeadGradient { vectors: vec![0.0; 3], ..HeadGradient::default() };
-        let request = HeadRequest::pooled(&batch, crate::Pooling::Mean, false);
+        let request = HeadRequest::pooled(&batch, truing_model::Pooling::Mean, false);
         assert_refused!(
             engine.head_backward(hidden_states, &request, &gradient),
             EngineError::ShapeMismatch { .. }

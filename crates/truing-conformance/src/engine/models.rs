@@ -1,7 +1,7 @@
 //! The small models of the suite: those that PyTorch computed, and one for each option in which families differ.
 
 use super::support::{Case, cases};
-use crate::{
+use truing_model::{
     Activation, DecoderSpec, DecoderVariant, EncoderSpec, Engine, HeadKind, ParameterRole, ParameterSpec,
     Pooling, QkvLayout,
 };

@@ -8,7 +8,7 @@ use super::support::{
     assert_slopes, decoders, distance, first_and_last_projection, gradients, loss_gradient, mean_loss,
     mean_loss_backward, packed, projections, raise_adapters, read, run_blocks, sequences,
 };
-use crate::{
+use truing_model::{
     Adapters, Engine, EngineError, LoraSpec, ParameterRole, ParameterTensor, SaveActivations, TrainableSpec,
 };
 

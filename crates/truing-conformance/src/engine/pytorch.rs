@@ -8,9 +8,9 @@ use super::support::{
     hidden, largest_difference, load_from, log_softmax, mean_loss, mean_loss_backward, norm, norm_of_all,
     origin, packed, read, run_blocks,
 };
-use crate::families::{ConfigFile, spec_from_config};
-use crate::weights::{SafetensorsFile, SafetensorsFiles};
-use crate::{
+use truing_model::families::{ConfigFile, spec_from_config};
+use truing_model::weights::{SafetensorsFile, SafetensorsFiles};
+use truing_model::{
     AdamWStep, Adapters, EncoderFiles, Engine, EngineError, EngineOptions, HeadGradient, HeadRequest,
     OptimizerStep, ParameterTensor, PutWeight, SaveActivations, TrainableSpec,
 };
@@ -142,7 +142,7 @@ pub(super) fn every_token(n_rows: usize, vocab_size: usize) -> TargetTokens {
     }
 }
 
-/// The largest error of a gradient, decoders' and encoders', as [`Guarantees`](crate::Guarantees) counts it.
+/// The largest error of a gradient, decoders' and encoders', as [`Guarantees`](truing_model::Guarantees) counts it.
 pub(super) fn gradient_error<E: Engine>(options: &EngineOptions) -> Worst {
     let mut worst = Worst::default();
     for family in FAMILIES {
@@ -180,7 +180,7 @@ pub(super) fn vector_error<E: Engine>(options: &EngineOptions) -> Worst {
     worst
 }
 
-/// Log-probabilities are within [`log_prob_tolerance`](crate::Guarantees::log_prob_tolerance) of those in double
+/// Log-probabilities are within [`log_prob_tolerance`](truing_model::Guarantees::log_prob_tolerance) of those in double
 /// precision.
 pub fn log_probs_are_those_of_pytorch<E: Engine>() {
     for options in all_options::<E>() {
@@ -189,7 +189,7 @@ pub fn log_probs_are_those_of_pytorch<E: Engine>() {
     }
 }
 
-/// Gradients are within [`gradient_tolerance`](crate::Guarantees::gradient_tolerance) of those in double precision.
+/// Gradients are within [`gradient_tolerance`](truing_model::Guarantees::gradient_tolerance) of those in double precision.
 pub fn gradients_are_those_of_pytorch<E: Engine>() {
     for options in all_options::<E>() {
         let guarantees = open_decoder::<E>(FAMILIES[0], &options).engine.guarantees();
@@ -197,7 +197,7 @@ pub fn gradients_are_those_of_pytorch<E: Engine>() {
     }
 }
 
-/// Vectors are within [`vector_tolerance`](crate::Guarantees::vector_tolerance) of those in double precision.
+/// Vectors are within [`vector_tolerance`](truing_model::Guarantees::vector_tolerance) of those in double precision.
 pub fn vectors_are_those_of_pytorch<E: Engine>() {
     for options in all_options::<E>() {
         let guarantees = open_encoder::<E>(ENCODERS[0], &options).engine.guarantees();
@@ -309,7 +309,7 @@ pub fn three_steps_of_an_encoder_are_those_of_pytorch<E: Engine>() {
 /// text. Not part of [`check`](super::check), as the weights are not part of the repository.
 ///
 /// # Panics
-/// When a vector differs by more than [`vector_tolerance`](crate::Guarantees::vector_tolerance), and the
+/// When a vector differs by more than [`vector_tolerance`](truing_model::Guarantees::vector_tolerance), and the
 /// reference's digits.
 pub fn vectors_of_minilm<E: Engine>(model: &std::path::Path, token_ids: &[Vec<TokenId>], vectors: &[f32]) {
     let files = EncoderFiles::open(model).unwrap();

@@ -7,7 +7,7 @@ use super::support::{
     all_options, assert_refused, assert_same_bits, bert, index_of, llama, load_from, put_all, read, refusal,
     reward_model,
 };
-use crate::{
+use truing_model::{
     ComputeDtype, EncoderSpec, Engine, EngineError, EngineMemory, EngineOptions, LoraSpec, ModelSpec,
     ParameterSpec, ParameterTensor, PutWeight, TrainableSpec, initial_values,
 };

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use truing_types::{AllowedTokens, ExcludedTokens, SamplingOptions, TokenId};
 
 use super::support::{assert_refused, decoders, hidden, largest_difference, packed, sequences, set_element};
-use crate::{DecodingWeights, Engine, EngineError, HeadRequest, SampleStep, SampledToken, Sampler};
+use truing_model::{DecodingWeights, Engine, EngineError, HeadRequest, SampleStep, SampledToken, Sampler};
 
 fn plain() -> SamplingOptions {
     SamplingOptions { temperature: 1.0, seed: 3, ..SamplingOptions::default() }

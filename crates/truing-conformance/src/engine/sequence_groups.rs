@@ -12,7 +12,7 @@ use super::support::{
     doubles, gradients, hidden, largest_difference, llama, load, norm, on_ranks, origin, packed, put_all,
     qwen3, reward_model, run_blocks, sequences, some_gradient,
 };
-use crate::{
+use truing_model::{
     Adapters, DecoderSpec, DecodingWeights, Engine, EngineError, HeadGradient, HeadRequest, ModelSpec,
     Pooling, PutWeight, Reference, SaveActivations, TopLogProbs, TrainableSpec, ZeroStage,
 };

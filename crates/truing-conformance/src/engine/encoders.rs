@@ -6,7 +6,7 @@ use super::support::{
     Case, SAVING, assert_refused, assert_same_gradients, assert_same_vectors, assert_slopes, bert, cases,
     gradients, hidden, index_of, packed, read, run_blocks, some_gradient,
 };
-use crate::{
+use truing_model::{
     Adapters, EncoderSpec, Engine, EngineError, EngineOptions, HeadGradient, HeadRequest, ParameterTensor,
     Pooling, SaveActivations, TrainableSpec,
 };

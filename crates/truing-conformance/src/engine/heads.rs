@@ -10,7 +10,7 @@ use super::support::{
     hidden, index_of, largest_difference, llama, log_softmax, norm, packed, qwen3, read, reward_model,
     run_blocks, sequences, some_gradient,
 };
-use crate::{
+use truing_model::{
     Adapters, DecoderSpec, Divergence, Engine, HeadGradient, HeadOutput, HeadRequest, HostTopLogProbs,
     ParameterTensor, Pooling, Reference, SaveActivations, TopLogProbs,
 };

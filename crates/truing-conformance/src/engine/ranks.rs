@@ -7,7 +7,7 @@ use super::support::{
     distance, gradients, hidden, llama, load, loss_gradient, on_ranks, packed, put_all, qwen3, read,
     run_blocks, sequences, some_gradient, untied_with_biases,
 };
-use crate::{
+use truing_model::{
     AdamWStep, Adapters, DecodingWeights, EncoderSpec, Engine, EngineError, EngineOptions, HeadGradient,
     HeadRequest, LoraSpec, ModelSpec, OptimizerStep, ParameterTensor, Pooling, PutWeight, SaveActivations,
     TrainableSpec, ZeroStage,

@@ -9,7 +9,7 @@ use super::support::{
     largest_difference, llama, load, log_softmax, mean_loss_backward, norm, packed, raise_adapters, read,
     sequences, untied_with_biases,
 };
-use crate::{
+use truing_model::{
     DecoderSpec, DecodingWeights, Engine, EngineError, EngineOptions, LoraSpec, ParameterTensor,
     TrainableSpec,
 };
@@ -106,7 +106,7 @@ pub(super) fn decoding_error<E: Engine>(options: &EngineOptions) -> Worst {
 }
 
 /// Log-probabilities while decoding are within
-/// [`decoding_log_prob_tolerance`](crate::Guarantees::decoding_log_prob_tolerance) of those of a forward pass, after
+/// [`decoding_log_prob_tolerance`](truing_model::Guarantees::decoding_log_prob_tolerance) of those of a forward pass, after
 /// prompts of any length, after a truncation and after a fork.
 pub fn decoding_gives_the_log_probs_of_a_forward_pass<E: Engine>() {
     for options in all_options::<E>() {

@@ -8,7 +8,7 @@ use truing_parallel::{Solo, run_thread_world};
 use truing_types::{Groups, PackedBatch, RowOrigin, Seed, TargetTokens, TokenId};
 
 pub(super) use super::models::*;
-use crate::{
+use truing_model::{
     AdamWStep, Adapters, ComputeDtype, Engine, EngineError, EngineOptions, ModelSpec, OptimizerStep,
     ParameterRole, ParameterSpec, ParameterTensor, PutWeight, SaveActivations, TrainableSpec, WeightSource,
 };
@@ -17,9 +17,9 @@ use crate::{
 pub(super) const SAVING: [SaveActivations; 3] =
     [SaveActivations::Everything, SaveActivations::Input, SaveActivations::InputAndAttention];
 
-/// A folder below `conformance/` of this crate.
+/// A folder below `conformance/` of truing-model.
 pub(super) fn folder(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("conformance").join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../truing-model/conformance").join(name)
 }
 
 /// A model and how it is loaded.
@@ -290,7 +290,7 @@ pub(super) fn refusal<T>(result: Result<T, EngineError>, what: &str) -> EngineEr
 /// Asserts that a call fails, and with which error.
 macro_rules! assert_refused {
     ($result:expr, $pattern:pat $(if $guard:expr)?) => {
-        let error = $crate::conformance::support::refusal($result, stringify!($result));
+        let error = $crate::engine::support::refusal($result, stringify!($result));
         assert!(
             matches!(&error, $pattern $(if $guard)?),
             "{} was refused by {error:?}, expected {}",

@@ -1,16 +1,16 @@
-//! What every [`Engine`] has to do, as tests that any engine can run (feature `conformance`).
+//! What every [`Engine`] has to do, as tests that any engine can run.
 //!
 //! A crate with an engine runs all of them in its tests with one line; each check becomes a `#[test]` of its own:
 //!
 //! ```text
-//! truing_model::conformance_tests!(CpuEngine);
+//! truing_conformance::engine_tests!(CpuEngine);
 //! ```
 //!
 //! Each check runs in every number format that the engine loads. How near a result has to be comes from
-//! [`Guarantees`](crate::Guarantees): equality of bits is asserted where it is stated, else the tolerance. The
+//! [`Guarantees`](truing_model::Guarantees): equality of bits is asserted where it is stated, else the tolerance. The
 //! references are small models of every family in double precision, computed by PyTorch (`conformance/make.py` and
-//! `make_bert.py` of this crate), closed forms, finite differences of the engine's own forward pass, and the host's
-//! [`Sampler`](crate::Sampler).
+//! `make_bert.py` of truing-model), closed forms, finite differences of the engine's own forward pass, and the host's
+//! [`Sampler`](truing_model::Sampler).
 
 #![allow(clippy::unwrap_used, reason = "checks fail by panicking, as tests do")]
 
@@ -30,19 +30,19 @@ pub mod sampling;
 pub mod sequence_groups;
 mod support;
 
-use crate::{ComputeDtype, Engine};
+use truing_model::{ComputeDtype, Engine};
 
-/// Makes one `#[test]` of each check of the [conformance suite](crate::conformance), for one engine. With
+/// Makes one `#[test]` of each check of the [conformance suite](crate::engine), for one engine. With
 /// `if is_there` a check runs only where the function `is_there() -> bool` says so; `names of Engine` is an array of
 /// the checks' names.
 #[macro_export]
-macro_rules! conformance_tests {
-    ($engine:ty) => { $crate::conformance_tests!(@each test $engine); };
+macro_rules! engine_tests {
+    ($engine:ty) => { $crate::engine_tests!(@each test $engine); };
     // Where the machine may lack the engine's device: a check runs where the function says `true`.
-    ($engine:ty, if $is_there:path) => { $crate::conformance_tests!(@each test $engine, $is_there); };
-    (names of $engine:ty) => { $crate::conformance_tests!(@each names $engine) };
+    ($engine:ty, if $is_there:path) => { $crate::engine_tests!(@each test $engine, $is_there); };
+    (names of $engine:ty) => { $crate::engine_tests!(@each names $engine) };
     (@each $what:ident $engine:ty $(, $is_there:path)?) => {
-        $crate::conformance_tests! { @$what $engine $(, $is_there)?;
+        $crate::engine_tests! { @$what $engine $(, $is_there)?;
             adapters::adapters_start_as_the_identity_and_only_they_learn,
             adapters::disabled_adapters_leave_the_base_model,
             adapters::disabled_adapters_take_no_part_in_a_backward_pass,
@@ -108,7 +108,7 @@ macro_rules! conformance_tests {
         $(
             #[test]
             fn $check() {
-                $crate::conformance::$module::$check::<$engine>();
+                $crate::engine::$module::$check::<$engine>();
             }
         )*
     };
@@ -117,7 +117,7 @@ macro_rules! conformance_tests {
             #[test]
             fn $check() {
                 if $is_there() {
-                    $crate::conformance::$module::$check::<$engine>();
+                    $crate::engine::$module::$check::<$engine>();
                 }
             }
         )*
@@ -126,7 +126,7 @@ macro_rules! conformance_tests {
         [$(concat!(stringify!($module), "::", stringify!($check))),*]
     };
     (@call $engine:ty; $($module:ident::$check:ident,)*) => {
-        $( $crate::conformance::$module::$check::<$engine>(); )*
+        $( $crate::engine::$module::$check::<$engine>(); )*
     };
 }
 
@@ -135,22 +135,22 @@ macro_rules! conformance_tests {
 /// # Panics
 /// At the first one that fails.
 pub fn check<E: Engine>() {
-    crate::conformance_tests!(@each call E);
+    crate::engine_tests!(@each call E);
 }
 
 /// The largest errors of an engine on the models of this suite, to be held against its
-/// [`Guarantees`](crate::Guarantees).
+/// [`Guarantees`](truing_model::Guarantees).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Measured {
     /// The number format.
     pub dtype: ComputeDtype,
-    /// Against [`decoding_log_prob_tolerance`](crate::Guarantees::decoding_log_prob_tolerance).
+    /// Against [`decoding_log_prob_tolerance`](truing_model::Guarantees::decoding_log_prob_tolerance).
     pub decoding_log_prob: f64,
-    /// Against [`log_prob_tolerance`](crate::Guarantees::log_prob_tolerance).
+    /// Against [`log_prob_tolerance`](truing_model::Guarantees::log_prob_tolerance).
     pub log_prob: f64,
-    /// Against [`gradient_tolerance`](crate::Guarantees::gradient_tolerance).
+    /// Against [`gradient_tolerance`](truing_model::Guarantees::gradient_tolerance).
     pub gradient: f64,
-    /// Against [`vector_tolerance`](crate::Guarantees::vector_tolerance).
+    /// Against [`vector_tolerance`](truing_model::Guarantees::vector_tolerance).
     pub vector: f64,
 }
 
@@ -160,7 +160,7 @@ pub struct Measured {
 /// When the engine returns an error.
 #[must_use]
 pub fn measure<E: Engine>() -> Vec<Measured> {
-    let measure = |options: crate::EngineOptions| Measured {
+    let measure = |options: truing_model::EngineOptions| Measured {
         dtype: options.dtype,
         decoding_log_prob: decoding::decoding_error::<E>(&options).largest,
         log_prob: pytorch::log_prob_error::<E>(&options).largest,
@@ -174,10 +174,10 @@ pub fn measure<E: Engine>() -> Vec<Measured> {
 mod tests {
     use std::path::Path;
 
-    /// Every public function without arguments of a module is a check, and is in the list of `conformance_tests`.
+    /// Every public function without arguments of a module is a check, and is in the list of `engine_tests`.
     #[test]
     fn every_check_is_in_the_list() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/conformance");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/engine");
         let list = include_str!("mod.rs");
         let mut n_checks = 0;
         for entry in std::fs::read_dir(folder).unwrap() {

@@ -1,4 +1,4 @@
-//! What every [`Communicator`] has to do, as checks that any implementation can run (feature `conformance`).
+//! What every [`Communicator`] has to do, as checks that any implementation can run.
 //!
 //! Every rank of a world runs [`CHECKS`] in their order, each with the world's communicator. A check fails by panicking, as
 //! tests do. What happens when a rank is lost differs between implementations and is tested beside each.
