@@ -75,6 +75,10 @@ impl Stage for BuildStage {
     type Plan = BuildPlan;
     type Outcome = BuildOutcome;
 
+    fn check(config: &BuildConfig) -> Result<(), StageError> {
+        config.check()
+    }
+
     fn load(config: &BuildConfig, context: &mut PlanContext<'_>) -> Result<BuildInputs, StageError> {
         BuildInputs::load(config, context.events)
     }

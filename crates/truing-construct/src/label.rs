@@ -38,6 +38,10 @@ impl Stage for LabelStage {
     type Plan = LabelPlan;
     type Outcome = LabelOutcome;
 
+    fn check(config: &LabelConfig) -> Result<(), StageError> {
+        config.check()
+    }
+
     fn load(config: &LabelConfig, context: &mut PlanContext<'_>) -> Result<LabelInputs, StageError> {
         LabelInputs::load(config, context.events)
     }

@@ -39,6 +39,10 @@ impl Stage for PasStage {
     type Plan = PasPlan;
     type Outcome = PasOutcome;
 
+    fn check(config: &PasConfig) -> Result<(), StageError> {
+        config.check()
+    }
+
     fn load(config: &PasConfig, context: &mut PlanContext<'_>) -> Result<PasInputs, StageError> {
         PasInputs::load(config, context.events)
     }

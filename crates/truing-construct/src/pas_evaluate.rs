@@ -40,6 +40,10 @@ impl Stage for PasEvaluateStage {
     type Plan = PasEvaluatePlan;
     type Outcome = PasEvaluateOutcome;
 
+    fn check(config: &PasEvaluateConfig) -> Result<(), StageError> {
+        config.check()
+    }
+
     fn load(
         config: &PasEvaluateConfig,
         context: &mut PlanContext<'_>,

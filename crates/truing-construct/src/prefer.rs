@@ -61,6 +61,10 @@ impl Stage for PreferStage {
     type Plan = PreferPlan;
     type Outcome = PreferOutcome;
 
+    fn check(config: &PreferConfig) -> Result<(), StageError> {
+        config.check()
+    }
+
     fn load(config: &PreferConfig, context: &mut PlanContext<'_>) -> Result<PreferInputs, StageError> {
         PreferInputs::load(config, context.events)
     }

@@ -37,6 +37,10 @@ impl Stage for QualityStage {
     type Plan = QualityPlan;
     type Outcome = QualityOutcome;
 
+    fn check(config: &QualityConfig) -> Result<(), StageError> {
+        config.check()
+    }
+
     fn load(config: &QualityConfig, context: &mut PlanContext<'_>) -> Result<QualityInputs, StageError> {
         QualityInputs::load(config, context.events)
     }

@@ -60,6 +60,10 @@ impl Stage for RespondStage {
     type Plan = RespondPlan;
     type Outcome = RespondOutcome;
 
+    fn check(config: &RespondConfig) -> Result<(), StageError> {
+        config.check()
+    }
+
     fn load(config: &RespondConfig, context: &mut PlanContext<'_>) -> Result<RespondInputs, StageError> {
         RespondInputs::load(config, context.render.clone(), context.events)
     }

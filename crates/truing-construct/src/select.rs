@@ -62,6 +62,10 @@ impl Stage for SelectStage {
     type Plan = SelectPlan;
     type Outcome = SelectReport;
 
+    fn check(config: &SelectConfig) -> Result<(), StageError> {
+        plan::check(config)
+    }
+
     fn load(_: &SelectConfig, _: &mut PlanContext<'_>) -> Result<(), StageError> {
         Ok(())
     }

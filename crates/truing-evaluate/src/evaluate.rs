@@ -42,6 +42,10 @@ impl Stage for EvaluateStage {
     type Plan = EvaluatePlan;
     type Outcome = EvaluateOutcome;
 
+    fn check(config: &EvaluateConfig) -> Result<(), StageError> {
+        config.check()
+    }
+
     fn load(config: &EvaluateConfig, context: &mut PlanContext<'_>) -> Result<EvaluateInputs, StageError> {
         EvaluateInputs::load(config, context)
     }

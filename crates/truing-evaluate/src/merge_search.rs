@@ -64,6 +64,10 @@ impl Stage for MergeSearchStage {
     type Plan = MergeSearchPlan;
     type Outcome = MergeSearchOutcome;
 
+    fn check(config: &MergeSearchConfig) -> Result<(), StageError> {
+        config.check()
+    }
+
     fn load(
         config: &MergeSearchConfig,
         context: &mut PlanContext<'_>,

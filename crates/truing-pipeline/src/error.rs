@@ -48,7 +48,7 @@ pub enum PipelineError {
         /// The cycle: each stage needs the next; the last is the first.
         stages: Vec<String>,
     },
-    /// A model or file that a stage reads.
+    /// A model or file that a stage reads, or a value that it cannot use.
     #[error("{place}: stage `{stage}`: {source}")]
     Input {
         /// Where it is named.

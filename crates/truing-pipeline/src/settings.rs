@@ -60,19 +60,34 @@ pub enum SettleError {
     /// A key or a value.
     #[error(transparent)]
     Recipe(#[from] RecipeError),
+    /// A value that no run of the stage can use.
+    #[error("{source}")]
+    Value {
+        /// The setting, with dots, where the error is about one.
+        key: Option<&'static str>,
+        /// What is wrong with it.
+        #[source]
+        source: Cause,
+    },
     /// A model or data set that cannot be found.
     #[error("{0}")]
     Input(#[source] Cause),
 }
 
-/// [`StageKind::settle`] of a stage whose settings are a [`Recipe`].
+/// [`StageKind::settle`] of a stage whose settings are a [`Recipe`]. `check` looks at their values, before any model is
+/// looked for.
 ///
 /// # Errors
-/// When a key is unknown, a value does not fit, or a model or data set cannot be found.
-pub fn settle<R: Recipe>(settings: &Settings<'_>, host: &dyn Host) -> Result<Settled, SettleError> {
+/// When a key is unknown, a value does not fit or is refused by `check`, or a model or data set cannot be found.
+pub fn settle<R: Recipe>(
+    settings: &Settings<'_>,
+    host: &dyn Host,
+    check: impl FnOnce(&R) -> Result<(), SettleError>,
+) -> Result<Settled, SettleError> {
     let mut recipe = R::from_toml(settings.text, settings.path, settings.overrides)?;
     // What the file names is absolute by now; what the overrides name is not.
     recipe.resolve_paths(settings.folder);
+    check(&recipe)?;
     recipe
         .find_models(&mut |name| match is_key_path(Path::new(name)) {
             true => Ok(PathBuf::from(name)),

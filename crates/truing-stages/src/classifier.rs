@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use truing_data::SourceConfig;
 use truing_eval::classifier::ClassifierEvaluation;
 use truing_model::Engine;
 use truing_run::inputs::resume_key;
@@ -26,11 +27,11 @@ use truing_run::{Ended, Machine, Recipe, RunError, recipe};
 use truing_store::RunInputs;
 use truing_store::atomic;
 use truing_train::PlanRow;
-use truing_types::{Event, EventSink, StageName};
+use truing_types::{Event, EventSink, PromptRow, StageName};
 
 use crate::training::plan::packs_per_step;
 use crate::training::{
-    self, EncoderPlan, EncoderSettings, SampleLengths, StepSize, TrainingConfig, TrainingPlan,
+    self, EncoderPlan, EncoderSettings, SampleLengths, StepSize, TrainingConfig, TrainingPlan, setup,
 };
 use crate::{PlanContext, RunContext, Stage, StageError, StagePlan, TrainedModel};
 use workload::ClassifierWorkload;
@@ -201,9 +202,15 @@ impl Stage for ClassifierStage {
     type Plan = ClassifierPlan;
     type Outcome = TrainedModel;
 
-    fn load(config: &TrainingConfig, context: &mut PlanContext<'_>) -> Result<ClassifierInputs, StageError> {
+    fn check(config: &TrainingConfig) -> Result<(), StageError> {
         config.check_stage(Self::NAME)?;
         config.classifier.clone().unwrap_or_default().check()?;
+        setup::check(config)?;
+        setup::check_sources(config, SourceConfig::check_as::<PromptRow>)
+    }
+
+    fn load(config: &TrainingConfig, context: &mut PlanContext<'_>) -> Result<ClassifierInputs, StageError> {
+        Self::check(config)?;
         inputs::load(config, context.render.clone(), context.events)
     }
 

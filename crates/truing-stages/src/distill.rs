@@ -15,11 +15,12 @@ mod workload;
 use std::borrow::Cow;
 
 use truing_ask::ChatModelConfig;
+use truing_data::SourceConfig;
 use truing_model::Engine;
 use truing_run::Ended;
-use truing_types::StageName;
+use truing_types::{PromptRow, StageName};
 
-use crate::training::{self, DecoderStage, TrainingConfig, TrainingPlan};
+use crate::training::{self, DecoderStage, TrainingConfig, TrainingPlan, setup};
 use crate::{PlanContext, RunContext, StageError, TrainedModel};
 
 pub use config::{DistillationConfig, DivergenceName, KlTokens, TeacherConfig, TeacherWeights};
@@ -35,7 +36,15 @@ impl DecoderStage for DistillStage {
     const NAME: StageName = StageName::Distill;
     type Inputs = DistillInputs;
 
+    fn check(config: &TrainingConfig) -> Result<(), StageError> {
+        config.check_stage(StageName::Distill)?;
+        config.distillation.clone().unwrap_or_default().check(config)?;
+        setup::check(config)?;
+        setup::check_sources(config, SourceConfig::check_as::<PromptRow>)
+    }
+
     fn load(config: &TrainingConfig, context: &mut PlanContext<'_>) -> Result<DistillInputs, StageError> {
+        Self::check(config)?;
         DistillInputs::load(config, context.render.clone(), context.events)
     }
 

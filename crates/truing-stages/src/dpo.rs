@@ -19,7 +19,7 @@ use crate::responses::ResponseInputs;
 use crate::training::setup::Opened;
 use crate::training::{
     self, ComingPacks, DecoderStage, RunStart, Split, TrainingConfig, TrainingInputs as _, TrainingPlan,
-    Workload,
+    Workload, setup,
 };
 use crate::{PlanContext, RunContext, StageError, TrainedModel};
 
@@ -78,6 +78,14 @@ impl PreferenceConfig {
         }
     }
 
+    fn responses(&self) -> ResponseOptions {
+        ResponseOptions {
+            single_verdicts: self.loss.is_unpaired(),
+            compared: self.compared,
+            ..ResponseOptions::default()
+        }
+    }
+
     fn check(&self) -> Result<(), StageError> {
         let bad = |key, found: f64, expected: &str| {
             Err(RunError::BadSetting { key, found: found.to_string(), expected: expected.to_owned() }.into())
@@ -109,15 +117,18 @@ impl DecoderStage for DpoStage {
     const NAME: StageName = StageName::Dpo;
     type Inputs = ResponseInputs;
 
-    fn load(config: &TrainingConfig, context: &mut PlanContext<'_>) -> Result<ResponseInputs, StageError> {
+    fn check(config: &TrainingConfig) -> Result<(), StageError> {
         config.check_stage(StageName::Dpo)?;
         let settings = config.preference.clone().unwrap_or_default();
         settings.check()?;
-        let responses = ResponseOptions {
-            single_verdicts: settings.loss.is_unpaired(),
-            compared: settings.compared,
-            ..ResponseOptions::default()
-        };
+        setup::check(config)?;
+        let responses = settings.responses();
+        setup::check_sources(config, |source| responses.check_source(source))
+    }
+
+    fn load(config: &TrainingConfig, context: &mut PlanContext<'_>) -> Result<ResponseInputs, StageError> {
+        Self::check(config)?;
+        let responses = config.preference.clone().unwrap_or_default().responses();
         let render = context.render.clone();
         ResponseInputs::load(config, Opened::LanguageModel, &responses, render, context.events)
     }

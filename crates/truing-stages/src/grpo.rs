@@ -56,6 +56,10 @@ impl Stage for GrpoStage {
     type Plan = GrpoPlan;
     type Outcome = TrainedModel;
 
+    fn check(config: &GrpoConfig) -> Result<(), StageError> {
+        check::check_recipe(config)
+    }
+
     fn load(config: &GrpoConfig, context: &mut PlanContext<'_>) -> Result<GrpoInputs, StageError> {
         GrpoInputs::load(config, context.render.clone(), context.events)
     }

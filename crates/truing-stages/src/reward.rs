@@ -16,7 +16,7 @@ use truing_types::{BatchError, StageName};
 use crate::responses::ResponseInputs;
 use crate::training::setup::Opened;
 use crate::training::{
-    self, DecoderStage, EvaluationFindings, Split, TrainingConfig, TrainingPlan, Workload,
+    self, DecoderStage, EvaluationFindings, Split, TrainingConfig, TrainingPlan, Workload, setup,
 };
 use crate::{PlanContext, RunContext, StageError, TrainedModel};
 
@@ -83,6 +83,17 @@ impl RewardModelConfig {
         }
     }
 
+    fn responses(&self, seed: u64) -> ResponseOptions {
+        ResponseOptions {
+            single_verdicts: false,
+            compared: self.compared,
+            max_responses: self.max_responses,
+            keep_scored: self.mse_coefficient > 0.0,
+            aspect_weights: self.aspect_weights.clone().into_iter().collect(),
+            seed,
+        }
+    }
+
     fn check(&self) -> Result<(), StageError> {
         let bad = |key, found: String, expected: &str| {
             Err(RunError::BadSetting { key, found, expected: expected.to_owned() }.into())
@@ -117,18 +128,18 @@ impl DecoderStage for RewardModelStage {
     const NAME: StageName = StageName::RewardModel;
     type Inputs = ResponseInputs;
 
-    fn load(config: &TrainingConfig, context: &mut PlanContext<'_>) -> Result<ResponseInputs, StageError> {
+    fn check(config: &TrainingConfig) -> Result<(), StageError> {
         config.check_stage(StageName::RewardModel)?;
         let settings = config.reward_model.clone().unwrap_or_default();
         settings.check()?;
-        let responses = ResponseOptions {
-            single_verdicts: false,
-            compared: settings.compared,
-            max_responses: settings.max_responses,
-            keep_scored: settings.mse_coefficient > 0.0,
-            aspect_weights: settings.aspect_weights.into_iter().collect(),
-            seed: config.seed,
-        };
+        setup::check(config)?;
+        let responses = settings.responses(config.seed);
+        setup::check_sources(config, |source| responses.check_source(source))
+    }
+
+    fn load(config: &TrainingConfig, context: &mut PlanContext<'_>) -> Result<ResponseInputs, StageError> {
+        Self::check(config)?;
+        let responses = config.reward_model.clone().unwrap_or_default().responses(config.seed);
         let render = context.render.clone();
         let mut inputs = ResponseInputs::load(config, Opened::AnyHead, &responses, render, context.events)?;
         inputs.model = inputs.model.with_score_head();

@@ -8,7 +8,7 @@ mod inputs;
 
 use std::collections::BTreeMap;
 
-use truing_data::Dataset;
+use truing_data::{Dataset, SourceConfig};
 use truing_eval::held_out::HeldOutScores;
 use truing_model::{Engine, HeadOutput};
 use truing_run::Ended;
@@ -16,7 +16,7 @@ use truing_run::source_names::metric_names;
 use truing_train::Sft;
 use truing_types::{BatchError, PackedBatch, StageName};
 
-use crate::training::{self, DecoderStage, EvaluationFindings, Split, Workload};
+use crate::training::{self, DecoderStage, EvaluationFindings, Split, Workload, setup};
 use crate::{PlanContext, RunContext, StageError, TrainedModel};
 
 pub use crate::training::{LayersSetting, LoraConfig, PackingMode, RunPlan, StepPacks};
@@ -115,6 +115,12 @@ pub struct SftStage;
 impl DecoderStage for SftStage {
     const NAME: StageName = StageName::Sft;
     type Inputs = SftInputs;
+
+    fn check(config: &TrainingConfig) -> Result<(), StageError> {
+        config.check_stage(StageName::Sft)?;
+        setup::check(config)?;
+        setup::check_sources(config, SourceConfig::check)
+    }
 
     fn load(config: &TrainingConfig, context: &mut PlanContext<'_>) -> Result<SftInputs, StageError> {
         SftInputs::load(config, context.render.clone(), context.events)

@@ -92,6 +92,13 @@ pub trait Stage {
     /// What a finished run leaves behind.
     type Outcome;
 
+    /// Checks all that can be checked without a model and without data. It comes before any model is looked for, so
+    /// that a wrong value costs no download.
+    ///
+    /// # Errors
+    /// When a setting is missing or invalid, or contradicts another.
+    fn check(config: &Self::Config) -> Result<(), StageError>;
+
     /// Reads what the recipe names. Models are opened but not loaded.
     ///
     /// # Errors
@@ -140,14 +147,15 @@ pub trait Stage {
         context: RunContext<'_>,
     ) -> Result<Ended<Self::Outcome>, StageError>;
 
-    /// [`load`](Self::load), then [`plan`](Self::plan).
+    /// [`check`](Self::check), [`load`](Self::load), then [`plan`](Self::plan).
     ///
     /// # Errors
-    /// Those of both.
+    /// Those of all three.
     fn prepare<E: Engine>(
         config: Self::Config,
         context: &mut PlanContext<'_>,
     ) -> Result<(Self::Plan, Self::Inputs), StageError> {
+        Self::check(&config)?;
         let inputs = Self::load(&config, context)?;
         let plan = Self::plan::<E>(config, &inputs, &(context.machine)())?;
         Ok((plan, inputs))

@@ -9,7 +9,7 @@ use truing_ask::{ChatModelConfig, judging};
 use truing_data::{OnBadRow, SourceConfig};
 use truing_run::checks::{require_counts, require_data, require_given, require_output_dir, require_positive};
 use truing_run::{Recipe, RunError, recipe};
-use truing_types::StageName;
+use truing_types::{PromptRow, StageName};
 
 use crate::StageError;
 
@@ -190,6 +190,7 @@ impl QualityConfig {
         }
         let names: Vec<String> = self.judge.iter().map(QualityJudge::name).collect();
         judging::check_names(&names)?;
+        self.data.iter().try_for_each(|source| source.in_folder(&self.data_dir).check_as::<PromptRow>())?;
         Ok(self.judge.iter().try_for_each(|judge| judge.model.check("judge.model"))?)
     }
 }

@@ -12,6 +12,7 @@ use truing_prompts::selection::{SelectionOptions, Target, select};
 use truing_prompts::templates::mine_templates;
 use truing_prompts::tokens::TokenPool;
 use truing_prompts::triplets::{TripletOptions, mine_triplets};
+use truing_run::checks::{require_data, require_given, require_output_dir};
 use truing_run::recipe::Scope;
 use truing_run::{Machine, Recipe, RunError, inputs, recipe, resume};
 use truing_stages::embed;
@@ -50,21 +51,8 @@ impl SelectPlan {
     /// # Errors
     /// When a setting is missing, invalid, or excludes another, or a file cannot be used.
     pub fn resolve(config: SelectConfig, machine: Machine) -> Result<Self, StageError> {
-        if config.output_dir.as_os_str().is_empty() {
-            return Err(
-                RunError::MissingSetting { key: "output_dir", expected: "a folder for the run" }.into()
-            );
-        }
-        if config.data.is_empty() {
-            let expected = "at least one [[data]] table with a `path`";
-            return Err(RunError::MissingSetting { key: "data", expected }.into());
-        }
-        for source in config.data.iter().chain(&config.evaluation_data) {
-            source.in_folder(&config.data_dir).check_as::<PromptRow>()?;
-        }
-        check_target(&config)?;
-        check_options(&config)?;
-        let model_files = check_embedding(&config)?;
+        check(&config)?;
+        let model_files = open_embedding(&config)?;
         Ok(Self { config, machine, model_files })
     }
 
@@ -161,6 +149,18 @@ impl StagePlan for SelectPlan {
     }
 }
 
+/// Checks the recipe without opening a file.
+pub(super) fn check(config: &SelectConfig) -> Result<(), StageError> {
+    require_output_dir(&config.output_dir, "a folder for the run")?;
+    require_data(&config.data)?;
+    for source in config.data.iter().chain(&config.evaluation_data) {
+        source.in_folder(&config.data_dir).check_as::<PromptRow>()?;
+    }
+    check_target(config)?;
+    check_options(config)?;
+    check_embedding(config)
+}
+
 fn check_target(config: &SelectConfig) -> Result<(), StageError> {
     let selection = &config.selection;
     let given = [
@@ -244,10 +244,11 @@ fn of_task_embedding(error: StageError) -> StageError {
     }
 }
 
-fn check_embedding(config: &SelectConfig) -> Result<Vec<PathBuf>, StageError> {
+/// Vectors are made by a model, or they are given.
+fn check_embedding(config: &SelectConfig) -> Result<(), StageError> {
     let embedding = &config.embedding;
     let name = &embedding.model_name_or_path;
-    if let Some(vectors) = &embedding.vectors {
+    if embedding.vectors.is_some() {
         if !name.is_empty() {
             let (first, second) = ("embedding.model_name_or_path", "embedding.vectors");
             return Err(
@@ -262,14 +263,20 @@ fn check_embedding(config: &SelectConfig) -> Result<Vec<PathBuf>, StageError> {
                 reason: "`embedding.vectors` gives vectors without an encoder, so there is nothing to fine-tune",
             }.into());
         }
+        return Ok(());
+    }
+    let expected = "an encoder's or a decoder's folder or name; or `embedding.vectors`";
+    Ok(require_given(!name.is_empty(), "embedding.model_name_or_path", expected)?)
+}
+
+/// The files of the model that makes vectors; none where vectors are given.
+fn open_embedding(config: &SelectConfig) -> Result<Vec<PathBuf>, StageError> {
+    if let Some(vectors) = &config.embedding.vectors {
         // Whether they can be read at all.
         NpyFile::open(vectors)?;
         return Ok(Vec::new());
     }
-    if name.is_empty() {
-        let expected = "an encoder's or a decoder's folder or name; or `embedding.vectors`";
-        return Err(RunError::MissingSetting { key: "embedding.model_name_or_path", expected }.into());
-    }
+    let name = &config.embedding.model_name_or_path;
     let path: &std::path::Path = name.as_ref();
     if EncoderFiles::is_encoder(path) {
         return Ok(EncoderFiles::open(path)?.deciding_files());

@@ -6,8 +6,8 @@ use rand_chacha::rand_core::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_data::{
-    PREFERENCE_FORMATS, ResponseDataset, ResponseDatasetBuilder, ResponseGroup, Rows, SourceConfig,
-    SourceRow, TokenizedResponse, read_preferences, read_unpaired,
+    DataError, PREFERENCE_FORMATS, ResponseDataset, ResponseDatasetBuilder, ResponseGroup, Rows,
+    SourceConfig, SourceRow, TokenizedResponse, read_preferences, read_unpaired,
 };
 use truing_text::{ChatRenderer, RenderNote, TextError};
 use truing_types::{
@@ -43,6 +43,25 @@ pub struct ResponseOptions {
     pub aspect_weights: Vec<(String, f64)>,
     /// Decides which responses are kept where there are too many.
     pub seed: u64,
+}
+
+impl ResponseOptions {
+    /// Checks the settings of a source of responses, without its files.
+    ///
+    /// # Errors
+    /// When a setting is unknown, impossible or contradicts another.
+    pub fn check_source(&self, source: &SourceConfig) -> Result<(), DataError> {
+        match self.reads_verdicts(source) {
+            true => source.check_as::<UnpairedRow>(),
+            false => source.check_as::<PreferenceRow>(),
+        }
+    }
+
+    /// Whether the rows of a source are read as single verdicts. A format of pairs is read as pairs in any case.
+    fn reads_verdicts(&self, source: &SourceConfig) -> bool {
+        let is_pairs = |name: &String| PREFERENCE_FORMATS.iter().any(|format| format.name == name);
+        self.single_verdicts && !source.format.as_ref().is_some_and(is_pairs)
+    }
 }
 
 impl RowReader<'_> {
@@ -118,11 +137,7 @@ impl Reading<'_> {
         for source in sources {
             let source = self.reader.source(source);
             builder.begin_source(source.path.to_string_lossy(), source.weight);
-            let is_pairs = source
-                .format
-                .as_ref()
-                .is_some_and(|name| PREFERENCE_FORMATS.iter().any(|format| format.name == name));
-            if self.options.single_verdicts && !is_pairs {
+            if self.options.reads_verdicts(&source) {
                 let rows = read_unpaired(&source, self.reader.on_bad_row)?;
                 self.take(rows, &mut builder, &mut report, events, |row, origin, remarks| {
                     self.verdict(row, origin, remarks)

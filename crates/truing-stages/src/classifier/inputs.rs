@@ -133,7 +133,6 @@ pub(super) fn load(
     options: RenderOptions,
     events: &mut dyn EventSink,
 ) -> Result<ClassifierInputs, StageError> {
-    setup::check(config)?;
     let settings = config.classifier.clone().unwrap_or_default();
     let (model, reader, max_tokens) = open_model(config, options)?;
     let labels = LabelNames::of(&settings)?;

@@ -10,7 +10,7 @@ use truing_run::{DataReport, RunError, SkippedRow, inputs, model};
 use truing_store::{Digest, RunInputs};
 use truing_text::{ChatRenderer, RenderOptions, TextError};
 use truing_train::StepShape;
-use truing_types::{EventSink, Message, Role, Seed, StageName, TokenId};
+use truing_types::{EventSink, Message, Role, Seed, TokenId};
 
 use super::config::{DistillationConfig, KlTokens, TeacherConfig, TeacherWeights};
 use crate::StageError;
@@ -122,9 +122,7 @@ impl DistillInputs {
         options: RenderOptions,
         events: &mut dyn EventSink,
     ) -> Result<Self, StageError> {
-        config.check_stage(StageName::Distill)?;
         let settings = config.distillation.clone().unwrap_or_default();
-        settings.check(config)?;
         let (model, renderer) = setup::open(config, Opened::LanguageModel, options.clone())?;
         let teacher = match &settings.teacher.model_name_or_path {
             Some(path) => {

@@ -230,6 +230,10 @@ impl Stage for EmbedStage {
     type Plan = EmbedTrainPlan;
     type Outcome = TrainedModel;
 
+    fn check(config: &EmbedTrainConfig) -> Result<(), StageError> {
+        plan::check_recipe(config)
+    }
+
     fn load(
         config: &EmbedTrainConfig,
         context: &mut PlanContext<'_>,

@@ -1,12 +1,30 @@
 //! The checks of a policy run's settings.
 
 use truing_model::{DecoderSpec, DecodingWeights};
-use truing_run::checks::{require_output_dir, require_space};
+use truing_run::checks::{require_data, require_given, require_output_dir, require_space};
 use truing_run::{RunError, settings};
+use truing_types::PromptRow;
 
 use super::GrpoConfig;
 use crate::StageError;
 use crate::training::plan::check_trainable;
+
+/// Checks the recipe without opening a file.
+pub(super) fn check_recipe(config: &GrpoConfig) -> Result<(), StageError> {
+    let is_given = !config.model_name_or_path.is_empty();
+    require_given(is_given, "model_name_or_path", "a model directory, a .gguf file or a name")?;
+    require_data(&config.data)?;
+    if config.evaluation.eval_fraction > 0.0 && !config.eval_data.is_empty() {
+        let reason = "rows are held out of `data`, or there are others";
+        return Err(RunError::Conflict { first: "eval_fraction", second: "eval_data", reason }.into());
+    }
+    check(config, config.evaluation.eval_fraction > 0.0 || !config.eval_data.is_empty())?;
+    for source in config.data.iter().chain(&config.eval_data) {
+        source.in_folder(&config.data_dir).check_as::<PromptRow>()?;
+    }
+    let mut ptx = config.ptx_data.iter();
+    Ok(ptx.try_for_each(|source| source.in_folder(&config.data_dir).check())?)
+}
 
 /// Checks the settings that depend on the model.
 pub(super) fn check_with_model(config: &GrpoConfig, spec: &DecoderSpec) -> Result<(), StageError> {

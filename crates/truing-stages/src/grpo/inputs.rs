@@ -48,19 +48,7 @@ impl GrpoInputs {
         options: RenderOptions,
         events: &mut dyn EventSink,
     ) -> Result<Self, StageError> {
-        if config.model_name_or_path.is_empty() {
-            let expected = "a model directory, a .gguf file or a name";
-            return Err(RunError::MissingSetting { key: "model_name_or_path", expected }.into());
-        }
-        if config.data.is_empty() {
-            let expected = "at least one [[data]] table with a `path`";
-            return Err(RunError::MissingSetting { key: "data", expected }.into());
-        }
-        if config.evaluation.eval_fraction > 0.0 && !config.eval_data.is_empty() {
-            let reason = "rows are held out of `data`, or there are others";
-            return Err(RunError::Conflict { first: "eval_fraction", second: "eval_data", reason }.into());
-        }
-        check::check(config, config.evaluation.eval_fraction > 0.0 || !config.eval_data.is_empty())?;
+        check::check_recipe(config)?;
         let model = ModelFiles::open(config.model_name_or_path.as_ref())?;
         check::check_with_model(config, &model.spec)?;
         model::continues_adapter(&model, &config.trainable())?;

@@ -18,6 +18,12 @@ pub trait DecoderStage {
     /// What it reads before it plans.
     type Inputs: TrainingInputs;
 
+    /// As [`Stage::check`].
+    ///
+    /// # Errors
+    /// Those of [`Stage::check`].
+    fn check(config: &TrainingConfig) -> Result<(), StageError>;
+
     /// As [`Stage::load`].
     ///
     /// # Errors
@@ -46,6 +52,10 @@ impl<T: DecoderStage> Stage for T {
     type Inputs = <T as DecoderStage>::Inputs;
     type Plan = TrainingPlan;
     type Outcome = TrainedModel;
+
+    fn check(config: &TrainingConfig) -> Result<(), StageError> {
+        <T as DecoderStage>::check(config)
+    }
 
     fn load(
         config: &TrainingConfig,

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use truing_data::{DataError, SourceConfig};
 use truing_model::{DecoderSpec, HeadKind, ModelFiles};
 use truing_run::samples::RowReader;
 use truing_run::{RunError, inputs, model};
@@ -40,6 +41,18 @@ pub(crate) fn check(config: &TrainingConfig) -> Result<(), StageError> {
         return Err(RunError::Conflict { first: "eval_fraction", second: "eval_data", reason }.into());
     }
     plan::check(config, config.evaluation.eval_fraction > 0.0 || !config.eval_data.is_empty())
+}
+
+/// Checks the settings of the recipe's sources without their files, each by the kind of row that it is read as.
+///
+/// # Errors
+/// That of `check`.
+pub(crate) fn check_sources(
+    config: &TrainingConfig,
+    check: impl Fn(&SourceConfig) -> Result<(), DataError>,
+) -> Result<(), StageError> {
+    let mut sources = config.data.iter().chain(&config.eval_data);
+    Ok(sources.try_for_each(|source| check(&source.in_folder(&config.data_dir)))?)
 }
 
 /// Which model a stage begins with.

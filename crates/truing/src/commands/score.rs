@@ -21,6 +21,7 @@ use truing_types::{Event, FinishReason, PromptRow, ReasoningMarks, RowOrigin};
 
 use super::model;
 use super::output::check_is_no_input;
+use super::place::at_its_place;
 use super::recipe_arguments::RecipeArguments;
 use super::stage::read_recipe;
 use crate::local_engine::LocalEngine;
@@ -128,6 +129,9 @@ fn read_config(recipe: &RecipeArguments, context: &Context) -> anyhow::Result<Gr
     if config.rewards().is_empty() {
         bail!("{} has no reward: expected `[[reward]]`, `[reward_model]` or `[judge]`", path.display());
     }
+    // Before any model is looked for or fetched.
+    let rewards = config.rewards();
+    rewards.check().map_err(|error| at_its_place(error.into(), &config.input_settings(), recipe))?;
     config.find_models(&mut |name| model::find(name, context))?;
     Ok(config)
 }

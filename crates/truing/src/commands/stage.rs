@@ -395,6 +395,8 @@ fn prepare_on<S: StageCommand>(
     ranks: &Ranks,
     context: &Context,
 ) -> anyhow::Result<(S::Plan, S::Inputs, PathBuf)> {
+    // Before any model is looked for or fetched.
+    S::check(&config)?;
     ranks.first_before_others(|| {
         config.find_models(&mut |name| model::find(name, context))?;
         config.find_data(&mut |name| model::find_data(name, context))

@@ -14,6 +14,7 @@ use truing_construct::select::SelectStage;
 use truing_evaluate::evaluate::{self, EvaluateStage};
 use truing_evaluate::merge_search::{self, MergeSearchStage};
 use truing_pipeline::{Host, NamedOutput, Settings, SettleError, Settled, StageKind, settle};
+use truing_run::AsRunError as _;
 use truing_stages::classifier::ClassifierStage;
 use truing_stages::distill::DistillStage;
 use truing_stages::dpo::DpoStage;
@@ -21,7 +22,7 @@ use truing_stages::embed::train::EmbedStage;
 use truing_stages::grpo::GrpoStage;
 use truing_stages::reward::RewardModelStage;
 use truing_stages::sft::SftStage;
-use truing_stages::{Recipe, recipe};
+use truing_stages::{Recipe, RunError, StageError, recipe};
 use truing_types::StageName;
 
 use super::recipe_arguments::RecipeArguments;
@@ -109,12 +110,30 @@ const fn entry<S: StageCommand>(outputs: &'static [NamedOutput]) -> StageEntry {
         stage: S::NAME,
         outputs,
         has_key: has_key::<S>,
-        settle: settle::<S::Config>,
+        settle: settle_stage::<S>,
         #[cfg(test)]
         unknown_declarations: <S::Config as Recipe>::unknown_declarations,
         show: show_recipe::<S>,
         run: run_recipe::<S>,
     }
+}
+
+/// Reads the settings of a stage of a pipeline.
+fn settle_stage<S: StageCommand>(settings: &Settings<'_>, host: &dyn Host) -> Result<Settled, SettleError> {
+    settle::<S::Config>(settings, host, |config| {
+        // The pipeline refuses the recipe of another stage itself.
+        if config.stage() != S::NAME {
+            return Ok(());
+        }
+        match S::check(config) {
+            // A reward may read a file that another stage has yet to make.
+            Ok(()) | Err(StageError::Reward(_)) => Ok(()),
+            Err(error) => {
+                let key = error.as_run_error().and_then(RunError::setting);
+                Err(SettleError::Value { key, source: error.into() })
+            }
+        }
+    })
 }
 
 fn has_key<S: StageCommand>(key: &str) -> bool {

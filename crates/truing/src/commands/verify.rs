@@ -42,8 +42,12 @@ pub(crate) struct Arguments {
 
 /// Loads model and rows, carries out the checks, prints their table.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
+    let mut source = SourceConfig::new(&arguments.data);
+    source.format.clone_from(&arguments.format);
+    // Before the model is looked for or fetched.
+    source.check()?;
     let files = model::open(&arguments.model.find(context)?)?;
-    let samples = read_samples(arguments, &files)?;
+    let samples = read_samples(&source, arguments, &files)?;
     let mut engine = model::load_engine(context, &files, &TrainableSpec::default())?;
     let mut events = progress::for_this_terminal(&context.printer);
     let checks = verify(&mut engine, &samples, &Solo, events.as_mut())
@@ -60,12 +64,14 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
 }
 
 /// The first rows that are short enough and carry loss.
-fn read_samples(arguments: &Arguments, files: &ModelFiles) -> anyhow::Result<Vec<TokenizedSample>> {
+fn read_samples(
+    source: &SourceConfig,
+    arguments: &Arguments,
+    files: &ModelFiles,
+) -> anyhow::Result<Vec<TokenizedSample>> {
     let renderer = truing_stages::model::renderer(files, render_options())?;
-    let mut source = SourceConfig::new(&arguments.data);
-    source.format.clone_from(&arguments.format);
     let mut samples = Vec::new();
-    for row in read_rows(&source, OnBadRow::Error)? {
+    for row in read_rows(source, OnBadRow::Error)? {
         let (row, origin) = row?;
         let sample = renderer.training(&row, origin)?.sample;
         if sample.tokens.len() <= arguments.max_length {

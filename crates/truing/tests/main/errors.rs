@@ -121,3 +121,79 @@ fn the_main_errors_are_those_approved() {
     }
     assert_eq!(approved.len(), printed.len());
 }
+
+/// Commands, recipes of models that cannot be had, and a value that is wrong without looking at any model.
+const WITHOUT_MODEL: [(&[&str], &str, &str, &str); 14] = [
+    (&["sft"], "stage = \"sft\"", "learning_rate=-1", "`learning_rate` is -1"),
+    (&["run"], "stage = \"sft\"", "warmup_ratio=2", "`warmup_ratio` is 2"),
+    (&["plan"], "stage = \"sft\"", "max_length=1", "`max_length` is 1"),
+    (&["sft"], "stage = \"sft\"", "data.0.format=alpaka", "unknown format `alpaka`"),
+    (&["sft"], "stage = \"sft\"", "data.0.weight=0", "`weight` is 0"),
+    (&["dpo"], "stage = \"dpo\"", "preference.beta=-1", "`preference.beta` is -1"),
+    (&["dpo"], "stage = \"dpo\"", "data.0.format=alpaka", "unknown format `alpaka`"),
+    (
+        &["reward", "train"],
+        "stage = \"reward_model\"",
+        "reward_model.max_responses=1",
+        "`reward_model.max_responses` is 1",
+    ),
+    (
+        &["distill"],
+        "stage = \"distill\"\ndistillation = { teacher = { model_name_or_path = \"nobody/teacher\" } }",
+        "distillation.temperature=0",
+        "`distillation.temperature` is 0",
+    ),
+    (&["label", "train"], "stage = \"classifier\"", "classifier.min_count=0", "`classifier.min_count` is 0"),
+    (
+        &["grpo"],
+        "stage = \"grpo\"\nreward = [{ kind = { math_answer = {} } }]",
+        "num_generations=1",
+        "`num_generations` is 1",
+    ),
+    (
+        &["score", "--data", "rows.jsonl"],
+        "stage = \"grpo\"\nreward = [{ kind = { length = { at_least = 2 } } }]",
+        "reward.0.kind.length.at_most=1",
+        "at_most",
+    ),
+    (
+        &["embed", "train"],
+        "stage = \"embed\"\ntrain_data = \"rows.jsonl\"",
+        "batch_size=0",
+        "`batch_size` is 0",
+    ),
+    (
+        &["evaluate"],
+        "stage = \"evaluate\"\nmodel = { model_name_or_path = \"nobody/nothing\" }\n\
+         task = [{ name = \"ifeval\", path = \"rows.jsonl\" }]",
+        "seeds=0",
+        "`seeds` is 0",
+    ),
+];
+
+#[test]
+fn values_are_checked_before_a_model_is_looked_for() {
+    let home = tempfile::tempdir().unwrap();
+    prepare(home.path());
+    for (command, head, change, expected) in WITHOUT_MODEL {
+        let of_stage = match command {
+            ["evaluate"] => "",
+            ["embed", _] => "model_name_or_path = \"nobody/nothing\"\n",
+            _ => "model_name_or_path = \"nobody/nothing\"\n[[data]]\npath = \"rows.jsonl\"\n",
+        };
+        let recipe = format!("{head}\noutput_dir = \"run\"\n{of_stage}");
+        fs::write(home.path().join("unreachable.toml"), recipe).unwrap();
+        let (first, rest) = command.split_at(command.len().min(2 - usize::from(command[0] == "score")));
+        let on_recipe = |more: &[&'static str]| [first, &["unreachable.toml"], rest, more].concat();
+        // Without the change the model is what is missing.
+        let untouched = run_inside(home.path(), on_recipe(&[])).expect_status(2);
+        assert!(
+            untouched.stderr.contains("`nobody/nothing` was not found"),
+            "{command:?}: {}",
+            untouched.stderr
+        );
+        let changed = run_inside(home.path(), on_recipe(&["--set", change])).expect_status(2);
+        assert!(changed.stderr.contains(expected), "{change}: {}", changed.stderr);
+        assert!(!changed.stderr.contains("was not found"), "{change}: {}", changed.stderr);
+    }
+}

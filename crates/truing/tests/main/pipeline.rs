@@ -306,6 +306,21 @@ fn mistakes_and_gates_have_their_exit_statuses() {
         "stage `sft`",
     ]);
     pipeline.edit("max_stepz = 3,", "max_steps = 3,");
+    // A value is refused before any model is looked for, and before the stages before it have run.
+    pipeline.edit("{ model = \"model\" }", "{ model = \"nobody/nothing\" }");
+    pipeline.edit("max_new_tokens = 3", "max_new_tokens = 0");
+    pipeline.edit("learning_rate = 1e-3", "learning_rate = -1.0");
+    pipeline
+        .run("plan", &[])
+        .expect_status(2)
+        .expect_stderr(&["songs.toml:5: stage `sft`: `learning_rate` is -1: expected a number above 0"]);
+    pipeline.edit("learning_rate = -1.0", "learning_rate = 1e-3");
+    pipeline.edit("{ model = \"nobody/nothing\" }", "{ model = \"model\" }");
+    pipeline
+        .run("plan", &[])
+        .expect_status(2)
+        .expect_stderr(&["songs.toml:19: stage `evaluate`: `max_new_tokens` is 0: expected at least 1"]);
+    pipeline.edit("max_new_tokens = 0", "max_new_tokens = 3");
     pipeline.edit("uses = \"sft\"", "uses = \"dpo\"");
     pipeline.run("plan", &[]).expect_status(2).expect_stderr(&[
         "songs.toml:4: stage `sft`: `uses` says \"dpo\", and this is a recipe of stage \"sft\"",

@@ -137,20 +137,7 @@ impl EmbedTrainInputs {
     /// # Errors
     /// When a setting is missing, or the model or a row cannot be used.
     pub fn load(config: &EmbedTrainConfig, events: &mut dyn EventSink) -> Result<Self, StageError> {
-        for (key, is_missing, expected) in [
-            ("model_name_or_path", config.model_name_or_path.is_empty(), "an encoder's folder or name"),
-            ("output_dir", config.output_dir.as_os_str().is_empty(), "a folder for the run"),
-            ("train_data", config.train_data.as_os_str().is_empty(), "a file of triplets"),
-        ] {
-            if is_missing {
-                return Err(RunError::MissingSetting { key, expected }.into());
-            }
-        }
-        if config.evaluation.eval_fraction > 0.0 && config.eval_data.is_some() {
-            let reason = "rows are held out of `train_data`, or there are others";
-            return Err(RunError::Conflict { first: "eval_fraction", second: "eval_data", reason }.into());
-        }
-        check(config)?;
+        check_recipe(config)?;
         let model = EncoderFiles::open(config.model_name_or_path.as_ref())?;
         check_frozen(&model.spec.parameters(), &config.optimizer.freeze, "embeddings")?;
         let (tokenizer, sentences) = encoder_tokenizer(&model, config.max_seq_length)?;
@@ -283,6 +270,27 @@ impl EmbedTrainPlan {
             EncoderPlan::resolve::<E>(settings, spec, lengths, loss.couples_triplets(), digest, machine)?;
         Ok(Self { config, loss, run })
     }
+}
+
+/// Checks a recipe without opening a file.
+///
+/// # Errors
+/// When a setting is missing or invalid.
+pub(super) fn check_recipe(config: &EmbedTrainConfig) -> Result<(), StageError> {
+    for (key, is_missing, expected) in [
+        ("model_name_or_path", config.model_name_or_path.is_empty(), "an encoder's folder or name"),
+        ("output_dir", config.output_dir.as_os_str().is_empty(), "a folder for the run"),
+        ("train_data", config.train_data.as_os_str().is_empty(), "a file of triplets"),
+    ] {
+        if is_missing {
+            return Err(RunError::MissingSetting { key, expected }.into());
+        }
+    }
+    if config.evaluation.eval_fraction > 0.0 && config.eval_data.is_some() {
+        let reason = "rows are held out of `train_data`, or there are others";
+        return Err(RunError::Conflict { first: "eval_fraction", second: "eval_data", reason }.into());
+    }
+    check(config)
 }
 
 /// Checks the settings without model and data.
