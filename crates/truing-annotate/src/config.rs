@@ -9,7 +9,7 @@ use truing_data::SourceConfig;
 use truing_run::checks::{
     require, require_counts, require_data, require_given, require_output_dir, require_positive, require_share,
 };
-use truing_run::recipe::read_toml;
+use truing_run::recipe::{FileKind, read_kind};
 use truing_run::{RunError, recipe};
 use truing_statistics::Level;
 use truing_types::PromptRow;
@@ -281,7 +281,7 @@ impl AnnotateConfig {
     /// # Errors
     /// When it is not TOML, a key is unknown, or a value does not fit; the error names the line.
     pub fn from_toml(text: &str, path: &Path) -> Result<Self, AnnotateError> {
-        let mut config: Self = read_toml(text, path).map_err(RunError::from)?;
+        let mut config: Self = read_kind(text, path, FileKind::Annotation).map_err(RunError::from)?;
         let folder = path.parent().unwrap_or(Path::new(""));
         recipe::resolve_run_paths(&mut config.data_dir, &mut config.output_dir, folder);
         let known = config.gold.iter_mut().chain(&mut config.attention).map(|known| &mut known.path);

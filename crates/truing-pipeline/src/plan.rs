@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use toml::{Table, Value};
 use truing_run::RecipePlace;
-use truing_run::recipe::line_of_key;
 use truing_store::paths::in_folder;
 use truing_store::{Digest, StoreError};
 
@@ -16,7 +15,7 @@ use crate::recipe::{CommandSettings, GateSettings, Kind, Pipeline, PipelineStage
 use crate::references::{
     Reference, is_key_path, key_path, own_folder, own_key, replace, replace_in, with_real_paths,
 };
-use crate::settings::{Overrides, Settings, SettleError, StageText, at_places};
+use crate::settings::{Overrides, Settings, SettleError, at_places};
 use crate::store::Found;
 use crate::{Change, Digests, Done, Host, KeyParts, LockFile, PipelineError, StageKind, Store};
 
@@ -379,7 +378,9 @@ impl Planning<'_> {
                 PipelineError::Settings { stage: stage.name.clone(), source: Box::new(source) }
             }
             SettleError::Value { key, source } => {
-                let place = key.map_or_else(|| at.place_of(&[]), |key| place_of_value(key, stage, &at));
+                let keys: Vec<String> =
+                    key.into_iter().flat_map(|key| key.split('.')).map(str::to_owned).collect();
+                let place = self.pipeline.place_of_setting(&stage.name, &keys);
                 PipelineError::Input { place, stage: stage.name.clone(), source }
             }
             SettleError::Input(source) => {
@@ -448,18 +449,6 @@ impl Planning<'_> {
             PipelineError::Input { place: at.place_of_setting(setting), stage: stage.name.clone(), source }
         })?;
         Ok(measured.blake3)
-    }
-}
-
-/// The place of a setting's value: in the stage's `recipe`, unless the pipeline changes the setting or its table.
-fn place_of_value(setting: &str, stage: &PipelineStage, at: &StageText<'_>) -> RecipePlace {
-    let keys: Vec<String> = setting.split('.').map(str::to_owned).collect();
-    let is_changed = keys.first().is_some_and(|key| stage.with.contains_key(key));
-    let file = stage.recipe.as_ref().filter(|_| !is_changed);
-    let line = file.and_then(|file| Some((file, line_of_key(&file.text, &keys)?)));
-    match line {
-        Some((file, line)) => RecipePlace::Line { path: file.shown.clone(), line },
-        None => at.place_of_setting(setting),
     }
 }
 

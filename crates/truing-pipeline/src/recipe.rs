@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::{Table, Value};
-use truing_run::recipe::{line_of_key, read_toml};
+use truing_run::recipe::{FileKind, line_of_key, read_kind};
 use truing_run::{RecipeError, RecipePlace};
 use truing_store::paths::in_folder;
 use truing_types::nearest_name;
@@ -153,7 +153,7 @@ impl Pipeline {
             fs::read_to_string(path).map_err(source)
         };
         let text = read(absolute, path)?;
-        let file: PipelineFile = read_toml(&text, path)?;
+        let file: PipelineFile = read_kind(&text, path, FileKind::Pipeline)?;
         let folder = absolute.parent().unwrap_or(Path::new("/")).to_path_buf();
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let name = file.pipeline.name.unwrap_or(stem);

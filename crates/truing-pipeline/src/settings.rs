@@ -204,7 +204,7 @@ pub fn at_places(
         RecipeError::Invalid { place, reason } => {
             RecipeError::Invalid { place: place_of(place, None), reason }
         }
-        missing @ RecipeError::MissingStage { .. } => missing,
+        of_file @ (RecipeError::MissingStage { .. } | RecipeError::OtherKind { .. }) => of_file,
     }
 }
 

@@ -2,6 +2,7 @@
 //! that say where they are and which known key is nearest.
 
 mod decisive;
+mod kind;
 mod reference;
 mod schema;
 
@@ -18,6 +19,7 @@ use truing_types::{STAGES, StageName, nearest_name};
 use schema::UnknownKey;
 
 pub use decisive::{InputSetting, Scope};
+pub use kind::FileKind;
 pub use reference::reference_of;
 pub use schema::{has_setting, recipe_schema_of, schema_of};
 
@@ -68,6 +70,14 @@ pub enum RecipeError {
         place: RecipePlace,
         /// Its stage.
         found: StageName,
+    },
+    /// A file of another kind than the one that was expected.
+    #[error("{}: this is {}; {}", path.display(), kind.name(), kind.advice(path))]
+    OtherKind {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        kind: FileKind,
     },
     /// A value that does not fit its key, or text that is not TOML.
     #[error("{place}: {reason}")]
@@ -291,7 +301,7 @@ pub fn parse<R: Recipe>(text: &str, path: &Path, overrides: &[String]) -> Result
 /// Reads what a recipe is for, and nothing else of it.
 ///
 /// # Errors
-/// When the text is not TOML, or its stage is missing or unknown.
+/// When the text is not TOML or no recipe of a stage, or its stage is missing or unknown.
 pub fn stage_of(text: &str, path: &Path) -> Result<StageName, RecipeError> {
     stage_and_line(text, path, None).map(|(stage, _)| stage)
 }
@@ -310,6 +320,9 @@ fn stage_and_line(
     let Key { stage } = from_text(text, path)?;
     let Some(stage) = stage else {
         let table: Table = from_text(text, path)?;
+        if let Some(kind) = FileKind::of(&table) {
+            return Err(RecipeError::OtherKind { path: path.to_path_buf(), kind });
+        }
         let is_unclear = |stage: &StageName| *stage == StageName::Sft && expected.is_some();
         let likely = StageName::likely(|key| table.contains_key(key)).filter(|stage| !is_unclear(stage));
         let likely = likely.or(expected).unwrap_or(StageName::Sft);
@@ -363,7 +376,32 @@ fn line_of(text: &str, byte: usize) -> usize {
     1 + text[..byte].matches('\n').count()
 }
 
+/// Reads a TOML file of a kind. Another kind of file is named as what it is, for all of its keys would be unknown.
+///
+/// # Errors
+/// When it is a recipe of a stage or another kind of file; else as [`read_toml`].
+pub fn read_kind<T: DeserializeOwned + JsonSchema>(
+    text: &str,
+    path: &Path,
+    kind: FileKind,
+) -> Result<T, RecipeError> {
+    let table: Table = from_text(text, path)?;
+    if !kind.has_key(&table) {
+        if let Some(kind) = FileKind::of(&table) {
+            return Err(RecipeError::OtherKind { path: path.to_path_buf(), kind });
+        }
+        let named = table.get("stage").and_then(Value::as_str).and_then(StageName::from_name);
+        if let Some(found) = named.or_else(|| StageName::likely(|key| table.contains_key(key))) {
+            return Err(RecipeError::OtherStage { place: place_of("stage", text, path, &[]), found });
+        }
+    }
+    read_toml(text, path)
+}
+
 /// Reads any TOML file, with errors as [`parse`] has them.
+///
+/// # Errors
+/// When it is not TOML, a key is unknown, or a value does not fit; the error names the line.
 pub fn read_toml<T: DeserializeOwned + JsonSchema>(text: &str, path: &Path) -> Result<T, RecipeError> {
     let table: Table = from_text(text, path)?;
     check_keys(text, path, &schema_of::<T>(), &table)?;

@@ -5,7 +5,8 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_prompts::labels::{Dimension, LabelSet};
-use truing_run::{RunError, recipe};
+use truing_run::RunError;
+use truing_run::recipe::{FileKind, read_kind};
 
 use crate::AskError;
 
@@ -41,7 +42,7 @@ pub fn load_label_set(path: Option<&Path>) -> Result<LabelSet, AskError> {
 /// # Errors
 /// As [`load_label_set`].
 pub fn parse_label_set(text: &str, path: &Path) -> Result<LabelSet, AskError> {
-    let file: LabelFile = recipe::read_toml(text, path).map_err(RunError::from)?;
+    let file: LabelFile = read_kind(text, path, FileKind::LabelSet).map_err(RunError::from)?;
     LabelSet::new(file.dimensions)
         .map_err(|source| AskError::LabelSet { path: path.to_path_buf(), source: Box::new(source) })
 }

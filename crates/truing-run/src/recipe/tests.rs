@@ -243,12 +243,49 @@ fn a_recipe_says_its_stage_and_is_run_by_its_command() {
     ] {
         assert_eq!(read(text, &[]).unwrap_err(), expected);
     }
+    for (text, expected) in [
+        (
+            "[stages.sft]\nuses = \"sft\"\n",
+            "recipes/r.toml: this is the recipe of a pipeline; run `truing pipeline plan recipes/r.toml`",
+        ),
+        (
+            "method = \"linear\"\noutput_dir = \"m\"\n[[models]]\nmodel = \"a\"\n",
+            "recipes/r.toml: this is the recipe of a merge; run `truing merge recipes/r.toml`",
+        ),
+    ] {
+        assert_eq!(read(text, &[]).unwrap_err(), expected);
+        assert_eq!(stage_of(text, Path::new("recipes/r.toml")).unwrap_err().to_string(), expected);
+    }
     assert_eq!(
         read(TEXT, &["stage=grpo"]).unwrap_err(),
         "--set stage=grpo: this is a recipe of stage \"grpo\"; run it with `truing grpo`"
     );
     assert_eq!(read(TEXT, &["stage=dpo"]).unwrap().stage, Some(StageName::Dpo));
     assert_eq!(stage_of("stage = \"select\"\n[selection]\n", Path::new("r.toml")), Ok(StageName::Select));
+}
+
+#[test]
+fn a_file_of_one_kind_is_refused_as_another() {
+    let read = |text: &str| {
+        read_kind::<Model>(text, Path::new("r.toml"), FileKind::Merge).map_err(|error| error.to_string())
+    };
+    for (text, expected) in [
+        (
+            "path = \"a\"\nstage = \"dpo\"\n",
+            "r.toml:2: this is a recipe of stage \"dpo\"; run it with `truing dpo`",
+        ),
+        ("selection = {}\n", "r.toml: this is a recipe of stage \"select\"; run it with `truing select`"),
+        (
+            "hosts = 2\n",
+            "r.toml: this is the description of a cluster; run `truing plan --cluster r.toml --model MODEL`",
+        ),
+    ] {
+        assert_eq!(read(text).unwrap_err(), expected);
+    }
+    // With a key of its own the others are mistakes in it.
+    let of_merge = read("method = 1\nhosts = 2\n").unwrap_err();
+    assert!(of_merge.starts_with("2 unknown keys:\nr.toml:1: unknown key `method`"), "{of_merge}");
+    assert_eq!(read("temperature = 0.5\n").unwrap().temperature, 0.5);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use truing_import::{ImportError, Imported, Kind, Options, SourceStage};
 
+use super::merge::is_of_mergekit;
 use crate::Context;
 use crate::outcome::{Outcome, WithHint};
 
@@ -153,6 +154,9 @@ fn import(arguments: &Arguments, context: &Context) -> anyhow::Result<Imported> 
     };
     let imported = truing_import::import(&text, file, &options);
     match &imported {
+        Err(ImportError::UnknownTool { .. }) if is_of_mergekit(&text) => {
+            imported.hint(|| format!("`truing merge {}` merges by a file of mergekit", file.display()))
+        }
         Err(ImportError::UnknownTool { .. }) => {
             imported.hint(|| "`--tool trl`, `axolotl`, `llama-factory` or `verl` names it".into())
         }

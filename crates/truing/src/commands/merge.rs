@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use truing_evaluate::merge_search::MergeSearchStage;
 use truing_model::merge::{MergeError, MergePlan, MergeRecipe, MergeReport, REPORT_FILE, Spread};
-use truing_run::recipe::{read_toml, resolve_model};
+use truing_run::recipe::{FileKind, read_kind, resolve_model};
 use truing_types::Event;
 
 use super::merge_probe as probe;
@@ -51,6 +51,11 @@ enum Command {
                             \n  truing merge search recipes/merge_search.toml --plan\
                             \n  truing merge search recipes/merge_search.toml")]
     Search(stage::Arguments),
+}
+
+/// Whether a YAML file is one of mergekit, by the key that all of its files have.
+pub(crate) fn is_of_mergekit(text: &str) -> bool {
+    text.lines().any(|line| line.starts_with("merge_method:"))
 }
 
 /// Whether a path where a model is expected is the recipe of a merge.
@@ -168,12 +173,23 @@ fn read(path: &Path, output: Option<&Path>, context: &Context) -> anyhow::Result
     let text = read_recipe(path)?;
     let is_yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
     let mut recipe: MergeRecipe = if is_yaml {
-        let imported = truing_import::merge_recipe(&text, path)?;
+        let imported = match truing_import::merge_recipe(&text, path) {
+            Err(_) if !is_of_mergekit(&text) => {
+                return Err(anyhow::anyhow!(
+                    "{} is no file of mergekit: it has no `merge_method`",
+                    path.display()
+                ))
+                .hint(|| {
+                    format!("`truing import {}` makes a recipe of a file of another tool", path.display())
+                });
+            }
+            imported => imported?,
+        };
         imported.remarks.iter().for_each(|remark| context.printer.note(remark));
         let recipe = serde_json::from_value(imported.recipe).with_context(|| path.display().to_string())?;
         MergeRecipe { tolerates_unused_parameters: true, ..recipe }
     } else {
-        read_toml(&text, path)?
+        read_kind(&text, path, FileKind::Merge)?
     };
     resolve_paths(&mut recipe, path.parent().unwrap_or(Path::new("")), is_yaml);
     if let Some(output) = output {
@@ -340,7 +356,8 @@ mod tests {
                 true => format!("method = \"slerp\"\nbase_model = \"a\"\n{text}[[models]]\nmodel = \"b\"\n"),
                 false => text.to_owned(),
             };
-            let recipe: MergeRecipe = read_toml(&whole, &path).unwrap_or_else(|error| panic!("{error}"));
+            let recipe: MergeRecipe =
+                read_kind(&whole, &path, FileKind::Merge).unwrap_or_else(|error| panic!("{error}"));
             recipe.check().unwrap_or_else(|error| panic!("{error}\n{whole}"));
             n_recipes += 1;
         }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use truing_model::families::{ConfigFile, spec_from_config};
 use truing_model::{DecoderSpec, EngineError, LoraSpec, ModelFiles, TrainableSpec};
 use truing_stages::Recipe as _;
-use truing_stages::recipe::{place_of, read_toml, stage_of};
+use truing_stages::recipe::{FileKind, place_of, read_kind, stage_of};
 use truing_stages::training::TrainingConfig;
 use truing_train::LayersPerSegment;
 use truing_train::cluster::{
@@ -22,7 +22,7 @@ use truing_types::StageName;
 
 use super::model;
 use super::recipe_arguments::RecipeArguments;
-use super::stage::read_recipe;
+use super::stage::read_toml_recipe;
 use crate::Context;
 use crate::outcome::{Outcome, WithHint};
 use crate::printer::Style;
@@ -49,7 +49,7 @@ pub(super) fn run(request: &Request<'_>, context: &Context) -> anyhow::Result<Ou
     let text = fs::read_to_string(path)
         .with_context(|| format!("cannot read {}", path.display()))
         .hint(|| "a cluster is a TOML file; `recipes/cluster_h100.toml` is an example".into())?;
-    let mut config: ClusterConfig = read_toml(&text, path)?;
+    let mut config: ClusterConfig = read_kind(&text, path, FileKind::Cluster)?;
     let training = request.recipe.map(read_training).transpose()?;
     let trainable = training.as_ref().map_or_else(TrainableSpec::default, TrainingConfig::trainable);
     if let Some(training) = &training {
@@ -91,7 +91,7 @@ pub(super) fn run(request: &Request<'_>, context: &Context) -> anyhow::Result<Ou
 /// The recipe of a stage whose work is that of a step of training.
 fn read_training(arguments: &RecipeArguments) -> anyhow::Result<TrainingConfig> {
     let path = &arguments.recipe;
-    let text = read_recipe(path)?;
+    let text = read_toml_recipe(path)?;
     let stage = stage_of(&text, path)?;
     if !matches!(stage, StageName::Sft | StageName::Dpo) {
         bail!(

@@ -23,7 +23,7 @@ use super::model;
 use super::output::check_is_no_input;
 use super::place::at_its_place;
 use super::recipe_arguments::RecipeArguments;
-use super::stage::read_recipe;
+use super::stage::read_toml_recipe;
 use crate::local_engine::LocalEngine;
 use crate::outcome::{Outcome, WithHint};
 use crate::rendering::render_options;
@@ -118,7 +118,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
 /// The recipe, with at least one reward and with its models found.
 fn read_config(recipe: &RecipeArguments, context: &Context) -> anyhow::Result<GrpoConfig> {
     let path = &recipe.recipe;
-    let config = GrpoConfig::from_toml(&read_recipe(path)?, path, &recipe.overrides);
+    let config = GrpoConfig::from_toml(&read_toml_recipe(path)?, path, &recipe.overrides);
     let mut config = match config {
         Err(error @ RecipeError::OtherStage { .. }) => {
             return Err(error)

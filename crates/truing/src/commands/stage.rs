@@ -9,13 +9,14 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 use truing_model::is_adapter;
 use truing_stages::{
-    Ended, PlanContext, Probe, Recipe, RunContext, RunError, Stage, StageError, StagePlan, Start,
-    TrainedModel, recipe,
+    Ended, PlanContext, Probe, Recipe, RecipeError, RunContext, RunError, Stage, StageError, StagePlan,
+    Start, TrainedModel, recipe,
 };
 use truing_store::{RunDirectory, StoreError};
-use truing_types::EventSink;
+use truing_types::{EventSink, StageName};
 
 use super::amount::{amount_json, amount_text};
+use super::merge;
 use super::model;
 use super::place::at_its_place;
 use super::recipe_arguments::RecipeArguments;
@@ -360,19 +361,15 @@ pub(crate) fn read_config<S: StageCommand>(
     context: &Context,
 ) -> anyhow::Result<S::Config> {
     let path = &arguments.recipe;
-    if path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
-        let source = anyhow::anyhow!("{} is not a recipe: recipes are TOML files", path.display());
-        let hint =
-            format!("`truing import {}` makes a recipe of a YAML file of another tool", path.display());
-        return Err(anyhow::Error::new(Hinted { source, hint }));
-    }
+    let text = read_toml_recipe(path)?;
     let mut overrides = arguments.overrides.clone();
     if let Some(dtype) = context.device.compute_dtype
         && recipe::has_setting::<S::Config>("compute_dtype")
     {
         overrides.push(format!("compute_dtype={dtype}"));
     }
-    let config = S::Config::from_toml(&read_recipe(path)?, path, &overrides)?;
+    let config = S::Config::from_toml(&text, path, &overrides)
+        .map_err(|error| with_command_of_stage(error, S::NAME, path))?;
     // Several stages share their settings. This one is named before any model is looked for.
     if config.stage() != S::NAME {
         let error = StageError::from(RunError::OtherStage { found: config.stage() });
@@ -407,6 +404,30 @@ fn prepare_on<S: StageCommand>(
     let mut planning = PlanContext { render: render_options(), machine: &machine, events: events.as_mut() };
     let (plan, inputs) = S::prepare::<LocalEngine>(config, &mut planning)?;
     Ok((plan, inputs, folder))
+}
+
+/// Adds to the error of a recipe without its stage the command that runs it, where that is not the command of `stage`.
+fn with_command_of_stage(error: RecipeError, stage: StageName, path: &Path) -> anyhow::Error {
+    let RecipeError::MissingStage { likely, .. } = &error else { return error.into() };
+    if *likely == stage {
+        return error.into();
+    }
+    let hint = format!("then run it with `{} {}`", likely.info().command, path.display());
+    anyhow::Error::new(Hinted { source: error.into(), hint })
+}
+
+/// The text of a recipe that has to be a TOML file.
+pub(crate) fn read_toml_recipe(path: &Path) -> anyhow::Result<String> {
+    let text = read_recipe(path)?;
+    if !path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
+        return Ok(text);
+    }
+    let source = anyhow::anyhow!("{} is not a recipe: recipes are TOML files", path.display());
+    let hint = match merge::is_of_mergekit(&text) {
+        true => format!("`truing merge {}` merges by a file of mergekit", path.display()),
+        false => format!("`truing import {}` makes a recipe of a YAML file of another tool", path.display()),
+    };
+    Err(anyhow::Error::new(Hinted { source, hint }))
 }
 
 /// The text of a recipe.

@@ -26,7 +26,7 @@ use truing_stages::{Recipe, RunError, StageError, recipe};
 use truing_types::StageName;
 
 use super::recipe_arguments::RecipeArguments;
-use super::stage::{Arguments, RunArguments, StageCommand, read_recipe, run_recipe, show_recipe};
+use super::stage::{Arguments, RunArguments, StageCommand, read_toml_recipe, run_recipe, show_recipe};
 use crate::Context;
 use crate::outcome::Outcome;
 
@@ -159,7 +159,7 @@ pub(crate) fn kinds() -> Vec<StageKind> {
 /// The stage that a recipe is for.
 pub(crate) fn of_recipe(arguments: &RecipeArguments) -> anyhow::Result<&'static StageEntry> {
     let path = &arguments.recipe;
-    let named = recipe::stage_of(&read_recipe(path)?, path)?;
+    let named = recipe::stage_of(&read_toml_recipe(path)?, path)?;
     let entry = STAGES.iter().find(|entry| entry.stage == named);
     entry.ok_or_else(|| anyhow::anyhow!("stage \"{named}\" has no command"))
 }
@@ -180,6 +180,13 @@ mod tests {
         }
         for other in ["lerning_rate", "warp_speed"] {
             assert!(!is_setting(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn no_recipe_of_a_stage_has_a_key_that_tells_another_kind_of_file() {
+        for key in recipe::FileKind::ALL.into_iter().flat_map(recipe::FileKind::own_keys) {
+            assert!(!is_setting(key), "{key}");
         }
     }
 

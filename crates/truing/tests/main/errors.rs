@@ -82,6 +82,67 @@ fn prepare(home: &Path) {
     );
 }
 
+#[test]
+fn a_file_of_another_kind_is_named_with_the_command_that_reads_it() {
+    let home = tempfile::tempdir().unwrap();
+    let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes");
+    let said = |command: &[&str], file: &Path| {
+        let file = file.display().to_string();
+        run_inside(home.path(), [command, &[&*file]].concat()).expect_status(2).stderr
+    };
+    for (file, expected) in [
+        ("pipeline_tiny.toml", "this is the recipe of a pipeline; run `truing pipeline plan "),
+        ("merge.toml", "this is the recipe of a merge; run `truing merge "),
+        ("annotate.toml", "this is the recipe of an annotation by people; run `truing annotate serve "),
+        ("cluster_h100.toml", "this is the description of a cluster; run `truing plan --cluster "),
+        ("data/labels.toml", "this is a label set; a recipe of stage \"label\" names it in `label_set`"),
+    ] {
+        for command in [&["sft"][..], &["run"], &["plan"], &["evaluate"], &["label"], &["merge", "search"]] {
+            let stderr = said(command, &recipes.join(file));
+            assert!(stderr.contains(expected), "{command:?} {file}: {stderr}");
+        }
+    }
+    let pipeline = said(&["merge"], &recipes.join("pipeline_tiny.toml"));
+    assert!(pipeline.contains("this is the recipe of a pipeline"), "{pipeline}");
+    for (file, expected) in [
+        ("tiny.toml", "this is a recipe of stage \"sft\"; run it with `truing sft`"),
+        ("label.toml", "this is a recipe of stage \"label\"; run it with `truing label`"),
+    ] {
+        let text = fs::read_to_string(recipes.join(file)).unwrap();
+        let lines = text.lines().filter(|line| !line.starts_with("stage ="));
+        let without_stage = home.path().join(file);
+        fs::write(&without_stage, lines.collect::<Vec<_>>().join("\n")).unwrap();
+        for command in [&["merge"][..], &["annotate", "serve"], &["pipeline", "plan"], &["plan", "--cluster"]]
+        {
+            for file in [&recipes.join(file), &without_stage] {
+                let stderr = said(command, file);
+                assert!(stderr.contains(expected), "{command:?} {}: {stderr}", file.display());
+            }
+        }
+    }
+    let stderr = said(&["sft"], &home.path().join("label.toml"));
+    assert!(stderr.contains("add this line at the top: stage = \"label\""), "{stderr}");
+    assert!(stderr.contains("hint: then run it with `truing label "), "{stderr}");
+}
+
+#[test]
+fn a_yaml_file_is_named_with_the_command_that_reads_it() {
+    let home = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(home.path().join(name), text).unwrap();
+    write("mergekit.yaml", "merge_method: linear\nmodels:\n  - model: a\n");
+    write("trainer.yaml", "model_name_or_path: a\ncutoff_len: 1024\n");
+    for (command, file, expected) in [
+        ("sft", "mergekit.yaml", "hint: `truing merge mergekit.yaml` merges by a file of mergekit"),
+        ("import", "mergekit.yaml", "hint: `truing merge mergekit.yaml` merges by a file of mergekit"),
+        ("sft", "trainer.yaml", "hint: `truing import trainer.yaml` makes a recipe"),
+        ("run", "trainer.yaml", "hint: `truing import trainer.yaml` makes a recipe"),
+        ("plan", "trainer.yaml", "hint: `truing import trainer.yaml` makes a recipe"),
+        ("merge", "trainer.yaml", "hint: `truing import trainer.yaml` makes a recipe"),
+    ] {
+        run_inside(home.path(), [command, file]).expect_status(2).expect_stderr(&[expected]);
+    }
+}
+
 /// Whether a line only says how far a phase is: it carries a time.
 fn is_progress(line: &str) -> bool {
     line.ends_with(" ...") || line.contains(": done in ")

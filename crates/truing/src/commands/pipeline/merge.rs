@@ -6,7 +6,7 @@ use toml::{Table, Value};
 use truing_model::merge::{MergeError, MergeRecipe};
 use truing_model::{ModelFiles, ModelKind};
 use truing_pipeline::{Cause, Host, Settings, SettleError, Settled, StageKind, at_places};
-use truing_run::recipe::{InputSetting, read_toml};
+use truing_run::recipe::{FileKind, InputSetting, read_kind, read_toml};
 use truing_run::{RecipeError, RecipePlace};
 
 use crate::commands::{merge, stages};
@@ -53,10 +53,11 @@ fn mergeable(model: PathBuf) -> Result<PathBuf, Cause> {
 /// The recipe's file, with its own paths resolved; empty where all settings are in the pipeline.
 fn base(settings: &Settings<'_>) -> Result<Table, SettleError> {
     let table: Table = toml::from_str(settings.text).map_err(|error| SettleError::Input(error.into()))?;
-    if table.contains_key("stage") {
+    // The line that a pipeline writes where a stage has no recipe's file.
+    if table.get("stage").and_then(Value::as_str) == Some(KIND.name) {
         return Ok(Table::new());
     }
-    let mut recipe: MergeRecipe = read_toml(settings.text, settings.path)?;
+    let mut recipe: MergeRecipe = read_kind(settings.text, settings.path, FileKind::Merge)?;
     merge::resolve_paths(&mut recipe, settings.path.parent().unwrap_or(Path::new("/")), false);
     Table::try_from(&recipe).map_err(|error| SettleError::Input(error.into()))
 }
