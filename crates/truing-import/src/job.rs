@@ -8,6 +8,7 @@ use crate::error::{ImportError, Place};
 use crate::keys::{self, Tool};
 use crate::recipe::{self, Line, Recipe};
 use crate::report::{Finding, Kind};
+use crate::tables;
 use crate::yaml::{Node, Value, boolean, python_float};
 
 /// A key of the file.
@@ -273,6 +274,8 @@ impl<'a> Job<'a> {
                 Some(answer @ (Answer::Instead(_) | Answer::NotAvailable(_) | Answer::Becomes(_))) => {
                     if is_off(&key, node) {
                         self.not_needed(&key, "off in the file");
+                    } else if is_always_written(&key, node) {
+                        self.not_needed(&key, tables::LOGGING);
                     } else {
                         self.missing(&key, answer.to_string());
                     }
@@ -457,6 +460,20 @@ fn is_off(key: &str, node: &Node) -> bool {
         Value::Table(pairs) => pairs.is_empty(),
         _ => false,
     }
+}
+
+/// Whether metrics go nowhere but to where every run writes them.
+fn is_always_written(key: &str, node: &Node) -> bool {
+    let is_own = |node: &Node| match &node.value {
+        Value::Text(text) => matches!(text.to_lowercase().as_str(), "tensorboard" | "console" | "none"),
+        _ => false,
+    };
+    let is_tracker = matches!(key, "report_to" | "trainer.logger");
+    is_tracker
+        && match &node.value {
+            Value::List(items) => items.iter().all(is_own),
+            _ => is_own(node),
+        }
 }
 
 pub(crate) fn as_number(node: &Node) -> Option<f64> {

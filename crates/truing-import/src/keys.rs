@@ -268,6 +268,16 @@ mod tests {
             "a key of TRL and axolotl; not available in truing: base weights are not quantised",
         );
         check(
+            "report_to",
+            "a key of TRL and LLaMA-Factory; in truing the option `--metrics-command` sends the metrics to an \
+             experiment tracker; docs/fine-tune.md has the script for Weights & Biases",
+        );
+        check(
+            "push_to_hub",
+            "a key of TRL, axolotl and LLaMA-Factory; not available in truing: nothing is uploaded; the folder \
+             `model` in `output_dir` has the layout of the hub, to be uploaded as it is",
+        );
+        check(
             "bf16",
             "a key of TRL, axolotl and LLaMA-Factory; not needed in truing: computation and the saved model are \
              in float32; `compute_dtype = \"bf16\"` multiplies in bf16, and `save_dtype = \"bf16\"` saves the \

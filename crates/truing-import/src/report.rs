@@ -42,7 +42,7 @@ impl Kind {
     fn heading(self) -> &'static str {
         match self {
             Self::Unknown => "unknown keys",
-            Self::NoCounterpart => "not in the recipe, because truing has no counterpart",
+            Self::NoCounterpart => "not in the recipe, because truing does it in another way or not at all",
             Self::Changed => "in the recipe with another meaning",
             Self::Translated => "in the recipe",
             Self::NotNeeded => "not needed",

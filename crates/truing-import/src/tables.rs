@@ -48,8 +48,12 @@ const DEVICES: &str = "the setting `device` names the device, see docs/gpu.md; l
                        processes, see docs/scale.md";
 const SHARDING: &str = "it splits the work over devices; on several ranks `zero_stage` and \
                         `sequence_parallel_size` do, see docs/scale.md";
-const LOGGING: &str = "metrics, TensorBoard events and a report are always written to `output_dir`";
-const HUB: &str = "nothing is uploaded; the model is in `model` in `output_dir`";
+pub(crate) const LOGGING: &str =
+    "metrics, TensorBoard events and a report are always written to `output_dir`";
+const TRACKER: &str = "the option `--metrics-command` sends the metrics to an experiment tracker; docs/fine-tune.md \
+                       has the script for Weights & Biases";
+const HUB: &str = "nothing is uploaded; the folder `model` in `output_dir` has the layout of the hub, to be uploaded \
+                   as it is";
 const HUB_NAMES: &str = "models are found by name; the token is the environment variable `HF_TOKEN`";
 const CHECKPOINTING: &str = "activation checkpointing is planned: `layers_per_segment` and `memory_gib` \
                              control it, and neither changes a result";

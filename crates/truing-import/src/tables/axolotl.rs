@@ -328,7 +328,7 @@ pub(crate) static AXOLOTL: &[Group] = &[
         ],
         SPEED,
     ),
-    no_effect(
+    instead(
         &[
             "use_wandb",
             "wandb_*",
@@ -339,17 +339,17 @@ pub(crate) static AXOLOTL: &[Group] = &[
             "comet_*",
             "use_trackio",
             "trackio_*",
-            "use_tensorboard",
             "use_otel_metrics",
             "otel_*",
-            "include_tokens_per_second",
-            "include_tkps",
-            "gradio_*",
-            "axolotl_config_path",
         ],
+        TRACKER,
+    ),
+    no_effect(
+        &["use_tensorboard", "include_tokens_per_second", "include_tkps", "gradio_*", "axolotl_config_path"],
         LOGGING,
     ),
-    no_effect(&["hub_*", "push_to_hub"], HUB),
+    not_available(&["push_to_hub", "hub_model_id"], HUB),
+    no_effect(&["hub_*"], HUB),
     no_effect(
         &["device", "device_map", "max_memory", "gpu_memory_limit", "local_rank", "world_size"],
         DEVICES,

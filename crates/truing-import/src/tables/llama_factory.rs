@@ -193,10 +193,8 @@ pub(crate) static LLAMA_FACTORY: &[Group] = &[
         "the SFT loss is the mean negative log-likelihood",
     ),
     not_available(&["early_stopping_steps"], EARLY_STOP),
-    no_effect(
-        &["compute_accuracy", "plot_loss", "include_effective_tokens_per_second", "use_swanlab", "swanlab_*"],
-        LOGGING,
-    ),
+    no_effect(&["compute_accuracy", "plot_loss", "include_effective_tokens_per_second"], LOGGING),
+    instead(&["use_swanlab", "swanlab_*"], TRACKER),
     no_effect(
         &["ray_*", "master_addr", "master_port", "enable_torch_profiler", "profiler_*", "profile_modules"],
         SHARDING,

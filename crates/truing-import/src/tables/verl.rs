@@ -382,7 +382,8 @@ pub(crate) static VERL: &[Group] = &[
         &["trainer.rollout_data_dir", "trainer.validation_data_dir", "trainer.log_val_generations"],
         "every completion is kept (`keep_rollouts`); `truing rollouts` shows them",
     ),
-    no_effect(&["trainer.logger", "trainer.project_name", "trainer.experiment_name"], LOGGING),
+    instead(&["trainer.logger"], TRACKER),
+    no_effect(&["trainer.project_name", "trainer.experiment_name"], LOGGING),
     no_effect(
         &[
             "trainer.balance_batch",

@@ -5,7 +5,7 @@
 
 use std::fs;
 
-use truing_import::{Imported, Kind, import};
+use truing_import::{Imported, Kind, SourceStage, Tool, import};
 
 use crate::{folder, options};
 
@@ -99,4 +99,33 @@ fn processes_count_in_a_step() {
     options.processes = 4;
     let imported = import(&text, &own.join("input.yaml"), &options).unwrap();
     assert!(imported.recipe.contains("packs_per_step = 64 "), "{}", imported.recipe);
+}
+
+#[test]
+fn a_tracker_and_an_upload_are_said_and_what_every_run_writes_is_not() {
+    let kinds = |lines: &str| {
+        let yaml = format!("model_name_or_path: a\ndataset_name: b\nmax_length: 64\n{lines}");
+        let mut options = options(&folder());
+        options.tool = Some(Tool::Trl);
+        options.stage = Some(SourceStage::Sft);
+        let imported = import(&yaml, &folder().join("input.yaml"), &options).unwrap();
+        let own = ["report_to", "push_to_hub", "hub_model_id"];
+        let found = imported.findings.iter().filter(|finding| own.contains(&finding.key.as_str()));
+        found.map(|finding| (finding.kind, finding.text.clone())).collect::<Vec<_>>()
+    };
+    for lines in ["report_to: wandb", "report_to: [tensorboard, wandb]"] {
+        let found = kinds(lines);
+        let [(kind, text)] = &found[..] else { panic!("{lines}: {found:?}") };
+        assert_eq!(*kind, Kind::NoCounterpart, "{lines}");
+        assert!(text.contains("`--metrics-command`"), "{text}");
+    }
+    for lines in
+        ["report_to: none", "report_to: tensorboard", "report_to: [tensorboard]", "push_to_hub: false"]
+    {
+        assert_eq!(kinds(lines)[0].0, Kind::NotNeeded, "{lines}");
+    }
+    let upload = kinds("push_to_hub: true\nhub_model_id: me/mine");
+    let kinds_of: Vec<Kind> = upload.iter().map(|(kind, _)| *kind).collect();
+    assert_eq!(kinds_of, [Kind::NoCounterpart, Kind::NotNeeded]);
+    assert!(upload[0].1.contains("nothing is uploaded"), "{}", upload[0].1);
 }
