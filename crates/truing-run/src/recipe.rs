@@ -3,6 +3,7 @@
 
 mod decisive;
 mod kind;
+mod overrides;
 mod reference;
 mod schema;
 
@@ -16,6 +17,7 @@ use truing_model::ComputeDtype;
 use truing_store::paths::in_folder;
 use truing_types::{STAGES, StageName, nearest_name};
 
+use overrides::{OverrideError, apply_override};
 use schema::UnknownKey;
 
 pub use decisive::{InputSetting, Scope};
@@ -483,77 +485,6 @@ fn from_text<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, RecipeEr
 
 fn to_table(recipe: &impl Recipe) -> Table {
     Table::try_from(recipe).expect("a recipe is made of tables, lists, texts and numbers")
-}
-
-/// An override that cannot be applied.
-enum OverrideError {
-    UnknownKey(UnknownKey),
-    Invalid(String),
-}
-
-impl From<String> for OverrideError {
-    fn from(reason: String) -> Self {
-        Self::Invalid(reason)
-    }
-}
-
-fn apply_override<R: Recipe>(
-    recipe: &R,
-    typed: &str,
-    schema: &serde_json::Value,
-) -> Result<R, OverrideError> {
-    let (keys, value) = typed.split_once('=').ok_or_else(|| "expected `key=value`".to_owned())?;
-    let as_toml = toml::from_str::<Table>(&format!("value = {value}")).ok();
-    let as_toml = as_toml.filter(|table| table.len() == 1).and_then(|mut table| table.remove("value"));
-    let mut root = Value::try_from(recipe).map_err(|error| error.to_string())?;
-    let (tables, key) = keys.trim().rsplit_once('.').unwrap_or(("", keys.trim()));
-    let place = walk(&mut root, tables)?;
-    let is_given_back = value.trim().is_empty() && place.is_table();
-    *step_into(place, key)? = as_toml.unwrap_or_else(|| Value::String(value.trim().to_owned()));
-    if let Some(unknown) =
-        root.as_table().and_then(|table| schema::unknown_keys(schema, table).into_iter().next())
-    {
-        return Err(OverrideError::UnknownKey(unknown));
-    }
-    if is_given_back {
-        let default = if tables.is_empty() {
-            to_table(&R::default()).remove(schema::own_name(schema, key))
-        } else {
-            None
-        };
-        if let Value::Table(table) = walk(&mut root, tables)? {
-            table.remove(key);
-            table.extend(default.map(|default| (schema::own_name(schema, key).to_owned(), default)));
-        }
-    }
-    match root.clone().try_into::<R>() {
-        Ok(recipe) => Ok(recipe),
-        Err(error) => {
-            // An alias was typed: the setting is there under its own name too, which serde's message quotes.
-            let own_name = error.message().strip_prefix(DUPLICATE).and_then(|rest| rest.strip_suffix('`'));
-            let (Some(own_name), Value::Table(table)) = (own_name, walk(&mut root, tables)?) else {
-                return Err(error.message().to_owned().into());
-            };
-            table.remove(own_name);
-            Ok(root.try_into().map_err(|error: toml::de::Error| error.message().to_owned())?)
-        }
-    }
-}
-
-fn walk<'a>(root: &'a mut Value, tables: &str) -> Result<&'a mut Value, String> {
-    tables.split('.').filter(|key| !key.is_empty()).try_fold(root, step_into)
-}
-
-fn step_into<'a>(place: &'a mut Value, key: &str) -> Result<&'a mut Value, String> {
-    match place {
-        Value::Table(table) => Ok(table.entry(key).or_insert_with(|| Value::Table(Table::new()))),
-        Value::Array(list) => {
-            let n_entries = list.len();
-            let entry = key.parse::<usize>().ok().and_then(|idx| list.get_mut(idx));
-            entry.ok_or_else(|| format!("`{key}` is not an index into a list of {n_entries}, counted from 0"))
-        }
-        other => Err(format!("`{key}` cannot be looked up in a {}", other.type_str())),
-    }
 }
 
 impl RecipeError {

@@ -323,9 +323,23 @@ fn mistakes_name_line_key_and_the_nearest_known_key() {
         (
             TEXT,
             &["data.4.weight=1"],
-            "--set data.4.weight=1: `4` is not an index into a list of 1, counted from 0",
+            "--set data.4.weight=1: `4` is not an entry of the list `data`, which has 1: the last is `data.0`",
         ),
-        (TEXT, &["learning_rate.x=1"], "--set learning_rate.x=1: `x` cannot be looked up in a float"),
+        (
+            TEXT,
+            &["data.path=b"],
+            "--set data.path=b: `path` is not an entry of the list `data`, which has 1: the last is `data.0`",
+        ),
+        (
+            TEXT,
+            &["data=[]", "data.0.path=b"],
+            "--set data.0.path=b: `data` is an empty list; `--set 'data=[{ path = \"b\" }]'` gives it an entry",
+        ),
+        (
+            TEXT,
+            &["learning_rate.x=1"],
+            "--set learning_rate.x=1: `x` cannot be looked up in `learning_rate`, which is not a table",
+        ),
     ] {
         assert_eq!(read(text, overrides).unwrap_err(), expected);
     }
