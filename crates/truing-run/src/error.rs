@@ -243,7 +243,8 @@ impl RunError {
     pub fn unread_path(&self) -> Option<&Path> {
         match self {
             Self::Read { path, .. }
-            | Self::Data(DataError::Io { path, .. } | DataError::UnsupportedFile { path, .. }) => Some(path),
+            | Self::Data(DataError::Io { path, .. } | DataError::UnsupportedFile { path, .. })
+            | Self::Store(StoreError::Io { path, .. }) => Some(path),
             _ => None,
         }
     }

@@ -12,12 +12,15 @@ use truing_annotate::{
     AnnotateConfig, AnnotateError, Measured, NewLink, OpenedProject, Project, Records, Role, ServeOptions,
     Status, StoredProject, serve, write_outputs,
 };
+use truing_data::DataError;
 use truing_run::recipe::place_of;
 use truing_statistics::BootstrapEstimate;
+use truing_store::StoreError;
 use truing_types::counted;
 
 use crate::asking::SystemClock;
 use crate::outcome::{Outcome, WithHint};
+use crate::printer::one_sentence;
 use crate::table::{Align, Table};
 use crate::{Context, interrupt};
 
@@ -98,9 +101,10 @@ fn run_serve(arguments: &ServeArguments, context: &Context) -> anyhow::Result<Ou
     let address = listener.local_addr()?;
     let stop = interrupt::stop_flag("Stopping: answers that are on their way are stored");
     let clock = Arc::new(SystemClock::new(&stop));
+    let files = files_of(&config);
     let opened = Project::open(config, &arguments.new_links, &mut random_token, clock);
     let OpenedProject { project, links, warnings } =
-        opened.map_err(|error| at_its_place(error, &text, &path))?;
+        opened.map_err(|error| at_its_place(error, &files, &text, &path))?;
     warnings.iter().for_each(|warning| context.printer.warning(warning));
     print_links(&links, address, context)?;
     project.keep_links()?;
@@ -113,15 +117,37 @@ fn run_serve(arguments: &ServeArguments, context: &Context) -> anyhow::Result<Ou
     Ok(Outcome::Fine)
 }
 
-/// Puts before an error of a setting where the recipe has it.
-fn at_its_place(error: AnnotateError, text: &str, path: &Path) -> anyhow::Error {
-    let key = match &error {
-        AnnotateError::Run(error) => error.setting(),
-        _ => None,
+/// The files that a recipe names, by their settings.
+fn files_of(config: &AnnotateConfig) -> Vec<(String, PathBuf)> {
+    let single = [
+        ("guidelines", config.guidelines.clone()),
+        ("gold.path", config.gold.as_ref().map(|known| known.path.clone())),
+        ("attention.path", config.attention.as_ref().map(|known| known.path.clone())),
+    ];
+    let single = single.into_iter().filter_map(|(setting, path)| Some((setting.to_owned(), path?)));
+    let data = config.data.iter().enumerate();
+    let data =
+        data.map(|(idx, source)| (format!("data.{idx}.path"), source.in_folder(&config.data_dir).path));
+    single.chain(data).collect()
+}
+
+/// Puts before an error of a setting, or of a file that a setting names, where the recipe has it.
+fn at_its_place(error: AnnotateError, files: &[(String, PathBuf)], text: &str, path: &Path) -> anyhow::Error {
+    let (key, unread) = match &error {
+        AnnotateError::Run(error) => (error.setting(), error.unread_path()),
+        AnnotateError::Data(DataError::Io { path, .. } | DataError::UnsupportedFile { path, .. })
+        | AnnotateError::Store(StoreError::Io { path, .. }) => (None, Some(path.as_path())),
+        _ => (None, None),
     };
-    match key {
-        Some(key) => anyhow::anyhow!("{}: {error}", place_of(key, text, path, &[])),
-        None => error.into(),
+    if let Some(key) = key {
+        return anyhow::anyhow!("{}: {error}", place_of(key, text, path, &[]));
+    }
+    let named = unread.and_then(|unread| files.iter().find(|(_, path)| path == unread));
+    let place = named.map(|(setting, _)| format!("{}: `{setting}`", place_of(setting, text, path, &[])));
+    let error = anyhow::Error::from(error);
+    match place {
+        Some(place) => anyhow::anyhow!("{place}: {}", one_sentence(&error)),
+        None => error,
     }
 }
 

@@ -5,11 +5,13 @@ use std::path::Path;
 
 use toml::Value;
 use truing_data::DataError;
+use truing_eval::benchmarks::BenchmarkError;
 use truing_model::ModelError;
 use truing_model::sources::DatasetReference;
 use truing_run::AsRunError as _;
 use truing_run::recipe::{InputSetting, place_of};
 use truing_stages::{RunError, StageError};
+use truing_store::StoreError;
 
 use super::recipe_arguments::RecipeArguments;
 use crate::printer::one_sentence;
@@ -32,21 +34,29 @@ pub(super) fn at_its_place(
     {
         return anyhow::anyhow!("{}: `{setting}`: {error}", place(&setting));
     }
-    let named = match (of_stage, error.downcast_ref::<ModelError>()) {
-        (_, Some(ModelError::DatasetNotFound { reference, .. })) => {
+    let named = match error.downcast_ref::<ModelError>() {
+        Some(ModelError::DatasetNotFound { reference, .. }) => {
             inputs.iter().find(|input| names_data_set(&input.path, reference))
         }
-        (Some(of_run), _) => of_run
-            .unread_path()
-            // The settings of files that are no data have the data's folder before theirs.
-            .and_then(|path| inputs.iter().find(|input| input.path.ends_with(path))),
-        (None, _) => None,
+        // The settings of files that are no data have the data's folder before theirs.
+        _ => unread_path(&error).and_then(|path| inputs.iter().find(|input| input.path.ends_with(path))),
     };
     match named {
         Some(InputSetting { setting, .. }) => {
             anyhow::anyhow!("{}: `{setting}`: {}", place(setting), one_sentence(&error))
         }
         None => error,
+    }
+}
+
+/// The file or folder that a stage could not read, where the error is about one.
+fn unread_path(error: &anyhow::Error) -> Option<&Path> {
+    match error.downcast_ref::<StageError>()? {
+        StageError::Benchmark(
+            BenchmarkError::Data(DataError::Io { path, .. })
+            | BenchmarkError::Store(StoreError::Io { path, .. }),
+        ) => Some(path),
+        error => error.as_run_error()?.unread_path(),
     }
 }
 

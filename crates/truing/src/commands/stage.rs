@@ -277,9 +277,16 @@ fn check_folder<S: StageCommand>(folder: &Path, resume: bool) -> anyhow::Result<
         return Ok(());
     }
     let existing = if existing.as_os_str().is_empty() { Path::new(".") } else { existing };
-    tempfile::tempdir_in(existing)
-        .map_err(|error| anyhow::anyhow!("cannot write to {}: {}", clean_path(existing), error.kind()))
-        .hint(|| "`--set output_dir=...` names another folder".into())?;
+    let refused = |error: std::io::Error| {
+        let reason = match error.kind() {
+            // As `/proc` says it.
+            ErrorKind::NotFound => "no folder can be made there".to_owned(),
+            kind => kind.to_string(),
+        };
+        let expected = format!("another folder: {} cannot be written to ({reason})", clean_path(existing));
+        StageError::from(RunError::BadSetting { key: "output_dir", found: clean_path(folder), expected })
+    };
+    tempfile::tempdir_in(existing).map_err(refused)?;
     Ok(())
 }
 

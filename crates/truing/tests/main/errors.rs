@@ -258,3 +258,39 @@ fn values_are_checked_before_a_model_is_looked_for() {
         assert!(!changed.stderr.contains("was not found"), "{change}: {}", changed.stderr);
     }
 }
+
+#[test]
+fn a_file_that_is_not_there_is_named_with_its_setting() {
+    let home = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(home.path().join(name), text).unwrap();
+    let annotation = "output_dir = \"run\"\noverlap = 1\n[gold]\npath = \"gold.jsonl\"\nshare = 0.1\n\
+                      [[data]]\npath = \"items.jsonl\"\n[[annotator]]\nname = \"one\"\n[[question]]\nname = \"best\"\n\
+                      annotation_type = \"ranking\"\n";
+    write("annotation.toml", annotation);
+    write(
+        "evaluation.toml",
+        "stage = \"evaluate\"\noutput_dir = \"run\"\n[model]\n\
+         server = { base_url = \"http://127.0.0.1:1/v1\", model = \"m\" }\n[[task]]\nname = \"ifeval\"\n\
+         path = \"missing.jsonl\"\n",
+    );
+    let said = |arguments: &[&str]| run_inside(home.path(), arguments).expect_status(2);
+    said(&["evaluate", "evaluation.toml"])
+        .expect_stderr(&["error: evaluation.toml:7: `task.0.path`: cannot "]);
+    said(&["annotate", "serve", "annotation.toml", "--port", "0"])
+        .expect_stderr(&["annotation.toml:7: `data.0.path`: cannot open `"]);
+    write("items.jsonl", "{\"prompt\": \"Sing.\", \"responses\": [\"la\", \"lo\"]}\n");
+    said(&["annotate", "serve", "annotation.toml", "--port", "0"])
+        .expect_stderr(&["annotation.toml:4: `gold.path`: cannot open `"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_folder_in_which_none_can_be_made_is_named_with_its_setting() {
+    let home = tempfile::tempdir().unwrap();
+    prepare(home.path());
+    let finished = run_inside(home.path(), ["sft", "recipe.toml", "--set", "output_dir=/proc/run"]);
+    finished.expect_status(2).expect_stderr(&[
+        "error: --set output_dir=/proc/run: `output_dir` is /proc/run: expected another folder: /proc cannot be \
+         written to (no folder can be made there)",
+    ]);
+}
