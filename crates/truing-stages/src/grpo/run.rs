@@ -55,6 +55,8 @@ pub(super) fn run<E: Engine + 'static>(
         inputs: &inputs.record,
         digest: plan.digest,
         n_steps: plan.n_steps,
+        schedule: &config.schedule,
+        updates_per_step: config.updates_per_step(),
         plan: plan.to_json(),
         skipped: inputs.skipped.iter().collect(),
     };

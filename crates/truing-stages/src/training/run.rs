@@ -67,6 +67,8 @@ pub(crate) fn run<E: Engine, P: RunPlan, W: Workload<E>>(
         inputs: inputs.record(),
         digest: settings.digest,
         n_steps: plan.n_steps(),
+        schedule: settings.schedule_settings,
+        updates_per_step: 1,
         plan: plan.to_json(),
         skipped: inputs.skipped(),
     };
