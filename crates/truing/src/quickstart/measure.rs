@@ -36,7 +36,7 @@ const MAX_OPEN_TOKENS: usize = 128;
 /// Tokens of the packs that the held-out loss is measured on.
 const HELD_OUT_PACK_TOKENS: usize = 1024;
 /// Files below the quickstart's folder.
-const HELD_OUT: &str = "data/heldout.jsonl";
+pub(super) const HELD_OUT: &str = "data/heldout.jsonl";
 const CHECKS: &str = "data/checks.jsonl";
 const INSTRUCTIONS: &str = "data/heldout_instructions.jsonl";
 const KNOWLEDGE: &str = "data/knowledge.jsonl";
@@ -44,6 +44,10 @@ const OPEN_QUESTIONS: &str = "data/open_questions.jsonl";
 /// Names of the sets.
 const INSTRUCTION_SET: &str = "instructions followed";
 const KNOWLEDGE_SET: &str = "general knowledge";
+/// Names of the phases, before the name of the model.
+pub(super) const HELD_OUT_LOSS: &str = "held-out loss";
+pub(super) const KNOWLEDGE_PHASE: &str = KNOWLEDGE_SET;
+pub(super) const ANSWERS: &str = "answers";
 
 /// A prompt with instructions that a program can check, as in IFEval.
 #[derive(Debug, Clone)]
@@ -127,6 +131,16 @@ impl Tests {
         })
     }
 
+    /// Options of all choices.
+    pub(super) fn n_options(&self) -> usize {
+        self.choices.iter().map(|choice| choice.options.len()).sum()
+    }
+
+    /// Answers that a model has to write.
+    pub(super) fn n_answers(&self) -> usize {
+        self.checks.len() + self.instructions.len() + self.open_questions.len()
+    }
+
     fn asked(&self) -> Vec<Asked<'_>> {
         let checks = self.checks.iter().map(Asked::Check);
         let instructions = self.instructions.iter().map(Asked::Instructions);
@@ -190,10 +204,12 @@ impl Instructions {
 }
 
 impl Work<'_> {
-    /// Measures a model; `None` when it was stopped. Packs and questions are distributed over the ranks.
+    /// Measures a model; `None` when it was stopped. Packs and questions are distributed over the ranks. `of` is the
+    /// model in words, after what is measured.
     pub(super) fn measure<E: Engine>(
         &mut self,
         label: &str,
+        of: &str,
         path: &Path,
         tests: &Tests,
     ) -> Result<Option<Evaluation>, QuickstartError> {
@@ -203,13 +219,13 @@ impl Work<'_> {
         let options = EngineOptions::with_threads((self.look_at_machine)().n_threads, Seed(0));
         let mut engine: E = model::load_engine(&files, &frozen, &options, &Solo::groups(), &mut |_| ())?;
         let mut evaluation = Evaluation { label: label.to_owned(), ..Evaluation::default() };
-        let is_done = self.measure_loss(&mut engine, &renderer, &mut evaluation)?
-            && self.choose(&mut engine, &renderer, &tests.choices, &mut evaluation)?;
+        let is_done = self.measure_loss(&mut engine, &renderer, of, &mut evaluation)?
+            && self.choose(&mut engine, &renderer, &tests.choices, of, &mut evaluation)?;
         if !is_done {
             return Ok(None);
         }
         let chat = LocalChat::new(engine, renderer).map_err(StageError::from)?;
-        Ok(self.ask(&chat, tests, &mut evaluation)?.then_some(evaluation))
+        Ok(self.ask(&chat, tests, of, &mut evaluation)?.then_some(evaluation))
     }
 
     /// The loss of the held-out conversations; false when it was stopped.
@@ -217,6 +233,7 @@ impl Work<'_> {
         &mut self,
         engine: &mut E,
         renderer: &ChatRenderer,
+        of: &str,
         evaluation: &mut Evaluation,
     ) -> Result<bool, QuickstartError> {
         let communicator = &*self.groups.data;
@@ -224,12 +241,12 @@ impl Work<'_> {
         let packs: Vec<PackedBatch> =
             dealt(packs.len(), communicator).map(|place| packs[place].clone()).collect();
         let total = Some(packs.iter().map(|pack| pack.n_tokens() as u64).sum());
-        let phase = format!("held-out loss {}", evaluation.label);
+        let phase = format!("{HELD_OUT_LOSS} {of}");
         self.events.emit(Event::PhaseStarted { phase, total });
         let mut n_done = 0;
         let mut sizes: Vec<u64> = packs.iter().rev().map(|pack| pack.n_tokens() as u64).collect();
         let steps: Vec<Vec<PackedBatch>> = packs.into_iter().map(|pack| vec![pack]).collect();
-        let (events, stop) = (&mut *self.events, self.stop);
+        let (events, stop) = (&mut self.events, self.stop);
         let measures = gradients::evaluate(engine, &steps, &Sft, communicator, &mut |_| {
             n_done += sizes.pop().unwrap_or_default();
             events.emit(Event::Progress { done: n_done, note: String::new() });
@@ -253,6 +270,7 @@ impl Work<'_> {
         engine: &mut E,
         renderer: &ChatRenderer,
         choices: &[Choice],
+        of: &str,
         evaluation: &mut Evaluation,
     ) -> Result<bool, QuickstartError> {
         let communicator = &*self.groups.data;
@@ -262,9 +280,8 @@ impl Work<'_> {
             .map(|choice| Continuations { context: choice.context.clone(), options: choice.options.clone() })
             .collect();
         let total = Some(asked.iter().map(|item| item.options.len() as u64).sum());
-        self.events
-            .emit(Event::PhaseStarted { phase: format!("{KNOWLEDGE_SET} {}", evaluation.label), total });
-        let (events, stop) = (&mut *self.events, self.stop);
+        self.events.emit(Event::PhaseStarted { phase: format!("{KNOWLEDGE_PHASE} {of}"), total });
+        let (events, stop) = (&mut self.events, self.stop);
         let options = LikelihoodOptions::default();
         let found = log_likelihoods(engine, renderer.tokenizer(), &asked, options, &mut |done| {
             events.emit(Event::Progress { done, note: String::new() });
@@ -296,6 +313,7 @@ impl Work<'_> {
         &mut self,
         chat: &dyn ChatModel,
         tests: &Tests,
+        of: &str,
         evaluation: &mut Evaluation,
     ) -> Result<bool, QuickstartError> {
         let communicator = &*self.groups.data;
@@ -303,8 +321,8 @@ impl Work<'_> {
         let mine: Vec<&Asked<'_>> = dealt(all.len(), communicator).map(|place| &all[place]).collect();
         let requests: Vec<ChatRequest> = mine.iter().map(|asked| asked.request()).collect();
         let total = Some(requests.len() as u64);
-        self.events.emit(Event::PhaseStarted { phase: format!("answers {}", evaluation.label), total });
-        let (events, stop) = (&mut *self.events, self.stop);
+        self.events.emit(Event::PhaseStarted { phase: format!("{ANSWERS} {of}"), total });
+        let (events, stop) = (&mut self.events, self.stop);
         let mut n_done = 0;
         let replies = chat.chat_all(&requests, &mut |_, _| {
             n_done += 1;
