@@ -142,6 +142,9 @@ pub struct Pipeline {
     pub stages: Vec<PipelineStage>,
     /// Files that hold one [`Evaluation`] each, relative to the pipeline's folder, in order.
     pub evaluations: Vec<PathBuf>,
+    /// The command that continues it when it was stopped, without the folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume_command: Option<String>,
 }
 
 impl Pipeline {

@@ -272,6 +272,7 @@ fn write_files(quickstart: &Quickstart<'_>, steps: &[Step]) -> Result<(), StageE
             .map(|step| PipelineStage { kind: step.stage.to_string(), folder: step.kind.into() })
             .collect(),
         evaluations: kinds.enumerate().map(|(idx, kind)| evaluation_file(idx, kind)).collect(),
+        resume_command: Some("truing quickstart --resume --output".into()),
     };
     for (stage, recipe) in quickstart.recipes {
         let text = format!("{}{recipe}", by_hand(quickstart, stage));

@@ -8,7 +8,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use truing_eval::held_out::HeldOutScores;
-use truing_eval::pipeline::{Evaluation, Pipeline};
+use truing_eval::pipeline::{Evaluation, GradedAnswer, Pipeline};
 use truing_model::sources::DEFAULT_MODEL;
 use truing_parallel::Solo;
 use truing_report::{RunRecord, StageRecord};
@@ -55,6 +55,8 @@ const DEFAULT_FOLDER: &str = "runs/quickstart";
 const N_QUESTIONS: usize = 3;
 /// Characters of a question or answer that are printed.
 const N_SHOWN: usize = 300;
+/// The same where all models stand side by side.
+const N_SHOWN_IN_CELL: usize = 80;
 
 /// Arguments of `truing quickstart`.
 #[derive(Debug, Args)]
@@ -219,6 +221,7 @@ fn finish(
     let record = RunRecord::read(&arguments.output)?;
     let parts = [
         open_answers(&evaluations),
+        graded_answers(&evaluations).lines(),
         scores(&evaluations).lines(),
         changes(&record).lines(),
         reward_order(&record),
@@ -251,7 +254,10 @@ fn scores(evaluations: &[Evaluation]) -> Table {
             let score = evaluation.sets().into_iter().find(|score| score.set == first.set);
             score.map_or_else(String::new, |score| format!("{:.2}", score.share()))
         };
-        table.row(row(format!("{} (of {})", first.set, first.n), evaluations.iter().map(share).collect()));
+        table.row(row(
+            format!("accuracy, {} (of {})", first.set, first.n),
+            evaluations.iter().map(share).collect(),
+        ));
     }
     table
 }
@@ -349,9 +355,40 @@ fn open_answers(evaluations: &[Evaluation]) -> Vec<String> {
     lines
 }
 
+/// One item of each set with the answer of every model side by side: the first that training made right, or else the
+/// first.
+fn graded_answers(evaluations: &[Evaluation]) -> Table {
+    let [before, .., after] = evaluations else { return Table::new(&[]) };
+    let labels = evaluations.iter().map(|evaluation| (evaluation.label.as_str(), Align::Left));
+    let columns: Vec<(&str, Align)> = [("graded item", Align::Left)].into_iter().chain(labels).collect();
+    let mut table = Table::new(&columns);
+    let answer_of = |evaluation: &Evaluation, id: &str| -> Option<usize> {
+        evaluation.answers.iter().position(|answer| answer.id == id)
+    };
+    for set in before.sets() {
+        let of_set = || before.answers.iter().filter(|answer| answer.set == set.set);
+        let is_gained = |answer: &&GradedAnswer| {
+            let later = answer_of(after, &answer.id).map(|idx| after.answers[idx].is_right);
+            !answer.is_right && later == Some(true)
+        };
+        let Some(item) = of_set().find(is_gained).or_else(|| of_set().next()) else { continue };
+        let cells = evaluations.iter().map(|evaluation| match answer_of(evaluation, &item.id) {
+            Some(idx) => {
+                let answer = &evaluation.answers[idx];
+                let grade = if answer.is_right { "pass" } else { "fail" };
+                format!("{grade}: {}", one_line(&answer.answer, N_SHOWN_IN_CELL))
+            }
+            None => String::new(),
+        });
+        let prompt = one_line(&item.prompt, N_SHOWN_IN_CELL);
+        table.row([prompt].into_iter().chain(cells));
+    }
+    table
+}
+
 #[cfg(test)]
 mod tests {
-    use truing_eval::pipeline::{GradedAnswer, OpenAnswer};
+    use truing_eval::pipeline::OpenAnswer;
     use truing_eval::reward::{RewardDiagnostics, RewardEvaluation, SourceDiagnostics};
     use truing_statistics::ShareInterval;
 
@@ -365,7 +402,7 @@ mod tests {
             about: String::new(),
             prompt: String::new(),
             expected: String::new(),
-            answer: String::new(),
+            answer: format!("answer {id} {}", "of several words ".repeat(9)),
             is_right: id < n_right,
         };
         let open_answer = |id: usize| OpenAnswer {
@@ -434,6 +471,18 @@ mod tests {
             "  95 % interval 0.77 to 0.90; chance is 0.50",
         ];
         assert_eq!(reward_order(&record()), expected);
+    }
+
+    #[test]
+    fn graded_answers_of_all_models_are_side_by_side_in_80_columns() {
+        let lines = graded_answers(&record().evaluations).lines();
+        assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:#?}");
+        assert!(lines[0].starts_with("graded item") && lines[0].ends_with("after grpo"), "{}", lines[0]);
+        // The first item that the first model has wrong and the last one right.
+        let grades: Vec<&str> = lines[1].split_whitespace().filter(|word| word.ends_with(':')).collect();
+        assert_eq!(grades, ["fail:", "pass:", "pass:"]);
+        assert_eq!(lines.join(" ").matches("answer 10").count(), 3, "{lines:#?}");
+        assert!(graded_answers(&[]).lines().is_empty());
     }
 
     #[test]
