@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use truing_data::{OnBadRow, SourceConfig, read_rows};
 use truing_eval::checks::{BadItem, Check, read_items};
+use truing_eval::held_out::sums_of_samples;
 use truing_eval::pipeline::{Evaluation, GradedAnswer, OpenAnswer};
 use truing_generate::LocalChat;
 use truing_model::{Engine, EngineOptions, ModelFiles, TrainableSpec};
@@ -238,8 +239,13 @@ impl Work<'_> {
     ) -> Result<bool, QuickstartError> {
         let communicator = &*self.groups.data;
         let packs = held_out_packs(&self.quickstart.folder.join(HELD_OUT), renderer)?;
-        let packs: Vec<PackedBatch> =
-            dealt(packs.len(), communicator).map(|place| packs[place].clone()).collect();
+        let mine: Vec<&[TokenizedSample]> =
+            dealt(packs.len(), communicator).map(|place| packs[place].as_slice()).collect();
+        let packs = mine
+            .iter()
+            .map(|samples| PackedBatch::from_samples(samples.iter()))
+            .collect::<Result<Vec<_>, _>>();
+        let packs = packs.map_err(StageError::from)?;
         let total = Some(packs.iter().map(|pack| pack.n_tokens() as u64).sum());
         let phase = format!("{HELD_OUT_LOSS} {of}");
         self.events.emit(Event::PhaseStarted { phase, total });
@@ -247,7 +253,14 @@ impl Work<'_> {
         let mut sizes: Vec<u64> = packs.iter().rev().map(|pack| pack.n_tokens() as u64).collect();
         let steps: Vec<Vec<PackedBatch>> = packs.into_iter().map(|pack| vec![pack]).collect();
         let (events, stop) = (&mut self.events, self.stop);
-        let measures = gradients::evaluate(engine, &steps, &Sft, communicator, &mut |_| {
+        let mut by_pack: Vec<Vec<(f64, f64)>> = Vec::with_capacity(steps.len());
+        let measures = gradients::evaluate(engine, &steps, &Sft, communicator, &mut |outputs| {
+            // A step is one pack.
+            for output in outputs {
+                let samples = mine.get(by_pack.len()).copied().unwrap_or_default();
+                let weights = samples.iter().map(|sample| sample.loss_weights.as_slice());
+                by_pack.push(sums_of_samples(weights, &output.tokens.log_probs));
+            }
             n_done += sizes.pop().unwrap_or_default();
             events.emit(Event::Progress { done: n_done, note: String::new() });
             break_if(stop, communicator)
@@ -261,6 +274,11 @@ impl Work<'_> {
         evaluation.heldout_loss = Some(measures.loss);
         evaluation.heldout_accuracy = measures.means.get("mean_token_accuracy").copied();
         evaluation.n_heldout_tokens = measures.n_loss_tokens;
+        let sums = gather_dealt(communicator, by_pack)?.into_iter().flatten();
+        evaluation.heldout_items = sums
+            .filter(|&(_, weight): &(f64, f64)| weight > 0.0)
+            .map(|(loss, weight)| (weight, loss / weight))
+            .collect();
         Ok(true)
     }
 
@@ -355,7 +373,8 @@ fn break_if(stop: &AtomicBool, communicator: &dyn Communicator) -> ControlFlow<(
     break_if_alone(stop, communicator.world_size())
 }
 
-fn held_out_packs(path: &Path, renderer: &ChatRenderer) -> Result<Vec<PackedBatch>, StageError> {
+/// The samples of each pack.
+fn held_out_packs(path: &Path, renderer: &ChatRenderer) -> Result<Vec<Vec<TokenizedSample>>, StageError> {
     let mut packs = Vec::new();
     let mut pack: Vec<TokenizedSample> = Vec::new();
     for row in read_rows(&SourceConfig::new(path), OnBadRow::Error)? {
@@ -363,13 +382,12 @@ fn held_out_packs(path: &Path, renderer: &ChatRenderer) -> Result<Vec<PackedBatc
         let sample = renderer.training(&row, origin)?.sample;
         let n_tokens = pack.iter().map(|sample| sample.tokens.len()).sum::<usize>();
         if !pack.is_empty() && n_tokens + sample.tokens.len() > HELD_OUT_PACK_TOKENS {
-            packs.push(PackedBatch::from_samples(&pack)?);
-            pack.clear();
+            packs.push(std::mem::take(&mut pack));
         }
         pack.push(sample);
     }
     if !pack.is_empty() {
-        packs.push(PackedBatch::from_samples(&pack)?);
+        packs.push(pack);
     }
     Ok(packs)
 }
