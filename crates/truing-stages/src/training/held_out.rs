@@ -37,7 +37,7 @@ pub(crate) fn losses_of_items<O: Objective>(
 ) -> HeldOutScores {
     let names: Vec<String> = objective.metric_names().into_iter().map(str::to_owned).collect();
     let mut totals = vec![WeightedSum::default(); names.len()];
-    let mut total_weight = 0.0;
+    let mut total_weight = 0.0_f64;
     for (weight, sums) in items.iter().flatten() {
         total_weight += weight;
         totals.iter_mut().zip(sums).for_each(|(total, sum)| total.add(*sum));
