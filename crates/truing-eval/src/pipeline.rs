@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use truing_statistics::{PairedPasses, ShareInterval};
+use truing_statistics::{Estimate, PairedPasses, ShareInterval};
 
 /// One item with an answer that a program graded: a question, instructions, or a choice among options.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,9 @@ pub struct Evaluation {
     pub heldout_accuracy: Option<f64>,
     /// Loss tokens that the two are means over.
     pub n_heldout_tokens: u64,
+    /// Loss tokens of each held-out conversation, and their mean loss. Evaluations of earlier versions have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub heldout_items: Vec<(f64, f64)>,
     /// Greedy answers, and choices by log-likelihood, of all sets.
     pub answers: Vec<GradedAnswer>,
     /// Greedy answers to questions that no program grades.
@@ -108,6 +111,18 @@ impl Evaluation {
         sets
     }
 
+    /// The change of the loss since an earlier evaluation of the same conversations, with its 95 % interval, paired by
+    /// conversation.
+    #[must_use]
+    pub fn loss_change_since(&self, earlier: &Self) -> Option<Estimate> {
+        let pairs = || earlier.heldout_items.iter().zip(&self.heldout_items);
+        let is_alike = earlier.heldout_items.len() == self.heldout_items.len()
+            && pairs().all(|(before, after)| before.0 == after.0);
+        let differences: Vec<(f64, f64)> =
+            pairs().map(|(before, after)| (after.0, after.1 - before.1)).collect();
+        Estimate::weighted_mean(&differences).filter(|_| is_alike)
+    }
+
     /// How the items of a set went that an earlier evaluation has too.
     #[must_use]
     pub fn passes_since(&self, earlier: &Self, set: &str) -> PairedPasses {
@@ -142,6 +157,9 @@ pub struct Pipeline {
     pub stages: Vec<PipelineStage>,
     /// Files that hold one [`Evaluation`] each, relative to the pipeline's folder, in order.
     pub evaluations: Vec<PathBuf>,
+    /// The command that continues it when it was stopped, without the folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume_command: Option<String>,
 }
 
 impl Pipeline {
@@ -151,8 +169,6 @@ impl Pipeline {
 
 #[cfg(test)]
 mod tests {
-    use truing_statistics::Estimate;
-
     use super::*;
 
     fn answer(set: &str, id: usize, is_right: bool) -> GradedAnswer {
@@ -176,6 +192,17 @@ mod tests {
         let found = evaluation(vec![answer("b", 0, true), answer("a", 0, false), answer("b", 1, false)]);
         let expected = [SetScore { set: "b", n_right: 1, n: 2 }, SetScore { set: "a", n_right: 0, n: 1 }];
         assert_eq!(found.sets(), expected);
+    }
+
+    #[test]
+    fn a_change_of_the_loss_is_paired_by_conversation() {
+        let of = |items: &[(f64, f64)]| Evaluation { heldout_items: items.to_vec(), ..Evaluation::default() };
+        let before = of(&[(10.0, 3.0), (20.0, 2.0), (10.0, 4.0)]);
+        let change = of(&[(10.0, 2.0), (20.0, 1.1), (10.0, 2.9)]).loss_change_since(&before).unwrap();
+        assert!((change.value + 0.975).abs() < 1e-9 && change.is_shown(), "{change:?}");
+        assert_eq!(of(&[(10.0, 2.0), (21.0, 1.1), (10.0, 2.9)]).loss_change_since(&before), None);
+        assert_eq!(of(&[(10.0, 2.0), (20.0, 1.1)]).loss_change_since(&before), None);
+        assert_eq!(before.loss_change_since(&Evaluation::default()), None);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use truing_statistics::{Estimate, ShareInterval};
 
 use crate::names;
-use crate::run_record::{RunRecord, StageRecord};
+use crate::run_record::{RunRecord, StageRecord, Unfinished};
 
 /// Severity of a note.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +43,30 @@ impl HealthNote {
             Level::Bad => "✗",
         }
     }
+}
+
+/// That a pipeline has not come to its end: how far it is, and the command that continues it.
+pub(crate) fn unfinished(record: &RunRecord) -> Option<HealthNote> {
+    let Unfinished { stages, evaluations, resume_command } = record.unfinished.as_ref()?;
+    let reached = match record.stages.iter().find(|stage| !stage.is_finished) {
+        Some(stage) => {
+            let planned = stage.plan.as_ref().and_then(|plan| plan.n_steps);
+            let of_all = planned.map_or_else(String::new, |n| format!(" of {n}"));
+            format!(" `{}` has taken {}{of_all} steps.", stage.kind, stage.last_step())
+        }
+        None => String::new(),
+    };
+    let resume = match resume_command {
+        Some(command) => format!(" `{command}` continues it."),
+        None => String::new(),
+    };
+    Some(HealthNote {
+        level: Level::Bad,
+        text: format!(
+            "This run is unfinished: {} of {} stages and {} of {} evaluations are done.{reached}{resume}",
+            stages.0, stages.1, evaluations.0, evaluations.1
+        ),
+    })
 }
 
 /// Notes on a pipeline's evaluations beyond what the table of outcomes says.

@@ -33,4 +33,4 @@ pub use pipeline::{
     PipelineRecord, PipelineStageFate, PipelineStageRecord, PipelineStageState, render_pipeline,
     write_pipeline,
 };
-pub use run_record::{MetricsRow, PlanPart, PlanRecord, RunRecord, StageRecord};
+pub use run_record::{MetricsRow, PlanPart, PlanRecord, RunRecord, StageRecord, Unfinished};

@@ -155,9 +155,15 @@ fn heldout_loss(before: &Evaluation, after: &Evaluation) -> Option<Outcome> {
         unit: Unit::Number,
         before: Some((before.heldout_loss?, "")),
         after: Some(after.heldout_loss?),
-        change: None,
+        change: after.loss_change_since(before),
         is_lower_better: true,
-        basis: format!("{} tokens; weights as saved (save_dtype)", after.n_heldout_tokens),
+        basis: match after.heldout_items.len() {
+            0 => format!("{} tokens; weights as saved (save_dtype)", after.n_heldout_tokens),
+            n => format!(
+                "{n} items of {} tokens, paired; weights as saved (save_dtype)",
+                after.n_heldout_tokens
+            ),
+        },
         is_held_out: true,
     })
 }
@@ -187,11 +193,15 @@ pub(crate) fn of_stage(stage: &StageRecord) -> Vec<Outcome> {
         "dpo" => against_chance(stage, names::REWARDS_ACCURACIES, "held-out preference accuracy")
             .into_iter()
             .collect(),
-        "embed" => shares(stage, names::ACCURACY, "held-out triplet accuracy").into_iter().collect(),
+        "embed" => items(stage, HeldOutScores::ACCURACY_OF_STEPS, "held-out triplet accuracy")
+            .or_else(|| shares(stage, names::ACCURACY, "held-out triplet accuracy"))
+            .into_iter()
+            .collect(),
         "grpo" => [
             items(stage, HeldOutScores::REWARD, "held-out reward")
                 .or_else(|| ends(stage, names::EVAL_REWARD, "held-out reward", false)),
-            shares(stage, "pass_rate", "held-out pass rate"),
+            items(stage, HeldOutScores::PASS_RATE, "held-out pass rate")
+                .or_else(|| shares(stage, "pass_rate", "held-out pass rate")),
         ]
         .into_iter()
         .flatten()
@@ -205,6 +215,7 @@ pub(crate) fn of_stage(stage: &StageRecord) -> Vec<Outcome> {
     if stage.kind != "grpo" {
         outcomes.extend(
             items(stage, HeldOutScores::LOSS, held_out_loss)
+                .or_else(|| items(stage, HeldOutScores::LOSS_OF_STEPS, held_out_loss))
                 .or_else(|| ends(stage, names::EVAL_LOSS, held_out_loss, true)),
         );
     }
@@ -221,20 +232,22 @@ fn items(stage: &StageRecord, measure: &str, name: &str) -> Option<Outcome> {
     let of_measure = || stage.held_out.iter().filter(|one| one.measure == measure);
     let (first, last) = (of_measure().next()?, of_measure().next_back()?);
     let differences = first.differences(last).filter(|_| first.step < last.step)?;
-    let mean = |scores: &HeldOutScores| {
-        let weights = scores.weights.iter().copied().chain(std::iter::repeat(1.0));
-        let known = scores.values.iter().zip(weights).filter_map(|(value, weight)| Some((weight, (*value)?)));
-        let (sum, total) = known.fold((0.0, 0.0), |(sum, total), (w, value)| (sum + w * value, total + w));
-        sum / total
+    let (is_lower_better, unit, of) = match measure {
+        HeldOutScores::LOSS => (true, Unit::Number, "items"),
+        HeldOutScores::LOSS_OF_STEPS => (true, Unit::Number, "steps of the evaluation"),
+        HeldOutScores::ACCURACY_OF_STEPS => (false, Unit::Share, "steps of the evaluation"),
+        HeldOutScores::ACCURACY => (false, Unit::Share, "prompts"),
+        HeldOutScores::PASS_RATE => (false, Unit::Share, "items"),
+        _ => (false, Unit::Number, "items"),
     };
     Some(Outcome {
         measure: name.to_owned(),
-        unit: Unit::Number,
-        before: Some((mean(first), "")),
-        after: Some(mean(last)),
-        change: Estimate::weighted_mean(&differences),
-        is_lower_better: measure == HeldOutScores::LOSS,
-        basis: format!("{} items, paired; measured in training", differences.len()),
+        unit,
+        before: Some((first.mean()?, "")),
+        after: Some(last.mean()?),
+        change: first.change_to(last),
+        is_lower_better,
+        basis: format!("{} {of}, paired; measured in training", differences.len()),
         is_held_out: true,
     })
 }
@@ -318,6 +331,9 @@ fn against(
 
 /// How often a reward model orders pairs as people did: against its first evaluation, or else against chance.
 fn pair_accuracy(stage: &StageRecord) -> Option<Outcome> {
+    if let Some(paired) = items(stage, HeldOutScores::ACCURACY, "held-out pair accuracy") {
+        return Some(paired);
+    }
     let (first, last) = (stage.diagnostics.first()?, stage.diagnostics.last()?);
     let (all, name) = (&last.diagnostics.all, "held-out pair accuracy");
     let after = all.accuracy?;
@@ -379,161 +395,4 @@ fn trend(stage: &StageRecord, metric: &str, name: &str, is_lower_better: bool) -
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::run_record::MetricsRow;
-    use truing_eval::pipeline::GradedAnswer;
-    use truing_eval::reward::{RewardDiagnostics, RewardEvaluation, SourceDiagnostics};
-
-    fn stage(kind: &str, rows: &[(u64, &[(&str, f64)])]) -> StageRecord {
-        let row = |&(step, values): &(u64, &[(&str, f64)])| MetricsRow {
-            step,
-            values: values.iter().map(|&(name, value)| (name.to_owned(), value)).collect(),
-        };
-        StageRecord { kind: kind.into(), metrics: rows.iter().map(row).collect(), ..StageRecord::default() }
-    }
-
-    fn check(outcomes: &[Outcome], expected: &[(&str, Verdict)]) {
-        let found: Vec<(&str, Verdict)> =
-            outcomes.iter().map(|one| (one.measure.as_str(), one.verdict())).collect();
-        assert_eq!(found, expected);
-    }
-
-    #[test]
-    fn fine_tuning_is_judged_by_the_same_samples() {
-        let scores = |step, shift: f64| HeldOutScores {
-            step,
-            measure: HeldOutScores::LOSS.into(),
-            values: (0..30)
-                .map(|i| Some(2.0 + 0.1 * f64::from(i) + shift * (1.0 + 0.02 * f64::from(i))))
-                .collect(),
-            weights: (0..30).map(|i| 10.0 + f64::from(i)).collect(),
-        };
-        let with =
-            |shift| StageRecord { held_out: vec![scores(0, 0.0), scores(40, shift)], ..stage("sft", &[]) };
-        check(&of_stage(&with(-0.5)), &[("held-out loss", Verdict::Better)]);
-        check(&of_stage(&with(0.5)), &[("held-out loss", Verdict::Worse)]);
-        check(&of_stage(&with(0.0)), &[("held-out loss", Verdict::NotShown)]);
-        let bare = stage("sft", &[(0, &[("eval_loss", 2.0)]), (40, &[("eval_loss", 1.0)])]);
-        check(&of_stage(&bare), &[("held-out loss", Verdict::NoInterval)]);
-        assert_eq!((of_stage(&bare)[0].class(), of_stage(&bare)[0].change_text().as_str()), ("", "−1.000"));
-    }
-
-    #[test]
-    fn twelve_noisy_steps_show_nothing() {
-        let rewards = [0.2, 0.5, 0.3, 0.6, 0.2, 0.4, 0.6, 0.3, 0.5, 0.2, 0.6, 0.45];
-        let rows: Vec<(u64, Vec<(&str, f64)>)> =
-            rewards.iter().enumerate().map(|(i, &value)| (i as u64 + 1, vec![("reward", value)])).collect();
-        let rows: Vec<(u64, &[(&str, f64)])> =
-            rows.iter().map(|(step, values)| (*step, &values[..])).collect();
-        // Its last step has more than twice the reward of its first.
-        let found = of_stage(&stage("grpo", &rows));
-        check(&found, &[("training reward", Verdict::NotShown)]);
-        assert_eq!(found[0].class(), "");
-        check(&of_stage(&stage("grpo", &rows[..4])), &[]);
-    }
-
-    #[test]
-    fn every_kind_of_stage_has_an_answer() {
-        let n = ("eval_samples", 200.0);
-        let dpo = stage(
-            "dpo",
-            &[(0, &[("eval_rewards/accuracies", 0.0), n]), (9, &[("eval_rewards/accuracies", 0.7), n])],
-        );
-        check(&of_stage(&dpo), &[("held-out preference accuracy", Verdict::Better)]);
-        assert_eq!(of_stage(&dpo)[0].before_text(), "50.0 % (chance)");
-        let embed = stage("embed", &[(0, &[("eval_accuracy", 0.70), n]), (9, &[("eval_accuracy", 0.72), n])]);
-        check(&of_stage(&embed), &[("held-out triplet accuracy", Verdict::NotShown)]);
-        let policy = stage(
-            "grpo",
-            &[
-                (0, &[("eval_reward", 0.3), ("eval_pass_rate", 0.3), n]),
-                (9, &[("eval_reward", 0.6), ("eval_pass_rate", 0.6), n]),
-            ],
-        );
-        check(
-            &of_stage(&policy),
-            &[("held-out reward", Verdict::NoInterval), ("held-out pass rate", Verdict::Better)],
-        );
-        let evaluated = |step, accuracy| {
-            let interval = ShareInterval::wilson(accuracy, 100.0);
-            let all = SourceDiagnostics {
-                n_pairs: 100,
-                accuracy: Some(accuracy),
-                accuracy_interval: interval,
-                ..SourceDiagnostics::default()
-            };
-            RewardEvaluation { step, diagnostics: RewardDiagnostics { all, ..RewardDiagnostics::default() } }
-        };
-        let with = |diagnostics| StageRecord { diagnostics, ..stage("reward_model", &[]) };
-        check(
-            &of_stage(&with(vec![evaluated(0, 0.5), evaluated(9, 0.8)])),
-            &[("held-out pair accuracy", Verdict::Better)],
-        );
-        check(&of_stage(&with(vec![evaluated(9, 0.55)])), &[("held-out pair accuracy", Verdict::NotShown)]);
-        check(&of_stage(&with(vec![evaluated(9, 0.3)])), &[("held-out pair accuracy", Verdict::Worse)]);
-    }
-
-    #[test]
-    fn answers_are_paired_by_question() {
-        let evaluation = |label: &str, passed: fn(u32) -> bool| Evaluation {
-            label: label.into(),
-            answers: (0..40)
-                .map(|i| GradedAnswer {
-                    id: format!("q{i}"),
-                    set: String::new(),
-                    about: String::new(),
-                    prompt: String::new(),
-                    expected: String::new(),
-                    answer: String::new(),
-                    is_right: passed(i),
-                })
-                .collect(),
-            ..Evaluation::default()
-        };
-        let record = RunRecord {
-            evaluations: vec![
-                evaluation("before", |i| i < 10),
-                evaluation("after sft", |i| i < 24),
-                evaluation("after grpo", |i| i < 25),
-            ],
-            ..RunRecord::default()
-        };
-        let rows = of_pipeline(&record);
-        let found: Vec<(&str, Verdict)> =
-            rows.iter().map(|(name, one)| (name.as_str(), one[0].verdict())).collect();
-        assert_eq!(
-            found,
-            [
-                ("before → after sft", Verdict::Better),
-                ("after sft → after grpo", Verdict::NotShown),
-                ("before → after grpo", Verdict::Better)
-            ]
-        );
-        assert_eq!(rows[0].1[0].basis, "40 items, paired: 14 gained, 0 lost");
-        assert!(rows[0].1[0].change_text().starts_with("+35.0 points (+"));
-    }
-
-    #[test]
-    fn the_loss_of_a_saved_model_is_told_from_that_in_training() {
-        let evaluation = |label: &str, loss| Evaluation {
-            label: label.into(),
-            heldout_loss: Some(loss),
-            n_heldout_tokens: 1252,
-            ..Evaluation::default()
-        };
-        let record = RunRecord {
-            evaluations: vec![evaluation("before", 3.0), evaluation("sft", 2.25)],
-            ..RunRecord::default()
-        };
-        let rows = of_pipeline(&record);
-        let saved = &rows[0].1[0];
-        assert_eq!(saved.measure, "held-out loss of the saved model");
-        assert_eq!(saved.basis, "1252 tokens; weights as saved (save_dtype)");
-    }
-
-    #[test]
-    fn differences_have_signs() {
-        assert_eq!([signed(0.1234, 3), signed(-2.0, 1), signed(-0.0001, 3)], ["+0.123", "−2.0", "0.000"]);
-    }
-}
+mod tests;

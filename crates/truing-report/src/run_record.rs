@@ -98,6 +98,19 @@ pub struct RunRecord {
     pub stages: Vec<StageRecord>,
     /// In order; the first was made before any stage.
     pub evaluations: Vec<Evaluation>,
+    /// Of a pipeline that has not come to its end.
+    pub unfinished: Option<Unfinished>,
+}
+
+/// How far an unfinished pipeline is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Stages that came to their end, and all stages.
+    pub stages: (usize, usize),
+    /// The same of evaluations.
+    pub evaluations: (usize, usize),
+    /// The command that continues it, where one is known.
+    pub resume_command: Option<String>,
 }
 
 impl StageRecord {
@@ -156,6 +169,14 @@ impl RunRecord {
         for file in &pipeline.evaluations {
             record.evaluations.extend(read_json::<Evaluation>(&folder.join(file))?);
         }
+        let n_finished = record.stages.iter().filter(|stage| stage.is_finished).count();
+        let stages = (n_finished, pipeline.stages.len());
+        let evaluations = (record.evaluations.len(), pipeline.evaluations.len());
+        record.unfinished = (stages.0 < stages.1 || evaluations.0 < evaluations.1).then(|| Unfinished {
+            stages,
+            evaluations,
+            resume_command: pipeline.resume_command.map(|command| format!("{command} {}", folder.display())),
+        });
         Ok(record)
     }
 }
@@ -169,21 +190,32 @@ fn read_stage(folder: &Path, kind: Option<&str>) -> Result<StageRecord, ReportEr
     let inputs_path = folder.join(INPUTS);
     let inputs = read_json::<InputsFile>(&inputs_path)?.map(RunInputs::from).unwrap_or_default();
     let kind = kind.or(inputs.stage.as_deref());
+    let plan: Option<PlanRecord> = read_json(&folder.join("plan.json"))?;
+    // A finished run that is being made longer has the outcome of the shorter one, and the plan of the longer.
+    let n_planned = plan.as_ref().and_then(|plan| plan.n_steps);
+    let outcome = read_json::<OutcomeFile>(&folder.join("outcome.json"))?;
+    let is_whole = |outcome: OutcomeFile| outcome.n_steps.zip(n_planned).is_none_or(|(taken, n)| taken >= n);
     Ok(StageRecord {
         kind: kind.ok_or(ReportError::NoStage { path: inputs_path })?.to_owned(),
         folder: folder.to_owned(),
         recipe,
         inputs,
         metrics: read_metrics(&folder.join("metrics.jsonl"))?,
-        plan: read_json(&folder.join("plan.json"))?,
+        plan,
         examples: read_examples(&folder.join("rollouts"))?,
         diagnostics: read_lines(&folder.join(RewardDiagnostics::FILE_NAME))?,
         held_out: read_lines(&folder.join(HeldOutScores::FILE_NAME))?,
         peak_before: None,
         checkpoint_step: newest_checkpoint(&folder.join("checkpoints"))?,
-        is_finished: folder.join("outcome.json").is_file(),
+        is_finished: outcome.is_some_and(is_whole),
         classification: read_json(&folder.join(ClassifierEvaluation::FILE_NAME))?,
     })
+}
+
+/// `outcome.json`, as far as it says how long the run was.
+#[derive(Deserialize)]
+struct OutcomeFile {
+    n_steps: Option<u64>,
 }
 
 /// `inputs.json` with its format version, which the store checks and a page does not need.

@@ -96,7 +96,9 @@ pub enum RunError {
     },
     /// A finished run without a checkpoint, which cannot be continued.
     #[error(
-        "the run is finished after {} and has no checkpoint to continue from: `save_steps` of its recipe saved none",
+        "the run is finished after {} and has no complete checkpoint to continue from (a saved model has no optimiser \
+         states): train its model further in a new run (`model_name_or_path`, `output_dir`), or repeat the run with a \
+         `save_steps` that saves a checkpoint before its end",
         counted(*taken, "step", "steps")
     )]
     NothingToExtend {

@@ -1,6 +1,7 @@
 //! The folder of a run on one or several ranks: the first rank creates or opens it, locks it and looks for a
 //! checkpoint; the others receive what it found.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,7 @@ use truing_types::{Communicator, Event, EventSink, counted};
 use crate::ranks::on_first_rank;
 use crate::recipe::Scope;
 use crate::resume::{check_same_files, check_same_recipe, find_checkpoint};
+use crate::settings::ScheduleSettings;
 use crate::start::n_steps_of_outcome;
 use crate::{RecipeError, RunError, SkippedRow, Start, TrainedModel, write_skipped};
 
@@ -32,6 +34,10 @@ pub struct RunOutline<'r> {
     pub digest: Digest,
     /// Optimiser steps of the run.
     pub n_steps: u64,
+    /// The learning rate by update of the weights, for runs of any length.
+    pub schedule: &'r ScheduleSettings,
+    /// Updates of the weights in a step.
+    pub updates_per_step: u64,
     /// `plan.json`.
     pub plan: serde_json::Value,
     /// Rows that were left out.
@@ -96,11 +102,16 @@ impl RunOutline<'_> {
         let found = on_first_rank(communicator, || -> Result<_, RunError> {
             let (opened, length) = self.open_here(start, events)?;
             let path = Some(opened.model_path()).filter(|model| start == Start::Resume && model.exists());
-            let taken = if path.is_some() { n_steps_of_outcome(opened.path())? } else { None };
+            let planned = planned_steps(opened.path());
+            // Killed between its model and `outcome.json`, or of an earlier version: it took the steps it planned.
+            let taken = if path.is_some() { n_steps_of_outcome(opened.path())?.or(planned) } else { None };
+            if path.is_some() {
+                // Before the length, which may differ because the data does.
+                check_same_files(&opened.inputs()?, self.inputs)?;
+            }
             self.check_length(taken)?;
-            let model = match path {
+            let model = match path.clone() {
                 Some(path) if taken.is_none_or(|taken| taken == self.n_steps) => {
-                    check_same_files(&opened.inputs()?, self.inputs)?;
                     events.emit(Event::Note(format!("the run is finished: {} is saved", path.display())));
                     Some(TrainedModel::of_finished_run(opened.path(), path)?)
                 }
@@ -109,14 +120,18 @@ impl RunOutline<'_> {
             if model.is_none() {
                 // First, so that a resume that is refused leaves the record of the run as it is.
                 if start == Start::Resume {
-                    checkpoint = find_checkpoint(self.digest, self.inputs, &opened, events)?;
+                    checkpoint = find_checkpoint(self.digest, self.inputs, &opened, taken, events)?;
                     let state = checkpoint.as_ref().map(TrainerState::read).transpose()?;
-                    self.check_length(state.map(|state| state.step))?;
-                    if let (Some(taken), None) = (taken, &checkpoint) {
-                        return Err(RunError::NothingToExtend { taken });
+                    let step = state.map(|state| state.step);
+                    self.check_length(step)?;
+                    if let (Some(taken), Some(step), Some(path)) = (taken, step, path) {
+                        events.emit(extending(taken, step));
+                        // `plan.json` gets the new length: until the run ends, this says what the saved model is of.
+                        TrainedModel::of_finished_run(opened.path(), path)?
+                            .save_outcome(opened.path(), taken)?;
                     }
-                    if let Some(length) = length {
-                        events.emit(length);
+                    if let Some(change) = length {
+                        events.emit(self.changed_length(&change, step, planned));
                         opened.write_recipe(self.recipe)?;
                     }
                     if checkpoint.is_none() {
@@ -154,7 +169,7 @@ impl RunOutline<'_> {
         &self,
         start: Start,
         events: &mut dyn EventSink,
-    ) -> Result<(RunDirectory, Option<Event>), RunError> {
+    ) -> Result<(RunDirectory, Option<String>), RunError> {
         if start == Start::Fresh {
             return Ok((RunDirectory::create(self.output_dir, self.recipe, self.inputs)?, None));
         }
@@ -173,16 +188,55 @@ impl RunOutline<'_> {
         check_same_recipe(&before, &now)?;
         let [before, now] = settings(Scope::Length)?;
         let length = (before != now).then(|| {
-            Event::Note(format!(
-                "the length of the run has changed ({} instead of {}): from here on the learning rate follows the \
-                 schedule of a run of {}",
-                changed_settings(&now, &before),
-                changed_settings(&before, &now),
-                counted(self.n_steps, "step", "steps"),
-            ))
+            format!("{} instead of {}", changed_settings(&now, &before), changed_settings(&before, &now))
         });
         Ok((directory, length))
     }
+
+    /// Says that the recipe changes the length of the run, and what that changes of the learning rates. `change`: the
+    /// settings; `step`: that of the checkpoint; `planned`: the steps of the length before.
+    fn changed_length(&self, change: &str, step: Option<u64>, planned: Option<u64>) -> Event {
+        let mut text = format!("the length of the run has changed ({change})");
+        // Without a checkpoint all steps are those of the new length.
+        if let Some(step) = step.filter(|&step| step > 0) {
+            let run = counted(self.n_steps, "step", "steps");
+            text += &format!(
+                ": from step {} on the learning rate follows the schedule of a run of {run}",
+                step + 1
+            );
+            let updates = |n_steps: u64| n_steps * self.updates_per_step;
+            let is_same = |planned| {
+                self.schedule.has_same_rates(updates(step), updates(planned), updates(self.n_steps))
+            };
+            if !planned.is_some_and(is_same) {
+                text += &format!(
+                    ", but not in the steps before; the result is not bit-equal to that of a run of {run} from the \
+                     start"
+                );
+            }
+        }
+        Event::Note(text)
+    }
+}
+
+/// Says where a finished run that is made longer continues.
+fn extending(taken: u64, step: u64) -> Event {
+    let again = match taken.saturating_sub(step) {
+        0 => String::new(),
+        1 => format!("; step {taken} is taken again"),
+        _ => format!("; steps {} to {taken} are taken again", step + 1),
+    };
+    Event::Note(format!(
+        "the run was finished after {}; it is extended from its checkpoint of step {step}{again}",
+        counted(taken, "step", "steps")
+    ))
+}
+
+/// Steps that the run's folder plans; `None` where it says nothing yet.
+fn planned_steps(folder: &Path) -> Option<u64> {
+    let text = fs::read(folder.join("plan.json")).ok()?;
+    let plan: serde_json::Value = serde_json::from_slice(&text).ok()?;
+    plan.get("n_steps")?.as_u64()
 }
 
 /// The settings that the other recipe does not have so.

@@ -11,14 +11,16 @@ use crate::RunError;
 pub const CHECKPOINT: &str = "checkpoint-";
 
 /// The newest checkpoint that verifies, of a run that had the same inputs: the same files, bit for bit, wherever they
-/// lie, and the same of everything else that decides the weights.
+/// lie, and the same of everything else that decides the weights. `finished_after`: the steps of a finished run that is
+/// to be extended. Its saved model has no optimiser states, so it needs a checkpoint.
 ///
 /// # Errors
-/// When files or settings have changed since, or the disk fails.
+/// When files or settings have changed since, a finished run has no checkpoint, or the disk fails.
 pub fn find_checkpoint(
     digest: Digest,
     inputs: &RunInputs,
     folder: &RunDirectory,
+    finished_after: Option<u64>,
     events: &mut dyn EventSink,
 ) -> Result<Option<CommittedDirectory>, RunError> {
     let latest = latest_valid(&folder.checkpoints_path(), CHECKPOINT)?;
@@ -27,6 +29,9 @@ pub fn find_checkpoint(
         events.emit(Event::Warning(format!("{path} is damaged and skipped: {reason}")));
     }
     let Some((_, directory)) = latest.found else {
+        if let Some(taken) = finished_after {
+            return Err(RunError::NothingToExtend { taken });
+        }
         let none = if latest.damaged.is_empty() { "no checkpoint yet" } else { "no complete checkpoint" };
         events.emit(Event::Note(format!("the run has {none}; it starts from step 1")));
         return Ok(None);

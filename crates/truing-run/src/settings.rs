@@ -148,6 +148,14 @@ impl Default for ResourceSettings {
 }
 
 impl ScheduleSettings {
+    /// Whether runs of `before` and of `now` updates have the same learning rate in each of their first `n_updates`.
+    #[must_use]
+    pub fn has_same_rates(&self, n_updates: u64, before: u64, now: u64) -> bool {
+        let (before, now) = (self.schedule(before), self.schedule(now));
+        // In bits, since the question is whether weights can be bit-equal.
+        (1..=n_updates).all(|n| before.learning_rate(n).to_bits() == now.learning_rate(n).to_bits())
+    }
+
     /// The learning rate by step of a run of `n_steps` optimiser steps.
     #[must_use]
     pub fn schedule(&self, n_steps: u64) -> Schedule {
@@ -485,6 +493,27 @@ mod tests {
             });
             assert_eq!(errors, [expected; 2]);
         }
+    }
+
+    #[test]
+    fn rates_of_runs_of_two_lengths_are_compared_up_to_a_step() {
+        let settings = |lr_scheduler_type, warmup_steps| ScheduleSettings {
+            num_train_epochs: 1.0,
+            max_steps: None,
+            learning_rate: 1e-3,
+            lr_scheduler_type,
+            warmup_ratio: 0.1,
+            warmup_steps,
+            min_lr_ratio: 0.0,
+            decay_ratio: 0.1,
+        };
+        let constant = settings(ScheduleKind::Constant, Some(5));
+        assert!(constant.has_same_rates(100, 100, 200));
+        assert!(!settings(ScheduleKind::Constant, None).has_same_rates(100, 100, 200), "warm-up is longer");
+        assert!(!settings(ScheduleKind::Cosine, Some(5)).has_same_rates(7, 100, 200));
+        // Of 100 steps the last 10 decay, and the first of these is at the peak.
+        let wsd = settings(ScheduleKind::Wsd, Some(5));
+        assert_eq!([91, 92].map(|n| wsd.has_same_rates(n, 100, 200)), [true, false]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_data::{ResponseBatch, ResponseDataset};
+use truing_eval::held_out::HeldOutScores;
 use truing_eval::reward::{Normalisation, ScoreNormaliser, diagnose};
 use truing_model::{Engine, HeadOutput};
 use truing_run::samples::{Compared, ResponseOptions};
@@ -14,6 +15,7 @@ use truing_train::{MseDenominator, Reward, RewardPack, RewardPair};
 use truing_types::{BatchError, StageName};
 
 use crate::responses::ResponseInputs;
+use crate::training::held_out::{losses_of_items, share_of};
 use crate::training::setup::Opened;
 use crate::training::{
     self, DecoderStage, EvaluationFindings, Split, TrainingConfig, TrainingPlan, Workload, setup,
@@ -169,20 +171,9 @@ struct RewardModel {
     normaliser: ScoreNormaliser,
 }
 
-impl<E: Engine> Workload<E> for RewardModel {
-    type Inputs = ResponseInputs;
-    type Objective = Reward;
-
-    fn objective(&self) -> &Reward {
-        &self.objective
-    }
-
-    fn pack(
-        &mut self,
-        data: &ResponseDataset,
-        _side: Split,
-        samples: &[u32],
-    ) -> Result<RewardPack, BatchError> {
+impl RewardModel {
+    /// Prompts with their responses as a pack.
+    fn pack_of(&self, data: &ResponseDataset, samples: &[u32]) -> Result<RewardPack, BatchError> {
         let ResponseBatch { batch, sequences } = data.batch(samples)?;
         let (mut pairs, mut scores): (Vec<RewardPair>, Vec<Option<f32>>) = Default::default();
         for &sample in samples {
@@ -210,6 +201,54 @@ impl<E: Engine> Workload<E> for RewardModel {
         Ok(RewardPack { batch, sequences, pairs, scores })
     }
 
+    /// Loss and share of right pairs of each prompt.
+    fn by_prompt(
+        &self,
+        data: &ResponseDataset,
+        answered: &[(Vec<u32>, Vec<f32>)],
+    ) -> Result<Vec<HeldOutScores>, BatchError> {
+        let n_prompts = data.groups().len();
+        let mut shares = vec![None; n_prompts];
+        let (mut values, mut weights) = (vec![None; n_prompts], vec![0.0; n_prompts]);
+        for (samples, rewards) in answered {
+            let mut rewards = rewards.iter().copied();
+            for &sample in samples {
+                let place = sample as usize;
+                let of_prompt: Vec<f32> =
+                    rewards.by_ref().take(data.groups()[place].responses.len()).collect();
+                let all = diagnose(data, &[([sample], of_prompt.clone())], &self.normaliser).all;
+                (values[place], weights[place]) = (all.accuracy, all.n_pairs as f64);
+                let output = HeadOutput { scores: of_prompt, ..HeadOutput::default() };
+                shares[place] = share_of(&self.objective, &self.pack_of(data, &[sample])?, &output);
+            }
+        }
+        let accuracy = HeldOutScores {
+            measure: HeldOutScores::ACCURACY.to_owned(),
+            values,
+            weights,
+            ..HeldOutScores::default()
+        };
+        Ok(vec![losses_of_items(&self.objective, HeldOutScores::LOSS, &shares), accuracy])
+    }
+}
+
+impl<E: Engine> Workload<E> for RewardModel {
+    type Inputs = ResponseInputs;
+    type Objective = Reward;
+
+    fn objective(&self) -> &Reward {
+        &self.objective
+    }
+
+    fn pack(
+        &mut self,
+        data: &ResponseDataset,
+        _side: Split,
+        samples: &[u32],
+    ) -> Result<RewardPack, BatchError> {
+        self.pack_of(data, samples)
+    }
+
     fn kept(&self, _pack: &RewardPack, output: &HeadOutput) -> Vec<f32> {
         output.scores.clone()
     }
@@ -224,6 +263,8 @@ impl<E: Engine> Workload<E> for RewardModel {
         EvaluationFindings {
             metrics: found.metrics(),
             diagnostics: Some(found),
+            // The packs were made of the same prompts before.
+            held_out: self.by_prompt(data, answered).unwrap_or_default(),
             ..EvaluationFindings::default()
         }
     }

@@ -9,7 +9,7 @@ mod inputs;
 use std::collections::BTreeMap;
 
 use truing_data::{Dataset, SourceConfig};
-use truing_eval::held_out::HeldOutScores;
+use truing_eval::held_out::{HeldOutScores, sums_of_samples};
 use truing_model::{Engine, HeadOutput};
 use truing_run::Ended;
 use truing_run::source_names::metric_names;
@@ -58,7 +58,7 @@ impl<E: Engine> Workload<E> for FineTuning {
         };
         EvaluationFindings {
             metrics: losses_by_source(data, &losses),
-            held_out: Some(held_out),
+            held_out: vec![held_out],
             ..EvaluationFindings::default()
         }
     }
@@ -69,15 +69,12 @@ fn losses_by_sample(data: &Dataset, answered: &[(Vec<u32>, Vec<f32>)]) -> Vec<(f
     let n_samples = data.sources().iter().map(|source| source.samples.end).max().unwrap_or(0);
     let mut sums = vec![(0.0, 0.0); n_samples];
     for (samples, log_probs) in answered {
-        let mut log_probs = log_probs.iter();
-        for &sample_idx in samples {
-            // The first token of a sample is predicted by nothing.
-            let weights = data.sample(sample_idx as usize).loss_weights();
-            let targets = weights.into_iter().skip(1).filter(|&weight| weight != 0.0);
-            let Some(sum) = sums.get_mut(sample_idx as usize) else { continue };
-            for (weight, &log_prob) in targets.zip(log_probs.by_ref()) {
-                sum.0 -= f64::from(weight) * f64::from(log_prob);
-                sum.1 += f64::from(weight);
+        let weights: Vec<Vec<f32>> =
+            samples.iter().map(|&sample_idx| data.sample(sample_idx as usize).loss_weights()).collect();
+        let of_samples = sums_of_samples(weights.iter().map(Vec::as_slice), log_probs);
+        for (&sample_idx, of_sample) in samples.iter().zip(of_samples) {
+            if let Some(sum) = sums.get_mut(sample_idx as usize) {
+                *sum = of_sample;
             }
         }
     }

@@ -10,6 +10,7 @@ mod config;
 mod decoder_inputs;
 mod decoder_stage;
 pub(crate) mod encoder_plan;
+pub(crate) mod held_out;
 mod model;
 pub(crate) mod plan;
 pub(crate) mod ranks;
@@ -169,7 +170,7 @@ pub(crate) struct EvaluationFindings {
     /// For the run's file of evaluations.
     pub(crate) evaluation: Option<ClassifierEvaluation>,
     /// For the run's file of held-out items.
-    pub(crate) held_out: Option<HeldOutScores>,
+    pub(crate) held_out: Vec<HeldOutScores>,
 }
 
 /// A run before its first step.

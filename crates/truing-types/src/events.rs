@@ -30,6 +30,14 @@ pub enum Event {
         /// Name and value, in name order.
         values: BTreeMap<String, f64>,
     },
+    /// How far all work is, of which the phases are parts. It replaces what was said before; empty when there is no
+    /// more.
+    Overall {
+        /// For instance `part 3 of 7`.
+        position: String,
+        /// For instance `about 12 min left of all parts`; empty where it is not known.
+        left: String,
+    },
     /// Informational.
     Note(String),
     /// Needs the user's action.

@@ -78,6 +78,8 @@ impl<'a> PartOfStep<'a> {
 struct Bars {
     printer: Printer,
     screen: MultiProgress,
+    /// How far all work is, above everything else.
+    overall: Option<ProgressBar>,
     /// Over all steps, above the phases.
     run: Option<BarPhase>,
     phases: Vec<BarPhase>,
@@ -117,7 +119,26 @@ impl BarPhase {
 
 impl Bars {
     fn new(printer: Printer, screen: MultiProgress) -> Self {
-        Self { printer, screen, run: None, phases: Vec::new() }
+        Self { printer, screen, overall: None, run: None, phases: Vec::new() }
+    }
+
+    /// Shows how far all work is, or removes the line where there is no more.
+    fn show_overall(&mut self, position: &str, left: &str) {
+        if position.is_empty() {
+            if let Some(line) = self.overall.take() {
+                line.finish_and_clear();
+                self.screen.remove(&line);
+            }
+            return;
+        }
+        let line = self.overall.get_or_insert_with(|| {
+            let line = self.screen.insert(0, ProgressBar::new_spinner());
+            line.set_style(
+                ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()),
+            );
+            line
+        });
+        line.set_message(if left.is_empty() { position.to_owned() } else { format!("{position}, {left}") });
     }
 
     /// Begins a phase, below the bar of the whole run where it is part of a step.
@@ -219,6 +240,7 @@ impl EventSink for Bars {
                     phase.show_message();
                 }
             }
+            Event::Overall { position, left } => self.show_overall(&position, &left),
             Event::Note(text) => self.say(&text),
             Event::Warning(text) => self.screen.suspend(|| self.printer.warning(text)),
             Event::Saved { what, path } => {
@@ -245,6 +267,9 @@ enum Line {
 /// line.
 struct PlainLines {
     write: Box<dyn FnMut(Line)>,
+    /// Before the names of phases: which part of all work is under way. How long all parts still take is in the note
+    /// with which a part begins.
+    position: String,
     /// Over all steps, and when it began.
     run: Option<(Estimator, Instant)>,
     phases: Vec<PlainPhase>,
@@ -280,11 +305,16 @@ fn is_due(last_line: &mut Option<Instant>, interval: Duration) -> bool {
 
 impl PlainLines {
     fn new(write: Box<dyn FnMut(Line)>) -> Self {
-        Self { write, run: None, phases: Vec::new(), last_line: None }
+        Self { write, position: String::new(), run: None, phases: Vec::new(), last_line: None }
     }
 
     fn note(&mut self, text: impl Into<String>) {
         (self.write)(Line::Note(text.into()));
+    }
+
+    /// A phase's name after the part of all work that it belongs to.
+    fn in_part(&self, phase: &str) -> String {
+        if self.position.is_empty() { phase.to_owned() } else { format!("{}: {phase}", self.position) }
     }
 
     fn begin(&mut self, phase: String, total: Option<u64>) {
@@ -300,7 +330,7 @@ impl PlainLines {
                 self.run.get_or_insert_with(|| (Estimator::of_run(n_steps, 0.0), Instant::now()));
             run.update(step.saturating_sub(1), started.elapsed().as_secs_f64());
         } else {
-            self.note(format!("{phase} ..."));
+            self.note(format!("{} ...", self.in_part(&phase)));
             self.last_line = Some(Instant::now());
         }
         self.phases.push(PlainPhase {
@@ -321,6 +351,7 @@ impl PlainLines {
 
     fn progress(&mut self, done: u64, note: String) {
         let left_of_run = self.left_of_run();
+        let name = self.phases.last().map(|phase| self.in_part(&phase.name)).unwrap_or_default();
         let Some(phase) = self.phases.last_mut() else { return };
         let now = phase.started.elapsed().as_secs_f64();
         phase.estimator.update(done, now);
@@ -332,9 +363,9 @@ impl PlainLines {
         if is_end_of_part || !is_due(&mut self.last_line, interval) {
             return;
         }
-        let mut line = phase.name.clone();
+        let mut line = name;
         if total > 0 {
-            line += &format!(" {:.0} %", 100.0 * done as f64 / total as f64);
+            line += &format!(", {:.0} %", 100.0 * done as f64 / total as f64);
         }
         match left_of_run {
             Some(left) => line += &format!("; run: {left}"),
@@ -400,10 +431,12 @@ impl EventSink for PlainLines {
                     && PartOfStep::of(&phase.name).is_none()
                 {
                     let seconds = phase.started.elapsed().as_secs_f64();
-                    self.note(format!("{}: done in {}", phase.name, units::duration(seconds)));
+                    let name = self.in_part(&phase.name);
+                    self.note(format!("{name}: done in {}", units::duration(seconds)));
                 }
             }
             Event::Metrics { step, values } => self.metrics(step, &values),
+            Event::Overall { position, .. } => self.position = position,
             Event::Note(text) => self.note(text),
             Event::Warning(text) => (self.write)(Line::Warning(text)),
             Event::Saved { what, path } => {

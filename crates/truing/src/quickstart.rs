@@ -26,9 +26,11 @@ use truing_text::RenderOptions;
 use truing_types::{ChatError, Event, EventSink, Groups, StageName};
 
 mod agenda;
+mod forecast;
 mod measure;
 
 use agenda::{Agenda, OfStage};
+use forecast::{Effort, Forecast, Overall};
 use measure::Tests;
 
 /// A stage: takes the policy made so far, trains, and gives the model that came out, or nothing when it was stopped.
@@ -42,6 +44,8 @@ struct Step {
     stage: StageName,
     /// Reads its recipe with the overrides, before anything is started.
     check: fn(&Quickstart<'_>, &Step) -> Result<(), QuickstartError>,
+    /// Counts its work.
+    effort: fn(&Quickstart<'_>, &Step) -> Result<Effort, QuickstartError>,
     /// Whether that model is the next policy; otherwise the policy stays.
     makes_policy: bool,
     run: fn(&mut Work<'_>, &Step, &Path) -> Result<Option<PathBuf>, QuickstartError>,
@@ -56,6 +60,7 @@ fn steps<E: Engine + 'static>() -> [Step; 3] {
             what: "fine-tune it on conversations",
             stage: StageName::Sft,
             check: check::<SftStage>,
+            effort: |quickstart, step| Ok(Effort::of_training(&config_of::<SftStage>(quickstart, step)?)),
             makes_policy: true,
             run: run_sft::<E>,
         },
@@ -65,6 +70,9 @@ fn steps<E: Engine + 'static>() -> [Step; 3] {
             what: "train one on preferences",
             stage: StageName::RewardModel,
             check: check::<RewardModelStage>,
+            effort: |quickstart, step| {
+                Ok(Effort::of_training(&config_of::<RewardModelStage>(quickstart, step)?))
+            },
             makes_policy: false,
             run: run_reward::<E>,
         },
@@ -74,6 +82,7 @@ fn steps<E: Engine + 'static>() -> [Step; 3] {
             what: "train the fine-tuned model to follow instructions",
             stage: StageName::Grpo,
             check: check::<GrpoStage>,
+            effort: |quickstart, step| Ok(Effort::of_policy(&config_of::<GrpoStage>(quickstart, step)?)),
             makes_policy: true,
             run: run_grpo::<E>,
         },
@@ -158,9 +167,8 @@ struct Work<'a> {
     look_at_machine: &'a dyn Fn() -> Machine,
     groups: &'a Groups,
     probe: &'a dyn Probe,
-    events: &'a mut dyn EventSink,
+    events: Overall<'a>,
     stop: &'a AtomicBool,
-    agenda: Agenda,
     reward_accuracy: Option<f64>,
 }
 
@@ -187,24 +195,58 @@ pub(crate) fn run<E: Engine + 'static>(
     let tests = Tests::read(folder)?;
     let agenda = Agenda::of(folder, &steps);
     agenda.lines(quickstart.duration).into_iter().for_each(|line| events.emit(Event::Note(line)));
-    let mut work =
-        Work { quickstart, look_at_machine, groups, probe, events, stop, agenda, reward_accuracy: None };
+    let forecast = Forecast::new(efforts(quickstart, &steps, &tests, &agenda.done())?);
+    let events = Overall::new(events, probe, agenda, forecast);
+    let mut work = Work { quickstart, look_at_machine, groups, probe, events, stop, reward_accuracy: None };
+    let outcome = run_parts::<E>(&mut work, &steps, &tests);
+    work.events.end();
+    outcome
+}
 
-    let mut model = quickstart.model.clone();
-    work.begin_next();
-    let Some(before) = work.evaluate::<E>("before", 0, &model, &tests)? else {
+/// The work of all parts in order; none where a part is done.
+fn efforts(
+    quickstart: &Quickstart<'_>,
+    steps: &[Step],
+    tests: &Tests,
+    done: &[bool],
+) -> Result<Vec<Effort>, QuickstartError> {
+    let of_tests = Effort::of_tests(&quickstart.folder, tests);
+    let mut efforts = vec![of_tests];
+    for step in steps {
+        efforts.push((step.effort)(quickstart, step)?);
+        if step.makes_policy {
+            efforts.push(of_tests);
+        }
+    }
+    let is_done = done.iter().copied().chain(std::iter::repeat(false));
+    Ok(efforts
+        .into_iter()
+        .zip(is_done)
+        .map(|(left, is_done)| if is_done { Effort::default() } else { left })
+        .collect())
+}
+
+fn run_parts<E: Engine + 'static>(
+    work: &mut Work<'_>,
+    steps: &[Step],
+    tests: &Tests,
+) -> Result<Ended<QuickstartOutcome>, QuickstartError> {
+    let mut model = work.quickstart.model.clone();
+    work.events.begin_next();
+    let Some(before) = work.evaluate::<E>("before", "of the base model", 0, &model, tests)? else {
         return Ok(Ended::STOPPED);
     };
     let mut evaluations = vec![before];
-    for step in &steps {
-        work.begin_next();
-        let Some(next) = (step.run)(&mut work, step, &model)? else {
+    for step in steps {
+        work.events.begin_next();
+        let Some(next) = (step.run)(work, step, &model)? else {
             return Ok(Ended::STOPPED);
         };
         if step.makes_policy {
             model = next;
-            work.begin_next();
-            let Some(after) = work.evaluate::<E>(step.kind, evaluations.len(), &model, &tests)? else {
+            work.events.begin_next();
+            let (of, idx) = (format!("after {}", step.name), evaluations.len());
+            let Some(after) = work.evaluate::<E>(step.kind, &of, idx, &model, tests)? else {
                 return Ok(Ended::STOPPED);
             };
             evaluations.push(after);
@@ -230,6 +272,7 @@ fn write_files(quickstart: &Quickstart<'_>, steps: &[Step]) -> Result<(), StageE
             .map(|step| PipelineStage { kind: step.stage.to_string(), folder: step.kind.into() })
             .collect(),
         evaluations: kinds.enumerate().map(|(idx, kind)| evaluation_file(idx, kind)).collect(),
+        resume_command: Some("truing quickstart --resume --output".into()),
     };
     for (stage, recipe) in quickstart.recipes {
         let text = format!("{}{recipe}", by_hand(quickstart, stage));
@@ -326,7 +369,7 @@ fn run_stage<E: Engine + 'static, S: Stage<Outcome = TrainedModel>>(
     begin(&mut config, model, quickstart.folder.join(step.kind));
     let start = Start::of(config.output_dir());
     let machine = work.look_at_machine;
-    let mut events = OfStage { name: step.name, events: &mut *work.events };
+    let mut events = OfStage { name: step.name, events: &mut work.events };
     let mut planning = PlanContext { render: quickstart.render.clone(), machine, events: &mut events };
     let (plan, inputs) = S::prepare::<E>(config, &mut planning)?;
     events.emit(Event::Note(plan.summary()));
@@ -335,17 +378,12 @@ fn run_stage<E: Engine + 'static, S: Stage<Outcome = TrainedModel>>(
 }
 
 impl Work<'_> {
-    /// Says what comes next.
-    fn begin_next(&mut self) {
-        if let Some(line) = self.agenda.begin_next() {
-            self.events.emit(Event::Note(line));
-        }
-    }
-
-    /// Measures a model, or reads what was measured before; `None` when it was stopped.
+    /// Measures a model, or reads what was measured before; `None` when it was stopped. `of`: the model in words, after
+    /// what is measured.
     fn evaluate<E: Engine>(
         &mut self,
         kind: &str,
+        of: &str,
         idx: usize,
         model: &Path,
         tests: &Tests,
@@ -363,16 +401,17 @@ impl Work<'_> {
                 .map_err(|source| QuickstartError::DamagedEvaluation { path, source });
         }
         let label = if idx == 0 { kind.to_owned() } else { format!("after {kind}") };
-        let Some(evaluation) = self.measure::<E>(&label, model, tests)? else { return Ok(None) };
+        let Some(evaluation) = self.measure::<E>(&label, of, model, tests)? else { return Ok(None) };
         on_first_rank::<_, RunError>(&*self.groups.data, || Ok(atomic::write_json(&path, &evaluation)?))?;
+        let of_sets = evaluation.sets();
+        let accuracies: Vec<String> = of_sets
+            .iter()
+            .map(|score| format!("{} {:.2} ({} of {})", score.set, score.share(), score.n_right, score.n))
+            .collect();
         self.events.emit(Event::Note(format!(
-            "{label}: held-out loss {:.3}{}",
+            "{of}: held-out loss {:.3}; accuracy: {}",
             evaluation.heldout_loss.unwrap_or(f64::NAN),
-            evaluation
-                .sets()
-                .iter()
-                .map(|score| format!(", {} {} of {}", score.set, score.n_right, score.n))
-                .collect::<String>()
+            accuracies.join(", ")
         )));
         Ok(Some(evaluation))
     }

@@ -95,7 +95,7 @@ fn write_pipeline(folder: &Path, n_steps: u64) {
     let pipeline = json!({
         "title": "Quickstart", "model": "SmolLM2-135M-Instruct",
         "stages": [{ "kind": "sft", "folder": "sft" }, { "kind": "grpo", "folder": "grpo" }],
-        "evaluations": ["before.json", "after.json"],
+        "evaluations": ["before.json", "after.json"], "resume_command": "truing quickstart --resume --output",
     });
     fs::write(folder.join("pipeline.json"), pipeline.to_string()).unwrap();
 }
@@ -130,6 +130,42 @@ fn a_pipelines_page_is_whole_and_escaped() {
     if let Some(keep) = std::env::var_os("TRUING_TEST_KEEP_PAGE") {
         fs::copy(&page, keep).unwrap();
     }
+}
+
+#[test]
+fn a_stopped_pipelines_page_says_at_its_top_that_it_is_unfinished() {
+    let folder = tempfile::tempdir().unwrap();
+    write_pipeline(folder.path(), 40);
+    let after = fs::read(folder.path().join("after.json")).unwrap();
+    fs::remove_file(folder.path().join("after.json")).unwrap();
+    let plan = folder.path().join("sft/plan.json");
+    fs::write(&plan, json!({ "n_steps": 90 }).to_string()).unwrap();
+    let html = || render(&RunRecord::read(folder.path()).unwrap()).unwrap();
+    let command =
+        format!("<code>truing quickstart --resume --output {}</code> continues it.", folder.path().display());
+    let top = |html: &str| html[..html.find("</header>").unwrap()].to_owned();
+    let stopped = top(&html());
+    for expected in [
+        "This run is unfinished: 0 of 2 stages and 1 of 2 evaluations are done.",
+        "<code>sft</code> has taken 40 of 90 steps.",
+        command.as_str(),
+    ] {
+        assert!(stopped.contains(expected), "{expected}: {stopped}");
+    }
+    // A finished stage that is being made longer is not finished.
+    let outcome = folder.path().join("sft/outcome.json");
+    fs::write(&outcome, r#"{"n_steps": 40, "metrics": {}}"#).unwrap();
+    assert!(top(&html()).contains("0 of 2 stages"));
+    fs::write(&outcome, r#"{"n_steps": 90, "metrics": {}}"#).unwrap();
+    assert!(top(&html()).contains("1 of 2 stages"));
+    // All that was planned is done.
+    fs::write(folder.path().join("after.json"), after).unwrap();
+    let pipeline = json!({
+        "title": "Quickstart", "model": "m", "stages": [{ "kind": "sft", "folder": "sft" }],
+        "evaluations": ["before.json", "after.json"],
+    });
+    fs::write(folder.path().join("pipeline.json"), pipeline.to_string()).unwrap();
+    assert!(!html().contains("unfinished"));
 }
 
 #[test]

@@ -426,6 +426,6 @@ impl<E: Engine> Workload<E> for OnPolicyDistillation<'_, E> {
             values: sums.iter().map(|&(sum, n)| (n > 0.0).then(|| sum / n)).collect(),
             ..HeldOutScores::default()
         };
-        EvaluationFindings { held_out: Some(held_out), ..EvaluationFindings::default() }
+        EvaluationFindings { held_out: vec![held_out], ..EvaluationFindings::default() }
     }
 }

@@ -187,6 +187,7 @@ impl RunPlan for EncoderPlan {
             segments: self.segments,
             optimizer: settings.optimizer.config(),
             schedule: self.schedule,
+            schedule_settings: &settings.schedule,
             n_threads: self.n_threads,
             digest: self.digest,
         }

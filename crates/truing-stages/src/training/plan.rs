@@ -200,6 +200,7 @@ impl RunPlan for TrainingPlan {
             segments: self.memory.chosen.segments,
             optimizer: self.optimizer,
             schedule: self.schedule,
+            schedule_settings: &config.schedule,
             n_threads: self.n_threads,
             digest: self.digest,
         }

@@ -9,12 +9,14 @@ use truing_eval::held_out::HeldOutScores;
 use truing_eval::reward::{RewardDiagnostics, RewardEvaluation};
 use truing_model::{Engine, EngineOptions};
 use truing_run::folder::{OpenedRun, RunOutline};
+use truing_run::ranks::gather_dealt;
 use truing_run::record::{EVALUATION_PREFIX, RunRecord, break_if_alone, is_any_stopped};
 use truing_run::{Ended, Probe};
 use truing_train::checkpoint::{self, TrainerState};
-use truing_train::{Measures, Objective as _, StepOutcome, TrainError, Trainer};
+use truing_train::{Measures, Objective as _, StepOutcome, TrainError, Trainer, WeightedSum};
 use truing_types::{Event, EventSink, Groups, Seed, all_gather_dealt, dealt};
 
+use super::held_out::{ItemShare, losses_of_items, share_of_step};
 use super::model::Saving;
 use super::{
     ComingPacks, EvaluationFindings, PackOf, RunPlan, RunSettings, RunStart, Split, TrainingInputs, Workload,
@@ -67,6 +69,8 @@ pub(crate) fn run<E: Engine, P: RunPlan, W: Workload<E>>(
         inputs: inputs.record(),
         digest: settings.digest,
         n_steps: plan.n_steps(),
+        schedule: settings.schedule_settings,
+        updates_per_step: 1,
         plan: plan.to_json(),
         skipped: inputs.skipped(),
     };
@@ -304,10 +308,11 @@ impl<E: Engine, P: RunPlan, W: Workload<E>> Running<'_, E, P, W> {
             steps.push(self.packs(Split::Evaluation, &packs.iter().collect::<Vec<_>>())?);
         }
         let (events, stop) = (&mut self.events, self.stop);
-        let mut kept = Vec::new();
+        let (mut kept, mut shares) = (Vec::new(), Vec::new());
         let (workload, objective) = (&self.workload, self.workload.objective());
         let result = self.trainer.evaluate(&steps, objective, of_data, &mut |outputs| {
             let packs = steps[kept.len()].iter().zip(outputs);
+            shares.push(share_of_step(objective, &steps[kept.len()], outputs));
             kept.push(packs.flat_map(|(pack, output)| workload.kept(pack, output)).collect());
             events.emit(Event::Progress { done: kept.len() as u64, note: String::new() });
             break_if_alone(stop, n_ranks)
@@ -346,7 +351,8 @@ impl<E: Engine, P: RunPlan, W: Workload<E>> Running<'_, E, P, W> {
                 let evaluation = ClassifierEvaluation { step, ..evaluation };
                 self.record.log_evaluation(ClassifierEvaluation::LOG_NAME, &evaluation)?;
             }
-            if let Some(held_out) = held_out {
+            let held_out = if held_out.is_empty() { self.by_step(shares)? } else { held_out };
+            for held_out in held_out {
                 self.record.log_evaluation(HeldOutScores::FILE_NAME, &HeldOutScores { step, ..held_out })?;
             }
             if let Some(diagnostics) = diagnostics {
@@ -362,6 +368,37 @@ impl<E: Engine, P: RunPlan, W: Workload<E>> Running<'_, E, P, W> {
             self.save_checkpoint()?;
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// Loss, and accuracy where it is a metric, of each step of an evaluation, on every rank. For workloads that know
+    /// no losses of single items: those whose losses are coupled, for instance.
+    fn by_step(&self, mine: Vec<ItemShare>) -> Result<Vec<HeldOutScores>, StageError> {
+        let sums_of = |(weight, sums): (f64, Vec<WeightedSum>)| {
+            let sums: Vec<(f64, f64)> = sums.iter().map(|sum| (sum.numerator, sum.denominator)).collect();
+            (weight, sums)
+        };
+        let mine = mine.into_iter().flatten().map(sums_of).collect();
+        let all: Vec<(f64, Vec<(f64, f64)>)> = gather_dealt(&*self.groups.data, mine)?;
+        let shares: Vec<ItemShare> = all
+            .into_iter()
+            .map(|(weight, sums)| {
+                let sum = |(numerator, denominator)| WeightedSum { numerator, denominator };
+                Some((weight, sums.into_iter().map(sum).collect()))
+            })
+            .collect();
+        let objective = self.workload.objective();
+        let mut found = vec![losses_of_items(objective, HeldOutScores::LOSS_OF_STEPS, &shares)];
+        if let Some(place) = objective.metric_names().iter().position(|name| *name == "accuracy") {
+            let sums: Vec<WeightedSum> = shares.iter().flatten().map(|(_, sums)| sums[place]).collect();
+            let share = |sum: &WeightedSum| (sum.denominator > 0.0).then(|| sum.numerator / sum.denominator);
+            found.push(HeldOutScores {
+                measure: HeldOutScores::ACCURACY_OF_STEPS.to_owned(),
+                values: sums.iter().map(share).collect(),
+                weights: sums.iter().map(|sum| sum.denominator).collect(),
+                ..HeldOutScores::default()
+            });
+        }
+        Ok(found)
     }
 
     /// An evaluation whose loss is not finite is reported and is not the best; the steps so far are not lost to it.

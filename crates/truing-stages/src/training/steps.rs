@@ -8,7 +8,7 @@ use truing_run::folder::DecisiveOf;
 use truing_store::Digest;
 use truing_train::{Amount, OptimizerConfig, PlanRow, Schedule, SegmentPlan};
 
-use super::{CheckpointSettings, EvaluationSettings, ResourceSettings};
+use super::{CheckpointSettings, EvaluationSettings, ResourceSettings, ScheduleSettings};
 
 /// The packs of an optimiser step.
 #[derive(Debug, Clone, PartialEq)]
@@ -91,6 +91,8 @@ pub struct RunSettings<'a> {
     pub optimizer: OptimizerConfig,
     /// Learning rate by step.
     pub schedule: Schedule,
+    /// What the schedule is of, for runs of any length.
+    pub schedule_settings: &'a ScheduleSettings,
     /// Threads to compute with.
     pub n_threads: usize,
     /// Digest of everything that decides the weights.

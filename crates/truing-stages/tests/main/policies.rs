@@ -324,7 +324,14 @@ fn evaluation_is_by_category_and_the_best_is_kept() {
     let named = |name: &str| evaluations.iter().all(|record| record.contains_key(name));
     assert!(named("eval_reward/even") || named("eval_reward/odd"));
     let text = fs::read_to_string(folder.path().join("run").join(HeldOutScores::FILE_NAME)).unwrap();
-    let held_out: Vec<HeldOutScores> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let all: Vec<HeldOutScores> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (held_out, passes): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|scores| scores.measure == HeldOutScores::REWARD);
+    assert_eq!(passes.len(), evaluations.len());
+    for (scores, record) in passes.iter().zip(&evaluations) {
+        assert_eq!(scores.measure, HeldOutScores::PASS_RATE);
+        assert!((scores.mean().unwrap() - record["eval_pass_rate"]).abs() < 1e-9, "{record:?}");
+    }
     assert_eq!(held_out.iter().map(|scores| scores.step).collect::<Vec<_>>(), [0, 2, 4]);
     for (scores, record) in held_out.iter().zip(&evaluations) {
         let rewards: Vec<f64> = scores.values.iter().copied().map(Option::unwrap).collect();

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
 use truing_data::SourceConfig;
+use truing_eval::held_out::HeldOutScores;
 use truing_eval::reward::{RewardDiagnostics, RewardEvaluation, ScoreNormaliser};
 use truing_model::{HeadKind, ModelFiles};
 use truing_predict::RewardScorer;
@@ -119,6 +120,37 @@ fn evaluations(run: &Path) -> Vec<RewardEvaluation> {
 
 fn model_bytes(run: &Path) -> Vec<u8> {
     fs::read(run.join("model/model.safetensors")).unwrap()
+}
+
+/// Reward models keep the loss of every prompt, DPO that of every step of the evaluation: their mean is the loss.
+#[test]
+fn held_out_losses_are_kept_by_item() {
+    for (stage, measure) in [(Stage::Reward, HeldOutScores::LOSS), (Stage::Dpo, HeldOutScores::LOSS_OF_STEPS)]
+    {
+        let folder = folder();
+        run(stage, folder.path(), &["eval_on_start=true"], Start::Fresh, never).unwrap();
+        let of_run = folder.path().join("runs/a");
+        let text = fs::read_to_string(of_run.join(HeldOutScores::FILE_NAME)).unwrap();
+        let all: Vec<HeldOutScores> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let losses: Vec<&HeldOutScores> = all.iter().filter(|scores| scores.measure == measure).collect();
+        let records = metrics(&of_run);
+        let evaluated: Vec<_> = records.iter().filter(|record| record.contains_key("eval_loss")).collect();
+        assert!(losses.len() >= 2 && losses.len() == evaluated.len(), "{stage:?}");
+        for (scores, record) in losses.iter().zip(&evaluated) {
+            let mean = scores.mean().unwrap();
+            assert!((mean - record["eval_loss"]).abs() < 1e-6, "{stage:?}: {mean}: {record:?}");
+        }
+        if stage == Stage::Reward {
+            let change = losses[0].change_to(losses[losses.len() - 1]).unwrap();
+            assert!(change.value < 0.0, "{change:?}");
+        }
+        let accuracies = all.iter().filter(|scores| scores.measure == HeldOutScores::ACCURACY);
+        let last = accuracies.last().and_then(HeldOutScores::mean);
+        assert_eq!(last.is_some(), stage == Stage::Reward);
+        if let (Some(last), Some(expected)) = (last, evaluations(&of_run).last()) {
+            assert!((last - expected.diagnostics.all.accuracy.unwrap()).abs() < 1e-12);
+        }
+    }
 }
 
 #[test]

@@ -204,7 +204,8 @@ fn a_resume_may_raise_the_number_of_steps() {
     };
     let straight = setup::folder();
     run(straight.path(), "max_steps=7", Start::Fresh, Box::new(never)).unwrap();
-    for stopped_at in [2, 3, 5] {
+    // One that would stop after its end is finished.
+    for stopped_at in [2, 3, 5, 9] {
         let folder = setup::folder();
         let stop = is_metrics_of(stopped_at);
         run(folder.path(), "max_steps=5", Start::Fresh, Box::new(stop)).unwrap();
@@ -215,6 +216,11 @@ fn a_resume_may_raise_the_number_of_steps() {
         let note = "(max_steps = 7 instead of max_steps = 5)";
         let is_told = |event: &Event| matches!(event, Event::Note(text) if text.contains(note));
         assert!(events.iter().any(is_told), "{events:?}");
+        let says = |text: &str| has_note(&events, text);
+        assert!(!says("bit-equal"), "the rates are those of the longer run: {events:?}");
+        let extended =
+            "finished after 5 steps; it is extended from its checkpoint of step 3; steps 4 to 5 are taken";
+        assert_eq!(says(extended), stopped_at == 9, "{events:?}");
         let recipe = fs::read_to_string(found.join("recipe.resolved.toml")).unwrap();
         assert!(recipe.contains("max_steps = 7"), "{recipe}");
         for fewer in ["max_steps=6", "max_steps=1"] {
@@ -230,9 +236,58 @@ fn a_resume_may_raise_the_number_of_steps() {
     let short = [&constant[..], &["max_steps=2"]].concat();
     setup::run(folder.path(), &short, Start::Fresh, never).unwrap();
     let before = model_bytes(&folder.path().join("run"));
-    let error = run(folder.path(), "max_steps=7", Start::Resume, Box::new(never)).unwrap_err().to_string();
-    assert!(error.contains("finished after 2 steps and has no checkpoint"), "{error}");
+    let stop = AtomicBool::new(false);
+    let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(never) };
+    let longer = setup::config(folder.path(), &[&constant[..], &["max_steps=7"]].concat());
+    let (plan, inputs) = setup::plan(longer).unwrap();
+    let probe = Ticks::default();
+    let context = RunContext::new(Start::Resume, &SOLO, &probe, &mut events, &stop);
+    let error = SftStage::run::<Cpu>(&plan, &inputs, context).unwrap_err().to_string();
+    assert!(error.contains("finished after 2 steps and has no complete checkpoint"), "{error}");
+    assert!(error.contains("train its model further in a new run"), "{error}");
+    assert!(!has_note(&events.seen, "starts from step 1"), "it does not start: {:?}", events.seen);
     assert!(before == model_bytes(&folder.path().join("run")));
+}
+
+fn has_note(events: &[Event], part: &str) -> bool {
+    events.iter().any(|event| matches!(event, Event::Note(text) if text.contains(part)))
+}
+
+/// Steps that were taken under the schedule of a shorter run make another result, and the note says so. A run that is
+/// only begun again has none of them.
+#[test]
+fn a_longer_run_with_other_rates_before_is_said_not_to_be_bit_equal() {
+    let told = |removes_checkpoint: bool| {
+        let folder = setup::folder();
+        setup::run(folder.path(), &["max_steps=5"], Start::Fresh, is_metrics_of(3)).unwrap();
+        if removes_checkpoint {
+            fs::remove_dir_all(folder.path().join("run/checkpoints")).unwrap();
+        }
+        let (_, events) = setup::run(folder.path(), &["max_steps=7"], Start::Resume, never).unwrap();
+        assert!(has_note(&events, "the length of the run has changed"), "{events:?}");
+        let on =
+            has_note(&events, "from step 4 on the learning rate follows the schedule of a run of 7 steps");
+        (on, has_note(&events, "not bit-equal to that of a run of 7 steps from the start"))
+    };
+    assert_eq!(told(false), (true, true));
+    assert_eq!(told(true), (false, false));
+}
+
+/// A run that was killed between its model and its outcome is extended from its checkpoint, as one that ended.
+#[test]
+fn a_finished_run_without_its_outcome_is_extended_too() {
+    let constant = ["lr_scheduler_type=constant", "warmup_ratio=0"];
+    let run = |folder: &Path, n: &str, start| {
+        setup::run(folder, &[&constant[..], &[n]].concat(), start, never).unwrap()
+    };
+    let (straight, folder) = (setup::folder(), setup::folder());
+    run(straight.path(), "max_steps=7", Start::Fresh);
+    run(folder.path(), "max_steps=5", Start::Fresh);
+    fs::remove_file(folder.path().join("run/outcome.json")).unwrap();
+    let (_, events) = run(folder.path(), "max_steps=7", Start::Resume);
+    assert!(!has_note(&events, "the run is finished"), "{events:?}");
+    let [expected, found] = [&straight, &folder].map(|folder| model_bytes(&folder.path().join("run")));
+    assert!(expected == found);
 }
 
 #[test]
@@ -264,11 +319,13 @@ fn a_finished_run_ends_the_same_way_again_and_refuses_changed_data() {
     let rows = folder.path().join("rows.jsonl");
     let text = fs::read_to_string(&rows).unwrap();
     fs::write(&rows, text.replacen("very", "really", 1)).unwrap();
-    let error = setup::run(folder.path(), &["max_steps=2"], Start::Resume, never).unwrap_err();
-    assert!(
-        matches!(&error, StageError::Run(RunError::FileChanged { path, .. }) if path.ends_with("rows.jsonl")),
-        "{error}"
-    );
+    // Also where the recipe plans more steps, as it would on more data.
+    for length in ["max_steps=2", "max_steps=4"] {
+        let error = setup::run(folder.path(), &[length], Start::Resume, never).unwrap_err();
+        let is_told = matches!(&error, StageError::Run(RunError::FileChanged { path, .. })
+            if path.ends_with("rows.jsonl"));
+        assert!(is_told, "{length}: {error}");
+    }
 }
 
 #[test]

@@ -7,14 +7,12 @@ use anyhow::Context as _;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use truing_eval::held_out::HeldOutScores;
-use truing_eval::pipeline::{Evaluation, Pipeline};
+use truing_eval::pipeline::{Evaluation, GradedAnswer, Pipeline};
 use truing_model::sources::DEFAULT_MODEL;
 use truing_parallel::Solo;
-use truing_report::{RunRecord, StageRecord};
+use truing_report::RunRecord;
 use truing_stages::Ended;
 use truing_statistics::Estimate;
-use truing_types::StageName;
 
 use super::model::{self, ModelArguments};
 use crate::local_engine::LocalEngine;
@@ -55,6 +53,8 @@ const DEFAULT_FOLDER: &str = "runs/quickstart";
 const N_QUESTIONS: usize = 3;
 /// Characters of a question or answer that are printed.
 const N_SHOWN: usize = 300;
+/// The same where all models stand side by side.
+const N_SHOWN_IN_CELL: usize = 80;
 
 /// Arguments of `truing quickstart`.
 #[derive(Debug, Args)]
@@ -95,7 +95,8 @@ impl Choices {
     /// The file's name in the folder.
     const FILE_NAME: &str = "settings.json";
 
-    /// The arguments. A resume takes those that are missing from the folder, where an earlier version wrote no such file.
+    /// The arguments. A resume takes those that are missing from the folder, where an earlier version wrote no such
+    /// file.
     fn of(arguments: &Arguments) -> anyhow::Result<Self> {
         let typed = Self {
             model: arguments.model.model.clone(),
@@ -219,6 +220,7 @@ fn finish(
     let record = RunRecord::read(&arguments.output)?;
     let parts = [
         open_answers(&evaluations),
+        graded_answers(&evaluations).lines(),
         scores(&evaluations).lines(),
         changes(&record).lines(),
         reward_order(&record),
@@ -251,24 +253,23 @@ fn scores(evaluations: &[Evaluation]) -> Table {
             let score = evaluation.sets().into_iter().find(|score| score.set == first.set);
             score.map_or_else(String::new, |score| format!("{:.2}", score.share()))
         };
-        table.row(row(format!("{} (of {})", first.set, first.n), evaluations.iter().map(share).collect()));
+        table.row(row(
+            format!("accuracy, {} (of {})", first.set, first.n),
+            evaluations.iter().map(share).collect(),
+        ));
     }
     table
 }
 
-/// The change of every held-out measure by each stage, and by all of them, with its interval.
+/// The change of every held-out measure by each stage, and by all of them, with its interval, paired by item.
 fn changes(record: &RunRecord) -> Table {
     let mut table = Table::new(&[
         ("change on held-out items", Align::Left),
         ("by", Align::Left),
         ("change", Align::Right),
-        ("95 % interval", Align::Left),
+        ("95 % interval, paired", Align::Left),
         ("", Align::Left),
     ]);
-    let sft = record.stages.iter().find(|stage| stage.kind == StageName::Sft.as_str());
-    if let Some(change) = sft.and_then(loss_change) {
-        table.row(change_row("loss of conversations", "sft", change, 3, change.value < 0.0));
-    }
     let evaluations = &record.evaluations;
     let mut pairs: Vec<(&Evaluation, &Evaluation, &str)> = evaluations
         .windows(2)
@@ -276,6 +277,11 @@ fn changes(record: &RunRecord) -> Table {
         .collect();
     if let [first, _, .., last] = evaluations.as_slice() {
         pairs.push((first, last, "both"));
+    }
+    for (earlier, later, by) in &pairs {
+        if let Some(change) = later.loss_change_since(earlier) {
+            table.row(change_row("loss of conversations", by, change, 3, change.value < 0.0));
+        }
     }
     for first in evaluations.first().iter().flat_map(|evaluation| evaluation.sets()) {
         for (earlier, later, by) in &pairs {
@@ -300,14 +306,6 @@ fn change_row(measure: &str, by: &str, change: Estimate, n_digits: usize, is_bet
         format!("{:+.n_digits$} to {:+.n_digits$}", change.low, change.high),
         finding.to_owned(),
     ]
-}
-
-/// The change of the loss of the same held-out conversations from a stage's first evaluation to its last.
-fn loss_change(stage: &StageRecord) -> Option<Estimate> {
-    let of_loss = || stage.held_out.iter().filter(|scores| scores.measure == HeldOutScores::LOSS);
-    let (first, last) = (of_loss().next()?, of_loss().next_back()?);
-    let differences = first.differences(last).filter(|_| first.step < last.step)?;
-    Estimate::weighted_mean(&differences)
 }
 
 /// How many held-out pairs the reward model ranks right, with the interval.
@@ -349,10 +347,42 @@ fn open_answers(evaluations: &[Evaluation]) -> Vec<String> {
     lines
 }
 
+/// One item of each set with the answer of every model side by side: the first that training made right, or else the
+/// first.
+fn graded_answers(evaluations: &[Evaluation]) -> Table {
+    let [before, .., after] = evaluations else { return Table::new(&[]) };
+    let labels = evaluations.iter().map(|evaluation| (evaluation.label.as_str(), Align::Left));
+    let columns: Vec<(&str, Align)> = [("graded item", Align::Left)].into_iter().chain(labels).collect();
+    let mut table = Table::new(&columns);
+    let answer_of = |evaluation: &Evaluation, id: &str| -> Option<usize> {
+        evaluation.answers.iter().position(|answer| answer.id == id)
+    };
+    for set in before.sets() {
+        let of_set = || before.answers.iter().filter(|answer| answer.set == set.set);
+        let is_gained = |answer: &&GradedAnswer| {
+            let later = answer_of(after, &answer.id).map(|idx| after.answers[idx].is_right);
+            !answer.is_right && later == Some(true)
+        };
+        let Some(item) = of_set().find(is_gained).or_else(|| of_set().next()) else { continue };
+        let cells = evaluations.iter().map(|evaluation| match answer_of(evaluation, &item.id) {
+            Some(idx) => {
+                let answer = &evaluation.answers[idx];
+                let grade = if answer.is_right { "pass" } else { "fail" };
+                format!("{grade}: {}", one_line(&answer.answer, N_SHOWN_IN_CELL))
+            }
+            None => String::new(),
+        });
+        let prompt = one_line(&item.prompt, N_SHOWN_IN_CELL);
+        table.row([prompt].into_iter().chain(cells));
+    }
+    table
+}
+
 #[cfg(test)]
 mod tests {
-    use truing_eval::pipeline::{GradedAnswer, OpenAnswer};
+    use truing_eval::pipeline::OpenAnswer;
     use truing_eval::reward::{RewardDiagnostics, RewardEvaluation, SourceDiagnostics};
+    use truing_report::StageRecord;
     use truing_statistics::ShareInterval;
 
     use super::*;
@@ -365,7 +395,7 @@ mod tests {
             about: String::new(),
             prompt: String::new(),
             expected: String::new(),
-            answer: String::new(),
+            answer: format!("answer {id} {}", "of several words ".repeat(9)),
             is_right: id < n_right,
         };
         let open_answer = |id: usize| OpenAnswer {
@@ -381,13 +411,11 @@ mod tests {
         }
     }
 
+    fn with_losses(evaluation: Evaluation, losses: [f64; 3]) -> Evaluation {
+        Evaluation { heldout_items: losses.map(|loss| (10.0, loss)).to_vec(), ..evaluation }
+    }
+
     fn record() -> RunRecord {
-        let held_out = |step, values: [f64; 3]| HeldOutScores {
-            step,
-            measure: HeldOutScores::LOSS.into(),
-            values: values.map(Some).to_vec(),
-            weights: Vec::new(),
-        };
         let all = SourceDiagnostics {
             n_pairs: 114,
             accuracy: Some(0.85),
@@ -395,22 +423,17 @@ mod tests {
             ..SourceDiagnostics::default()
         };
         let diagnostics = RewardDiagnostics { all, ..RewardDiagnostics::default() };
-        let sft = StageRecord {
-            kind: "sft".into(),
-            held_out: vec![held_out(0, [3.0, 2.0, 4.0]), held_out(140, [2.0, 1.1, 2.9])],
-            ..StageRecord::default()
-        };
         let reward = StageRecord {
             kind: "reward_model".into(),
             diagnostics: vec![RewardEvaluation { step: 60, diagnostics }],
             ..StageRecord::default()
         };
         RunRecord {
-            stages: vec![sft, reward],
+            stages: vec![reward],
             evaluations: vec![
-                evaluation("before", 10),
-                evaluation("after sft", 39),
-                evaluation("after grpo", 42),
+                with_losses(evaluation("before", 10), [3.0, 2.0, 4.0]),
+                with_losses(evaluation("after sft", 39), [2.0, 1.1, 2.9]),
+                with_losses(evaluation("after grpo", 42), [1.9, 1.0, 2.8]),
             ],
             ..RunRecord::default()
         }
@@ -426,14 +449,28 @@ mod tests {
             fields[1],
             ["loss", "of", "conversations", "sft", "-1.000", "-1.248", "to", "-0.752", "better"]
         );
-        let of_set: Vec<(&str, &str)> = fields[2..].iter().map(|row| (row[2], row[3])).collect();
+        let of_loss: Vec<(&str, &str)> = fields[1..4].iter().map(|row| (row[3], row[4])).collect();
+        assert_eq!(of_loss, [("sft", "-1.000"), ("grpo", "-0.100"), ("both", "-1.100")]);
+        let of_set: Vec<(&str, &str)> = fields[4..].iter().map(|row| (row[2], row[3])).collect();
         assert_eq!(of_set, [("sft", "+0.29"), ("grpo", "+0.03"), ("both", "+0.32")]);
-        assert!(lines[2].ends_with("better") && lines[4].ends_with("better"), "{lines:#?}");
+        assert!(lines[4].ends_with("better") && lines[6].ends_with("better"), "{lines:#?}");
         let expected = [
             "reward model: 0.85 of 114 held-out pairs ranked right",
             "  95 % interval 0.77 to 0.90; chance is 0.50",
         ];
         assert_eq!(reward_order(&record()), expected);
+    }
+
+    #[test]
+    fn graded_answers_of_all_models_are_side_by_side_in_80_columns() {
+        let lines = graded_answers(&record().evaluations).lines();
+        assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:#?}");
+        assert!(lines[0].starts_with("graded item") && lines[0].ends_with("after grpo"), "{}", lines[0]);
+        // The first item that the first model has wrong and the last one right.
+        let grades: Vec<&str> = lines[1].split_whitespace().filter(|word| word.ends_with(':')).collect();
+        assert_eq!(grades, ["fail:", "pass:", "pass:"]);
+        assert_eq!(lines.join(" ").matches("answer 10").count(), 3, "{lines:#?}");
+        assert!(graded_answers(&[]).lines().is_empty());
     }
 
     #[test]

@@ -459,9 +459,11 @@ fn advice(error: &StageError, folder: &Path) -> Option<String> {
             "--resume needs the recipe, data and model of its start; `--set output_dir=...` starts another run"
                 .to_owned()
         }
-        StageError::Run(RunError::TooShort { .. } | RunError::NothingToExtend { .. }) => {
-            "`--set output_dir=...` starts another run".to_owned()
-        }
+        StageError::Run(RunError::TooShort { .. }) => "`--set output_dir=...` starts another run".to_owned(),
+        StageError::Run(RunError::NothingToExtend { .. }) => format!(
+            "`--set model_name_or_path={} --set output_dir=...` trains its model further",
+            folder.join("model").display()
+        ),
         StageError::Run(RunError::Store(StoreError::RunExists { .. })) => resume_hint(),
         StageError::Run(RunError::Store(StoreError::Locked { .. })) => {
             "wait until that process has ended, or stop it; `--set output_dir=...` starts another run".to_owned()

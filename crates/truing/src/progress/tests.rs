@@ -72,6 +72,49 @@ fn work_and_the_thread_that_draws_never_wait_for_each_other() {
 }
 
 #[test]
+fn a_phase_is_named_after_the_part_of_all_work_that_it_belongs_to() {
+    let written = Rc::new(RefCell::new(Vec::new()));
+    let kept = Rc::clone(&written);
+    let mut sink = PlainLines::new(Box::new(move |line| match line {
+        Line::Note(text) | Line::Warning(text) => kept.borrow_mut().push(text),
+    }));
+    let overall =
+        |position: &str| Event::Overall { position: position.into(), left: "about 12 min left".into() };
+    sink.emit(overall("part 1 of 7"));
+    sink.emit(Event::PhaseStarted { phase: "answers of the base model".into(), total: Some(100) });
+    // As if the interval between two lines had passed.
+    sink.last_line = None;
+    sink.emit(Event::Progress { done: 3, note: String::new() });
+    sink.emit(overall(""));
+    sink.emit(Event::PhaseStarted { phase: "reading".into(), total: None });
+    let expected = [
+        "part 1 of 7: answers of the base model ...",
+        "part 1 of 7: answers of the base model, 3 %, measuring the pace",
+        "reading ...",
+    ];
+    assert_eq!(*written.borrow(), expected);
+}
+
+#[test]
+fn how_far_all_work_is_stands_above_the_bars_until_it_ends() {
+    let screen = MultiProgress::with_draw_target(ProgressDrawTarget::term_like(Box::new(Unseen)));
+    let mut bars = Bars::new(Printer::new(false, true), screen);
+    let shown = |bars: &Bars| bars.overall.as_ref().map(ProgressBar::message);
+    for (position, left, expected) in [
+        ("part 1 of 7", "", Some("part 1 of 7")),
+        (
+            "part 2 of 7",
+            "about 12 min left of all parts",
+            Some("part 2 of 7, about 12 min left of all parts"),
+        ),
+        ("", "", None),
+    ] {
+        bars.emit(Event::Overall { position: position.into(), left: left.into() });
+        assert_eq!(shown(&bars).as_deref(), expected);
+    }
+}
+
+#[test]
 fn a_step_reads_as_one_line() {
     let values = [("loss", 1.23456), ("learning_rate", 1e-5), ("tokens_per_second", 151.7), ("other", 1.0)];
     let values = values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();

@@ -1,5 +1,5 @@
-//! The steps of the quickstart, in order, and which of them a resume finds done: printed before it starts. And the name
-//! of the stage in its progress.
+//! The parts of the quickstart, in order, and which of them a resume finds done: printed before it starts. And the name
+//! of the stage in its progress. They are called parts, since a step is one of the optimiser.
 
 use std::path::Path;
 
@@ -26,13 +26,13 @@ impl Agenda {
             text: format!("measure {name}"),
             is_done: folder.join(evaluation_file(idx, kind)).is_file(),
         };
-        let mut items = vec![measure(0, "before", "the model before training")];
+        let mut items = vec![measure(0, "before", "the base model")];
         let mut n_evaluations = 1;
         for step in steps {
             let is_done = RunDirectory::outcome_path(&folder.join(step.kind)).is_file();
             items.push(Item { text: format!("{}: {}", step.name, step.what), is_done });
             if step.makes_policy {
-                items.push(measure(n_evaluations, step.kind, &format!("after {}", step.name)));
+                items.push(measure(n_evaluations, step.kind, &format!("the model after {}", step.name)));
                 n_evaluations += 1;
             }
         }
@@ -55,12 +55,22 @@ impl Agenda {
         lines
     }
 
-    /// Starts the next item: its line, where it is not done yet.
-    pub(super) fn begin_next(&mut self) -> Option<String> {
+    /// Starts the next item: its index, and its line where it is not done yet.
+    pub(super) fn begin_next(&mut self) -> Option<(usize, Option<String>)> {
         let item = self.items.get(self.n_begun)?;
         self.n_begun += 1;
-        let line = format!("{} of {}: {}", self.n_begun, self.items.len(), item.text);
-        (!item.is_done).then_some(line)
+        let line = (!item.is_done).then(|| format!("{}: {}", self.position(), item.text));
+        Some((self.n_begun - 1, line))
+    }
+
+    /// Which item is under way.
+    pub(super) fn position(&self) -> String {
+        format!("part {} of {}", self.n_begun, self.items.len())
+    }
+
+    /// Whether each item is done, in order.
+    pub(super) fn done(&self) -> Vec<bool> {
+        self.items.iter().map(|item| item.is_done).collect()
     }
 }
 
@@ -97,7 +107,7 @@ mod tests {
         let mut agenda = Agenda::of(folder.path(), &steps);
         let lines = agenda.lines(Some("an hour"));
         assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:#?}");
-        assert_eq!((lines.len(), lines[1].as_str()), (9, "  1. measure the model before training"));
+        assert_eq!((lines.len(), lines[1].as_str()), (9, "  1. measure the base model"));
         let names = [3, 5, 7].map(|place: usize| lines[place].split([' ', ':']).nth(3).unwrap_or_default());
         assert_eq!(names, ["measure", "GRPO", "write"]);
         assert!(
@@ -105,16 +115,18 @@ mod tests {
             "{lines:#?}"
         );
         assert_eq!(lines[8], "All of it takes an hour.");
-        assert_eq!(agenda.begin_next().as_deref(), Some("1 of 7: measure the model before training"));
+        assert_eq!(agenda.begin_next(), Some((0, Some("part 1 of 7: measure the base model".to_owned()))));
 
         fs::create_dir_all(folder.path().join("evaluations")).unwrap();
         fs::write(folder.path().join(evaluation_file(0, "before")), "{}").unwrap();
         let mut agenda = Agenda::of(folder.path(), &steps);
         let lines = agenda.lines(Some("an hour"));
-        assert_eq!(lines[1], "  1. measure the model before training (done)");
+        assert_eq!(lines[1], "  1. measure the base model (done)");
+        assert_eq!(agenda.done(), [true, false, false, false, false, false, false]);
         assert!(lines[8].starts_with("It continues with 2: SFT: "), "{}", lines[8]);
-        assert_eq!(agenda.begin_next(), None, "it is done");
-        assert!(agenda.begin_next().is_some_and(|line| line.starts_with("2 of 7: SFT: ")));
+        assert_eq!(agenda.begin_next(), Some((0, None)), "it is done");
+        let next = agenda.begin_next().unwrap();
+        assert!(next.1.is_some_and(|line| line.starts_with("part 2 of 7: SFT: ")));
     }
 
     struct Phases(Vec<String>);

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use truing_data::{OnBadRow, SourceConfig, read_rows};
 use truing_eval::checks::{BadItem, Check, read_items};
+use truing_eval::held_out::sums_of_samples;
 use truing_eval::pipeline::{Evaluation, GradedAnswer, OpenAnswer};
 use truing_generate::LocalChat;
 use truing_model::{Engine, EngineOptions, ModelFiles, TrainableSpec};
@@ -36,7 +37,7 @@ const MAX_OPEN_TOKENS: usize = 128;
 /// Tokens of the packs that the held-out loss is measured on.
 const HELD_OUT_PACK_TOKENS: usize = 1024;
 /// Files below the quickstart's folder.
-const HELD_OUT: &str = "data/heldout.jsonl";
+pub(super) const HELD_OUT: &str = "data/heldout.jsonl";
 const CHECKS: &str = "data/checks.jsonl";
 const INSTRUCTIONS: &str = "data/heldout_instructions.jsonl";
 const KNOWLEDGE: &str = "data/knowledge.jsonl";
@@ -44,6 +45,10 @@ const OPEN_QUESTIONS: &str = "data/open_questions.jsonl";
 /// Names of the sets.
 const INSTRUCTION_SET: &str = "instructions followed";
 const KNOWLEDGE_SET: &str = "general knowledge";
+/// Names of the phases, before the name of the model.
+pub(super) const HELD_OUT_LOSS: &str = "held-out loss";
+pub(super) const KNOWLEDGE_PHASE: &str = KNOWLEDGE_SET;
+pub(super) const ANSWERS: &str = "answers";
 
 /// A prompt with instructions that a program can check, as in IFEval.
 #[derive(Debug, Clone)]
@@ -127,6 +132,16 @@ impl Tests {
         })
     }
 
+    /// Options of all choices.
+    pub(super) fn n_options(&self) -> usize {
+        self.choices.iter().map(|choice| choice.options.len()).sum()
+    }
+
+    /// Answers that a model has to write.
+    pub(super) fn n_answers(&self) -> usize {
+        self.checks.len() + self.instructions.len() + self.open_questions.len()
+    }
+
     fn asked(&self) -> Vec<Asked<'_>> {
         let checks = self.checks.iter().map(Asked::Check);
         let instructions = self.instructions.iter().map(Asked::Instructions);
@@ -190,10 +205,12 @@ impl Instructions {
 }
 
 impl Work<'_> {
-    /// Measures a model; `None` when it was stopped. Packs and questions are distributed over the ranks.
+    /// Measures a model; `None` when it was stopped. Packs and questions are distributed over the ranks. `of` is the
+    /// model in words, after what is measured.
     pub(super) fn measure<E: Engine>(
         &mut self,
         label: &str,
+        of: &str,
         path: &Path,
         tests: &Tests,
     ) -> Result<Option<Evaluation>, QuickstartError> {
@@ -203,13 +220,13 @@ impl Work<'_> {
         let options = EngineOptions::with_threads((self.look_at_machine)().n_threads, Seed(0));
         let mut engine: E = model::load_engine(&files, &frozen, &options, &Solo::groups(), &mut |_| ())?;
         let mut evaluation = Evaluation { label: label.to_owned(), ..Evaluation::default() };
-        let is_done = self.measure_loss(&mut engine, &renderer, &mut evaluation)?
-            && self.choose(&mut engine, &renderer, &tests.choices, &mut evaluation)?;
+        let is_done = self.measure_loss(&mut engine, &renderer, of, &mut evaluation)?
+            && self.choose(&mut engine, &renderer, &tests.choices, of, &mut evaluation)?;
         if !is_done {
             return Ok(None);
         }
         let chat = LocalChat::new(engine, renderer).map_err(StageError::from)?;
-        Ok(self.ask(&chat, tests, &mut evaluation)?.then_some(evaluation))
+        Ok(self.ask(&chat, tests, of, &mut evaluation)?.then_some(evaluation))
     }
 
     /// The loss of the held-out conversations; false when it was stopped.
@@ -217,20 +234,33 @@ impl Work<'_> {
         &mut self,
         engine: &mut E,
         renderer: &ChatRenderer,
+        of: &str,
         evaluation: &mut Evaluation,
     ) -> Result<bool, QuickstartError> {
         let communicator = &*self.groups.data;
         let packs = held_out_packs(&self.quickstart.folder.join(HELD_OUT), renderer)?;
-        let packs: Vec<PackedBatch> =
-            dealt(packs.len(), communicator).map(|place| packs[place].clone()).collect();
+        let mine: Vec<&[TokenizedSample]> =
+            dealt(packs.len(), communicator).map(|place| packs[place].as_slice()).collect();
+        let packs = mine
+            .iter()
+            .map(|samples| PackedBatch::from_samples(samples.iter()))
+            .collect::<Result<Vec<_>, _>>();
+        let packs = packs.map_err(StageError::from)?;
         let total = Some(packs.iter().map(|pack| pack.n_tokens() as u64).sum());
-        let phase = format!("held-out loss {}", evaluation.label);
+        let phase = format!("{HELD_OUT_LOSS} {of}");
         self.events.emit(Event::PhaseStarted { phase, total });
         let mut n_done = 0;
         let mut sizes: Vec<u64> = packs.iter().rev().map(|pack| pack.n_tokens() as u64).collect();
         let steps: Vec<Vec<PackedBatch>> = packs.into_iter().map(|pack| vec![pack]).collect();
-        let (events, stop) = (&mut *self.events, self.stop);
-        let measures = gradients::evaluate(engine, &steps, &Sft, communicator, &mut |_| {
+        let (events, stop) = (&mut self.events, self.stop);
+        let mut by_pack: Vec<Vec<(f64, f64)>> = Vec::with_capacity(steps.len());
+        let measures = gradients::evaluate(engine, &steps, &Sft, communicator, &mut |outputs| {
+            // A step is one pack.
+            for output in outputs {
+                let samples = mine.get(by_pack.len()).copied().unwrap_or_default();
+                let weights = samples.iter().map(|sample| sample.loss_weights.as_slice());
+                by_pack.push(sums_of_samples(weights, &output.tokens.log_probs));
+            }
             n_done += sizes.pop().unwrap_or_default();
             events.emit(Event::Progress { done: n_done, note: String::new() });
             break_if(stop, communicator)
@@ -244,6 +274,11 @@ impl Work<'_> {
         evaluation.heldout_loss = Some(measures.loss);
         evaluation.heldout_accuracy = measures.means.get("mean_token_accuracy").copied();
         evaluation.n_heldout_tokens = measures.n_loss_tokens;
+        let sums = gather_dealt(communicator, by_pack)?.into_iter().flatten();
+        evaluation.heldout_items = sums
+            .filter(|&(_, weight): &(f64, f64)| weight > 0.0)
+            .map(|(loss, weight)| (weight, loss / weight))
+            .collect();
         Ok(true)
     }
 
@@ -253,6 +288,7 @@ impl Work<'_> {
         engine: &mut E,
         renderer: &ChatRenderer,
         choices: &[Choice],
+        of: &str,
         evaluation: &mut Evaluation,
     ) -> Result<bool, QuickstartError> {
         let communicator = &*self.groups.data;
@@ -262,9 +298,8 @@ impl Work<'_> {
             .map(|choice| Continuations { context: choice.context.clone(), options: choice.options.clone() })
             .collect();
         let total = Some(asked.iter().map(|item| item.options.len() as u64).sum());
-        self.events
-            .emit(Event::PhaseStarted { phase: format!("{KNOWLEDGE_SET} {}", evaluation.label), total });
-        let (events, stop) = (&mut *self.events, self.stop);
+        self.events.emit(Event::PhaseStarted { phase: format!("{KNOWLEDGE_PHASE} {of}"), total });
+        let (events, stop) = (&mut self.events, self.stop);
         let options = LikelihoodOptions::default();
         let found = log_likelihoods(engine, renderer.tokenizer(), &asked, options, &mut |done| {
             events.emit(Event::Progress { done, note: String::new() });
@@ -296,6 +331,7 @@ impl Work<'_> {
         &mut self,
         chat: &dyn ChatModel,
         tests: &Tests,
+        of: &str,
         evaluation: &mut Evaluation,
     ) -> Result<bool, QuickstartError> {
         let communicator = &*self.groups.data;
@@ -303,8 +339,8 @@ impl Work<'_> {
         let mine: Vec<&Asked<'_>> = dealt(all.len(), communicator).map(|place| &all[place]).collect();
         let requests: Vec<ChatRequest> = mine.iter().map(|asked| asked.request()).collect();
         let total = Some(requests.len() as u64);
-        self.events.emit(Event::PhaseStarted { phase: format!("answers {}", evaluation.label), total });
-        let (events, stop) = (&mut *self.events, self.stop);
+        self.events.emit(Event::PhaseStarted { phase: format!("{ANSWERS} {of}"), total });
+        let (events, stop) = (&mut self.events, self.stop);
         let mut n_done = 0;
         let replies = chat.chat_all(&requests, &mut |_, _| {
             n_done += 1;
@@ -337,7 +373,8 @@ fn break_if(stop: &AtomicBool, communicator: &dyn Communicator) -> ControlFlow<(
     break_if_alone(stop, communicator.world_size())
 }
 
-fn held_out_packs(path: &Path, renderer: &ChatRenderer) -> Result<Vec<PackedBatch>, StageError> {
+/// The samples of each pack.
+fn held_out_packs(path: &Path, renderer: &ChatRenderer) -> Result<Vec<Vec<TokenizedSample>>, StageError> {
     let mut packs = Vec::new();
     let mut pack: Vec<TokenizedSample> = Vec::new();
     for row in read_rows(&SourceConfig::new(path), OnBadRow::Error)? {
@@ -345,13 +382,12 @@ fn held_out_packs(path: &Path, renderer: &ChatRenderer) -> Result<Vec<PackedBatc
         let sample = renderer.training(&row, origin)?.sample;
         let n_tokens = pack.iter().map(|sample| sample.tokens.len()).sum::<usize>();
         if !pack.is_empty() && n_tokens + sample.tokens.len() > HELD_OUT_PACK_TOKENS {
-            packs.push(PackedBatch::from_samples(&pack)?);
-            pack.clear();
+            packs.push(std::mem::take(&mut pack));
         }
         pack.push(sample);
     }
     if !pack.is_empty() {
-        packs.push(PackedBatch::from_samples(&pack)?);
+        packs.push(pack);
     }
     Ok(packs)
 }

@@ -116,6 +116,11 @@ fn the_quickstart_runs_to_its_report_and_resumes() {
     let loss = |idx: usize| evaluations[idx]["heldout_loss"].as_f64().unwrap();
     assert!(loss(1) < loss(0), "{} is not below {}", loss(1), loss(0));
     assert_eq!((evaluations.len(), &evaluations[2]["label"]), (3, &"after grpo".into()));
+    assert_eq!(
+        evaluations[0]["heldout_items"].as_array().unwrap().len(),
+        59,
+        "the loss of each conversation"
+    );
     let n_of = |set: &str| {
         let answers = evaluations[1]["answers"].as_array().unwrap();
         answers.iter().filter(|answer| answer["set"] == set).count()
