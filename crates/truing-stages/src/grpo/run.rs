@@ -57,6 +57,7 @@ pub(super) fn run<E: Engine + 'static>(
         n_steps: plan.n_steps,
         plan: plan.to_json(),
         skipped: inputs.skipped.iter().collect(),
+        disk: Some(&plan.disk),
     };
     let (folder, checkpoint) = match outline.open(start, world, events)? {
         OpenedRun::Finished(trained) => return Ok(Ended::Finished(trained)),

@@ -69,6 +69,7 @@ pub(crate) fn run<E: Engine, P: RunPlan, W: Workload<E>>(
         n_steps: plan.n_steps(),
         plan: plan.to_json(),
         skipped: inputs.skipped(),
+        disk: settings.disk,
     };
     let (folder, checkpoint) = match outline.open(start, world, events)? {
         OpenedRun::Finished(trained) => return Ok(Ended::Finished(trained)),
