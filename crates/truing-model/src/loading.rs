@@ -465,6 +465,13 @@ fn untie_different_head(
             path.display()
         )));
     }
+    if !files.have_data() {
+        return Ok(Some(format!(
+            "{}: config.json says `tie_word_embeddings = true`, and the files hold a `{head}`; without the data of the \
+             weights it is taken to be equal to the embedding",
+            path.display()
+        )));
+    }
     if files.are_equal(head, embedding)? {
         return Ok(None);
     }

@@ -3,9 +3,10 @@
 //!
 //! The cache is `models/{organisation}--{name}/{commit}/`, with the commit of each revision in `refs/` once all
 //! its files are there; and `content/{sha256}/` for files known by their digest. A revision found in the cache is
-//! not asked for again.
+//! not asked for again. Plans have headers of weights in a place of their own (`headers.rs`).
 
 mod datasets;
+mod headers;
 mod hub;
 mod wheel;
 
@@ -15,6 +16,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 pub use datasets::{DatasetReference, find_dataset};
+pub use headers::find_model_to_plan;
 pub use hub::HubReference;
 
 use crate::adapters::{AdapterConfig, is_adapter};
@@ -24,6 +26,11 @@ use crate::{EncoderFiles, ModelError, ModelFiles};
 pub const DEFAULT_MODEL: &str = "HuggingFaceTB/SmolLM2-135M-Instruct";
 /// The encoder of the task-aware embedding.
 pub const DEFAULT_ENCODER: &str = "sentence-transformers/all-MiniLM-L6-v2";
+
+/// What to do about a model that is not found.
+const ADVICE: &str = "give the path of a model directory or of a GGUF file, check the name and the network, name a \
+                      mirror of the hub, or give a token if the model requires one; a download that was cut off \
+                      continues where it stopped";
 
 /// Where to look, and how.
 #[derive(Debug, Clone)]
@@ -89,6 +96,12 @@ pub enum ModelOrigin {
         /// The commit.
         commit: String,
     },
+    /// Configuration, tokenizer and headers of the weights, of the hub at this commit; only [`find_model_to_plan`]
+    /// gives it.
+    Headers {
+        /// The commit.
+        commit: String,
+    },
     /// Taken out of a Python package.
     Package {
         /// Its name.
@@ -127,13 +140,8 @@ pub fn find_model(
         return Err(ModelError::NotFound { reference, looked_at, advice });
     };
 
-    let package = wheel::PACKAGED_MODELS.iter().find(|package| package.provides(&hub_reference));
-    let cached = [
-        hub_reference.in_our_cache(&options.cache_directory),
-        options.hugging_face_cache.as_deref().and_then(|cache| hub_reference.in_hugging_face_cache(cache)),
-        package.and_then(|package| package.in_cache(&options.cache_directory)),
-    ];
-    if let Some(path) = cached.into_iter().flatten().next() {
+    let package = package_of(&hub_reference);
+    if let Some(path) = found_in_caches(&hub_reference, options) {
         return Ok(FoundModel { path, origin: ModelOrigin::Cache });
     }
     looked_at.push(format!("the cache `{}`: not there", options.cache_directory.display()));
@@ -160,10 +168,21 @@ pub fn find_model(
             }
         }
     }
-    let advice = "give the path of a model directory or of a GGUF file, check the name and the network, name a \
-                  mirror of the hub, or give a token if the model requires one; a download that was cut off \
-                  continues where it stopped";
-    Err(ModelError::NotFound { reference: reference.to_owned(), looked_at, advice: advice.to_owned() })
+    Err(ModelError::NotFound { reference: reference.to_owned(), looked_at, advice: ADVICE.to_owned() })
+}
+
+/// The Python package that has the model too.
+fn package_of(reference: &HubReference) -> Option<&'static wheel::PackagedModel> {
+    wheel::PACKAGED_MODELS.iter().find(|package| package.provides(reference))
+}
+
+/// A whole model in a cache: ours, that of the Hugging Face libraries, or that of packages.
+fn found_in_caches(reference: &HubReference, options: &FindOptions) -> Option<PathBuf> {
+    let theirs = || reference.in_hugging_face_cache(options.hugging_face_cache.as_deref()?);
+    reference
+        .in_our_cache(&options.cache_directory)
+        .or_else(theirs)
+        .or_else(|| package_of(reference)?.in_cache(&options.cache_directory))
 }
 
 /// Finds the config.json of a model of the hub, `organisation/name[@revision]`, for what needs no weights. Nothing else is

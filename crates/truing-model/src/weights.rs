@@ -5,6 +5,7 @@
 //! gives an error. Every tensor becomes f32, one at a time; 8-bit floats are multiplied by their scales (`fp8.rs`).
 
 mod fp8;
+mod header_only;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,8 +19,10 @@ use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 
 use crate::ModelError;
+use header_only::{LENGTH_BYTES, NoData, is_header_path};
 
 pub(crate) use fp8::ScaleBlock;
+pub(crate) use header_only::{bytes_with_header, header_path};
 
 /// Headers longer than this are refused, as the reference implementation does.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -212,62 +215,36 @@ impl SafetensorsFile {
         let malformed = |problem: String| ModelError::Malformed { path: path.to_path_buf(), problem };
         let length = reader.seek(SeekFrom::End(0)).map_err(header_error)?;
         reader.seek(SeekFrom::Start(0)).map_err(header_error)?;
-        let mut header_length = [0; 8];
-        reader.read_exact(&mut header_length).map_err(header_error)?;
-        let header_length = u64::from_le_bytes(header_length);
-        if header_length > MAX_HEADER_BYTES {
-            return Err(malformed(format!(
-                "the header claims {header_length} bytes, more than {MAX_HEADER_BYTES}: not a safetensors file"
-            )));
-        }
-        let data_start = 8 + header_length;
-        if data_start > length {
+        let mut beginning = vec![0; LENGTH_BYTES];
+        reader.read_exact(&mut beginning).map_err(header_error)?;
+        let data_start = bytes_with_header(&beginning).map_err(malformed)?.unwrap_or(LENGTH_BYTES);
+        if data_start as u64 > length {
             return Err(header_error(io::ErrorKind::UnexpectedEof.into()));
         }
-        let mut header = vec![0; header_length as usize];
-        reader.read_exact(&mut header).map_err(header_error)?;
-        let header: Header = serde_json::from_slice(&header)
-            .map_err(|error| malformed(format!("the header is not a valid safetensors header: {error}")))?;
-
-        let mut entries = header.tensors;
-        entries.sort_by_key(|(_, entry)| entry.data_offsets);
-        let data_length = length - data_start;
-        let mut tensors = Vec::new();
-        let mut end_of_previous = 0;
-        for (name, entry) in entries {
-            let (begin, end) = entry.data_offsets;
-            if begin != end_of_previous || end < begin {
-                return Err(malformed(format!(
-                    "tensor `{name}` has bytes {begin} to {end}, expected to begin at {end_of_previous}"
-                )));
-            }
-            if end > data_length {
-                let what = format!("the data of tensor `{name}`");
-                return Err(ModelError::Truncated { path: path.to_path_buf(), what });
-            }
-            let n_elements =
-                entry.shape.iter().try_fold(1u64, |n, &size| n.checked_mul(u64::try_from(size).ok()?));
-            if let Some(bits) = dtype_bits(&entry.dtype) {
-                let n_bits = n_elements.and_then(|n| n.checked_mul(bits));
-                if n_bits != Some((end - begin) * 8) {
-                    let (dtype, shape) = (&entry.dtype, &entry.shape);
-                    return Err(malformed(format!(
-                        "tensor `{name}` of type {dtype} and shape {shape:?} cannot have {} bytes",
-                        end - begin
-                    )));
-                }
-            } else if n_elements.is_none() {
-                return Err(malformed(format!("tensor `{name}` of shape {:?} overflows", entry.shape)));
-            }
-            end_of_previous = end;
-            let offset = data_start + begin;
-            tensors.push(SafetensorsInfo { name, dtype: entry.dtype, shape: entry.shape, offset });
-        }
-        if end_of_previous != data_length {
-            return Err(malformed(format!("{} bytes follow the last tensor", data_length - end_of_previous)));
-        }
+        beginning.resize(data_start, 0);
+        reader.read_exact(&mut beginning[LENGTH_BYTES..]).map_err(header_error)?;
+        let (metadata, tensors) = read_header(&beginning, Some(length), path)?;
         let reader = Mutex::new(Box::new(reader) as Box<dyn ReadSeek>);
-        Ok(Self { path: path.to_path_buf(), metadata: header.metadata, tensors, reader })
+        Ok(Self { path: path.to_path_buf(), metadata, tensors, reader })
+    }
+
+    /// The file, or the header that is there in its place.
+    fn open_or_header(path: &Path) -> Result<Self, ModelError> {
+        let header = header_path(path);
+        if path.is_file() || !header.is_file() {
+            return Self::open(path);
+        }
+        let beginning =
+            std::fs::read(&header).map_err(|source| ModelError::Io { path: header.clone(), source })?;
+        let (metadata, tensors) = read_header(&beginning, None, &header)?;
+        let reader = Mutex::new(Box::new(NoData) as Box<dyn ReadSeek>);
+        Ok(Self { path: header, metadata, tensors, reader })
+    }
+
+    /// Whether its values can be read: a plan may have the header alone.
+    #[must_use]
+    pub fn has_data(&self) -> bool {
+        !is_header_path(&self.path)
     }
 
     /// The header's entry of a tensor.
@@ -319,6 +296,60 @@ impl SafetensorsFile {
         self.read_part(info, 0, &mut values)?;
         Ok(Tensor { shape: info.shape.clone(), values })
     }
+}
+
+/// Metadata and tensors of a file of `length` bytes, where that is known, by its beginning up to the end of the header.
+fn read_header(
+    beginning: &[u8],
+    length: Option<u64>,
+    path: &Path,
+) -> Result<(BTreeMap<String, String>, Vec<SafetensorsInfo>), ModelError> {
+    let malformed = |problem: String| ModelError::Malformed { path: path.to_path_buf(), problem };
+    let header = beginning.get(LENGTH_BYTES..).unwrap_or_default();
+    let header: Header = serde_json::from_slice(header)
+        .map_err(|error| malformed(format!("the header is not a valid safetensors header: {error}")))?;
+
+    let mut entries = header.tensors;
+    entries.sort_by_key(|(_, entry)| entry.data_offsets);
+    let data_start = beginning.len() as u64;
+    let data_length = length.map(|length| length - data_start);
+    let mut tensors = Vec::new();
+    let mut end_of_previous = 0;
+    for (name, entry) in entries {
+        let (begin, end) = entry.data_offsets;
+        if begin != end_of_previous || end < begin {
+            return Err(malformed(format!(
+                "tensor `{name}` has bytes {begin} to {end}, expected to begin at {end_of_previous}"
+            )));
+        }
+        if data_length.is_some_and(|data_length| end > data_length) {
+            let what = format!("the data of tensor `{name}`");
+            return Err(ModelError::Truncated { path: path.to_path_buf(), what });
+        }
+        let n_elements =
+            entry.shape.iter().try_fold(1u64, |n, &size| n.checked_mul(u64::try_from(size).ok()?));
+        if let Some(bits) = dtype_bits(&entry.dtype) {
+            let n_bits = n_elements.and_then(|n| n.checked_mul(bits));
+            if n_bits.is_none() || n_bits != (end - begin).checked_mul(8) {
+                let (dtype, shape) = (&entry.dtype, &entry.shape);
+                return Err(malformed(format!(
+                    "tensor `{name}` of type {dtype} and shape {shape:?} cannot have {} bytes",
+                    end - begin
+                )));
+            }
+        } else if n_elements.is_none() {
+            return Err(malformed(format!("tensor `{name}` of shape {:?} overflows", entry.shape)));
+        }
+        end_of_previous = end;
+        let offset = data_start.checked_add(begin).ok_or_else(|| {
+            malformed(format!("tensor `{name}` begins at byte {begin}, which no file reaches"))
+        })?;
+        tensors.push(SafetensorsInfo { name, dtype: entry.dtype, shape: entry.shape, offset });
+    }
+    if let Some(data_length) = data_length.filter(|&length| length != end_of_previous) {
+        return Err(malformed(format!("{} bytes follow the last tensor", data_length - end_of_previous)));
+    }
+    Ok((header.metadata, tensors))
 }
 
 /// The JSON header. Read by hand because a name given twice must be an error.
@@ -383,6 +414,7 @@ impl SafetensorsFiles {
     #[must_use]
     pub fn are_in(directory: &Path) -> bool {
         [SINGLE_FILE, INDEX_FILE].iter().any(|name| directory.join(name).is_file())
+            || header_path(&directory.join(SINGLE_FILE)).is_file()
     }
 
     /// What a user should know of files that are there and not read.
@@ -433,7 +465,8 @@ impl SafetensorsFiles {
         Ok(true)
     }
 
-    /// Opens `model.safetensors`, or every shard that `model.safetensors.index.json` names.
+    /// Opens `model.safetensors`, or every shard that `model.safetensors.index.json` names. Of a model that was fetched
+    /// for a plan these are headers.
     ///
     /// # Errors
     /// When neither is there, a shard is missing, a shard lacks a tensor of the index, or two hold the same.
@@ -442,8 +475,9 @@ impl SafetensorsFiles {
             return Err(ModelError::NoWeights { path: directory.to_path_buf() });
         }
         let index = directory.join(INDEX_FILE);
-        if directory.join(SINGLE_FILE).is_file() {
-            return Self::from_files(vec![SafetensorsFile::open(directory.join(SINGLE_FILE))?]);
+        let single = directory.join(SINGLE_FILE);
+        if single.is_file() || header_path(&single).is_file() {
+            return Self::from_files(vec![SafetensorsFile::open_or_header(&single)?]);
         }
         let text = std::fs::read(&index).map_err(|source| ModelError::Io { path: index.clone(), source })?;
         let malformed = |problem: String| ModelError::Malformed { path: index.clone(), problem };
@@ -458,13 +492,14 @@ impl SafetensorsFiles {
             if Path::new(shard).file_name() != Some(shard.as_ref()) {
                 return Err(malformed(format!("shard `{shard}` is not a file name")));
             }
-            files.push(SafetensorsFile::open(directory.join(shard))?);
+            files.push(SafetensorsFile::open_or_header(&directory.join(shard))?);
         }
         let files = Self::from_files(files)?;
         for (tensor, shard) in &weight_map {
             let found = files.places.get(tensor).map(|&file| &files.files[file].path);
-            if found.is_none_or(|path| path.file_name() != Some(shard.as_ref())) {
-                let (path, tensor) = (directory.join(shard), tensor.clone());
+            let place = directory.join(shard);
+            if found.is_none_or(|path| *path != place && *path != header_path(&place)) {
+                let (path, tensor) = (place, tensor.clone());
                 return Err(ModelError::MissingTensor { path, tensor });
             }
         }
@@ -491,6 +526,12 @@ impl SafetensorsFiles {
     #[must_use]
     pub fn files(&self) -> &[SafetensorsFile] {
         &self.files
+    }
+
+    /// Whether all values can be read ([`SafetensorsFile::has_data`]).
+    #[must_use]
+    pub fn have_data(&self) -> bool {
+        self.files.iter().all(SafetensorsFile::has_data)
     }
 
     /// Every tensor's name, in name order.

@@ -1,8 +1,10 @@
 //! Checks of settings that several recipes have. Each error names the key, the value and what was expected.
 
-use std::path::Path;
+use std::iter;
+use std::path::{Path, PathBuf};
 
 use truing_store::paths;
+use truing_train::{Amount, PlanRow};
 
 use crate::RunError;
 
@@ -28,14 +30,47 @@ pub fn require_output_dir(path: &Path, expected: &'static str) -> Result<(), Run
     require_given(!path.as_os_str().is_empty(), "output_dir", expected)
 }
 
-/// Room for `needed` bytes on the disk of a run's folder, less what the folder holds already.
-pub fn require_space(path: &Path, needed: u64) -> Result<(), RunError> {
-    let needed = needed.saturating_sub(paths::bytes_below(path));
-    match paths::free_bytes(path) {
-        Some(free) if free < needed => {
-            Err(RunError::NotEnoughSpace { path: path.to_path_buf(), needed, free })
+/// What a run saves, and the room for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// The run's folder, which may not exist yet.
+    pub path: PathBuf,
+    /// Bytes of all that the run saves.
+    pub needed: u64,
+}
+
+impl DiskSpace {
+    /// The bytes that have still to be written, and those that are free, where the system says it.
+    fn missing(&self) -> Option<(u64, u64)> {
+        let to_write = self.needed.saturating_sub(paths::bytes_below(&self.path));
+        paths::free_bytes(&self.path).filter(|&free| free < to_write).map(|free| (to_write, free))
+    }
+
+    /// Refuses a run that has no room. A plan only reports it ([`DiskSpace::warning`]): the run may take place
+    /// elsewhere.
+    ///
+    /// # Errors
+    /// [`RunError::NotEnoughSpace`].
+    pub fn require(&self) -> Result<(), RunError> {
+        match self.missing() {
+            Some((needed, free)) => Err(RunError::NotEnoughSpace { path: self.path.clone(), needed, free }),
+            None => Ok(()),
         }
-        _ => Ok(()),
+    }
+
+    /// What a plan says where there is no room.
+    #[must_use]
+    pub fn warning(&self) -> Option<String> {
+        self.require().err().map(|error| error.to_string())
+    }
+
+    /// Lines of a plan.
+    #[must_use]
+    pub fn rows(&self) -> Vec<PlanRow> {
+        let needed = PlanRow::new("disk for checkpoints and model", Amount::Bytes(self.needed));
+        let free = paths::free_bytes(&self.path);
+        let free = free.map(|free| PlanRow::new("free on the disk of the run", Amount::Bytes(free)));
+        iter::once(needed).chain(free).collect()
     }
 }
 
@@ -97,8 +132,12 @@ mod tests {
     #[test]
     fn a_disk_without_room_is_an_error_with_both_sizes() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(require_space(folder.path(), 1).is_ok());
-        let error = require_space(&folder.path().join("run"), 1 << 60).unwrap_err().to_string();
+        let space = |needed| DiskSpace { path: folder.path().join("run"), needed };
+        assert!(space(1).require().is_ok() && space(1).warning().is_none());
+        let error = space(1 << 60).require().unwrap_err().to_string();
+        assert_eq!(space(1 << 60).warning().as_ref(), Some(&error));
+        let rows: Vec<String> = space(1 << 60).rows().into_iter().map(|row| row.name).collect();
+        assert_eq!(rows, ["disk for checkpoints and model", "free on the disk of the run"]);
         assert!(
             error.contains("run: the checkpoint and the model of this run need 1073741824.0 GiB, but "),
             "{error}"

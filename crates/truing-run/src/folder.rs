@@ -10,6 +10,7 @@ use truing_store::{CommittedDirectory, Digest, RunDirectory, RunInputs, atomic};
 use truing_train::TrainerState;
 use truing_types::{Communicator, Event, EventSink, counted};
 
+use crate::checks::DiskSpace;
 use crate::ranks::on_first_rank;
 use crate::recipe::Scope;
 use crate::resume::{check_same_files, check_same_recipe, find_checkpoint};
@@ -42,6 +43,8 @@ pub struct RunOutline<'r> {
     pub plan: serde_json::Value,
     /// Rows that were left out.
     pub skipped: Vec<&'r SkippedRow>,
+    /// What the run saves, where it is much: a run without room for it does not begin.
+    pub disk: Option<&'r DiskSpace>,
 }
 
 /// A run's folder, on every rank.
@@ -100,6 +103,9 @@ impl RunOutline<'_> {
     ) -> Result<OpenedRun, RunError> {
         let (mut directory, mut checkpoint) = (None, None);
         let found = on_first_rank(communicator, || -> Result<_, RunError> {
+            if let Some(disk) = self.disk {
+                disk.require()?;
+            }
             let (opened, length) = self.open_here(start, events)?;
             let path = Some(opened.model_path()).filter(|model| start == Start::Resume && model.exists());
             let planned = planned_steps(opened.path());

@@ -11,6 +11,8 @@ pub struct Machine {
     pub resident_bytes: u64,
     /// Rate that a training step reaches, in GFLOP/s, for estimates of time; `None` where it was not measured.
     pub gigaflops: Option<f64>,
+    /// Rate at which memory is read, in GB/s, for estimates of the time of decoding; `None` where it was not measured.
+    pub gigabytes_per_second: Option<f64>,
     /// Ranks of the run.
     pub n_ranks: usize,
 }

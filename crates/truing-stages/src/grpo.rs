@@ -18,6 +18,7 @@ mod running;
 mod state;
 mod step;
 mod tally;
+mod time;
 mod watch;
 
 pub use config::{Algorithm, GrpoConfig, KlGradient, KlKind, KlPlacement, LossType};
@@ -26,6 +27,7 @@ pub use inputs::GrpoInputs;
 pub use memory::StepBytes;
 pub use plan::GrpoPlan;
 pub use rollout_servers::{ImportanceSamplingMode, LogprobsMode, RolloutProtocol, RolloutsConfig, SyncCall};
+pub use time::StepSecs;
 pub use truing_run::samples::Prompt;
 
 use std::borrow::Cow;

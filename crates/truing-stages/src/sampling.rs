@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use truing_generate::{
     DecodingOptions, GenerateError, PromptReading, SampleRequest, SampledCompletion, SampledIds, sample,
 };
-use truing_model::{DecodingWeights, Engine};
+use truing_model::{ComputeDtype, DecodingWeights, Engine};
 use truing_run::record::break_if_alone;
 use truing_text::Tokenizer;
 use truing_types::{Event, EventSink, SamplingOptions};
@@ -55,5 +55,14 @@ impl Sampling<'_> {
         events.emit(Event::PhaseFinished);
         engine.release_working_memory();
         Ok(sampled)
+    }
+}
+
+/// Bytes that decoding reads of each weight.
+pub(crate) fn bytes_per_weight(weights: DecodingWeights, dtype: Option<ComputeDtype>) -> f64 {
+    match (weights, dtype) {
+        (DecodingWeights::Int8, _) => 1.0,
+        (DecodingWeights::F32, Some(ComputeDtype::Bf16)) => 2.0,
+        (DecodingWeights::F32, Some(ComputeDtype::F32) | None) => 4.0,
     }
 }

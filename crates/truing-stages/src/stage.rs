@@ -77,6 +77,11 @@ pub trait StagePlan {
 
     /// The plan in one sentence.
     fn summary(&self) -> String;
+
+    /// What would stop the run on this machine as it is now, although the plan itself can be made.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// A stage of the system.

@@ -17,6 +17,7 @@ pub(crate) mod ranks;
 mod run;
 pub(crate) mod setup;
 mod steps;
+pub(crate) mod time;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -28,7 +29,7 @@ use truing_eval::classifier::ClassifierEvaluation;
 use truing_eval::held_out::HeldOutScores;
 use truing_eval::reward::RewardDiagnostics;
 use truing_model::{Engine, HeadOutput};
-use truing_run::SkippedRow;
+use truing_run::{Machine, SkippedRow};
 use truing_store::{Digest, RunInputs};
 use truing_train::{Objective, StepShape};
 use truing_types::{BatchError, EventSink, Groups};
@@ -138,6 +139,17 @@ pub trait TrainingInputs {
     /// Digest of the training samples, where the files do not decide them alone.
     fn samples_digest(&self) -> Option<Digest> {
         None
+    }
+
+    /// Seconds that a step of this shape takes beside training on its packs; `None` where a rate is missing, or where a
+    /// server does it.
+    fn beside_secs<E: Engine>(
+        &self,
+        _config: &TrainingConfig,
+        _step: &StepShape,
+        _machine: &Machine,
+    ) -> Option<f64> {
+        Some(0.0)
     }
 
     /// What a run of at most `packs_per_step` packs a step holds and does beside training on its packs.

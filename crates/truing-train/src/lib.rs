@@ -6,6 +6,7 @@ pub mod checkpoint;
 pub mod cluster;
 pub mod completion_columns;
 pub mod completion_packs;
+pub mod decoding_time;
 pub mod gradients;
 pub mod objectives;
 pub mod planner;
@@ -18,6 +19,7 @@ mod error;
 
 pub use advantages::{AdvantageEstimator, AdvantageOptions, KlInReward, Scale, ScoredRollout};
 pub use checkpoint::{BestEvaluation, CheckpointError, ModelSaveOptions, TrainerState};
+pub use decoding_time::Decoding;
 pub use error::{Quantity, TrainError};
 pub use gradients::{Measures, NonFinitePack, accumulate_gradients};
 pub use objectives::{

@@ -265,6 +265,22 @@ impl StepFlops {
         attention / (attention + 2.0 * projections as f64 * shape.tokens).max(1.0)
     }
 
+    /// Weights that a token is multiplied with: the projections, and the head where the token has logits.
+    #[must_use]
+    pub fn n_multiplied(spec: &DecoderSpec) -> f64 {
+        let (projections, head) = n_weights(spec);
+        projections + head
+    }
+
+    /// FLOPs of a forward pass that saves nothing.
+    #[must_use]
+    pub fn of_forward(spec: &DecoderSpec, shape: &StepShape) -> f64 {
+        let (projections, head) = n_weights(spec);
+        2.0 * projections * shape.tokens
+            + 2.0 * attention_product(spec, shape)
+            + 2.0 * head * shape.loss_tokens
+    }
+
     /// Counts the FLOPs of a step.
     ///
     /// A matrix of `p` weights costs `2 p` a token forward, `2 p` for the gradient at its input, and `2 p`
@@ -288,11 +304,7 @@ impl StepFlops {
         };
         let projections = count(&is_projection);
         let learning = count(&|p| is_projection(p) && trainable.is_trainable(p));
-        let head_role = match spec.head {
-            HeadKind::Score { .. } => ParameterRole::Score,
-            HeadKind::LanguageModel if spec.tie_word_embeddings => ParameterRole::Embedding,
-            HeadKind::LanguageModel => ParameterRole::Head,
-        };
+        let head_role = head_role(spec);
         let is_head = |p: &ParameterSpec| p.role == head_role;
         let head = count(&is_head);
         let learning_head = count(&|p| is_head(p) && trainable.is_trainable(p));
@@ -306,6 +318,24 @@ impl StepFlops {
             recomputed: again * segments.n_recomputed_layers() as f64 / spec.n_layers as f64,
         }
     }
+}
+
+/// The role of the parameter that gives logits or scores.
+fn head_role(spec: &DecoderSpec) -> ParameterRole {
+    match spec.head {
+        HeadKind::Score { .. } => ParameterRole::Score,
+        HeadKind::LanguageModel if spec.tie_word_embeddings => ParameterRole::Embedding,
+        HeadKind::LanguageModel => ParameterRole::Head,
+    }
+}
+
+/// Weights of the projections and of the head, without adapters.
+fn n_weights(spec: &DecoderSpec) -> (f64, f64) {
+    let parameters = spec.parameters();
+    let count = |role: ParameterRole| -> f64 {
+        parameters.iter().filter(|p| p.role == role).map(|p| p.n_elements() as f64).sum()
+    };
+    (count(ParameterRole::Matrix), count(head_role(spec)))
 }
 
 /// Operations of one product of attention (queries with keys, or weights with values) over all layers.

@@ -75,6 +75,11 @@ pub(crate) fn measure_step_gigaflops() -> f64 {
         }
 }
 
+/// Rate at which this machine reads memory, in GB/s. Takes a moment, and half a GiB for that moment.
+pub(crate) fn measure_gigabytes_per_second() -> f64 {
+    truing_kernels::measure_read_bandwidth() / 1e9
+}
+
 /// This machine as it is now, for a stage. If the system does not report its memory, all is allowed.
 pub(crate) fn for_stages(n_threads: usize, gigaflops: f64) -> Machine {
     Machine {
@@ -82,6 +87,7 @@ pub(crate) fn for_stages(n_threads: usize, gigaflops: f64) -> Machine {
         available_bytes: memory().usable_bytes().unwrap_or(u64::MAX),
         resident_bytes: resident_bytes().unwrap_or(0),
         gigaflops: Some(gigaflops),
+        gigabytes_per_second: None,
         n_ranks: 1,
     }
 }

@@ -73,6 +73,11 @@ impl Printer {
         self.stderr_is_terminal
     }
 
+    /// Whether text on stderr has colours.
+    pub(crate) fn colours_stderr(&self) -> bool {
+        self.stderr_is_terminal && self.wants_colour
+    }
+
     /// Whether a person reads the results.
     pub(crate) fn stdout_is_terminal(&self) -> bool {
         self.stdout_is_terminal

@@ -8,6 +8,10 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use truing_types::{Event, EventSink};
 
+mod live_line;
+
+use live_line::LiveLine;
+
 use crate::printer::{Printer, clean_path};
 use crate::time_left::Estimator;
 use crate::units;
@@ -87,33 +91,45 @@ struct Bars {
 
 struct BarPhase {
     bar: ProgressBar,
-    estimator: Arc<Mutex<Estimator>>,
-    /// What the work said last.
-    note: String,
-    /// The last figures of a step.
-    metrics: String,
+    line: Arc<Mutex<BarLine>>,
+}
+
+/// What the thread that draws a bar reads.
+struct BarLine {
+    estimator: Estimator,
+    /// Name, note and figures; what changes with the time is put in when the line is drawn.
+    shown: LiveLine,
 }
 
 impl BarPhase {
-    /// Changes the estimate at the phase's time, and shows where it then stands. The bar's own thread locks the
-    /// bar and then the estimator to draw it, so the bar must not be asked anything while the estimator is locked.
+    /// Changes what is known of the phase. The bar's own thread locks the bar and then the line to draw it, so the bar
+    /// must not be asked anything while the line is locked.
+    fn change<T>(&self, change: impl FnOnce(&mut BarLine) -> T) -> Option<T> {
+        let mut line = self.line.lock().ok()?;
+        Some(change(&mut line))
+    }
+
+    /// Changes the estimate at the phase's time, and shows where it then stands.
     fn estimate(&self, change: impl FnOnce(&mut Estimator, f64)) {
         let now = self.bar.elapsed().as_secs_f64();
-        let Ok(mut estimator) = self.estimator.lock() else { return };
-        change(&mut estimator, now);
-        let (done, total) = estimator.position();
-        drop(estimator);
+        let position = self.change(|line| {
+            change(&mut line.estimator, now);
+            line.estimator.position()
+        });
+        let Some((done, total)) = position else { return };
         if total > 0 {
             self.bar.set_length(total);
         }
         self.bar.set_position(done);
     }
 
-    /// Shows the note and the figures behind the bar; what the line has no room for is cut off.
-    fn show_message(&self) {
-        let parts = [&self.note, &self.metrics].map(String::as_str);
-        let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
-        self.bar.set_message(format!("  {}", parts.join(", ")));
+    fn name(&self) -> String {
+        self.change(|line| line.shown.name.clone()).unwrap_or_default()
+    }
+
+    /// Shows the figures of a step.
+    fn show_figures(&self, values: &BTreeMap<String, f64>) {
+        self.change(|line| line.shown.figures = figures(values));
     }
 }
 
@@ -150,7 +166,7 @@ impl Bars {
             self.run = Some(self.add_bar(String::new(), Some(n_steps), Estimator::of_run(n_steps, 0.0)));
         }
         if let Some(run) = &self.run {
-            run.bar.set_prefix(format!("step {step} of {n_steps}"));
+            run.change(|line| line.shown.name = format!("step {step} of {n_steps}"));
             run.estimate(|estimator, now| estimator.update(step.saturating_sub(1), now));
         }
         self.begin_phase(format!("  {part}"), total);
@@ -158,7 +174,8 @@ impl Bars {
 
     /// Begins a phase, or continues the one of that name (training after an evaluation).
     fn begin_phase(&mut self, phase: String, total: Option<u64>) {
-        if let Some(place) = self.phases.iter().position(|known| known.bar.prefix() == phase) {
+        let is_known = |known: &BarPhase| known.name() == phase;
+        if let Some(place) = self.phases.iter().position(is_known) {
             for inner in self.phases.drain(place + 1..) {
                 inner.bar.finish_and_clear();
                 self.screen.remove(&inner.bar);
@@ -174,29 +191,35 @@ impl Bars {
 
     fn add_bar(&self, name: String, total: Option<u64>, estimator: Estimator) -> BarPhase {
         let bar = self.screen.add(total.map_or_else(ProgressBar::new_spinner, ProgressBar::new));
-        let estimator = Arc::new(Mutex::new(estimator));
-        let template = match total {
-            Some(_) => "{prefix} {bar:16.cyan/dim} {percent:>3} %  {left}{wide_msg:.dim}",
-            None => "{spinner:.cyan} {prefix}  {elapsed}{wide_msg:.dim}",
-        };
-        let shown = Arc::clone(&estimator);
+        let shown = LiveLine { name, ..LiveLine::default() };
+        let line = Arc::new(Mutex::new(BarLine { estimator, shown }));
+        // The spinner takes two columns.
+        let (template, n_taken) = if total.is_some() { ("{line}", 0) } else { ("{spinner:.cyan} {line}", 2) };
+        let (drawn, printer, has_total) = (Arc::clone(&line), self.printer, total.is_some());
         let style = ProgressStyle::with_template(template)
             .unwrap_or_else(|_| ProgressStyle::default_bar())
-            .progress_chars("━╸─")
-            .with_key("left", move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-                if let Ok(estimator) = shown.lock() {
-                    let _ = write!(out, "{}", estimator.left(state.elapsed().as_secs_f64()));
-                }
+            .with_key("line", move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                let Ok(line) = drawn.lock() else { return };
+                let elapsed = state.elapsed().as_secs_f64();
+                let (share, time) = match has_total {
+                    true => (Some(state.fraction()), line.estimator.left(elapsed).to_string()),
+                    false => (None, units::duration(elapsed)),
+                };
+                let composed = LiveLine { share, time, ..line.shown.clone() }
+                    .compose(live_line::terminal_columns().saturating_sub(n_taken));
+                let _ = match printer.colours_stderr() {
+                    true => composed.write_coloured(out),
+                    false => write!(out, "{composed}"),
+                };
             });
         bar.set_style(style);
-        bar.set_prefix(name);
         bar.enable_steady_tick(TICK);
-        BarPhase { bar, estimator, note: String::new(), metrics: String::new() }
+        BarPhase { bar, line }
     }
 
     /// Ends a phase. Parts of steps are many and leave no line.
     fn finish(&self, phase: &BarPhase) {
-        let line = format!("{}  {}", phase.bar.prefix(), units::duration(phase.bar.elapsed().as_secs_f64()));
+        let line = format!("{}  {}", phase.name(), units::duration(phase.bar.elapsed().as_secs_f64()));
         phase.bar.finish_and_clear();
         self.screen.remove(&phase.bar);
         if !line.starts_with(' ') {
@@ -215,12 +238,11 @@ impl EventSink for Bars {
         match event {
             Event::PhaseStarted { phase, total } => self.begin(phase, total),
             Event::Progress { done, note } => {
-                if let Some(phase) = self.phases.last_mut() {
+                if let Some(phase) = self.phases.last() {
                     phase.estimate(|estimator, now| estimator.update(done, now));
                     if !note.is_empty() {
-                        phase.note = note;
+                        phase.change(|line| line.shown.note = note);
                     }
-                    phase.show_message();
                 }
             }
             Event::PhaseFinished => {
@@ -231,13 +253,11 @@ impl EventSink for Bars {
             Event::Metrics { step, values } => {
                 if is_evaluation(&values) {
                     self.say(&evaluation_line(step, &values));
-                } else if let Some(run) = &mut self.run {
+                } else if let Some(run) = &self.run {
                     run.estimate(|estimator, now| estimator.update(step, now));
-                    run.metrics = figures(&values);
-                    run.show_message();
-                } else if let Some(phase) = self.phases.last_mut() {
-                    phase.metrics = figures(&values);
-                    phase.show_message();
+                    run.show_figures(&values);
+                } else if let Some(phase) = self.phases.last() {
+                    phase.show_figures(&values);
                 }
             }
             Event::Overall { position, left } => self.show_overall(&position, &left),

@@ -127,7 +127,7 @@ impl Ranks {
     }
 
     fn smallest(&self, mine: Machine) -> anyhow::Result<Machine> {
-        let Machine { n_threads, available_bytes, resident_bytes, gigaflops, n_ranks } = mine;
+        let Machine { n_threads, available_bytes, resident_bytes, gigaflops, .. } = mine;
         let numbers = (n_threads as u64, available_bytes, resident_bytes, gigaflops.unwrap_or(f64::INFINITY));
         let all = truing_run::ranks::gather_dealt(&*self.groups.world, vec![numbers])?;
         let rates = all.iter().map(|numbers| numbers.3).fold(f64::INFINITY, f64::min);
@@ -136,7 +136,7 @@ impl Ranks {
             available_bytes: all.iter().map(|numbers| numbers.1).min().unwrap_or(available_bytes),
             resident_bytes: all.iter().map(|numbers| numbers.2).max().unwrap_or(resident_bytes),
             gigaflops: rates.is_finite().then_some(rates),
-            n_ranks,
+            ..mine
         })
     }
 

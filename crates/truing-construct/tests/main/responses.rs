@@ -20,8 +20,14 @@ use truing_types::{ChatError, Silent};
 use crate::replies::{Scripted, cut, says};
 use crate::setup::judged;
 
-const MACHINE: Machine =
-    Machine { n_threads: 1, available_bytes: 1 << 30, resident_bytes: 1 << 20, gigaflops: None, n_ranks: 1 };
+const MACHINE: Machine = Machine {
+    n_threads: 1,
+    available_bytes: 1 << 30,
+    resident_bytes: 1 << 20,
+    gigaflops: None,
+    gigabytes_per_second: None,
+    n_ranks: 1,
+};
 
 pub(crate) const RECIPE: &str = r#"
 stage = "respond"

@@ -13,8 +13,14 @@ use truing_run::selection::{Decision, PromptDecision, SelectionLayer};
 use truing_stages::{Ended, Machine, PromptSource, Recipe, RunContext, RunError, Stage, StageError, Start};
 use truing_types::Silent;
 
-const MACHINE: Machine =
-    Machine { n_threads: 2, available_bytes: 1 << 32, resident_bytes: 0, gigaflops: None, n_ranks: 1 };
+const MACHINE: Machine = Machine {
+    n_threads: 2,
+    available_bytes: 1 << 32,
+    resident_bytes: 0,
+    gigaflops: None,
+    gigabytes_per_second: None,
+    n_ranks: 1,
+};
 
 const ANIMALS: [&str; 16] = [
     "otter", "heron", "badger", "lynx", "viper", "falcon", "beetle", "salmon", "weasel", "raven", "marten",

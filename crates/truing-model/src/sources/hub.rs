@@ -13,6 +13,7 @@ use ureq::{Agent, Body};
 
 use super::{DownloadProgress, FindOptions, check_opens, check_sha256};
 use crate::ModelError;
+use crate::weights::bytes_with_header;
 
 /// Files of a repository that a model needs beside its weights; fetched where they exist.
 const SMALL_FILES: &[&str] = &[
@@ -39,6 +40,8 @@ pub(super) const CONFIG_FILE: &str = "config.json";
 /// The one file in a folder of its own.
 const POOLING_FILE: &str = "1_Pooling/config.json";
 const BUFFER_BYTES: usize = 1 << 16;
+/// Bytes that are first asked for of a weights file whose header is wanted: most headers are shorter.
+const FIRST_HEADER_BYTES: usize = 1 << 16;
 
 /// A model of the hub: `organisation/name[/file.gguf][@revision]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -218,7 +221,10 @@ pub(super) fn fetch_config(
 }
 
 /// The files of a repository that make the model.
-fn choose_files(reference: &HubReference, repository: &Repository) -> Result<Vec<RemoteFile>, ModelError> {
+pub(super) fn choose_files(
+    reference: &HubReference,
+    repository: &Repository,
+) -> Result<Vec<RemoteFile>, ModelError> {
     let problem = |problem: String| ModelError::Download { url: reference.repository.clone(), problem };
     if !is_name(&repository.sha) {
         return Err(problem(format!("the hub names the commit `{}`", repository.sha)));
@@ -292,8 +298,7 @@ impl<'a> Hub<'a> {
             if !target.exists() {
                 let folder = target.parent().unwrap_or(Path::new("."));
                 fs::create_dir_all(folder).map_err(io_error(folder))?;
-                let (endpoint, prefix) = (&self.options.hub_endpoint, self.kind.prefix());
-                let url = format!("{endpoint}/{prefix}{repository}/resolve/{commit}/{}", file.name);
+                let url = self.url(repository, commit, file);
                 self.download(&url, file, target, &mut |file_bytes| {
                     let done_bytes = done_bytes + file_bytes;
                     progress(DownloadProgress { file: &file.name, done_bytes, total_bytes });
@@ -304,13 +309,71 @@ impl<'a> Hub<'a> {
         Ok(())
     }
 
+    fn url(&self, repository: &str, commit: &str, file: &RemoteFile) -> String {
+        let (endpoint, prefix) = (&self.options.hub_endpoint, self.kind.prefix());
+        format!("{endpoint}/{prefix}{repository}/resolve/{commit}/{}", file.name)
+    }
+
+    /// The beginning of a weights file, up to the end of its header.
+    pub(super) fn header(
+        &self,
+        repository: &str,
+        commit: &str,
+        file: &RemoteFile,
+    ) -> Result<Vec<u8>, ModelError> {
+        let url = self.url(repository, commit, file);
+        self.with_patience(|| self.header_attempt(&url))
+    }
+
+    /// Asks for the first bytes, and where the header is longer for the rest of it. A server that does not know ranges
+    /// sends the whole file: it is read up to the end of the header, and the connection is dropped.
+    fn header_attempt(&self, url: &str) -> Result<Vec<u8>, Attempt> {
+        let again = |problem: String| Attempt::Again { error: failed(url, problem), brought_bytes: false };
+        let (mut bytes, mut wanted) = (Vec::new(), FIRST_HEADER_BYTES);
+        loop {
+            let from = bytes.len();
+            let range = Some(format!("bytes={from}-{}", wanted - 1));
+            let response =
+                self.get_range(url, range).map_err(|error| Attempt::Again { error, brought_bytes: false })?;
+            check_status(url, response.status(), self.kind)?;
+            let is_part = continues_at(&response, from as u64);
+            if !is_part {
+                bytes.clear();
+            }
+            let mut body = response.into_body().into_reader();
+            let mut read_up_to = |n_bytes: usize, bytes: &mut Vec<u8>| -> Result<(), Attempt> {
+                let missing = n_bytes.saturating_sub(bytes.len()) as u64;
+                let read = body.by_ref().take(missing).read_to_end(bytes);
+                read.map(drop).map_err(|error| again(format!("cut off inside the header: {error}")))
+            };
+            read_up_to(wanted, &mut bytes)?;
+            let length = bytes_with_header(&bytes).map_err(|problem| Attempt::Final(failed(url, problem)))?;
+            let length = length.ok_or_else(|| again(format!("sent {} bytes, no header", bytes.len())))?;
+            if !is_part {
+                read_up_to(length, &mut bytes)?;
+            }
+            if bytes.len() >= length {
+                bytes.truncate(length);
+                return Ok(bytes);
+            }
+            if !is_part || bytes.len() == from {
+                return Err(again(format!("cut off after {} of {length} bytes of the header", bytes.len())));
+            }
+            wanted = length;
+        }
+    }
+
     fn get(&self, url: &str, from: u64) -> Result<Response<Body>, ModelError> {
+        self.get_range(url, (from > 0).then(|| format!("bytes={from}-")))
+    }
+
+    fn get_range(&self, url: &str, range: Option<String>) -> Result<Response<Body>, ModelError> {
         let mut request = self.agent.get(url);
         if let Some(token) = &self.options.hub_token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
-        if from > 0 {
-            request = request.header(header::RANGE, format!("bytes={from}-"));
+        if let Some(range) = range {
+            request = request.header(header::RANGE, range);
         }
         request.call().map_err(|error| failed(url, error.to_string()))
     }
@@ -403,9 +466,7 @@ impl<'a> Hub<'a> {
         }
         check_status(url, response.status(), self.kind)?;
         // A server that does not continue from where it was asked sends the whole file.
-        let continues = response.status() == StatusCode::PARTIAL_CONTENT
-            && header_text(&response, header::CONTENT_RANGE)
-                .is_some_and(|range| range.starts_with(&format!("bytes {from}-")));
+        let continues = continues_at(&response, from);
         let mut out = OpenOptions::new()
             .create(true)
             .write(true)
@@ -465,6 +526,13 @@ fn failed(url: &str, problem: String) -> ModelError {
 
 fn header_text(response: &Response<Body>, name: header::HeaderName) -> Option<&str> {
     response.headers().get(name).and_then(|value| value.to_str().ok())
+}
+
+/// Whether an answer has the bytes from `from` on, as it was asked.
+fn continues_at(response: &Response<Body>, from: u64) -> bool {
+    response.status() == StatusCode::PARTIAL_CONTENT
+        && header_text(response, header::CONTENT_RANGE)
+            .is_some_and(|range| range.starts_with(&format!("bytes {from}-")))
 }
 
 fn check_status(url: &str, status: StatusCode, kind: RepositoryKind) -> Result<(), Attempt> {

@@ -6,6 +6,7 @@ mod adapters;
 mod encoders;
 mod families;
 mod gguf;
+mod headers;
 mod loading;
 mod merge;
 mod saving;

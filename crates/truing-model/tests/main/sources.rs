@@ -16,24 +16,25 @@ use truing_model::{ModelError, ModelFiles};
 use crate::loading::write_gguf;
 use crate::tiny_model;
 
-const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
-const MODEL: &str = "org/tiny";
+pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+pub(crate) const MODEL: &str = "org/tiny";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Request {
+pub(crate) struct Request {
     path: String,
-    from: Option<usize>,
+    pub(crate) from: Option<usize>,
+    pub(crate) to: Option<usize>,
     authorization: Option<String>,
 }
 
 /// One answer. The body may be cut off or stopped for a while in its middle.
 #[derive(Debug, Clone, Default)]
-struct Reply {
-    status: u16,
-    headers: Vec<String>,
-    body: Vec<u8>,
-    cut_after: Option<usize>,
-    pause_in_the_middle: Option<Duration>,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<String>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) cut_after: Option<usize>,
+    pub(crate) pause_in_the_middle: Option<Duration>,
 }
 
 impl Reply {
@@ -41,8 +42,19 @@ impl Reply {
         Self { status, ..Self::default() }
     }
 
+    /// The bytes that were asked for.
+    fn asked_for(bytes: &[u8], request: &Request) -> Self {
+        let mut reply = Self::part(bytes, request.from);
+        if let (206, Some(from), Some(to)) = (reply.status, request.from, request.to) {
+            reply.body.truncate(to + 1 - from);
+            let last = from + reply.body.len() - 1;
+            reply.headers = vec![format!("Content-Range: bytes {from}-{last}/{}", bytes.len())];
+        }
+        reply
+    }
+
     /// The bytes from where they were asked for.
-    fn part(bytes: &[u8], from: Option<usize>) -> Self {
+    pub(crate) fn part(bytes: &[u8], from: Option<usize>) -> Self {
         match from {
             None => Self { status: 200, body: bytes.to_vec(), ..Self::default() },
             Some(from) if from >= bytes.len() => Self::status(416),
@@ -57,7 +69,7 @@ impl Reply {
 }
 
 #[derive(Clone)]
-struct Server {
+pub(crate) struct Server {
     address: String,
     requests: Arc<Mutex<Vec<Request>>>,
 }
@@ -85,12 +97,13 @@ impl Server {
     ) -> Option<()> {
         let mut lines = BufReader::new(stream.try_clone().ok()?).lines();
         let path = lines.next()?.ok()?.split(' ').nth(1)?.to_owned();
-        let mut request = Request { path, from: None, authorization: None };
+        let mut request = Request { path, from: None, to: None, authorization: None };
         for line in lines.map_while(Result::ok).take_while(|line| !line.is_empty()) {
             let (name, value) = line.split_once(": ")?;
             match name.to_ascii_lowercase().as_str() {
                 "range" => {
-                    request.from = value.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok();
+                    let (from, to) = value.strip_prefix("bytes=")?.split_once('-')?;
+                    (request.from, request.to) = (from.parse().ok(), to.parse().ok());
                 }
                 "authorization" => request.authorization = Some(value.to_owned()),
                 _ => {}
@@ -118,18 +131,18 @@ impl Server {
         stream.write_all(second).ok()
     }
 
-    fn requests(&self, part: &str) -> Vec<Request> {
+    pub(crate) fn requests(&self, part: &str) -> Vec<Request> {
         self.requests.lock().unwrap().iter().filter(|request| request.path.contains(part)).cloned().collect()
     }
 }
 
-type Files = BTreeMap<String, Vec<u8>>;
+pub(crate) type Files = BTreeMap<String, Vec<u8>>;
 
 fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn tiny_files() -> Files {
+pub(crate) fn tiny_files() -> Files {
     let mut files: Files = ["config.json", "model.safetensors"]
         .into_iter()
         .map(|name| (name.to_owned(), std::fs::read(tiny_model("mistral").join(name)).unwrap()))
@@ -158,7 +171,10 @@ fn listing(files: &Files) -> Reply {
 
 /// A hub that serves `files`, where `change` may change an answer for the weights: it is given how often they
 /// were asked for before.
-fn hub(files: Files, change: impl Fn(Reply, &Request, usize) -> Reply + Send + Sync + 'static) -> Server {
+pub(crate) fn hub(
+    files: Files,
+    change: impl Fn(Reply, &Request, usize) -> Reply + Send + Sync + 'static,
+) -> Server {
     Server::start(move |request, n_before| {
         if request.path.starts_with("/api/models/org/tiny/revision/main?") {
             return listing(&files);
@@ -167,14 +183,14 @@ fn hub(files: Files, change: impl Fn(Reply, &Request, usize) -> Reply + Send + S
         match name.and_then(|name| files.get(name)) {
             None => Reply::status(404),
             Some(bytes) => {
-                let reply = Reply::part(bytes, request.from);
+                let reply = Reply::asked_for(bytes, request);
                 if request.path.ends_with(".json") { reply } else { change(reply, request, n_before) }
             }
         }
     })
 }
 
-fn options(cache: &Path, server: &Server) -> FindOptions {
+pub(crate) fn options(cache: &Path, server: &Server) -> FindOptions {
     FindOptions {
         retry_wait: Duration::from_millis(1),
         python: "no-such-python".into(),
@@ -182,11 +198,11 @@ fn options(cache: &Path, server: &Server) -> FindOptions {
     }
 }
 
-fn find(cache: &Path, server: &Server) -> Result<FoundModel, ModelError> {
+pub(crate) fn find(cache: &Path, server: &Server) -> Result<FoundModel, ModelError> {
     find_model(MODEL, &options(cache, server), &mut |_| {})
 }
 
-fn assert_is_tiny(found: &FoundModel) {
+pub(crate) fn assert_is_tiny(found: &FoundModel) {
     let model = ModelFiles::open(&found.path).unwrap().load().unwrap();
     let original = ModelFiles::open(&tiny_model("mistral")).unwrap().load().unwrap();
     assert!(model.weights == original.weights);
@@ -405,7 +421,10 @@ fn a_redirect_is_followed_and_the_token_stays_with_the_hub() {
     let cache = tempfile::tempdir().unwrap();
     let options = FindOptions { hub_token: Some("secret".into()), ..options(cache.path(), &server) };
     assert_is_tiny(&find_model(MODEL, &options, &mut |_| {}).unwrap());
-    assert_eq!(store.requests("/blob"), [Request { path: "/blob".into(), from: None, authorization: None }]);
+    assert_eq!(
+        store.requests("/blob"),
+        [Request { path: "/blob".into(), from: None, to: None, authorization: None }]
+    );
 }
 
 #[test]

@@ -6,15 +6,17 @@ use std::iter;
 use truing_data::{HeldOut, LongSamplePolicy, SourceConfig, SourceRange, split_held_out};
 use truing_model::{ComputeDtype, DecoderSpec, Engine, EngineMemory, ModelFiles, TrainableSpec};
 use truing_run::samples::{Prompt, PromptsRead};
-use truing_run::{DataReport, RunError, SkippedRow, inputs, model};
+use truing_run::{DataReport, Machine, Recipe as _, RunError, SkippedRow, inputs, model};
 use truing_store::{Digest, RunInputs};
 use truing_text::{ChatRenderer, RenderOptions, TextError};
-use truing_train::StepShape;
+use truing_train::{Decoding, StepFlops, StepShape};
 use truing_types::{EventSink, Message, Role, Seed, TokenId};
 
 use super::config::{DistillationConfig, KlTokens, TeacherConfig, TeacherWeights};
 use crate::StageError;
+use crate::sampling::bytes_per_weight;
 use crate::training::setup::{self, Opened};
+use crate::training::time::secs_of;
 use crate::training::{
     BesideTraining, ModelToTrain, PackingMode, TrainingConfig, TrainingData, TrainingInputs,
 };
@@ -385,6 +387,45 @@ impl TrainingInputs for DistillInputs {
             }
         }
         Some(Digest::of_bytes(&bytes))
+    }
+
+    /// Sampling, with completions of full length, and what teacher and student say of them.
+    fn beside_secs<E: Engine>(
+        &self,
+        config: &TrainingConfig,
+        step: &StepShape,
+        machine: &Machine,
+    ) -> Option<f64> {
+        let settings = config.distillation.clone().unwrap_or_default();
+        if settings.teacher.server.is_some() {
+            return None;
+        }
+        let spec = &self.model.spec;
+        let n_ranks = machine.n_ranks.max(1) as f64;
+        let completion_tokens = settings.max_completion_length as f64;
+        let n_completions = step.loss_tokens / completion_tokens;
+        let n_prompts = n_completions / settings.num_generations as f64;
+        let decoding = Decoding {
+            n_prompts: n_prompts / n_ranks,
+            prompt_tokens: (step.tokens - step.loss_tokens) / n_prompts,
+            n_completions: n_completions / n_ranks,
+            completion_tokens,
+            n_running: settings.generation_batch_size,
+            bytes_per_weight: bytes_per_weight(settings.rollout_quantization, config.device().1),
+            cache_bytes_per_token: E::memory(
+                &spec.clone().into(),
+                &config.trainable(),
+                ComputeDtype::default(),
+            )
+            .cache_bytes_per_token,
+        };
+        let sampling = decoding.secs(spec, machine.gigaflops?, machine.gigabytes_per_second?);
+        let teacher = self.teacher.as_ref().map_or(spec, |files| &files.spec);
+        let student = match settings.kl_tokens {
+            KlTokens::Student => StepFlops::of_forward(spec, step),
+            KlTokens::Teacher => 0.0,
+        };
+        Some(sampling + secs_of(StepFlops::of_forward(teacher, step) + student, machine)?)
     }
 
     fn beside_training<E: Engine>(&self, config: &TrainingConfig, step_packs: usize) -> BesideTraining {

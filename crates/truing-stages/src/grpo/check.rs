@@ -1,7 +1,7 @@
 //! The checks of a policy run's settings.
 
 use truing_model::{DecoderSpec, DecodingWeights};
-use truing_run::checks::{require_data, require_given, require_output_dir, require_space};
+use truing_run::checks::{DiskSpace, require_data, require_given, require_output_dir};
 use truing_run::{RunError, settings};
 use truing_types::PromptRow;
 
@@ -38,13 +38,17 @@ pub(super) fn check_with_model(config: &GrpoConfig, spec: &DecoderSpec) -> Resul
         .into());
     }
     config.resources.check_heads(spec)?;
-    let (n_parameters, n_trainable) = check_trainable(spec, &config.trainable())?;
+    check_trainable(spec, &config.trainable()).map(drop)
+}
+
+/// What a run with so many parameters saves.
+pub(super) fn disk_space(config: &GrpoConfig, n_parameters: u64, n_trainable: u64) -> DiskSpace {
     let is_adapter = config.lora.is_some();
     let saves = config.checkpoint.saves_before_end();
     let needed =
         config.checkpoint.disk_bytes(n_parameters, n_trainable, is_adapter, config.merge_adapter, saves);
     let of_rollouts = config.rollouts.as_ref().map_or(0, |rollouts| rollouts.disk_bytes(n_parameters));
-    Ok(require_space(&config.output_dir, needed + of_rollouts)?)
+    DiskSpace { path: config.output_dir.clone(), needed: needed + of_rollouts }
 }
 
 /// Checks numbers against their smallest and largest values.

@@ -5,12 +5,14 @@ use std::collections::BTreeSet;
 use serde_json::json;
 use truing_model::{ComputeDtype, Engine, ModelSpec, TrainableSpec};
 use truing_run::Machine;
+use truing_run::checks::DiskSpace;
 use truing_run::inputs::resume_key;
 use truing_store::Digest;
 use truing_train::{Amount, MemoryPlan, OptimizerConfig, PlanRow, Schedule, StepShape, plan_segments};
 
-use super::check::{check, check_with_model};
+use super::check::{check, check_with_model, disk_space};
 use super::memory::{StepBytes, largest_pack, longest_prompt};
+use super::time::StepSecs;
 use super::{GrpoConfig, GrpoInputs, inputs};
 use crate::training::plan::{check_sampling, check_trainable};
 use crate::training::ranks;
@@ -33,6 +35,10 @@ pub struct GrpoPlan {
     pub memory: MemoryPlan,
     /// What a step holds beside what the policy's training needs.
     pub step_bytes: StepBytes,
+    /// What a step takes at the machine's rates, where they are known.
+    pub step_secs: Option<StepSecs>,
+    /// What the run saves, and the room for it.
+    pub disk: DiskSpace,
     /// Threads to compute with.
     pub n_threads: usize,
     /// Digest of everything that decides the weights.
@@ -98,7 +104,10 @@ impl GrpoPlan {
             hints: vec!["a smaller `max_tokens_per_pack`, or a `[lora]` table, takes less".into()],
         })?;
         let n_updates = n_steps * config.updates_per_step();
+        let learning = (&trainable, &memory.chosen.segments);
         let plan = Self {
+            step_secs: StepSecs::new::<E>(&config, inputs, learning, machine),
+            disk: disk_space(&config, n_parameters, n_trainable),
             digest: resume_key::<E>(&config, &inputs.record, Some(inputs.prompts_digest())),
             schedule: config.schedule.schedule(n_updates),
             optimizer: config.optimizer.config(),
@@ -197,7 +206,13 @@ impl StagePlan for GrpoPlan {
             row("KV cache during generation", Amount::Bytes(self.step_bytes.cache)),
             row("total during generation", Amount::Bytes(self.generating_bytes())),
         ]);
+        rows.extend(self.step_secs.iter().flat_map(|secs| secs.rows(self.n_steps)));
+        rows.extend(self.disk.rows());
         rows
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.disk.warning().into_iter().collect()
     }
 
     /// What is run, in one sentence.

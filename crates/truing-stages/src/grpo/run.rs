@@ -59,6 +59,7 @@ pub(super) fn run<E: Engine + 'static>(
         updates_per_step: config.updates_per_step(),
         plan: plan.to_json(),
         skipped: inputs.skipped.iter().collect(),
+        disk: Some(&plan.disk),
     };
     let (folder, checkpoint) = match outline.open(start, world, events)? {
         OpenedRun::Finished(trained) => return Ok(Ended::Finished(trained)),

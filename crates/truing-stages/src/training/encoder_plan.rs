@@ -173,6 +173,7 @@ impl RunPlan for EncoderPlan {
         let settings = &self.settings;
         RunSettings {
             output_dir: &settings.output_dir,
+            disk: None,
             recipe: settings.recipe.as_str().into(),
             decisive_of: settings.decisive_of,
             model_name: &settings.model_name,

@@ -3,7 +3,7 @@
 use serde_json::json;
 use truing_data::{Packing, PackingReport, PackingStrategy, epoch_order};
 use truing_model::{ComputeDtype, DecoderSpec, Engine, EngineError, LoraSpec, ParameterSpec, TrainableSpec};
-use truing_run::checks::{require_output_dir, require_space};
+use truing_run::checks::{DiskSpace, require_output_dir};
 use truing_run::inputs::resume_key;
 use truing_run::{Machine, Recipe, RunError, recipe, settings};
 use truing_store::Digest;
@@ -11,11 +11,11 @@ use truing_train::{
     Amount, MemoryPlan, OptimizerConfig, PlanError, PlanRow, Schedule, SegmentChoice, StepFlops, StepShape,
     TrainError, plan_segments,
 };
-use truing_types::Seed;
+use truing_types::{Seed, StageName};
 
 use super::{
     BesideTraining, EvaluationSettings, LoraConfig, PackingMode, RunPlan, RunSettings, StepPacks,
-    TrainingConfig, TrainingData, TrainingInputs, ranks, steps::memory_parts,
+    TrainingConfig, TrainingData, TrainingInputs, ranks, steps::memory_parts, time,
 };
 use crate::{StageError, StagePlan};
 
@@ -46,8 +46,12 @@ pub struct TrainingPlan {
     pub step_shape: StepShape,
     /// Its operations.
     pub step_flops: StepFlops,
-    /// What it takes at the machine's rate, where that is known.
+    /// What it takes at the machine's rates, where they are known.
     pub step_secs: Option<f64>,
+    /// What the reference takes before the first step, where the rate is known; 0 without a reference.
+    pub before_secs: Option<f64>,
+    /// What the run saves, and the room for it.
+    pub disk: DiskSpace,
     /// Threads to compute with.
     pub n_threads: usize,
     /// Digest of everything that decides the weights.
@@ -136,7 +140,11 @@ impl TrainingPlan {
         })?;
         let step_flops = StepFlops::of(spec, &trainable, &step_shape, &memory.chosen.segments);
         check_sampling(lasting_bytes(&memory) + beside.sampling_bytes, &memory)?;
+        let step = (&step_shape, &step_flops);
         Ok(Self {
+            step_secs: time::of_step::<E, I>(&config, inputs, spec, step, machine),
+            before_secs: time::before_steps(&config, inputs, spec, machine),
+            disk: disk_space(&config, n_parameters, n_trainable),
             digest: resume_key::<E>(&config, inputs.record(), inputs.samples_digest()),
             schedule: config.schedule.schedule(n_steps),
             optimizer: config.optimizer.config(),
@@ -148,11 +156,6 @@ impl TrainingPlan {
             memory,
             step_shape,
             step_flops,
-            // Sampling is not counted in operations.
-            step_secs: machine
-                .gigaflops
-                .filter(|_| beside.sampling_bytes == 0)
-                .map(|rate| step_flops.total() / (rate * 1e9)),
             beside,
             n_threads,
             n_parameters,
@@ -186,6 +189,7 @@ impl RunPlan for TrainingPlan {
         let config = &self.config;
         RunSettings {
             output_dir: &config.output_dir,
+            disk: Some(&self.disk),
             recipe: config.to_toml().into(),
             decisive_of: recipe::decisive_of::<TrainingConfig>,
             model_name: &config.model_name_or_path,
@@ -277,11 +281,23 @@ impl StagePlan for TrainingPlan {
             row("of which recomputed", Amount::Flops(self.step_flops.recomputed)),
             row("steps", Amount::Count(self.n_steps)),
         ]);
-        if let Some(secs) = self.step_secs {
-            rows.push(row("time of a step", Amount::Seconds(secs)));
-            rows.push(row("time of the run", Amount::Seconds(secs * self.n_steps as f64)));
+        if let Some(secs) = self.before_secs.filter(|&secs| secs > 0.0) {
+            rows.push(row("time of the reference pass", Amount::Seconds(secs)));
         }
+        if let (Some(before), Some(secs)) = (self.before_secs, self.step_secs) {
+            let of_step = match self.config.stage {
+                StageName::Distill => "time of a step, completions of full length",
+                _ => "time of a step",
+            };
+            rows.push(row(of_step, Amount::Seconds(secs)));
+            rows.push(row("time of the run", Amount::Seconds(before + secs * self.n_steps as f64)));
+        }
+        rows.extend(self.disk.rows());
         rows
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.disk.warning().into_iter().collect()
     }
 
     /// The chosen k and why, in one sentence.
@@ -394,12 +410,16 @@ pub(crate) fn check_with_model(config: &TrainingConfig, spec: &DecoderSpec) -> R
         .into());
     }
     config.resources.check_heads(spec)?;
-    let (n_parameters, n_trainable) = check_trainable(spec, &config.trainable())?;
+    check_trainable(spec, &config.trainable()).map(drop)
+}
+
+/// What a run with so many parameters saves.
+fn disk_space(config: &TrainingConfig, n_parameters: u64, n_trainable: u64) -> DiskSpace {
     let is_adapter = config.lora.is_some();
     let saves = config.checkpoint.saves_before_end() || config.schedule.num_train_epochs > 1.0;
     let needed =
         config.checkpoint.disk_bytes(n_parameters, n_trainable, is_adapter, config.merge_adapter, saves);
-    Ok(require_space(&config.output_dir, needed)?)
+    DiskSpace { path: config.output_dir.clone(), needed }
 }
 
 /// Checks that every name means something, and counts the parameters: all, and those that learn.

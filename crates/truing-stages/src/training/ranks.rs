@@ -31,6 +31,7 @@ mod tests {
             available_bytes: 1 << 30,
             resident_bytes: 0,
             gigaflops: None,
+            gigabytes_per_second: None,
             n_ranks,
         };
         let gathered = |zero_stage, n_ranks| {

@@ -73,6 +73,7 @@ pub(crate) fn run<E: Engine, P: RunPlan, W: Workload<E>>(
         updates_per_step: 1,
         plan: plan.to_json(),
         skipped: inputs.skipped(),
+        disk: settings.disk,
     };
     let (folder, checkpoint) = match outline.open(start, world, events)? {
         OpenedRun::Finished(trained) => return Ok(Ended::Finished(trained)),

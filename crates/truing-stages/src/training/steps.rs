@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use truing_model::TrainableSpec;
+use truing_run::checks::DiskSpace;
 use truing_run::folder::DecisiveOf;
 use truing_store::Digest;
 use truing_train::{Amount, OptimizerConfig, PlanRow, Schedule, SegmentPlan};
@@ -63,6 +64,8 @@ pub(crate) fn memory_parts(rows: &[PlanRow]) -> Vec<serde_json::Value> {
 pub struct RunSettings<'a> {
     /// Folder of the run.
     pub output_dir: &'a Path,
+    /// What is saved there, where it is much.
+    pub disk: Option<&'a DiskSpace>,
     /// The whole recipe as TOML.
     pub recipe: Cow<'a, str>,
     /// The settings of a recipe's text that decide the weights.

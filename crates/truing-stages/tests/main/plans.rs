@@ -1,17 +1,22 @@
 use std::fs;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use truing_stages::classifier::ClassifierStage;
+use truing_stages::distill::DistillStage;
 use truing_stages::dpo::DpoStage;
 use truing_stages::embed::train::EmbedStage;
-use truing_stages::grpo::GrpoStage;
+use truing_stages::grpo::{GrpoPlan, GrpoStage, StepSecs};
 use truing_stages::reward::RewardModelStage;
 use truing_stages::sft::SftStage;
 use truing_stages::training::RunPlan as _;
-use truing_stages::{StageError, StagePlan as _};
-use truing_train::PlanError;
+use truing_stages::training::TrainingPlan;
+use truing_stages::{Machine, Recipe, RunContext, RunError, Stage, StageError, StagePlan, Start};
+use truing_train::{Amount, PlanError};
+use truing_types::Silent;
 
-use crate::setup::check_before_data;
-use crate::{embeddings, setup};
+use crate::setup::{Cpu, MACHINE, SOLO, Ticks, check_before_data};
+use crate::{distillations, embeddings, policies, preferences, setup};
 
 fn error_of(overrides: &[&str]) -> String {
     let folder = setup::folder();
@@ -220,4 +225,121 @@ fn settings_out_of_range_are_refused_before_the_data_is_read() {
     check_before_data::<EmbedStage>(embed, encoder, &[&common[..], &own].concat());
     let own = ["max_length=1", "packs_per_step=0", "classifier.min_confidence=2"];
     check_before_data::<ClassifierStage>(&recipe("classifier"), encoder, &[&common[..], &own].concat());
+}
+
+/// The plan of a recipe with some changes.
+fn planned<S: Stage>(recipe: &str, folder: &Path, overrides: &[&str], machine: &Machine) -> S::Plan {
+    let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+    let config = <S::Config as Recipe>::from_toml(recipe, &folder.join("recipe.toml"), &overrides).unwrap();
+    let inputs = setup::load::<S>(&config, &mut Silent).unwrap();
+    S::plan::<Cpu>(config, &inputs, machine).unwrap()
+}
+
+fn seconds(plan: &impl StagePlan, name: &str) -> f64 {
+    let row = plan.table().into_iter().find(|row| row.name == name);
+    match row.map(|row| row.amount) {
+        Some(Amount::Seconds(secs)) => secs,
+        other => panic!("{name}: {other:?}"),
+    }
+}
+
+fn assert_close(found: f64, expected: f64) {
+    assert!((found / expected - 1.0).abs() < 1e-9, "{found} is not {expected}");
+}
+
+#[test]
+fn the_time_of_a_policy_step_is_that_of_its_parts() {
+    let folder = policies::folder();
+    let plan = |overrides: &[&str], machine: &Machine| -> GrpoPlan {
+        planned::<GrpoStage>(policies::RECIPE, folder.path(), overrides, machine)
+    };
+    let secs = |overrides: &[&str]| plan(overrides, &MACHINE).step_secs.unwrap();
+    let found = secs(&[]);
+    let sampling = found.sampling.unwrap();
+    assert!(sampling > 0.0 && found.comparing > 0.0 && found.updating > found.comparing);
+    assert_close(found.total().unwrap(), sampling + found.comparing + found.updating);
+    assert_close(seconds(&plan(&[], &MACHINE), "time of the run"), 4.0 * found.total().unwrap());
+    // The reference is half of the comparison, each iteration repeats the updates, and prompts are counted once.
+    assert_close(secs(&["kl=none"]).comparing, found.comparing / 2.0);
+    assert_close(secs(&["num_iterations=3"]).updating, 3.0 * found.updating);
+    assert!(secs(&["share_prompts=false"]).updating > found.updating);
+    assert!(secs(&["max_completion_length=24"]).sampling.unwrap() > 1.9 * sampling);
+    // Memory that is read twice as fast, and as much computation.
+    let faster = Machine { gigabytes_per_second: Some(0.02), ..MACHINE };
+    let with_faster = plan(&[], &faster).step_secs.unwrap();
+    assert!(with_faster.sampling.unwrap() < sampling);
+    assert_close(with_faster.updating, found.updating);
+    let two_ranks = plan(&[], &Machine { n_ranks: 2, ..MACHINE }).step_secs.unwrap();
+    assert_close(two_ranks.updating, found.updating / 2.0);
+    let unmeasured = Machine { gigabytes_per_second: None, ..MACHINE };
+    assert_eq!(plan(&[], &unmeasured).step_secs, None);
+}
+
+#[test]
+fn time_on_servers_is_not_known() {
+    let secs = StepSecs { sampling: None, comparing: 1.0, updating: 2.0 };
+    assert_eq!(secs.total(), None);
+}
+
+#[test]
+fn distillation_counts_sampling_and_the_teacher() {
+    let folder = distillations::folder();
+    let plan = |overrides: &[&str], machine: &Machine| -> TrainingPlan {
+        planned::<DistillStage>(distillations::RECIPE, folder.path(), overrides, machine)
+    };
+    let name = "time of a step, completions of full length";
+    let found = seconds(&plan(&[], &MACHINE), name);
+    let training = plan(&[], &MACHINE).step_flops.total() / 1e9;
+    assert!(found > training, "{found} is not more than {training}");
+    let of_student = seconds(&plan(&["distillation.kl_tokens=student"], &MACHINE), name);
+    let of_teacher = seconds(&plan(&["distillation.kl_tokens=teacher"], &MACHINE), name);
+    assert!(of_student > of_teacher);
+    let unmeasured = plan(&[], &Machine { gigabytes_per_second: None, ..MACHINE });
+    assert_eq!(unmeasured.step_secs, None);
+}
+
+#[test]
+fn dpo_counts_the_pass_of_its_reference() {
+    let folder = preferences::folder();
+    let plan = |overrides: &[&str]| -> TrainingPlan {
+        planned::<DpoStage>(preferences::RECIPE, folder.path(), overrides, &MACHINE)
+    };
+    let (dpo, simpo) = (plan(&[]), plan(&["preference.loss=simpo"]));
+    let before = seconds(&dpo, "time of the reference pass");
+    let steps = seconds(&dpo, "time of a step") * dpo.n_steps as f64;
+    assert_close(seconds(&dpo, "time of the run"), before + steps);
+    assert_eq!(simpo.before_secs, Some(0.0));
+    assert_close(seconds(&simpo, "time of the run"), steps);
+}
+
+#[test]
+fn ranks_share_the_time_of_a_step() {
+    let folder = setup::folder();
+    let secs = |n_ranks| {
+        let plan: TrainingPlan =
+            planned::<SftStage>(setup::RECIPE, folder.path(), &[], &Machine { n_ranks, ..MACHINE });
+        plan.step_secs.unwrap()
+    };
+    assert_close(secs(2), secs(1) / 2.0);
+}
+
+#[test]
+fn a_full_disk_is_a_warning_of_the_plan_and_an_error_of_the_run() {
+    let folder = setup::folder();
+    let (mut plan, inputs) = setup::plan(setup::config(folder.path(), &[])).unwrap();
+    assert_eq!(plan.warnings(), [""; 0]);
+    let bytes = |plan: &TrainingPlan| {
+        let row = plan.table().into_iter().find(|row| row.name == "disk for checkpoints and model");
+        row.map(|row| row.amount)
+    };
+    assert_eq!(bytes(&plan), Some(Amount::Bytes(plan.disk.needed)));
+    plan.disk.needed = 1 << 60;
+    let warnings = plan.warnings();
+    assert!(warnings.len() == 1 && warnings[0].contains("GiB are free"), "{warnings:?}");
+    let stop = AtomicBool::new(false);
+    let (probe, mut events) = (Ticks::default(), Silent);
+    let context = RunContext::new(Start::Fresh, &SOLO, &probe, &mut events, &stop);
+    let error = SftStage::run::<Cpu>(&plan, &inputs, context).err().unwrap();
+    assert!(matches!(error, StageError::Run(RunError::NotEnoughSpace { .. })), "{error}");
+    assert!(!folder.path().join("run").exists(), "nothing was begun");
 }

@@ -28,6 +28,7 @@ pub(crate) const MACHINE: Machine = Machine {
     available_bytes: 1 << 32,
     resident_bytes: 1 << 20,
     gigaflops: Some(1.0),
+    gigabytes_per_second: Some(0.01),
     n_ranks: 1,
 };
 

@@ -4,6 +4,7 @@
 
 mod broken_numbers;
 mod cluster;
+mod decoding_time;
 mod enumerable_policy;
 mod invariance;
 mod model;

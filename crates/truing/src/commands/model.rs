@@ -6,9 +6,9 @@ use anyhow::Context as _;
 use clap::Args;
 use truing_generate::LocalChat;
 use truing_model::sources::{
-    self, DEFAULT_MODEL, DatasetReference, DownloadProgress, FindOptions, ModelOrigin,
+    self, DEFAULT_MODEL, DatasetReference, DownloadProgress, FindOptions, FoundModel, ModelOrigin,
 };
-use truing_model::{DecodingWeights, EngineOptions, ModelFiles, TrainableSpec};
+use truing_model::{DecodingWeights, EngineOptions, ModelError, ModelFiles, TrainableSpec};
 use truing_parallel::Solo;
 use truing_text::RenderOptions;
 use truing_types::{Event, EventSink, Seed};
@@ -59,20 +59,43 @@ impl ModelArguments {
 /// Finds a model by path or name, fetching it where need be. A recipe of a merge is the model that it makes, merged
 /// first where it is not there.
 pub(crate) fn find(reference: &str, context: &Context) -> anyhow::Result<PathBuf> {
+    Ok(find_by(sources::find_model, reference, context)?.path)
+}
+
+/// Finds a model for a plan. Of a model of the hub that is not here, configuration, tokenizer and the headers of the
+/// weights are fetched; then `lacks_weights` is set.
+pub(crate) fn find_to_plan(
+    reference: &str,
+    lacks_weights: &mut bool,
+    context: &Context,
+) -> anyhow::Result<PathBuf> {
+    let found = find_by(sources::find_model_to_plan, reference, context)?;
+    if matches!(found.origin, ModelOrigin::Headers { .. }) {
+        *lacks_weights = true;
+        context.printer.note(format_args!("{reference}: without the weights, which a run fetches"));
+    }
+    Ok(found.path)
+}
+
+/// How models are looked for.
+type Find = fn(&str, &FindOptions, &mut dyn FnMut(DownloadProgress<'_>)) -> Result<FoundModel, ModelError>;
+
+fn find_by(find: Find, reference: &str, context: &Context) -> anyhow::Result<FoundModel> {
+    let local = |path| FoundModel { path, origin: ModelOrigin::Local };
     if merge::is_recipe(Path::new(reference)) {
-        return merge::made(Path::new(reference), context);
+        return merge::made(Path::new(reference), context).map(local);
     }
     // A local path needs neither cache nor network, unless it is an adapter whose base is a name.
     if Path::new(reference).exists() && !sources::names_base_of_hub(Path::new(reference)) {
-        return Ok(reference.into());
+        return Ok(local(reference.into()));
     }
     let options = find_options(context)?;
     let mut events = progress::for_this_terminal(&context.printer);
     let mut fetching = Fetching { file: None, phase: "fetching the model", events: events.as_mut() };
-    let found = sources::find_model(reference, &options, &mut |progress| fetching.show(progress))?;
+    let found = find(reference, &options, &mut |progress| fetching.show(progress))?;
     fetching.finish();
     if found.path.extension().is_some_and(|extension| extension == "gguf") {
-        let origin = match found.origin {
+        let origin = match &found.origin {
             ModelOrigin::Package { package } => format!("of the Python package `{package}`"),
             _ => "in the cache".to_owned(),
         };
@@ -81,7 +104,7 @@ pub(crate) fn find(reference: &str, context: &Context) -> anyhow::Result<PathBuf
             found.path.file_name().unwrap_or_default().to_string_lossy()
         ));
     }
-    Ok(found.path)
+    Ok(found)
 }
 
 /// Finds the config.json of a model of the hub, fetching that file alone where need be.

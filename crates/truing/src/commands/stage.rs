@@ -195,13 +195,15 @@ fn run_on_ranks<S: StageCommand>(
     if !arguments.plan && ranks.is_first() {
         check_folder::<S>(config.output_dir(), arguments.resume)?;
     }
-    let (plan, inputs, folder) = match prepare_on::<S>(config, ranks, context) {
+    let purpose = if arguments.plan { Purpose::Plan } else { Purpose::Run };
+    let prepared = match prepare_on::<S>(config, purpose, ranks, context) {
         Ok(prepared) => prepared,
         Err(error) => return refuse(error, arguments.json, context),
     };
     if arguments.plan {
-        return show::<S>(&plan, &inputs, arguments.json, context);
+        return show::<S>(&prepared, arguments.json, context);
     }
+    let Prepared { plan, inputs, folder, .. } = prepared;
     ranks.check_same(|| Ok(S::content_key::<LocalEngine>(&plan, &inputs)?.to_string()))?;
     S::announce(&plan, context);
     let stop = interrupt::stop_flag(S::KIND.stopping);
@@ -324,24 +326,31 @@ pub(crate) fn show_recipe<S: StageCommand>(
     let config = read_config::<S>(recipe, context)?;
     choose_device(&config, recipe, context)?;
     let inputs = config.input_settings();
-    match prepare_on::<S>(config, &Ranks::planned(n_ranks), context) {
-        Ok((plan, inputs, _)) => show::<S>(&plan, &inputs, as_json, context),
+    match prepare_on::<S>(config, Purpose::Plan, &Ranks::planned(n_ranks), context) {
+        Ok(prepared) => show::<S>(&prepared, as_json, context),
         Err(error) => refuse(error, as_json, context).map_err(|error| at_its_place(error, &inputs, recipe)),
     }
 }
 
 fn show<S: StageCommand>(
-    plan: &S::Plan,
-    inputs: &S::Inputs,
+    prepared: &Prepared<S>,
     as_json: bool,
     context: &Context,
 ) -> anyhow::Result<Outcome> {
+    let Prepared { plan, inputs, lacks_weights, .. } = prepared;
+    let warnings = plan.warnings();
     if as_json {
         let mut fields = S::plan_json(plan);
-        fields["content_key"] = json!(S::content_key::<LocalEngine>(plan, inputs)?.to_string());
+        // The key is of the contents of all files.
+        fields["content_key"] = match lacks_weights {
+            true => Value::Null,
+            false => json!(S::content_key::<LocalEngine>(plan, inputs)?.to_string()),
+        };
+        fields["warnings"] = json!(warnings);
         context.printer.json(&fields)?;
     } else {
         S::print_plan(plan, context)?;
+        warnings.iter().for_each(|warning| context.printer.warning(warning));
     }
     Ok(Outcome::Fine)
 }
@@ -390,27 +399,59 @@ pub(crate) fn prepare<S: StageCommand>(
     config: S::Config,
     context: &Context,
 ) -> anyhow::Result<(S::Plan, S::Inputs, PathBuf)> {
-    prepare_on::<S>(config, &Ranks::solo(), context)
+    let Prepared { plan, inputs, folder, .. } =
+        prepare_on::<S>(config, Purpose::Run, &Ranks::solo(), context)?;
+    Ok((plan, inputs, folder))
+}
+
+/// What a stage is prepared for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// To be shown. No value of a weight is needed, and the time is estimated.
+    Plan,
+    /// To be run.
+    Run,
+}
+
+/// A stage that is ready.
+struct Prepared<S: Stage> {
+    plan: S::Plan,
+    inputs: S::Inputs,
+    /// The run's.
+    folder: PathBuf,
+    /// Whether of some model only the headers are here.
+    lacks_weights: bool,
 }
 
 /// [`prepare`] on every rank of a run.
 fn prepare_on<S: StageCommand>(
     mut config: S::Config,
+    purpose: Purpose,
     ranks: &Ranks,
     context: &Context,
-) -> anyhow::Result<(S::Plan, S::Inputs, PathBuf)> {
+) -> anyhow::Result<Prepared<S>> {
     // Before any model is looked for or fetched.
     S::check(&config)?;
+    let mut lacks_weights = false;
     ranks.first_before_others(|| {
-        config.find_models(&mut |name| model::find(name, context))?;
+        config.find_models(&mut |name| match purpose {
+            Purpose::Plan => model::find_to_plan(name, &mut lacks_weights, context),
+            Purpose::Run => model::find(name, context),
+        })?;
         config.find_data(&mut |name| model::find_data(name, context))
     })?;
     let folder = config.output_dir().to_path_buf();
     let mut events = progress::for_this_terminal(&context.printer);
-    let machine = || local_engine::with_memory_of_device(ranks.machine(context.n_threads));
+    let machine = || {
+        let mut machine = ranks.machine(context.n_threads);
+        if purpose == Purpose::Plan {
+            machine.gigabytes_per_second = Some(machine::measure_gigabytes_per_second());
+        }
+        local_engine::with_memory_of_device(machine)
+    };
     let mut planning = PlanContext { render: render_options(), machine: &machine, events: events.as_mut() };
     let (plan, inputs) = S::prepare::<LocalEngine>(config, &mut planning)?;
-    Ok((plan, inputs, folder))
+    Ok(Prepared { plan, inputs, folder, lacks_weights })
 }
 
 /// Adds to the error of a recipe without its stage the command that runs it, where that is not the command of `stage`.

@@ -69,11 +69,17 @@ pub(crate) fn places(choice: &DeviceChoice, environment: &Environment) -> TorchP
     }
 }
 
-/// The machine as plans see it: on a GPU its memory is the GPU's.
+/// The machine as plans see it: on a GPU its memory is the GPU's. The rates of the processor say nothing about it.
 pub(crate) fn with_memory_of_device(machine: Machine) -> Machine {
     let free = chosen().and_then(|(device, _)| TorchLib::loaded().ok()?.free_bytes(device));
     match free {
-        Some(available_bytes) => Machine { available_bytes, resident_bytes: 0, ..machine },
+        Some(available_bytes) => Machine {
+            available_bytes,
+            resident_bytes: 0,
+            gigaflops: None,
+            gigabytes_per_second: None,
+            ..machine
+        },
         None => machine,
     }
 }

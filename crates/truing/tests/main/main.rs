@@ -20,6 +20,7 @@ mod memory;
 mod merge;
 mod pas;
 mod pipeline;
+mod plan_by_name;
 mod prefer;
 mod ranks;
 mod rehearse;
