@@ -32,11 +32,13 @@ pub use truing_run::samples::Prompt;
 
 use std::borrow::Cow;
 use truing_ask::ChatModelConfig;
-use truing_model::Engine;
+use truing_model::{Engine, ModelFiles};
+use truing_run::checks::DiskSpace;
 use truing_run::{Ended, Machine};
 use truing_store::RunInputs;
 use truing_types::StageName;
 
+use crate::training::plan::check_trainable;
 use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
 
 /// The GRPO stage. `stop` is looked at after every completion and pack. Steps are functions of seed, step and weights:
@@ -60,6 +62,12 @@ impl Stage for GrpoStage {
 
     fn check(config: &GrpoConfig) -> Result<(), StageError> {
         check::check_recipe(config)
+    }
+
+    fn disk_space(config: &GrpoConfig) -> Result<Option<DiskSpace>, StageError> {
+        let spec = ModelFiles::open(config.model_name_or_path.as_ref())?.spec;
+        let (n_parameters, n_trainable) = check_trainable(&spec, &config.trainable())?;
+        Ok(Some(check::disk_space(config, n_parameters, n_trainable)))
     }
 
     fn load(config: &GrpoConfig, context: &mut PlanContext<'_>) -> Result<GrpoInputs, StageError> {

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 
 use truing_ask::{ChatModelConfig, OpenChatModel};
 use truing_model::Engine;
+use truing_run::checks::DiskSpace;
 use truing_run::inputs::content_key;
 use truing_run::{Ended, Machine, Probe, Recipe, Start};
 use truing_store::{Digest, RunInputs};
@@ -103,6 +104,15 @@ pub trait Stage {
     /// # Errors
     /// When a setting is missing or invalid, or contradicts another.
     fn check(config: &Self::Config) -> Result<(), StageError>;
+
+    /// What a run saves, and the room for it, as far as the model says it: a run looks before it reads data. `None`
+    /// where it is little.
+    ///
+    /// # Errors
+    /// When the model is unusable.
+    fn disk_space(_config: &Self::Config) -> Result<Option<DiskSpace>, StageError> {
+        Ok(None)
+    }
 
     /// Reads what the recipe names. Models are opened but not loaded.
     ///

@@ -3,11 +3,13 @@
 use std::borrow::Cow;
 
 use truing_ask::ChatModelConfig;
-use truing_model::Engine;
+use truing_model::{Engine, ModelFiles};
+use truing_run::checks::DiskSpace;
 use truing_run::{Ended, Machine};
 use truing_store::RunInputs;
 use truing_types::StageName;
 
+use super::plan::{check_trainable, disk_space};
 use super::{TrainingConfig, TrainingInputs, TrainingPlan};
 use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
 
@@ -55,6 +57,12 @@ impl<T: DecoderStage> Stage for T {
 
     fn check(config: &TrainingConfig) -> Result<(), StageError> {
         <T as DecoderStage>::check(config)
+    }
+
+    fn disk_space(config: &TrainingConfig) -> Result<Option<DiskSpace>, StageError> {
+        let spec = ModelFiles::open(config.model_name_or_path.as_ref())?.spec;
+        let (n_parameters, n_trainable) = check_trainable(&spec, &config.trainable())?;
+        Ok(Some(disk_space(config, n_parameters, n_trainable)))
     }
 
     fn load(

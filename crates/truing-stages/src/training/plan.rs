@@ -414,7 +414,7 @@ pub(crate) fn check_with_model(config: &TrainingConfig, spec: &DecoderSpec) -> R
 }
 
 /// What a run with so many parameters saves.
-fn disk_space(config: &TrainingConfig, n_parameters: u64, n_trainable: u64) -> DiskSpace {
+pub(super) fn disk_space(config: &TrainingConfig, n_parameters: u64, n_trainable: u64) -> DiskSpace {
     let is_adapter = config.lora.is_some();
     let saves = config.checkpoint.saves_before_end() || config.schedule.num_train_epochs > 1.0;
     let needed =

@@ -440,6 +440,14 @@ fn prepare_on<S: StageCommand>(
         })?;
         config.find_data(&mut |name| model::find_data(name, context))
     })?;
+    if purpose == Purpose::Run {
+        ranks.first_before_others(|| {
+            if let Some(disk) = S::disk_space(&config)? {
+                disk.require()?;
+            }
+            Ok(())
+        })?;
+    }
     let folder = config.output_dir().to_path_buf();
     let mut events = progress::for_this_terminal(&context.printer);
     let machine = || {
