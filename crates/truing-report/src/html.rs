@@ -144,6 +144,17 @@ struct Question<'a> {
     class: &'static str,
 }
 
+impl Question<'_> {
+    /// What its coloured edge says, in words.
+    fn change(&self) -> &'static str {
+        match self.class {
+            "won" => "became correct",
+            "lost" => "became wrong",
+            _ => "",
+        }
+    }
+}
+
 /// What a stage shows.
 struct StageSection<'a> {
     heading: &'static str,
@@ -171,10 +182,10 @@ impl<'a> StageSection<'a> {
         let (heading, introduction) = words_for(&stage.kind);
         let mut charts = Vec::new();
         for chart in CHARTS {
-            if let Some(figure) = (chart.draw)(stage) {
+            if let Some((figure, caption)) = chart.drawn(stage) {
                 let id = format!("chart-{idx}-{}", chart.name);
                 drawn.push(json!({ "id": id, "figure": figure }));
-                charts.push(ChartFrame { id, title: chart.title, caption: marked_up(chart.caption) });
+                charts.push(ChartFrame { id, title: chart.title, caption });
             }
         }
         Ok(Self {

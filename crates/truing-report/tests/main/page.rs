@@ -456,6 +456,42 @@ fn a_policys_page_answers_with_intervals_and_plots_every_part() {
 }
 
 #[test]
+fn a_chart_whose_values_are_all_equal_says_the_value() {
+    let folder = tempfile::tempdir().unwrap();
+    write_policy(folder.path(), 6, 0.2);
+    let varied = render(&RunRecord::read(folder.path()).unwrap()).unwrap();
+    // The share of completions that are cut off is 0.1 at every step.
+    let of_clipped = |html: &str| {
+        let chart = &html[html.find("id=\"chart-0-clipped_completions\"").unwrap()..];
+        chart[..chart.find("</figcaption>").unwrap()].ends_with("Every value is 10 %.")
+    };
+    assert!(of_clipped(&varied) && !varied.contains("Every value is 0."));
+    let path = folder.path().join("metrics.jsonl");
+    let rows = fs::read_to_string(&path).unwrap().lines().fold(String::new(), |rows, line| {
+        let mut row: Value = serde_json::from_str(line).unwrap();
+        if let Some(kl) = row.get_mut("kl") {
+            *kl = json!(0.0);
+        }
+        format!("{rows}{row}\n")
+    });
+    fs::write(&path, rows).unwrap();
+    let html = render(&RunRecord::read(folder.path()).unwrap()).unwrap();
+    assert!(html.contains("is a sign of reward hacking. Every value is 0.</figcaption>"));
+}
+
+#[test]
+fn header_cells_have_a_scope_and_wide_tables_can_be_scrolled_by_key() {
+    let folder = tempfile::tempdir().unwrap();
+    write_policy(folder.path(), 60, 0.2);
+    let html = render(&RunRecord::read(folder.path()).unwrap()).unwrap();
+    assert!(html.contains("<th scope=\"col\">finding</th>"));
+    assert!(!html.contains("<th>") && !html.contains("<th class"));
+    let n_scrolled = html.matches("<div class=\"scroll").count();
+    assert!(n_scrolled > 0);
+    assert_eq!(html.matches("role=\"region\" tabindex=\"0\" aria-label=\"").count(), n_scrolled);
+}
+
+#[test]
 fn a_page_is_small_however_long_the_run() {
     let folder = tempfile::tempdir().unwrap();
     write_policy(folder.path(), 20_000, 0.2);
