@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize};
 pub struct HeldOutScores {
     /// Optimiser steps taken.
     pub step: u64,
-    /// What was measured: [`HeldOutScores::LOSS`] or [`HeldOutScores::REWARD`].
+    /// What was measured: [`HeldOutScores::LOSS`], [`HeldOutScores::REWARD`], [`HeldOutScores::PASS_RATE`] or
+    /// [`HeldOutScores::PAIR_ACCURACY`].
     pub measure: String,
     /// Mean of each item; none where it could not be measured.
     pub values: Vec<Option<f64>>,
-    /// What each mean is over (loss tokens). Empty where all items count alike.
+    /// What each mean is over (loss tokens, pairs). Empty where all items count alike.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub weights: Vec<f64>,
 }
@@ -25,6 +26,10 @@ impl HeldOutScores {
     pub const LOSS: &'static str = "loss";
     /// Mean reward of an item's completions.
     pub const REWARD: &'static str = "reward";
+    /// Share of an item's completions that pass.
+    pub const PASS_RATE: &'static str = "pass_rate";
+    /// Share of the pairs of an item's responses that are in their order.
+    pub const PAIR_ACCURACY: &'static str = "pair_accuracy";
 
     /// Weight and difference (`later` less this one) of each item that both have measured. `None` where the two are
     /// not of the same items or measures.

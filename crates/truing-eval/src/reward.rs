@@ -4,6 +4,6 @@ mod diagnostics;
 mod normaliser;
 mod record;
 
-pub use diagnostics::diagnose;
+pub use diagnostics::{diagnose, pair_accuracies};
 pub use normaliser::{Normalisation, ScoreNormaliser, SourceScale};
 pub use record::{CalibrationBin, LengthAndReward, RewardDiagnostics, RewardEvaluation, SourceDiagnostics};

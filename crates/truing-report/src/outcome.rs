@@ -4,7 +4,7 @@
 
 use truing_eval::held_out::HeldOutScores;
 use truing_eval::pipeline::Evaluation;
-use truing_statistics::{Estimate, ShareInterval};
+use truing_statistics::{Estimate, PairedPasses, ShareInterval};
 
 use crate::names;
 use crate::run_record::{RunRecord, StageRecord};
@@ -16,6 +16,8 @@ pub(crate) enum Verdict {
     Worse,
     /// The interval contains no change.
     NotShown,
+    /// All items changed by the same: their differences have no spread.
+    NoSpread,
     /// The run does not keep what an interval needs.
     NoInterval,
 }
@@ -68,6 +70,8 @@ pub(crate) struct Outcome {
     pub(crate) before: Option<(f64, &'static str)>,
     pub(crate) after: Option<f64>,
     pub(crate) change: Option<Estimate>,
+    /// Whether there is no interval because all paired differences are equal.
+    has_equal_differences: bool,
     is_lower_better: bool,
     /// What the interval comes from.
     pub(crate) basis: String,
@@ -77,6 +81,7 @@ pub(crate) struct Outcome {
 impl Outcome {
     pub(crate) fn verdict(&self) -> Verdict {
         match self.change {
+            None if self.has_equal_differences => Verdict::NoSpread,
             None => Verdict::NoInterval,
             Some(change) if !change.is_shown() => Verdict::NotShown,
             Some(change) if (change.value < 0.0) == self.is_lower_better => Verdict::Better,
@@ -90,6 +95,7 @@ impl Outcome {
             Verdict::Better => "better",
             Verdict::Worse => "worse",
             Verdict::NotShown => "not shown: the interval contains 0",
+            Verdict::NoSpread => "no interval: all differences are equal",
             Verdict::NoInterval => "no interval: the run keeps no values of single items",
         }
     }
@@ -99,7 +105,7 @@ impl Outcome {
         match self.verdict() {
             Verdict::Better => "good",
             Verdict::Worse => "bad",
-            Verdict::NotShown | Verdict::NoInterval => "",
+            Verdict::NotShown | Verdict::NoSpread | Verdict::NoInterval => "",
         }
     }
 
@@ -156,6 +162,7 @@ fn heldout_loss(before: &Evaluation, after: &Evaluation) -> Option<Outcome> {
         before: Some((before.heldout_loss?, "")),
         after: Some(after.heldout_loss?),
         change: None,
+        has_equal_differences: false,
         is_lower_better: true,
         basis: format!("{} tokens; weights as saved (save_dtype)", after.n_heldout_tokens),
         is_held_out: true,
@@ -173,6 +180,7 @@ fn answers(before: &Evaluation, after: &Evaluation, set: &str) -> Option<Outcome
         before: Some((share(passes.n_both + passes.n_lost), "")),
         after: Some(share(passes.n_both + passes.n_gained)),
         change: Estimate::difference_of_paired_shares(passes),
+        has_equal_differences: false,
         is_lower_better: false,
         basis: format!("{n} items, paired: {} gained, {} lost", passes.n_gained, passes.n_lost),
         is_held_out: true,
@@ -191,7 +199,8 @@ pub(crate) fn of_stage(stage: &StageRecord) -> Vec<Outcome> {
         "grpo" => [
             items(stage, HeldOutScores::REWARD, "held-out reward")
                 .or_else(|| ends(stage, names::EVAL_REWARD, "held-out reward", false)),
-            shares(stage, "pass_rate", "held-out pass rate"),
+            items(stage, HeldOutScores::PASS_RATE, "held-out pass rate")
+                .or_else(|| ends(stage, names::EVAL_PASS_RATE, "held-out pass rate", false)),
         ]
         .into_iter()
         .flatten()
@@ -227,16 +236,54 @@ fn items(stage: &StageRecord, measure: &str, name: &str) -> Option<Outcome> {
         let (sum, total) = known.fold((0.0, 0.0), |(sum, total), (w, value)| (sum + w * value, total + w));
         sum / total
     };
+    let what = match measure {
+        HeldOutScores::PAIR_ACCURACY => {
+            let n_pairs: f64 = differences.iter().map(|(weight, _)| weight).sum();
+            format!("{n_pairs} pairs of {} items", differences.len())
+        }
+        _ => format!("{} items", differences.len()),
+    };
+    let change = paired_change(first, last, &differences);
     Some(Outcome {
         measure: name.to_owned(),
-        unit: Unit::Number,
+        unit: unit_of(measure),
         before: Some((mean(first), "")),
         after: Some(mean(last)),
-        change: Estimate::weighted_mean(&differences),
+        has_equal_differences: change.is_none() && differences.len() > 1,
+        change,
         is_lower_better: measure == HeldOutScores::LOSS,
-        basis: format!("{} items, paired; measured in training", differences.len()),
+        basis: format!("{what}, paired; measured in training"),
         is_held_out: true,
     })
+}
+
+fn unit_of(measure: &str) -> Unit {
+    match measure {
+        HeldOutScores::PASS_RATE | HeldOutScores::PAIR_ACCURACY => Unit::Share,
+        _ => Unit::Number,
+    }
+}
+
+/// The mean of paired differences. Items that are right or wrong have Newcombe's interval, as in a comparison of
+/// evaluations; others have none where all differ by the same.
+fn paired_change(
+    first: &HeldOutScores,
+    last: &HeldOutScores,
+    differences: &[(f64, f64)],
+) -> Option<Estimate> {
+    let known = first.values.iter().zip(&last.values).filter_map(|(a, b)| Some(((*a)?, (*b)?)));
+    let is_binary = |value: f64| value == 0.0 || value == 1.0;
+    let is_share = unit_of(&first.measure) == Unit::Share && first.weights.is_empty();
+    if is_share && known.clone().all(|(a, b)| is_binary(a) && is_binary(b)) {
+        return Estimate::difference_of_paired_shares(PairedPasses::count(
+            known.map(|(a, b)| (a == 1.0, b == 1.0)),
+        ));
+    }
+    let &(_, one) = differences.first()?;
+    if differences.iter().all(|&(_, difference)| difference == one) {
+        return None;
+    }
+    Estimate::weighted_mean(differences)
 }
 
 /// First and last value of a held-out metric, of which no interval is known.
@@ -245,10 +292,11 @@ fn ends(stage: &StageRecord, metric: &str, name: &str, is_lower_better: bool) ->
     let (&(first, before), &(last, after)) = (series.first()?, series.last()?);
     (first < last).then(|| Outcome {
         measure: name.to_owned(),
-        unit: Unit::Number,
+        unit: if metric == names::EVAL_PASS_RATE { Unit::Share } else { Unit::Number },
         before: Some((before, "")),
         after: Some(after),
         change: None,
+        has_equal_differences: false,
         is_lower_better,
         basis: format!("evaluations of steps {first} and {last}"),
         is_held_out: true,
@@ -275,6 +323,7 @@ fn shares(stage: &StageRecord, metric: &str, name: &str) -> Option<Outcome> {
         before: Some((before, "")),
         after: Some(after),
         change: n.and_then(|n| Estimate::difference_of_shares((before, n), (after, n))),
+        has_equal_differences: false,
         is_lower_better: false,
         basis: n.map_or_else(String::new, |n| format!("{n} items, unpaired")),
         is_held_out: true,
@@ -310,6 +359,7 @@ fn against(
         before: Some(baseline),
         after: Some(after),
         change,
+        has_equal_differences: false,
         is_lower_better: false,
         basis: String::new(),
         is_held_out: true,
@@ -318,8 +368,12 @@ fn against(
 
 /// How often a reward model orders pairs as people did: against its first evaluation, or else against chance.
 fn pair_accuracy(stage: &StageRecord) -> Option<Outcome> {
+    let name = "held-out pair accuracy";
+    if let Some(paired) = items(stage, HeldOutScores::PAIR_ACCURACY, name) {
+        return Some(paired);
+    }
     let (first, last) = (stage.diagnostics.first()?, stage.diagnostics.last()?);
-    let (all, name) = (&last.diagnostics.all, "held-out pair accuracy");
+    let all = &last.diagnostics.all;
     let after = all.accuracy?;
     let n = all.n_pairs;
     match first.diagnostics.all.accuracy.filter(|_| first.step < last.step) {
@@ -353,6 +407,7 @@ fn labels_and_scores(stage: &StageRecord) -> Vec<Outcome> {
             before: Some((0.0, "none")),
             after: Some(after),
             change: Estimate::rank_correlation(after, score.n_texts),
+            has_equal_differences: false,
             is_lower_better: false,
             basis: format!("{} texts, Spearman", score.n_texts),
             is_held_out: true,
@@ -372,6 +427,7 @@ fn trend(stage: &StageRecord, metric: &str, name: &str, is_lower_better: bool) -
         before: None,
         after: None,
         change: Some(change),
+        has_equal_differences: false,
         is_lower_better,
         basis: format!("trend over {} steps", points.len()),
         is_held_out: false,
@@ -379,161 +435,4 @@ fn trend(stage: &StageRecord, metric: &str, name: &str, is_lower_better: bool) -
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::run_record::MetricsRow;
-    use truing_eval::pipeline::GradedAnswer;
-    use truing_eval::reward::{RewardDiagnostics, RewardEvaluation, SourceDiagnostics};
-
-    fn stage(kind: &str, rows: &[(u64, &[(&str, f64)])]) -> StageRecord {
-        let row = |&(step, values): &(u64, &[(&str, f64)])| MetricsRow {
-            step,
-            values: values.iter().map(|&(name, value)| (name.to_owned(), value)).collect(),
-        };
-        StageRecord { kind: kind.into(), metrics: rows.iter().map(row).collect(), ..StageRecord::default() }
-    }
-
-    fn check(outcomes: &[Outcome], expected: &[(&str, Verdict)]) {
-        let found: Vec<(&str, Verdict)> =
-            outcomes.iter().map(|one| (one.measure.as_str(), one.verdict())).collect();
-        assert_eq!(found, expected);
-    }
-
-    #[test]
-    fn fine_tuning_is_judged_by_the_same_samples() {
-        let scores = |step, shift: f64| HeldOutScores {
-            step,
-            measure: HeldOutScores::LOSS.into(),
-            values: (0..30)
-                .map(|i| Some(2.0 + 0.1 * f64::from(i) + shift * (1.0 + 0.02 * f64::from(i))))
-                .collect(),
-            weights: (0..30).map(|i| 10.0 + f64::from(i)).collect(),
-        };
-        let with =
-            |shift| StageRecord { held_out: vec![scores(0, 0.0), scores(40, shift)], ..stage("sft", &[]) };
-        check(&of_stage(&with(-0.5)), &[("held-out loss", Verdict::Better)]);
-        check(&of_stage(&with(0.5)), &[("held-out loss", Verdict::Worse)]);
-        check(&of_stage(&with(0.0)), &[("held-out loss", Verdict::NotShown)]);
-        let bare = stage("sft", &[(0, &[("eval_loss", 2.0)]), (40, &[("eval_loss", 1.0)])]);
-        check(&of_stage(&bare), &[("held-out loss", Verdict::NoInterval)]);
-        assert_eq!((of_stage(&bare)[0].class(), of_stage(&bare)[0].change_text().as_str()), ("", "−1.000"));
-    }
-
-    #[test]
-    fn twelve_noisy_steps_show_nothing() {
-        let rewards = [0.2, 0.5, 0.3, 0.6, 0.2, 0.4, 0.6, 0.3, 0.5, 0.2, 0.6, 0.45];
-        let rows: Vec<(u64, Vec<(&str, f64)>)> =
-            rewards.iter().enumerate().map(|(i, &value)| (i as u64 + 1, vec![("reward", value)])).collect();
-        let rows: Vec<(u64, &[(&str, f64)])> =
-            rows.iter().map(|(step, values)| (*step, &values[..])).collect();
-        // Its last step has more than twice the reward of its first.
-        let found = of_stage(&stage("grpo", &rows));
-        check(&found, &[("training reward", Verdict::NotShown)]);
-        assert_eq!(found[0].class(), "");
-        check(&of_stage(&stage("grpo", &rows[..4])), &[]);
-    }
-
-    #[test]
-    fn every_kind_of_stage_has_an_answer() {
-        let n = ("eval_samples", 200.0);
-        let dpo = stage(
-            "dpo",
-            &[(0, &[("eval_rewards/accuracies", 0.0), n]), (9, &[("eval_rewards/accuracies", 0.7), n])],
-        );
-        check(&of_stage(&dpo), &[("held-out preference accuracy", Verdict::Better)]);
-        assert_eq!(of_stage(&dpo)[0].before_text(), "50.0 % (chance)");
-        let embed = stage("embed", &[(0, &[("eval_accuracy", 0.70), n]), (9, &[("eval_accuracy", 0.72), n])]);
-        check(&of_stage(&embed), &[("held-out triplet accuracy", Verdict::NotShown)]);
-        let policy = stage(
-            "grpo",
-            &[
-                (0, &[("eval_reward", 0.3), ("eval_pass_rate", 0.3), n]),
-                (9, &[("eval_reward", 0.6), ("eval_pass_rate", 0.6), n]),
-            ],
-        );
-        check(
-            &of_stage(&policy),
-            &[("held-out reward", Verdict::NoInterval), ("held-out pass rate", Verdict::Better)],
-        );
-        let evaluated = |step, accuracy| {
-            let interval = ShareInterval::wilson(accuracy, 100.0);
-            let all = SourceDiagnostics {
-                n_pairs: 100,
-                accuracy: Some(accuracy),
-                accuracy_interval: interval,
-                ..SourceDiagnostics::default()
-            };
-            RewardEvaluation { step, diagnostics: RewardDiagnostics { all, ..RewardDiagnostics::default() } }
-        };
-        let with = |diagnostics| StageRecord { diagnostics, ..stage("reward_model", &[]) };
-        check(
-            &of_stage(&with(vec![evaluated(0, 0.5), evaluated(9, 0.8)])),
-            &[("held-out pair accuracy", Verdict::Better)],
-        );
-        check(&of_stage(&with(vec![evaluated(9, 0.55)])), &[("held-out pair accuracy", Verdict::NotShown)]);
-        check(&of_stage(&with(vec![evaluated(9, 0.3)])), &[("held-out pair accuracy", Verdict::Worse)]);
-    }
-
-    #[test]
-    fn answers_are_paired_by_question() {
-        let evaluation = |label: &str, passed: fn(u32) -> bool| Evaluation {
-            label: label.into(),
-            answers: (0..40)
-                .map(|i| GradedAnswer {
-                    id: format!("q{i}"),
-                    set: String::new(),
-                    about: String::new(),
-                    prompt: String::new(),
-                    expected: String::new(),
-                    answer: String::new(),
-                    is_right: passed(i),
-                })
-                .collect(),
-            ..Evaluation::default()
-        };
-        let record = RunRecord {
-            evaluations: vec![
-                evaluation("before", |i| i < 10),
-                evaluation("after sft", |i| i < 24),
-                evaluation("after grpo", |i| i < 25),
-            ],
-            ..RunRecord::default()
-        };
-        let rows = of_pipeline(&record);
-        let found: Vec<(&str, Verdict)> =
-            rows.iter().map(|(name, one)| (name.as_str(), one[0].verdict())).collect();
-        assert_eq!(
-            found,
-            [
-                ("before → after sft", Verdict::Better),
-                ("after sft → after grpo", Verdict::NotShown),
-                ("before → after grpo", Verdict::Better)
-            ]
-        );
-        assert_eq!(rows[0].1[0].basis, "40 items, paired: 14 gained, 0 lost");
-        assert!(rows[0].1[0].change_text().starts_with("+35.0 points (+"));
-    }
-
-    #[test]
-    fn the_loss_of_a_saved_model_is_told_from_that_in_training() {
-        let evaluation = |label: &str, loss| Evaluation {
-            label: label.into(),
-            heldout_loss: Some(loss),
-            n_heldout_tokens: 1252,
-            ..Evaluation::default()
-        };
-        let record = RunRecord {
-            evaluations: vec![evaluation("before", 3.0), evaluation("sft", 2.25)],
-            ..RunRecord::default()
-        };
-        let rows = of_pipeline(&record);
-        let saved = &rows[0].1[0];
-        assert_eq!(saved.measure, "held-out loss of the saved model");
-        assert_eq!(saved.basis, "1252 tokens; weights as saved (save_dtype)");
-    }
-
-    #[test]
-    fn differences_have_signs() {
-        assert_eq!([signed(0.1234, 3), signed(-2.0, 1), signed(-0.0001, 3)], ["+0.123", "−2.0", "0.000"]);
-    }
-}
+mod tests;

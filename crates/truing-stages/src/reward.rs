@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_data::{ResponseBatch, ResponseDataset};
-use truing_eval::reward::{Normalisation, ScoreNormaliser, diagnose};
+use truing_eval::reward::{Normalisation, ScoreNormaliser, diagnose, pair_accuracies};
 use truing_model::{Engine, HeadOutput};
 use truing_run::samples::{Compared, ResponseOptions};
 use truing_run::{Ended, RunError, model};
@@ -213,6 +213,7 @@ impl<E: Engine> Workload<E> for RewardModel {
         EvaluationFindings {
             metrics: found.metrics(),
             diagnostics: Some(found),
+            held_out: Some(pair_accuracies(data, answered)),
             ..EvaluationFindings::default()
         }
     }

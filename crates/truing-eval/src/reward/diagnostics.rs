@@ -6,6 +6,8 @@ use truing_data::ResponseDataset;
 use truing_run::source_names::metric_names;
 use truing_statistics::{ShareInterval, mean_and_deviation, pearson, spearman};
 
+use crate::held_out::HeldOutScores;
+
 use super::{CalibrationBin, LengthAndReward, RewardDiagnostics, ScoreNormaliser, SourceDiagnostics};
 
 const N_BINS: usize = 10;
@@ -71,6 +73,36 @@ pub fn diagnose<S: AsRef<[u32]>>(
             .map(|(name, groups)| (name, diagnose_source(&groups.iter().collect::<Vec<_>>())))
             .collect(),
     }
+}
+
+/// The share of pairs in their order for each group of responses, over the group's pairs: with those of another
+/// evaluation it gives a paired difference.
+#[must_use]
+pub fn pair_accuracies<S: AsRef<[u32]>>(data: &ResponseDataset, scored: &[(S, Vec<f32>)]) -> HeldOutScores {
+    let n_groups = data.groups().len();
+    let (mut values, mut weights) = (vec![None; n_groups], vec![0.0; n_groups]);
+    for (groups, scores) in scored {
+        let mut scores = scores.iter();
+        for &group_idx in groups.as_ref() {
+            let responses = &data.groups()[group_idx as usize].responses;
+            let ranked: Vec<(u32, f64)> = responses
+                .iter()
+                .zip(scores.by_ref())
+                .map(|(response, &reward)| (response.rank, f64::from(reward)))
+                .collect();
+            let (mut right, mut n_pairs) = (0.0, 0.0);
+            for (i, a) in ranked.iter().enumerate() {
+                for b in ranked[i + 1..].iter().filter(|b| b.0 != a.0) {
+                    right += wins(if a.0 < b.0 { a.1 - b.1 } else { b.1 - a.1 });
+                    n_pairs += 1.0;
+                }
+            }
+            values[group_idx as usize] = (n_pairs > 0.0).then(|| right / n_pairs);
+            weights[group_idx as usize] = n_pairs;
+        }
+    }
+    let measure = HeldOutScores::PAIR_ACCURACY.to_owned();
+    HeldOutScores { measure, values, weights, ..HeldOutScores::default() }
 }
 
 /// Every `n / LENGTH_SAMPLE`-th response.
@@ -227,6 +259,9 @@ mod tests {
         assert_eq!((b.spread_of_pairs, b.spread_of_ties), (Some(1.0), Some(0.25)));
         assert_eq!(b.score_rmse, None);
         assert_eq!(found.all.accuracy, Some(0.5));
+        let by_group = pair_accuracies(&data, &scored);
+        assert_eq!(by_group.values, [Some(2.0 / 3.0), Some(0.0), None], "a tie is no pair");
+        assert_eq!((by_group.weights, &*by_group.measure), (vec![3.0, 1.0, 0.0], "pair_accuracy"));
         assert_eq!(found.metrics()["accuracy/a"], 2.0 / 3.0);
         let n: u64 = found.calibration.iter().map(|bin| bin.n).sum();
         assert_eq!(n, 4);

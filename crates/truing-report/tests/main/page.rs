@@ -408,8 +408,8 @@ fn write_policy(folder: &Path, n_steps: u64, gain: f64) {
     fs::write(folder.join("plan.json"), plan.to_string()).unwrap();
     let scores = |step: u64, gain: f64| {
         let value = |i: u64| 0.4 + gain + 0.5 * gain.signum() * gain.abs().min(0.1) * ((i % 5) as f64 - 2.0);
-        json!({ "step": step, "measure": "reward", "values": (0..40).map(value).collect::<Vec<_>>() })
-            .to_string()
+        let of = |measure: &str| json!({ "step": step, "measure": measure, "values": (0..40).map(value).collect::<Vec<_>>() });
+        format!("{}\n{}", of("reward"), of("pass_rate"))
     };
     fs::write(folder.join("held_out.jsonl"), format!("{}\n{}\n", scores(0, 0.0), scores(n_steps, gain)))
         .unwrap();
@@ -438,7 +438,6 @@ fn a_policys_page_answers_with_intervals_and_plots_every_part() {
         "held-out reward",
         "40 items, paired",
         "held-out pass rate",
-        "40 items, unpaired",
         "trend over 60 steps",
         "finding good",
         "outside 10 %",
@@ -446,6 +445,8 @@ fn a_policys_page_answers_with_intervals_and_plots_every_part() {
         assert!(html.contains(expected), "{expected}");
     }
     assert!(!html.contains("first and last tenth"));
+    // Reward and pass rate are of the same prompts.
+    assert_eq!((html.matches("40 items, paired").count(), html.contains("unpaired")), (2, false));
     // Without a change nothing is coloured.
     write_policy(folder.path(), 60, 0.0);
     let html = render(&RunRecord::read(folder.path()).unwrap()).unwrap();

@@ -221,14 +221,15 @@ impl<E: Engine> Running<'_, E> {
             .flat_map(|(prompt, scored)| scored.iter().map(move |scored| (&prompt.origin, scored)));
         let looked = self.look_at(Looked::Evaluation, of_rows);
         self.save_if_unscored(looked)?;
-        let Evaluation { by_prompt, mean, metrics } = Evaluation::of(config, &inputs.eval, &sampled, &scored);
-        let held_out = HeldOutScores {
-            step: self.state.step,
-            measure: HeldOutScores::REWARD.to_owned(),
-            values: by_prompt,
-            weights: Vec::new(),
-        };
-        self.record.log_evaluation(HeldOutScores::FILE_NAME, &held_out)?;
+        let Evaluation { by_prompt, passed_by_prompt, mean, metrics } =
+            Evaluation::of(config, &inputs.eval, &sampled, &scored);
+        for (measure, values) in
+            [(HeldOutScores::REWARD, by_prompt), (HeldOutScores::PASS_RATE, passed_by_prompt)]
+        {
+            let step = self.state.step;
+            let held_out = HeldOutScores { step, measure: measure.to_owned(), values, weights: Vec::new() };
+            self.record.log_evaluation(HeldOutScores::FILE_NAME, &held_out)?;
+        }
         self.log(metrics)?;
         // The trainer's state knows losses, of which the lowest is the best; it notes only finite ones.
         let is_best = self.state.note_evaluation(mean.map_or(f64::NAN, |reward| -reward));
@@ -276,6 +277,8 @@ impl<E: Engine> Running<'_, E> {
 struct Evaluation {
     /// Mean reward of each prompt.
     by_prompt: Vec<Option<f64>>,
+    /// Share of the completions of each prompt that pass.
+    passed_by_prompt: Vec<Option<f64>>,
     /// Mean reward of all completions.
     mean: Option<f64>,
     metrics: Metrics,
@@ -289,25 +292,26 @@ impl Evaluation {
         scored: &[Vec<ScoredCompletion>],
     ) -> Self {
         let mut by_category: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-        let mut by_prompt = Vec::with_capacity(scored.len());
+        let (mut by_prompt, mut passed_by_prompt) = (Vec::new(), Vec::new());
+        let pass_rate = |rewards: &[f64]| {
+            let n_passed = rewards.iter().filter(|&&reward| reward >= config.pass_reward).count();
+            n_passed as f64 / rewards.len() as f64
+        };
         let mut n_unscored = 0;
         for (prompt, scored) in prompts.iter().zip(scored) {
             let rewards: Vec<f64> =
                 scored.iter().filter_map(|one| one.total.as_ref().ok().copied()).collect();
             n_unscored += scored.len() - rewards.len();
             by_prompt.push(mean_and_sample_deviation(&rewards).map(|(mean, _)| mean));
+            passed_by_prompt.push((!rewards.is_empty()).then(|| pass_rate(&rewards)));
             let category = prompt.category(config.category_column.as_deref());
             by_category.entry(category).or_default().extend(rewards);
         }
         let mut metrics = Metrics::new();
         let mut put = |name: String, rewards: &[f64]| {
             if let Some((mean, _)) = mean_and_sample_deviation(rewards) {
-                let passed = rewards.iter().filter(|&&reward| reward >= config.pass_reward).count();
                 metrics.insert(format!("{EVALUATION_PREFIX}reward{name}"), mean);
-                metrics.insert(
-                    format!("{EVALUATION_PREFIX}pass_rate{name}"),
-                    passed as f64 / rewards.len() as f64,
-                );
+                metrics.insert(format!("{EVALUATION_PREFIX}pass_rate{name}"), pass_rate(rewards));
             }
         };
         let all: Vec<f64> = by_category.values().flatten().copied().collect();
@@ -324,6 +328,6 @@ impl Evaluation {
         }
         metrics.insert(format!("{EVALUATION_PREFIX}samples"), by_prompt.len() as f64);
         let mean = mean_and_sample_deviation(&all).map(|(mean, _)| mean);
-        Self { by_prompt, mean, metrics }
+        Self { by_prompt, passed_by_prompt, mean, metrics }
     }
 }

@@ -325,8 +325,18 @@ fn evaluation_is_by_category_and_the_best_is_kept() {
     assert!(named("eval_reward/even") || named("eval_reward/odd"));
     let text = fs::read_to_string(folder.path().join("run").join(HeldOutScores::FILE_NAME)).unwrap();
     let held_out: Vec<HeldOutScores> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(held_out.iter().map(|scores| scores.step).collect::<Vec<_>>(), [0, 2, 4]);
-    for (scores, record) in held_out.iter().zip(&evaluations) {
+    let (rewards, passes): (Vec<_>, Vec<_>) =
+        held_out.iter().partition(|scores| scores.measure == HeldOutScores::REWARD);
+    for scores in [&rewards, &passes] {
+        assert_eq!(scores.iter().map(|scores| scores.step).collect::<Vec<_>>(), [0, 2, 4]);
+    }
+    for (scores, record) in passes.iter().zip(&evaluations) {
+        assert_eq!(scores.measure, HeldOutScores::PASS_RATE);
+        let mean =
+            scores.values.iter().copied().map(Option::unwrap).sum::<f64>() / scores.values.len() as f64;
+        assert!((mean - record["eval_pass_rate"]).abs() < 1e-9, "{mean}: {record:?}");
+    }
+    for (scores, record) in rewards.iter().zip(&evaluations) {
         let rewards: Vec<f64> = scores.values.iter().copied().map(Option::unwrap).collect();
         let mean = rewards.iter().sum::<f64>() / rewards.len() as f64;
         assert!((mean - record["eval_reward"]).abs() < 1e-9, "{mean}: {record:?}");

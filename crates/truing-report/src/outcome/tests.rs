@@ -1,0 +1,192 @@
+use super::*;
+use crate::run_record::MetricsRow;
+use truing_eval::pipeline::GradedAnswer;
+use truing_eval::reward::{RewardDiagnostics, RewardEvaluation, SourceDiagnostics};
+
+fn stage(kind: &str, rows: &[(u64, &[(&str, f64)])]) -> StageRecord {
+    let row = |&(step, values): &(u64, &[(&str, f64)])| MetricsRow {
+        step,
+        values: values.iter().map(|&(name, value)| (name.to_owned(), value)).collect(),
+    };
+    StageRecord { kind: kind.into(), metrics: rows.iter().map(row).collect(), ..StageRecord::default() }
+}
+
+fn check(outcomes: &[Outcome], expected: &[(&str, Verdict)]) {
+    let found: Vec<(&str, Verdict)> =
+        outcomes.iter().map(|one| (one.measure.as_str(), one.verdict())).collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn fine_tuning_is_judged_by_the_same_samples() {
+    let scores = |step, shift: f64| HeldOutScores {
+        step,
+        measure: HeldOutScores::LOSS.into(),
+        values: (0..30)
+            .map(|i| Some(2.0 + 0.1 * f64::from(i) + shift * (1.0 + 0.02 * f64::from(i))))
+            .collect(),
+        weights: (0..30).map(|i| 10.0 + f64::from(i)).collect(),
+    };
+    let with = |shift| StageRecord { held_out: vec![scores(0, 0.0), scores(40, shift)], ..stage("sft", &[]) };
+    check(&of_stage(&with(-0.5)), &[("held-out loss", Verdict::Better)]);
+    check(&of_stage(&with(0.5)), &[("held-out loss", Verdict::Worse)]);
+    check(&of_stage(&with(0.0)), &[("held-out loss", Verdict::NoSpread)]);
+    assert_eq!(of_stage(&with(0.0))[0].words(), "no interval: all differences are equal");
+    let bare = stage("sft", &[(0, &[("eval_loss", 2.0)]), (40, &[("eval_loss", 1.0)])]);
+    check(&of_stage(&bare), &[("held-out loss", Verdict::NoInterval)]);
+    assert_eq!((of_stage(&bare)[0].class(), of_stage(&bare)[0].change_text().as_str()), ("", "−1.000"));
+}
+
+#[test]
+fn twelve_noisy_steps_show_nothing() {
+    let rewards = [0.2, 0.5, 0.3, 0.6, 0.2, 0.4, 0.6, 0.3, 0.5, 0.2, 0.6, 0.45];
+    let rows: Vec<(u64, Vec<(&str, f64)>)> =
+        rewards.iter().enumerate().map(|(i, &value)| (i as u64 + 1, vec![("reward", value)])).collect();
+    let rows: Vec<(u64, &[(&str, f64)])> = rows.iter().map(|(step, values)| (*step, &values[..])).collect();
+    // Its last step has more than twice the reward of its first.
+    let found = of_stage(&stage("grpo", &rows));
+    check(&found, &[("training reward", Verdict::NotShown)]);
+    assert_eq!(found[0].class(), "");
+    check(&of_stage(&stage("grpo", &rows[..4])), &[]);
+}
+
+#[test]
+fn every_kind_of_stage_has_an_answer() {
+    let n = ("eval_samples", 200.0);
+    let dpo = stage(
+        "dpo",
+        &[(0, &[("eval_rewards/accuracies", 0.0), n]), (9, &[("eval_rewards/accuracies", 0.7), n])],
+    );
+    check(&of_stage(&dpo), &[("held-out preference accuracy", Verdict::Better)]);
+    assert_eq!(of_stage(&dpo)[0].before_text(), "50.0 % (chance)");
+    let embed = stage("embed", &[(0, &[("eval_accuracy", 0.70), n]), (9, &[("eval_accuracy", 0.72), n])]);
+    check(&of_stage(&embed), &[("held-out triplet accuracy", Verdict::NotShown)]);
+    let policy = stage(
+        "grpo",
+        &[
+            (0, &[("eval_reward", 0.3), ("eval_pass_rate", 0.3), n]),
+            (9, &[("eval_reward", 0.6), ("eval_pass_rate", 0.6), n]),
+        ],
+    );
+    check(
+        &of_stage(&policy),
+        &[("held-out reward", Verdict::NoInterval), ("held-out pass rate", Verdict::NoInterval)],
+    );
+    assert_eq!(of_stage(&policy)[1].change_text(), "+30.0 points");
+    let evaluated = |step, accuracy| {
+        let interval = ShareInterval::wilson(accuracy, 100.0);
+        let all = SourceDiagnostics {
+            n_pairs: 100,
+            accuracy: Some(accuracy),
+            accuracy_interval: interval,
+            ..SourceDiagnostics::default()
+        };
+        RewardEvaluation { step, diagnostics: RewardDiagnostics { all, ..RewardDiagnostics::default() } }
+    };
+    let with = |diagnostics| StageRecord { diagnostics, ..stage("reward_model", &[]) };
+    check(
+        &of_stage(&with(vec![evaluated(0, 0.5), evaluated(9, 0.8)])),
+        &[("held-out pair accuracy", Verdict::Better)],
+    );
+    check(&of_stage(&with(vec![evaluated(9, 0.55)])), &[("held-out pair accuracy", Verdict::NotShown)]);
+    check(&of_stage(&with(vec![evaluated(9, 0.3)])), &[("held-out pair accuracy", Verdict::Worse)]);
+}
+
+#[test]
+fn the_same_held_out_items_have_paired_differences_in_every_measure() {
+    let scores = |step, measure: &str, weights: Vec<f64>, value: fn(u32) -> f64| HeldOutScores {
+        step,
+        measure: measure.to_owned(),
+        values: (0..40).map(|i| Some(value(i))).collect(),
+        weights,
+    };
+    // Of 40 prompts 8 more pass than before, and none less: unpaired, that is not shown.
+    let pass = |step, value| scores(step, HeldOutScores::PASS_RATE, Vec::new(), value);
+    let reward = |step, value| scores(step, HeldOutScores::REWARD, Vec::new(), value);
+    let held_out = vec![
+        reward(0, |i| f64::from(i % 3)),
+        pass(0, |i| f64::from(u8::from(i < 16))),
+        reward(9, |i| f64::from(i % 3) + f64::from(i % 2)),
+        pass(9, |i| f64::from(u8::from(i < 24))),
+    ];
+    let found = of_stage(&StageRecord { held_out, ..stage("grpo", &[]) });
+    check(&found, &[("held-out reward", Verdict::Better), ("held-out pass rate", Verdict::Better)]);
+    assert!(found.iter().all(|one| one.basis == "40 items, paired; measured in training"), "{found:?}");
+    assert!(found[1].change_text().starts_with("+20.0 points (+"), "{}", found[1].change_text());
+    let unpaired = Estimate::difference_of_shares((0.4, 40), (0.6, 40)).unwrap();
+    assert!(!unpaired.is_shown());
+    // Shares of several completions.
+    let held_out = vec![pass(0, |i| f64::from(i % 5) / 8.0), pass(9, |i| f64::from(i % 5 + i % 2) / 8.0)];
+    let found = of_stage(&StageRecord { held_out, ..stage("grpo", &[]) });
+    check(&found, &[("held-out pass rate", Verdict::Better)]);
+    // Pairs of a reward model, two of each prompt.
+    let pairs = |step, value| scores(step, HeldOutScores::PAIR_ACCURACY, vec![2.0; 40], value);
+    let held_out = vec![pairs(0, |_| 0.5), pairs(9, |i| f64::from(i % 4 + 1) / 4.0)];
+    let found = of_stage(&StageRecord { held_out, ..stage("reward_model", &[]) });
+    check(&found, &[("held-out pair accuracy", Verdict::Better)]);
+    assert_eq!(found[0].basis, "80 pairs of 40 items, paired; measured in training");
+    assert_eq!((found[0].before_text(), found[0].after_text()), ("50.0 %".into(), "62.5 %".into()));
+}
+
+#[test]
+fn answers_are_paired_by_question() {
+    let evaluation = |label: &str, passed: fn(u32) -> bool| Evaluation {
+        label: label.into(),
+        answers: (0..40)
+            .map(|i| GradedAnswer {
+                id: format!("q{i}"),
+                set: String::new(),
+                about: String::new(),
+                prompt: String::new(),
+                expected: String::new(),
+                answer: String::new(),
+                is_right: passed(i),
+            })
+            .collect(),
+        ..Evaluation::default()
+    };
+    let record = RunRecord {
+        evaluations: vec![
+            evaluation("before", |i| i < 10),
+            evaluation("after sft", |i| i < 24),
+            evaluation("after grpo", |i| i < 25),
+        ],
+        ..RunRecord::default()
+    };
+    let rows = of_pipeline(&record);
+    let found: Vec<(&str, Verdict)> =
+        rows.iter().map(|(name, one)| (name.as_str(), one[0].verdict())).collect();
+    assert_eq!(
+        found,
+        [
+            ("before → after sft", Verdict::Better),
+            ("after sft → after grpo", Verdict::NotShown),
+            ("before → after grpo", Verdict::Better)
+        ]
+    );
+    assert_eq!(rows[0].1[0].basis, "40 items, paired: 14 gained, 0 lost");
+    assert!(rows[0].1[0].change_text().starts_with("+35.0 points (+"));
+}
+
+#[test]
+fn the_loss_of_a_saved_model_is_told_from_that_in_training() {
+    let evaluation = |label: &str, loss| Evaluation {
+        label: label.into(),
+        heldout_loss: Some(loss),
+        n_heldout_tokens: 1252,
+        ..Evaluation::default()
+    };
+    let record = RunRecord {
+        evaluations: vec![evaluation("before", 3.0), evaluation("sft", 2.25)],
+        ..RunRecord::default()
+    };
+    let rows = of_pipeline(&record);
+    let saved = &rows[0].1[0];
+    assert_eq!(saved.measure, "held-out loss of the saved model");
+    assert_eq!(saved.basis, "1252 tokens; weights as saved (save_dtype)");
+}
+
+#[test]
+fn differences_have_signs() {
+    assert_eq!([signed(0.1234, 3), signed(-2.0, 1), signed(-0.0001, 3)], ["+0.123", "−2.0", "0.000"]);
+}
