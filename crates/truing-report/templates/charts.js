@@ -222,7 +222,7 @@ class Chart {
     const color = `var(--${series.color})`;
     const at = series.x.map((value, i) => (series.y[i] === null ? null : [this.x(value), this.y(series.y[i])]));
     series.low?.forEach((low, i) => {
-      if (!at[i]) return;
+      if (!at[i] || low === null || series.high[i] === null) return;
       const [top, floor] = [this.y(series.high[i]), this.y(low)];
       const bar = `M${at[i][0]} ${top}V${floor}M${at[i][0] - 5} ${top}h10M${at[i][0] - 5} ${floor}h10`;
       into.append(node("path", { d: bar, style: `stroke:${color};stroke-width:1.5;fill:none` }));
@@ -420,7 +420,7 @@ class Chart {
       for (const { at, series } of together) this.pointer.append(node("circle", { cx: at[0], cy: at[1], r: 4, style: `fill:var(--${series.color})` }));
     }
     const lines = together.map(({ series, i }) => {
-      const interval = series.low ? ` (${valueText(series.low[i], figure.y.format)} to ${valueText(series.high[i], figure.y.format)})` : "";
+      const interval = series.low?.[i] != null && series.high?.[i] != null ? ` (${valueText(series.low[i], figure.y.format)} to ${valueText(series.high[i], figure.y.format)})` : "";
       const words = series.words?.[i] ? `, ${series.words[i]}` : "";
       return [`${series.name ? `${series.name}: ` : ""}${valueText(series.y[i], figure.y.format)}${interval}${words}`, series.color];
     });

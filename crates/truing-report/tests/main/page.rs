@@ -408,7 +408,8 @@ fn write_policy(folder: &Path, n_steps: u64, gain: f64) {
     fs::write(folder.join("plan.json"), plan.to_string()).unwrap();
     let scores = |step: u64, gain: f64| {
         let value = |i: u64| 0.4 + gain + 0.5 * gain.signum() * gain.abs().min(0.1) * ((i % 5) as f64 - 2.0);
-        let of = |measure: &str| json!({ "step": step, "measure": measure, "values": (0..40).map(value).collect::<Vec<_>>() });
+        let values: Vec<f64> = (0..40).map(value).collect();
+        let of = |measure: &str| json!({ "step": step, "measure": measure, "values": values });
         format!("{}\n{}", of("reward"), of("pass_rate"))
     };
     fs::write(folder.join("held_out.jsonl"), format!("{}\n{}\n", scores(0, 0.0), scores(n_steps, gain)))
