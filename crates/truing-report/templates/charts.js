@@ -154,7 +154,7 @@ class Chart {
     if (low > high) [low, high] = [0, 1];
     if (y.zero) [low, high] = [Math.min(low, 0), Math.max(high, 0)];
     const isFlat = high - low < 1e-12 * Math.max(Math.abs(high), 1e-300);
-    const room = isFlat ? Math.abs(high) * 0.1 || 0.5 : (high - low) * 0.06;
+    const room = isFlat ? Math.abs(high) * 0.1 || 1 : (high - low) * 0.06;
     // Room above and below, but not beyond a zero that the values do not cross.
     // An axis from 0 to 0 would show nothing: where all values are 0 there is room above them.
     return [low >= 0 && (y.zero || low - room < 0) ? Math.min(low, 0) : low - room, high <= 0 && y.zero && !isFlat ? 0 : high + room];
