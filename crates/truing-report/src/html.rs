@@ -502,6 +502,23 @@ mod tests {
     }
 
     #[test]
+    fn header_cells_have_a_scope_and_wide_tables_can_be_scrolled_by_key() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates");
+        let (mut n_headers, mut n_scrolled) = (0, 0);
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let template = std::fs::read_to_string(&path).unwrap();
+            let count = |text: &str| template.matches(text).count();
+            assert_eq!(count("<th>") + count("<th "), count("<th scope=\"col\""), "{}", path.display());
+            let n_tables = count("<div class=\"scroll") + count("<div class=\"graph");
+            assert_eq!(n_tables, count("role=\"region\" tabindex=\"0\" aria-label=\""), "{}", path.display());
+            n_headers += count("<th scope=\"col\"");
+            n_scrolled += n_tables;
+        }
+        assert!(n_headers > 50 && n_scrolled > 15, "{n_headers} header cells, {n_scrolled} tables");
+    }
+
+    #[test]
     fn json_cannot_break_out_of_its_script() {
         let text = json_for_script(&json!({ "a": "</script><!--" }));
         assert!(!text.contains('<'));
