@@ -14,7 +14,7 @@ pub struct HeldOutScores {
     pub measure: String,
     /// Mean of each item; none where it could not be measured.
     pub values: Vec<Option<f64>>,
-    /// What each mean is over (loss tokens). Empty where all items count alike.
+    /// What each mean is over (loss tokens, pairs). Empty where all items count alike.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub weights: Vec<f64>,
 }

@@ -1,6 +1,7 @@
 //! The page of an evaluation on benchmarks, and the page of two evaluations compared. Made from the files that
 //! [`truing_eval::results`] describes.
 
+pub(crate) mod categories;
 mod charts;
 mod comparison;
 mod page;

@@ -146,6 +146,17 @@ struct Question<'a> {
     class: &'static str,
 }
 
+impl Question<'_> {
+    /// What its coloured edge says, in words.
+    fn change(&self) -> &'static str {
+        match self.class {
+            "won" => "became correct",
+            "lost" => "became wrong",
+            _ => "",
+        }
+    }
+}
+
 /// What a stage shows.
 struct StageSection<'a> {
     heading: &'static str,
@@ -173,10 +184,10 @@ impl<'a> StageSection<'a> {
         let (heading, introduction) = words_for(&stage.kind);
         let mut charts = Vec::new();
         for chart in CHARTS {
-            if let Some(figure) = (chart.draw)(stage) {
+            if let Some((figure, caption)) = chart.drawn(stage) {
                 let id = format!("chart-{idx}-{}", chart.name);
                 drawn.push(json!({ "id": id, "figure": figure }));
-                charts.push(ChartFrame { id, title: chart.title, caption: marked_up(chart.caption) });
+                charts.push(ChartFrame { id, title: chart.title, caption });
             }
         }
         Ok(Self {
@@ -490,6 +501,23 @@ mod tests {
     #[test]
     fn code_is_marked_and_markup_is_not_taken_over() {
         assert_eq!(marked_up("set `max_steps` <now>"), "set <code>max_steps</code> &lt;now&gt;");
+    }
+
+    #[test]
+    fn header_cells_have_a_scope_and_wide_tables_can_be_scrolled_by_key() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates");
+        let (mut n_headers, mut n_scrolled) = (0, 0);
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let template = std::fs::read_to_string(&path).unwrap();
+            let count = |text: &str| template.matches(text).count();
+            assert_eq!(count("<th>") + count("<th "), count("<th scope=\"col\""), "{}", path.display());
+            let n_tables = count("<div class=\"scroll") + count("<div class=\"graph");
+            assert_eq!(n_tables, count("role=\"region\" tabindex=\"0\" aria-label=\""), "{}", path.display());
+            n_headers += count("<th scope=\"col\"");
+            n_scrolled += n_tables;
+        }
+        assert!(n_headers > 50 && n_scrolled > 15, "{n_headers} header cells, {n_scrolled} tables");
     }
 
     #[test]

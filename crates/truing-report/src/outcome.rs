@@ -4,7 +4,7 @@
 
 use truing_eval::held_out::HeldOutScores;
 use truing_eval::pipeline::Evaluation;
-use truing_statistics::{Estimate, ShareInterval};
+use truing_statistics::{Estimate, PairedPasses, ShareInterval};
 
 use crate::names;
 use crate::run_record::{RunRecord, StageRecord};
@@ -16,6 +16,8 @@ pub(crate) enum Verdict {
     Worse,
     /// The interval contains no change.
     NotShown,
+    /// All items changed by the same: their differences have no spread.
+    NoSpread,
     /// The run does not keep what an interval needs.
     NoInterval,
 }
@@ -68,6 +70,8 @@ pub(crate) struct Outcome {
     pub(crate) before: Option<(f64, &'static str)>,
     pub(crate) after: Option<f64>,
     pub(crate) change: Option<Estimate>,
+    /// Whether there is no interval because all paired differences are equal.
+    has_equal_differences: bool,
     is_lower_better: bool,
     /// What the interval comes from.
     pub(crate) basis: String,
@@ -77,6 +81,7 @@ pub(crate) struct Outcome {
 impl Outcome {
     pub(crate) fn verdict(&self) -> Verdict {
         match self.change {
+            None if self.has_equal_differences => Verdict::NoSpread,
             None => Verdict::NoInterval,
             Some(change) if !change.is_shown() => Verdict::NotShown,
             Some(change) if (change.value < 0.0) == self.is_lower_better => Verdict::Better,
@@ -90,6 +95,7 @@ impl Outcome {
             Verdict::Better => "better",
             Verdict::Worse => "worse",
             Verdict::NotShown => "not shown: the interval contains 0",
+            Verdict::NoSpread => "no interval: all differences are equal",
             Verdict::NoInterval => "no interval: the run keeps no values of single items",
         }
     }
@@ -99,7 +105,7 @@ impl Outcome {
         match self.verdict() {
             Verdict::Better => "good",
             Verdict::Worse => "bad",
-            Verdict::NotShown | Verdict::NoInterval => "",
+            Verdict::NotShown | Verdict::NoSpread | Verdict::NoInterval => "",
         }
     }
 
@@ -156,6 +162,7 @@ fn heldout_loss(before: &Evaluation, after: &Evaluation) -> Option<Outcome> {
         before: Some((before.heldout_loss?, "")),
         after: Some(after.heldout_loss?),
         change: after.loss_change_since(before),
+        has_equal_differences: false,
         is_lower_better: true,
         basis: match after.heldout_items.len() {
             0 => format!("{} tokens; weights as saved (save_dtype)", after.n_heldout_tokens),
@@ -179,6 +186,7 @@ fn answers(before: &Evaluation, after: &Evaluation, set: &str) -> Option<Outcome
         before: Some((share(passes.n_both + passes.n_lost), "")),
         after: Some(share(passes.n_both + passes.n_gained)),
         change: Estimate::difference_of_paired_shares(passes),
+        has_equal_differences: false,
         is_lower_better: false,
         basis: format!("{n} items, paired: {} gained, {} lost", passes.n_gained, passes.n_lost),
         is_held_out: true,
@@ -240,14 +248,25 @@ fn items(stage: &StageRecord, measure: &str, name: &str) -> Option<Outcome> {
         HeldOutScores::PASS_RATE => (false, Unit::Share, "items"),
         _ => (false, Unit::Number, "items"),
     };
+    let what = match measure {
+        HeldOutScores::ACCURACY => {
+            let n_pairs: f64 = differences.iter().map(|(weight, _)| weight).sum();
+            format!("{n_pairs} pairs of {} {of}", differences.len())
+        }
+        _ => format!("{} {of}", differences.len()),
+    };
+    // Differences that are all the same say nothing of how far others would spread; of items that pass or fail the
+    // interval is known all the same.
+    let change = first.change_to(last).filter(|change| change.low < change.high);
     Some(Outcome {
         measure: name.to_owned(),
+        has_equal_differences: change.is_none() && differences.len() > 1,
         unit,
         before: Some((first.mean()?, "")),
         after: Some(last.mean()?),
-        change: first.change_to(last),
+        change,
         is_lower_better,
-        basis: format!("{} {of}, paired; measured in training", differences.len()),
+        basis: format!("{what}, paired; measured in training"),
         is_held_out: true,
     })
 }
@@ -258,10 +277,11 @@ fn ends(stage: &StageRecord, metric: &str, name: &str, is_lower_better: bool) ->
     let (&(first, before), &(last, after)) = (series.first()?, series.last()?);
     (first < last).then(|| Outcome {
         measure: name.to_owned(),
-        unit: Unit::Number,
+        unit: if metric == names::EVAL_PASS_RATE { Unit::Share } else { Unit::Number },
         before: Some((before, "")),
         after: Some(after),
         change: None,
+        has_equal_differences: false,
         is_lower_better,
         basis: format!("evaluations of steps {first} and {last}"),
         is_held_out: true,
@@ -288,6 +308,7 @@ fn shares(stage: &StageRecord, metric: &str, name: &str) -> Option<Outcome> {
         before: Some((before, "")),
         after: Some(after),
         change: n.and_then(|n| Estimate::difference_of_shares((before, n), (after, n))),
+        has_equal_differences: false,
         is_lower_better: false,
         basis: n.map_or_else(String::new, |n| format!("{n} items, unpaired")),
         is_held_out: true,
@@ -323,6 +344,7 @@ fn against(
         before: Some(baseline),
         after: Some(after),
         change,
+        has_equal_differences: false,
         is_lower_better: false,
         basis: String::new(),
         is_held_out: true,
@@ -335,7 +357,7 @@ fn pair_accuracy(stage: &StageRecord) -> Option<Outcome> {
         return Some(paired);
     }
     let (first, last) = (stage.diagnostics.first()?, stage.diagnostics.last()?);
-    let (all, name) = (&last.diagnostics.all, "held-out pair accuracy");
+    let all = &last.diagnostics.all;
     let after = all.accuracy?;
     let n = all.n_pairs;
     match first.diagnostics.all.accuracy.filter(|_| first.step < last.step) {
@@ -369,6 +391,7 @@ fn labels_and_scores(stage: &StageRecord) -> Vec<Outcome> {
             before: Some((0.0, "none")),
             after: Some(after),
             change: Estimate::rank_correlation(after, score.n_texts),
+            has_equal_differences: false,
             is_lower_better: false,
             basis: format!("{} texts, Spearman", score.n_texts),
             is_held_out: true,
@@ -388,6 +411,7 @@ fn trend(stage: &StageRecord, metric: &str, name: &str, is_lower_better: bool) -
         before: None,
         after: None,
         change: Some(change),
+        has_equal_differences: false,
         is_lower_better,
         basis: format!("trend over {} steps", points.len()),
         is_held_out: false,

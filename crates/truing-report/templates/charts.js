@@ -57,6 +57,7 @@ const valueText = (value, format) => {
 
 // One box for what the pointer is over, shared by all charts.
 const tooltip = html("div", "tooltip");
+tooltip.setAttribute("role", "status");
 tooltip.hidden = true;
 document.body.append(tooltip);
 const showTooltip = (lines, x, y) => {
@@ -108,6 +109,15 @@ class Chart {
     return [list];
   }
 
+  // What the chart shows, for those who do not see it: its title, its axes and the names of its series.
+  label() {
+    const { x, y, series, heat } = this.figure;
+    if (heat) return `${this.title}: predicted label by true label, ${heat.names.join(", ")}`;
+    const names = series.filter((one) => one.legend && one.name).map((one) => one.name);
+    const axes = [y.title, x.title].filter(Boolean).join(" by ");
+    return [[this.title, axes].filter(Boolean).join(": "), ...names].join(", ");
+  }
+
   shown() {
     return this.figure.series.filter((one) => !this.hidden.has(one.name));
   }
@@ -116,7 +126,7 @@ class Chart {
     const width = Math.floor(this.canvas.clientWidth);
     if (width < 40) return;
     this.width = width;
-    this.svg = node("svg", { width, role: "img", tabindex: 0, "aria-label": this.title });
+    this.svg = node("svg", { width, role: "img", tabindex: 0, "aria-label": this.label() });
     if (this.figure.heat) drawHeat(this);
     else if (this.figure.lying) this.drawLying();
     else this.drawStanding();
@@ -144,9 +154,10 @@ class Chart {
     if (low > high) [low, high] = [0, 1];
     if (y.zero) [low, high] = [Math.min(low, 0), Math.max(high, 0)];
     const isFlat = high - low < 1e-12 * Math.max(Math.abs(high), 1e-300);
-    const room = isFlat ? Math.abs(high) * 0.1 || 0.5 : (high - low) * 0.06;
+    const room = isFlat ? Math.abs(high) * 0.1 || 1 : (high - low) * 0.06;
     // Room above and below, but not beyond a zero that the values do not cross.
-    return [low >= 0 && (y.zero || low - room < 0) ? Math.min(low, 0) : low - room, high <= 0 && y.zero ? 0 : high + room];
+    // An axis from 0 to 0 would show nothing: where all values are 0 there is room above them.
+    return [low >= 0 && (y.zero || low - room < 0) ? Math.min(low, 0) : low - room, high <= 0 && y.zero && !isFlat ? 0 : high + room];
   }
 
   drawStanding() {
@@ -168,7 +179,7 @@ class Chart {
     const floor = whole - bottom;
     const y = (value) => floor - ((value - low) / (high - low)) * (floor - top);
     const all = figure.series.flatMap((one) => one.x);
-    const span = figure.x.range ?? [Math.min(...all), Math.max(...all)];
+    const span = figure.x.range ? [...figure.x.range] : all.length ? [Math.min(...all), Math.max(...all)] : [0, 1];
     if (span[0] === span[1]) { span[0] -= 1; span[1] += 1; }
     const [from, to] = this.zoom ?? span;
     const pad = names || figure.x.range || this.zoom ? 0 : 4;
@@ -211,7 +222,7 @@ class Chart {
     const color = `var(--${series.color})`;
     const at = series.x.map((value, i) => (series.y[i] === null ? null : [this.x(value), this.y(series.y[i])]));
     series.low?.forEach((low, i) => {
-      if (!at[i]) return;
+      if (!at[i] || low === null || series.high[i] === null) return;
       const [top, floor] = [this.y(series.high[i]), this.y(low)];
       const bar = `M${at[i][0]} ${top}V${floor}M${at[i][0] - 5} ${top}h10M${at[i][0] - 5} ${floor}h10`;
       into.append(node("path", { d: bar, style: `stroke:${color};stroke-width:1.5;fill:none` }));
@@ -409,7 +420,7 @@ class Chart {
       for (const { at, series } of together) this.pointer.append(node("circle", { cx: at[0], cy: at[1], r: 4, style: `fill:var(--${series.color})` }));
     }
     const lines = together.map(({ series, i }) => {
-      const interval = series.low ? ` (${valueText(series.low[i], figure.y.format)} to ${valueText(series.high[i], figure.y.format)})` : "";
+      const interval = series.low?.[i] != null && series.high?.[i] != null ? ` (${valueText(series.low[i], figure.y.format)} to ${valueText(series.high[i], figure.y.format)})` : "";
       const words = series.words?.[i] ? `, ${series.words[i]}` : "";
       return [`${series.name ? `${series.name}: ` : ""}${valueText(series.y[i], figure.y.format)}${interval}${words}`, series.color];
     });
@@ -450,7 +461,9 @@ function drawHeat(chart) {
       box.addEventListener("pointermove", (event) => showTooltip([[text]], event.clientX, event.clientY));
       box.addEventListener("pointerleave", hideTooltip);
       svg.append(box);
-      if (cell >= 34) svg.append(node("text", { class: share > 0.5 ? "deep" : "", x: left + (column + 0.5) * cell, y: top + middle + 4, "text-anchor": "middle", "pointer-events": "none" }, `${(100 * share).toFixed(0)}`));
+      // Text in a cell has the colour that can be read on its depth; that differs between a light and a dark page.
+      const depth = share < 0.05 ? "" : share < 0.57 ? "shallow" : share < 0.88 ? "middle" : "deep";
+      if (cell >= 34) svg.append(node("text", { class: depth, x: left + (column + 0.5) * cell, y: top + middle + 4, "text-anchor": "middle", "pointer-events": "none" }, `${(100 * share).toFixed(0)}`));
     });
   });
 }

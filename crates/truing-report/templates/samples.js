@@ -51,7 +51,11 @@
   const scores = (sample) => {
     const table = element("table");
     const head = element("tr");
-    for (const name of ["metric", ...(isPair ? sides : ["score"])]) head.append(element("th", name));
+    for (const name of ["metric", ...(isPair ? sides : ["score"])]) {
+      const cell = element("th", name);
+      cell.scope = "col";
+      head.append(cell);
+    }
     table.append(head);
     tasks[sample.task].metrics.forEach(({ name }, at) => {
       const line = element("tr");

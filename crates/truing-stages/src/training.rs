@@ -16,7 +16,7 @@ pub(crate) mod plan;
 pub(crate) mod ranks;
 mod run;
 pub(crate) mod setup;
-mod steps;
+pub(crate) mod steps;
 pub(crate) mod time;
 
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ use truing_eval::reward::RewardDiagnostics;
 use truing_model::{Engine, HeadOutput};
 use truing_run::{Machine, SkippedRow};
 use truing_store::{Digest, RunInputs};
-use truing_train::{Objective, StepShape};
+use truing_train::{MemoryPart, Objective, StepShape};
 use truing_types::{BatchError, EventSink, Groups};
 
 use crate::StageError;
@@ -103,8 +103,8 @@ impl TrainingData for ResponseDataset {
 /// Memory of a run beside that of training on its packs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BesideTraining {
-    /// What stays for the whole run: rows of the plan, each with its bytes.
-    pub lasting: Vec<(&'static str, u64)>,
+    /// What stays for the whole run.
+    pub lasting: Vec<MemoryPart>,
     /// Bytes while completions are sampled or a teacher computes; activations take their place. 0 where a step does
     /// neither.
     pub sampling_bytes: u64,
@@ -112,7 +112,7 @@ pub struct BesideTraining {
 
 impl BesideTraining {
     fn lasting_bytes(&self) -> u64 {
-        self.lasting.iter().map(|&(_, bytes)| bytes).sum()
+        MemoryPart::total(&self.lasting)
     }
 }
 

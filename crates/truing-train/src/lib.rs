@@ -30,8 +30,8 @@ pub use objectives::{
     TripletGroups, TripletPack, TripletVectors, WeightedSum, response_log_probs,
 };
 pub use planner::{
-    Amount, LayersPerSegment, MemoryPlan, PlanError, PlanRow, SegmentChoice, StepFlops, StepShape,
-    plan_segments,
+    Amount, LayersPerSegment, MemoryPart, MemoryPlan, PlanError, PlanRow, SegmentChoice, StepFlops,
+    StepShape, plan_segments,
 };
 pub use schedule::{Schedule, ScheduleKind};
 pub use segments::SegmentPlan;

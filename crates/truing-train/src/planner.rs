@@ -93,14 +93,46 @@ pub struct MemoryPlan {
     pub by_layers_per_segment: Vec<SegmentChoice>,
 }
 
-impl SegmentChoice {
-    /// Counts the bytes of one way.
-    ///
-    /// The peak is at one of two moments. At the end of the forward pass the inputs of all recomputed
-    /// segments and all kept layers are alive, beside the head or a layer's workspace. Later, when the last
-    /// recomputed segment has been computed again, its own layers are, and the inputs before it.
+/// The part of [`MemoryPlan::parts`] for all fixed bytes that have no part of their own.
+pub const OTHER: &str = "other";
+
+/// Bytes of one part of the predicted memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct MemoryPart {
+    /// What it is for.
+    pub name: &'static str,
+    /// Its bytes.
+    pub bytes: u64,
+}
+
+impl MemoryPart {
+    /// A part.
     #[must_use]
-    pub fn of(memory: &EngineMemory, segments: SegmentPlan, tokens_per_pack: u64) -> Self {
+    pub fn new(name: &'static str, bytes: u64) -> Self {
+        Self { name, bytes }
+    }
+
+    /// The bytes of all parts together.
+    #[must_use]
+    pub fn total(parts: &[Self]) -> u64 {
+        parts.iter().map(|part| part.bytes).sum()
+    }
+}
+
+/// What a pack needs at one moment of a step, beside what lasts.
+#[derive(Debug, Clone, Copy)]
+struct Moment {
+    activations: u64,
+    /// What the head needs by token; what it works in lasts.
+    head: u64,
+    workspace: u64,
+}
+
+impl Moment {
+    /// The two moments that the peak can be at. At the end of the forward pass the inputs of all recomputed segments
+    /// and all kept layers are alive, beside the head or a layer's workspace. Later, when the last recomputed segment
+    /// has been computed again, its own layers are, and the inputs before it.
+    fn both(memory: &EngineMemory, segments: &SegmentPlan, tokens_per_pack: u64) -> [Self; 2] {
         let (n_inputs, n_kept) = (segments.n_recomputed() as u64, segments.n_kept_layers() as u64);
         let input = memory.segment_input_bytes_per_token * tokens_per_pack;
         let layer = memory.layer_bytes_per_token * tokens_per_pack;
@@ -111,22 +143,38 @@ impl SegmentChoice {
         } else {
             0
         };
-        let after_forward = n_inputs * (input + attention) + n_kept * layer;
-        let recomputing = if n_inputs == 0 {
-            0
-        } else {
-            (n_inputs - 1) * (input + attention) + segments.layers_per_segment as u64 * layer
+        // The head and a layer's workspace are not alive at once.
+        let runs_head = head > workspace;
+        let after_forward = Self {
+            activations: n_inputs * (input + attention) + n_kept * layer,
+            head: if runs_head { head } else { 0 },
+            workspace: if runs_head { 0 } else { workspace },
         };
-        // The head keeps what it has once needed.
-        let fixed = memory.parameter_bytes
-            + memory.gradient_bytes
-            + memory.optimizer_bytes
-            + memory.fixed_bytes
-            + memory.head_fixed_bytes;
+        let recomputing = Self {
+            activations: match n_inputs {
+                0 => 0,
+                n => (n - 1) * (input + attention) + segments.layers_per_segment as u64 * layer,
+            },
+            head: 0,
+            workspace,
+        };
+        [after_forward, recomputing]
+    }
+
+    fn total(&self) -> u64 {
+        self.activations + self.head + self.workspace
+    }
+}
+
+impl SegmentChoice {
+    /// Counts the bytes of one way.
+    #[must_use]
+    pub fn of(memory: &EngineMemory, segments: SegmentPlan, tokens_per_pack: u64) -> Self {
+        let moments = Moment::both(memory, &segments, tokens_per_pack);
         Self {
             segments,
-            activation_bytes: after_forward.max(recomputing),
-            peak_bytes: fixed + (after_forward + head.max(workspace)).max(recomputing + workspace),
+            activation_bytes: moments[0].activations.max(moments[1].activations),
+            peak_bytes: memory.lasting_bytes() + moments[0].total().max(moments[1].total()),
         }
     }
 
@@ -382,23 +430,33 @@ impl PlanRow {
 }
 
 impl MemoryPlan {
-    /// The bytes part by part, then the peak.
+    /// What is held at the peak of training, part by part: together [`SegmentChoice::peak_bytes`] of the chosen way.
     #[must_use]
-    pub fn table(&self) -> Vec<PlanRow> {
-        let (memory, tokens) = (&self.memory, self.tokens_per_pack);
-        let head = memory.head_bytes_per_token * tokens + memory.head_fixed_bytes;
+    pub fn parts(&self) -> Vec<MemoryPart> {
+        let [end_of_forward, recomputing] =
+            Moment::both(&self.memory, &self.chosen.segments, self.tokens_per_pack);
+        self.parts_at(if recomputing.total() > end_of_forward.total() { recomputing } else { end_of_forward })
+    }
+
+    /// What is held through all of a run, whatever a step does: the same parts without activations.
+    #[must_use]
+    pub fn lasting_parts(&self) -> Vec<MemoryPart> {
+        self.parts_at(Moment { activations: 0, head: 0, workspace: 0 })
+    }
+
+    fn parts_at(&self, moment: Moment) -> Vec<MemoryPart> {
+        let memory = &self.memory;
         [
             ("parameters", memory.parameter_bytes),
             ("gradients", memory.gradient_bytes),
             ("optimizer", memory.optimizer_bytes),
-            ("activations", self.chosen.activation_bytes),
-            ("head", head),
-            ("workspace of a layer", memory.workspace_bytes_per_token * tokens),
-            ("other", memory.fixed_bytes),
-            ("peak", self.chosen.peak_bytes),
-            ("budget", self.budget_bytes),
+            ("activations", moment.activations),
+            // It keeps what it works in once it has run.
+            ("head", moment.head + memory.head_fixed_bytes),
+            ("workspace of a layer", moment.workspace),
+            (OTHER, memory.fixed_bytes),
         ]
-        .map(|(name, bytes)| PlanRow::new(name, Amount::Bytes(bytes)))
+        .map(|(name, bytes)| MemoryPart::new(name, bytes))
         .to_vec()
     }
 }
@@ -469,6 +527,25 @@ mod tests {
             last = recomputed;
         }
         assert!(last > 20);
+    }
+
+    #[test]
+    fn the_parts_of_a_plan_sum_to_its_peak() {
+        let larger_head = EngineMemory { head_bytes_per_token: 40, ..memory() };
+        let mut moments = std::collections::BTreeSet::new();
+        for memory in [memory(), larger_head] {
+            for k in [LayersPerSegment::Auto, LayersPerSegment::Fixed(1), LayersPerSegment::Fixed(10)] {
+                for budget in [14_000, 20_000, 1 << 40] {
+                    let Ok(plan) = plan_segments(&memory, 30, 100, budget, k, 0.2) else { continue };
+                    let parts = plan.parts();
+                    assert_eq!(MemoryPart::total(&parts), plan.chosen.peak_bytes, "{parts:?}");
+                    assert_eq!(MemoryPart::total(&plan.lasting_parts()), memory.lasting_bytes());
+                    let is_held = |name: &str| parts.iter().any(|part| part.name == name && part.bytes > 50);
+                    moments.insert((is_held("head"), is_held("workspace of a layer")));
+                }
+            }
+        }
+        assert_eq!(moments.into_iter().collect::<Vec<_>>(), [(false, true), (true, false)]);
     }
 
     #[test]

@@ -67,4 +67,14 @@ impl EngineMemory {
         self.workspace_bytes_per_token += (gradients + exchanged) * ACTIVATION_BYTES;
         self
     }
+
+    /// What is held through all of a run: everything that does not follow from tokens.
+    #[must_use]
+    pub fn lasting_bytes(&self) -> u64 {
+        self.parameter_bytes
+            + self.gradient_bytes
+            + self.optimizer_bytes
+            + self.fixed_bytes
+            + self.head_fixed_bytes
+    }
 }

@@ -76,6 +76,14 @@ impl Axis {
     pub(crate) fn with_zero(self) -> Self {
         Self { zero: true, ..self }
     }
+
+    /// A value as it is read.
+    fn text(&self, value: f64) -> String {
+        match self.format {
+            Format::Percent => format!("{} %", in_few_digits(100.0 * value)),
+            Format::Number | Format::Count | Format::Scientific => in_few_digits(value),
+        }
+    }
 }
 
 /// What stands for a value.
@@ -228,6 +236,40 @@ impl Figure {
     pub(crate) fn of(x: Axis, y: Axis, series: impl IntoIterator<Item = Series>) -> Self {
         Self { x, y, series: series.into_iter().collect(), ..Self::default() }
     }
+
+    /// The values that are shown, without those of guides.
+    fn values(&self) -> impl Iterator<Item = f64> {
+        let series = self.series.iter().filter(|series| series.hover);
+        series.flat_map(|series| &series.y).copied().filter(|value| value.is_finite())
+    }
+
+    /// Whether there is anything to draw.
+    pub(crate) fn has_values(&self) -> bool {
+        self.heat.is_some() || self.values().next().is_some()
+    }
+
+    /// The value of a chart of numbers whose values are all equal, but for rounding; there are several of them.
+    pub(crate) fn constant(&self) -> Option<String> {
+        let first = self.values().next().filter(|_| self.x.categories.is_none())?;
+        let is_constant = self.values().all(|value| (value - first).abs() <= 1e-9 * first.abs());
+        (is_constant && self.values().nth(1).is_some()).then(|| self.y.text(first))
+    }
+}
+
+/// A number in few digits, without zeros at its end.
+fn in_few_digits(value: f64) -> String {
+    let size = value.abs();
+    let text = match size {
+        1000.0..1e9 => format!("{value:.0}"),
+        1.0..1000.0 => format!("{value:.3}"),
+        1e-3..1.0 => format!("{value:.6}"),
+        0.0 => "0".to_owned(),
+        _ => format!("{value:.3e}"),
+    };
+    match text.contains('.') && !text.contains('e') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
+    }
 }
 
 /// So many points that a page shows no fewer: of each stretch the lowest and the highest, so that peaks stay.
@@ -285,6 +327,34 @@ mod tests {
         assert!(value.get("low").is_none() && value.get("words").is_none());
         let with = serde_json::to_value(series.interval(vec![0.0; 4], vec![1.0; 4])).unwrap();
         assert_eq!(with["high"].to_string(), "[1,1,1,1]");
+    }
+
+    #[test]
+    fn a_line_that_never_changes_says_its_value() {
+        let figure = |y: Axis, values: &[f64]| {
+            let points = values.iter().enumerate().map(|(x, &value)| (x as f64, value));
+            Figure::of(Axis::titled("step"), y, [Series::new(Mark::Line, "", Color::Blue, points)])
+        };
+        let constant = |y: Axis, values: &[f64]| figure(y, values).constant();
+        assert_eq!(constant(Axis::titled("nats"), &[0.0, 0.0, f64::NAN]).as_deref(), Some("0"));
+        let third = 1.0 / 3.0;
+        assert_eq!(constant(Axis::titled(""), &[third, third + 1e-15]).as_deref(), Some("0.333333"));
+        let share = Axis::titled("").format(Format::Percent);
+        assert_eq!(constant(share, &[0.25, 0.25]).as_deref(), Some("25 %"));
+        assert_eq!(constant(Axis::titled(""), &[1e-6, 1e-6]).as_deref(), Some("1.000e-6"));
+        assert_eq!(constant(Axis::titled(""), &[1234.0, 1234.0]).as_deref(), Some("1234"));
+        for varied in [&[0.0, 1e-12][..], &[2.0], &[]] {
+            assert_eq!(constant(Axis::titled(""), varied), None, "{varied:?}");
+        }
+        let bars = Figure { x: Axis::named(vec![String::new(); 2]), ..figure(Axis::default(), &[1.0, 1.0]) };
+        assert_eq!(bars.constant(), None);
+        assert!(!figure(Axis::default(), &[f64::NAN, f64::INFINITY]).has_values());
+        let guide = Figure::of(
+            Axis::default(),
+            Axis::default(),
+            [Series::line("", Color::Grey, &[(1, 1.0)]).guide()],
+        );
+        assert!(!guide.has_values() && guide.constant().is_none());
     }
 
     #[test]

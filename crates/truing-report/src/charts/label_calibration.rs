@@ -7,8 +7,8 @@ use crate::run_record::StageRecord;
 pub(super) const CHART: Chart = Chart {
     name: "label_calibration",
     title: "Calibration of labels",
-    caption: "Held-out texts, by predicted probability: fraction of correct predictions, one colour per dimension. \
-              Below the line the classifier is overconfident.",
+    caption: "Held-out texts, by predicted probability: fraction of correct predictions, one line per dimension. Below \
+              the dashed line the classifier is overconfident.",
     draw,
 };
 

@@ -10,7 +10,8 @@ pub(super) const CHART: Chart = Chart {
     name: "label_confusion",
     title: "Confusion matrix",
     caption: "Held-out texts, by true label (row) and predicted label (column), as fractions of each row. A good \
-              classifier has a dark diagonal. Labels that no text has are omitted.",
+              classifier has high fractions from the top left to the bottom right, where both labels are equal. Labels \
+              that no text has are omitted.",
     draw,
 };
 

@@ -9,7 +9,8 @@ pub(super) const CHART: Chart = Chart {
     name: "loss",
     title: "Loss",
     caption: "In fine-tuning the mean negative log-likelihood per loss token, in nats. In policy training a surrogate \
-              whose value does not measure progress. Pale: each step. Bold: smoothed. Dots: held-out data.",
+              whose value does not measure progress. From 20 steps on the thick line is smoothed; the thin line behind \
+              it has each step.",
     draw,
 };
 

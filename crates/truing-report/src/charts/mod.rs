@@ -31,6 +31,7 @@ mod zero_std_groups;
 
 use truing_eval::classifier::DimensionEvaluation;
 
+use crate::html::marked_up;
 use crate::run_record::StageRecord;
 use figure::{Color, Figure, Mark, Series};
 
@@ -44,6 +45,19 @@ pub(crate) struct Chart {
     pub(crate) caption: &'static str,
     /// Draws it, or nothing where the stage has no such figures.
     pub(crate) draw: fn(&StageRecord) -> Option<Figure>,
+}
+
+impl Chart {
+    /// What there is to show, with its caption as markup: how to read the chart, and the value of a line that never
+    /// changes, which is easily overlooked on an axis.
+    pub(crate) fn drawn(&self, stage: &StageRecord) -> Option<(Figure, String)> {
+        let figure = (self.draw)(stage).filter(Figure::has_values)?;
+        let caption = match figure.constant() {
+            Some(value) => format!("{} Every value is {value}.", self.caption),
+            None => self.caption.to_owned(),
+        };
+        Some((figure, marked_up(&caption)))
+    }
 }
 
 /// In the order of the page.
@@ -143,6 +157,18 @@ mod tests {
         let mut registered: Vec<&str> = CHARTS.iter().map(|chart| chart.name).collect();
         registered.sort_unstable();
         assert_eq!(files, registered);
+    }
+
+    /// Cells that are dark on a light page are bright on a dark one, and print and some eyes know no colours.
+    #[test]
+    fn captions_name_positions_and_marks_rather_than_colours() {
+        let colours = ["dark", "light", "pale", "bright", "bold", "green", "red", "blue", "orange", "colour"];
+        for chart in CHARTS {
+            let caption = chart.caption.to_lowercase();
+            let mut words = caption.split(|letter: char| !letter.is_alphabetic());
+            let found = words.find(|word| colours.contains(word));
+            assert_eq!(found, None, "{}", chart.name);
+        }
     }
 
     #[test]

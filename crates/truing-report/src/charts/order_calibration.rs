@@ -8,7 +8,7 @@ pub(super) const CHART: Chart = Chart {
     name: "order_calibration",
     title: "Calibration of pairs",
     caption: "Pairs by predicted probability of their order, from the difference of their rewards (last evaluation). \
-              On the line the model is calibrated; below it, overconfident.",
+              On the dashed line the model is calibrated; below it, overconfident.",
     draw,
 };
 

@@ -8,7 +8,7 @@ pub(super) const CHART: Chart = Chart {
     name: "predicted_scores",
     title: "Predicted and given scores of texts",
     caption: "Held-out texts, by tenths of their predicted score: mean prediction and mean of the given scores, one \
-              colour per score. On the line predictions equal the given scores; a flat line means that the scorer \
+              line per score. On the dashed line predictions equal the given scores; a flat line means that the scorer \
               predicts nothing.",
     draw,
 };

@@ -8,8 +8,8 @@ use crate::run_record::StageRecord;
 pub(super) const CHART: Chart = Chart {
     name: "reward_parts",
     title: "Reward by part",
-    caption: "Mean of each reward function, before weights and shaping; smoothed. Which part the total gains from, \
-              and which it pays with.",
+    caption: "Mean of each reward function, before weights and shaping; smoothed from 20 steps on. Which part the \
+              total gains from, and which it pays with.",
     draw,
 };
 

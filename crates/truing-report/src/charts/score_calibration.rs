@@ -8,7 +8,7 @@ pub(super) const CHART: Chart = Chart {
     name: "score_calibration",
     title: "Predicted and given scores",
     caption: "Responses with an absolute score, by tenths of their reward: mean of the reward in the score's unit, \
-              mean of the scores (last evaluation). On the line the rewards equal the given scores.",
+              mean of the scores (last evaluation). On the dashed line the rewards equal the given scores.",
     draw,
 };
 

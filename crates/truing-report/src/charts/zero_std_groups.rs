@@ -9,7 +9,7 @@ pub(super) const CHART: Chart = Chart {
     name: "zero_std_groups",
     title: "Groups with equal rewards",
     caption: "Fraction of groups in which all completions got the same reward (`frac_reward_zero_std`): prompts that \
-              are too easy (all passed) or too hard (none passed). Smoothed.",
+              are too easy (all passed) or too hard (none passed). Smoothed from 20 steps on.",
     draw,
 };
 

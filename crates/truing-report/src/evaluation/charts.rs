@@ -6,9 +6,13 @@ use truing_eval::benchmarks::{MetricInfo, MetricSummary, Summary};
 use truing_eval::comparison::MetricComparison;
 use truing_statistics::Interval;
 
-use super::text::{grouped, is_share, metric_name};
+use super::categories::CategoryComparison;
+use super::text::{grouped, is_share, metric_name, number};
 use crate::charts::figure::{Axis, Color, Figure, Mark, Series};
 
+/// What charts of differences say of their intervals.
+const DIFFERENCES: &str = "Second less first, paired over the items that both have scored, with 95 % intervals that \
+                           are not corrected for the number of comparisons.";
 /// Categories that a chart shows.
 const N_CATEGORIES: usize = 80;
 
@@ -20,10 +24,10 @@ pub(super) struct TaskChart {
     pub(super) figure: Figure,
 }
 
-/// The ends of intervals; the value itself where there is none.
+/// The ends of intervals; a gap where there is none.
 fn ends(summaries: &[&MetricSummary]) -> (Vec<f64>, Vec<f64>) {
     let end = |of: fn(Interval) -> f64| -> Vec<f64> {
-        summaries.iter().map(|one| one.interval.map(of).or(one.value).unwrap_or(f64::NAN)).collect()
+        summaries.iter().map(|one| one.interval.map_or(f64::NAN, of)).collect()
     };
     (end(|interval| interval.low), end(|interval| interval.high))
 }
@@ -78,7 +82,9 @@ pub(super) fn categories(task: usize, runs: &[(&str, &Summary)]) -> Vec<TaskChar
             .zip(colors)
             .map(|((name, summary), color)| {
                 let found: Vec<MetricSummary> = names.iter().filter_map(|name| of(summary, name)).collect();
-                bars(name, color, &found.iter().collect::<Vec<_>>())
+                let series = bars(name, color, &found.iter().collect::<Vec<_>>());
+                // Intervals of two runs beside each other would treat the same items as independent samples.
+                if runs.len() > 1 { Series { interval: None, ..series } } else { series }
             })
             .collect();
         let shown = if n_all > names.len() {
@@ -90,17 +96,61 @@ pub(super) fn categories(task: usize, runs: &[(&str, &Summary)]) -> Vec<TaskChar
         charts.push(TaskChart {
             id: format!("chart-{task}-{number}"),
             title: format!("{} by {dimension}", metric_name(metric)),
-            caption: format!("With 95 % intervals. {shown}").trim_end().to_owned(),
+            caption: match runs.len() {
+                1 => format!("With 95 % intervals. {shown}").trim_end().to_owned(),
+                _ => format!("Values of each run. The differences have intervals. {shown}")
+                    .trim_end()
+                    .to_owned(),
+            },
             figure: Figure { lying: true, ..Figure::of(Axis::named(names), axis(metric), series) },
         });
     }
     charts
 }
 
+/// The differences of a task's main metric by category, one chart a dimension.
+pub(super) fn category_differences(task: usize, compared: &[CategoryComparison]) -> Vec<TaskChart> {
+    let of_dimensions = compared.chunk_by(|one, other| one.dimension == other.dimension);
+    let chart = |(number, categories): (usize, &[CategoryComparison])| {
+        let first = categories.first()?;
+        let comparisons: Vec<&MetricComparison> = categories.iter().map(|one| &one.comparison).collect();
+        let names = categories.iter().map(|one| one.category.clone()).collect();
+        let metric = metric_name(&first.comparison.metric);
+        Some(TaskChart {
+            id: format!("chart-{task}-difference-{number}"),
+            title: format!("Difference of {metric} by {}", first.dimension),
+            caption: format!(
+                "{DIFFERENCES} Only categories with enough items. To the right of 0 the second has the higher value."
+            ),
+            figure: figure_of_differences(names, &comparisons),
+        })
+    };
+    of_dimensions.enumerate().filter_map(chart).collect()
+}
+
+/// Second less first, with intervals, one comparison under the other.
+fn figure_of_differences(names: Vec<String>, comparisons: &[&MetricComparison]) -> Figure {
+    let end = |of: fn(Interval) -> f64| -> Vec<f64> {
+        comparisons.iter().map(|comparison| comparison.interval().map_or(f64::NAN, of)).collect()
+    };
+    let mean = |comparison: &MetricComparison| comparison.difference.estimate.mean;
+    let points = comparisons.iter().enumerate().map(|(at, comparison)| (at as f64, mean(comparison)));
+    let words = |comparison: &&MetricComparison| {
+        let MetricComparison { first, second, n, .. } = comparison;
+        format!("{} pairs, {} → {}", grouped(*n), number(*first), number(*second))
+    };
+    let series = Series::new(Mark::Points, "difference", Color::Blue, points)
+        .interval(end(|interval| interval.low), end(|interval| interval.high))
+        .words(comparisons.iter().map(words).collect());
+    let y = Axis::titled("second less first").with_zero();
+    Figure { lying: true, ..Figure::of(Axis::named(names), y, [series]) }
+}
+
 /// The differences of all metrics that are shares, with their intervals.
 pub(super) fn differences(comparisons: &[&MetricComparison]) -> Option<TaskChart> {
-    let shares: Vec<&&MetricComparison> = comparisons
+    let shares: Vec<&MetricComparison> = comparisons
         .iter()
+        .copied()
         .filter(|comparison| is_share(&comparison.metric) && comparison.interval().is_some())
         .collect();
     if shares.is_empty() {
@@ -108,22 +158,11 @@ pub(super) fn differences(comparisons: &[&MetricComparison]) -> Option<TaskChart
     }
     let name =
         |comparison: &MetricComparison| format!("{} {}", comparison.task, metric_name(&comparison.metric));
-    let mean = |comparison: &MetricComparison| comparison.difference.estimate.mean;
-    let end = |of: fn(Interval) -> f64| -> Vec<f64> {
-        shares.iter().map(|comparison| comparison.interval().map_or(f64::NAN, of)).collect()
-    };
-    let points = shares.iter().enumerate().map(|(at, comparison)| (at as f64, mean(comparison)));
-    let series = Series::new(Mark::Points, "difference", Color::Blue, points)
-        .interval(end(|interval| interval.low), end(|interval| interval.high))
-        .words(shares.iter().map(|comparison| format!("{} items", grouped(comparison.n))).collect());
     let names = shares.iter().map(|comparison| name(comparison)).collect();
-    let y = Axis::titled("second less first").with_zero();
     Some(TaskChart {
         id: "chart-differences".into(),
         title: "Differences".into(),
-        caption: "Second less first on the items that both have scored, with 95 % intervals that are not corrected for \
-                  the number of metrics. To the right of 0 the second has the higher value."
-            .into(),
-        figure: Figure { lying: true, ..Figure::of(Axis::named(names), y, [series]) },
+        caption: format!("{DIFFERENCES} To the right of 0 the second has the higher value."),
+        figure: figure_of_differences(names, &shares),
     })
 }

@@ -8,6 +8,7 @@ use truing_eval::benchmarks::MetricInfo;
 use truing_eval::comparison::{Finding, MetricComparison, RunPair, TaskPair, Test};
 use truing_eval::results::ItemRecord;
 
+use super::categories::compare_categories;
 use super::charts::{self, TaskChart};
 use super::samples;
 use super::samples_of_a_task;
@@ -71,7 +72,9 @@ pub(super) fn render(sides: &[Side], pair: &RunPair) -> Result<String, ReportErr
         .map(|(number, task)| {
             let [first, second] = &task.records;
             let runs = [("first", &first.summary), ("second", &second.summary)];
-            TaskSection { name: &first.task, charts: charts::categories(number, &runs) }
+            let mut of_task = charts::categories(number, &runs);
+            of_task.extend(charts::category_differences(number, &compare_categories(task)));
+            TaskSection { name: &first.task, charts: of_task }
         })
         .filter(|section| !section.charts.is_empty())
         .collect();
@@ -125,7 +128,7 @@ fn lines(task: &TaskPair) -> impl Iterator<Item = Line> {
         Line {
             task: if place == 0 { comparison.task.clone() } else { String::new() },
             metric: metric_name(&comparison.metric),
-            n: grouped(comparison.n),
+            n: format!("{} pairs", grouped(comparison.n)),
             first: number(comparison.first),
             second: number(comparison.second),
             difference: signed(comparison.difference.estimate.mean),

@@ -32,7 +32,8 @@ fn fine_tuning_is_judged_by_the_same_samples() {
     let with = |shift| StageRecord { held_out: vec![scores(0, 0.0), scores(40, shift)], ..stage("sft", &[]) };
     check(&of_stage(&with(-0.5)), &[("held-out loss", Verdict::Better)]);
     check(&of_stage(&with(0.5)), &[("held-out loss", Verdict::Worse)]);
-    check(&of_stage(&with(0.0)), &[("held-out loss", Verdict::NotShown)]);
+    check(&of_stage(&with(0.0)), &[("held-out loss", Verdict::NoSpread)]);
+    assert_eq!(of_stage(&with(0.0))[0].words(), "no interval: all differences are equal");
     let bare = stage("sft", &[(0, &[("eval_loss", 2.0)]), (40, &[("eval_loss", 1.0)])]);
     check(&of_stage(&bare), &[("held-out loss", Verdict::NoInterval)]);
     assert_eq!((of_stage(&bare)[0].class(), of_stage(&bare)[0].change_text().as_str()), ("", "−1.000"));
@@ -90,6 +91,42 @@ fn every_kind_of_stage_has_an_answer() {
     );
     check(&of_stage(&with(vec![evaluated(9, 0.55)])), &[("held-out pair accuracy", Verdict::NotShown)]);
     check(&of_stage(&with(vec![evaluated(9, 0.3)])), &[("held-out pair accuracy", Verdict::Worse)]);
+}
+
+#[test]
+fn the_same_held_out_items_have_paired_differences_in_every_measure() {
+    let scores = |step, measure: &str, weights: Vec<f64>, value: fn(u32) -> f64| HeldOutScores {
+        step,
+        measure: measure.to_owned(),
+        values: (0..40).map(|i| Some(value(i))).collect(),
+        weights,
+    };
+    // Of 40 prompts 8 more pass than before, and none less: unpaired, that is not shown.
+    let pass = |step, value| scores(step, HeldOutScores::PASS_RATE, Vec::new(), value);
+    let reward = |step, value| scores(step, HeldOutScores::REWARD, Vec::new(), value);
+    let held_out = vec![
+        reward(0, |i| f64::from(i % 3)),
+        pass(0, |i| f64::from(u8::from(i < 16))),
+        reward(9, |i| f64::from(i % 3) + f64::from(i % 2)),
+        pass(9, |i| f64::from(u8::from(i < 24))),
+    ];
+    let found = of_stage(&StageRecord { held_out, ..stage("grpo", &[]) });
+    check(&found, &[("held-out reward", Verdict::Better), ("held-out pass rate", Verdict::Better)]);
+    assert!(found.iter().all(|one| one.basis == "40 items, paired; measured in training"), "{found:?}");
+    assert!(found[1].change_text().starts_with("+20.0 points (+"), "{}", found[1].change_text());
+    let unpaired = Estimate::difference_of_shares((0.4, 40), (0.6, 40)).unwrap();
+    assert!(!unpaired.is_shown());
+    // Shares of several completions.
+    let held_out = vec![pass(0, |i| f64::from(i % 5) / 8.0), pass(9, |i| f64::from(i % 5 + i % 2) / 8.0)];
+    let found = of_stage(&StageRecord { held_out, ..stage("grpo", &[]) });
+    check(&found, &[("held-out pass rate", Verdict::Better)]);
+    // Pairs of a reward model, two of each prompt.
+    let pairs = |step, value| scores(step, HeldOutScores::ACCURACY, vec![2.0; 40], value);
+    let held_out = vec![pairs(0, |_| 0.5), pairs(9, |i| f64::from(i % 4 + 1) / 4.0)];
+    let found = of_stage(&StageRecord { held_out, ..stage("reward_model", &[]) });
+    check(&found, &[("held-out pair accuracy", Verdict::Better)]);
+    assert_eq!(found[0].basis, "80 pairs of 40 prompts, paired; measured in training");
+    assert_eq!((found[0].before_text(), found[0].after_text()), ("50.0 %".into(), "62.5 %".into()));
 }
 
 #[test]

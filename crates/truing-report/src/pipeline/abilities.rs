@@ -6,22 +6,16 @@ use std::path::Path;
 
 use serde_json::Value;
 use truing_eval::benchmarks::{MetricInfo, MetricSummary};
-use truing_eval::comparison::{
-    Finding, MetricComparison, RunPair, TaskPair, compare_metric, holm_over_tasks,
-};
+use truing_eval::comparison::{Finding, MetricComparison, RunPair, TaskPair};
 use truing_eval::results::{ItemRecord, RESULTS, TaskRecord, items_file, read_items, read_results};
-use truing_statistics::Bootstrap;
 use truing_types::with_causes;
 
 use super::text::beginning;
 use super::{PipelineRecord, PipelineStageRecord};
+use crate::evaluation::categories::{CategoryComparison, compare_categories};
 use crate::evaluation::samples;
 use crate::evaluation::text::{grouped, metric_name, number, range, signed, signed_range};
 
-/// Categories of a dimension that are compared, those with the most items.
-const N_CATEGORIES: usize = 24;
-/// A category with fewer items is left out.
-const MIN_ITEMS: usize = 5;
 /// Models whose samples are shown side by side.
 const N_MODELS: usize = 4;
 /// Items of a benchmark that are shown.
@@ -202,56 +196,19 @@ fn task_lines(task: &TaskPair) -> Vec<AbilityLine> {
     lines
 }
 
-/// The main metric by category. The p-values of the categories are corrected together.
+/// The main metric by category.
 fn category_lines(task: &TaskPair) -> Vec<AbilityLine> {
-    let Some(metric) = task.comparisons.first().map(|comparison| &comparison.metric) else {
-        return Vec::new();
+    let line_of = |one: CategoryComparison| {
+        let CategoryComparison { dimension, category, comparison } = one;
+        let key = comparison.metric.key();
+        let summary_of = |record: &'_ TaskRecord| -> Option<MetricSummary> {
+            let all = record.summary.by_category.get(&dimension)?.get(&category)?;
+            all.iter().find(|summary| summary.metric.key() == key).cloned()
+        };
+        let summaries = task.records.each_ref().map(summary_of);
+        line(format!("{dimension}: {category}"), &comparison, summaries.each_ref().map(Option::as_ref))
     };
-    let mut compared: Vec<(String, String, MetricComparison)> = Vec::new();
-    for (dimension, categories) in categories_of(&task.items[0]) {
-        for category in categories {
-            let of = |items: &[ItemRecord]| -> Vec<ItemRecord> {
-                let is_of = |record: &&ItemRecord| record.item.categories.get(&dimension) == Some(&category);
-                items.iter().filter(is_of).cloned().collect()
-            };
-            let (first, second) = (of(&task.items[0]), of(&task.items[1]));
-            let found = compare_metric(&task.records[0].task, metric, &first, &second, &Bootstrap::default());
-            compared.extend(found.map(|found| (dimension.clone(), category, found)));
-        }
-    }
-    holm_over_tasks(compared.iter_mut().map(|(_, _, comparison)| comparison));
-    let summary_of = |record: &'_ TaskRecord, dimension: &str, category: &str| -> Option<MetricSummary> {
-        let all = record.summary.by_category.get(dimension)?.get(category)?;
-        all.iter().find(|summary| summary.metric.key() == metric.key()).cloned()
-    };
-    compared
-        .iter()
-        .map(|(dimension, category, comparison)| {
-            let summaries = task.records.each_ref().map(|record| summary_of(record, dimension, category));
-            let summaries = summaries.each_ref().map(Option::as_ref);
-            line(format!("{dimension}: {category}"), comparison, summaries)
-        })
-        .collect()
-}
-
-/// Dimensions with their categories that have items enough; a dimension with one category says nothing more than the
-/// whole.
-fn categories_of(items: &[ItemRecord]) -> BTreeMap<String, BTreeSet<String>> {
-    let mut counts: BTreeMap<&str, BTreeMap<&str, usize>> = BTreeMap::new();
-    for (dimension, category) in items.iter().flat_map(|record| &record.item.categories) {
-        *counts.entry(dimension).or_default().entry(category).or_default() += 1;
-    }
-    counts
-        .into_iter()
-        .filter(|(_, categories)| categories.len() > 1)
-        .map(|(dimension, categories)| {
-            let mut large: Vec<(&str, usize)> =
-                categories.into_iter().filter(|(_, n)| *n >= MIN_ITEMS).collect();
-            large.sort_by_key(|&(_, n)| std::cmp::Reverse(n));
-            let shown = large.into_iter().take(N_CATEGORIES).map(|(category, _)| category.to_owned());
-            (dimension.to_owned(), shown.collect())
-        })
-        .collect()
+    compare_categories(task).into_iter().map(line_of).collect()
 }
 
 /// `summaries` are those of each run over all of its items: their intervals are shown where these are the items that

@@ -91,10 +91,10 @@ pub(super) fn section(
     }
     let mut charts = Vec::new();
     for chart in CHARTS.iter().filter(|chart| CHART_NAMES.contains(&chart.name)) {
-        if let Some(figure) = (chart.draw)(stage) {
+        if let Some((figure, caption)) = chart.drawn(stage) {
             let id = format!("policy-{number}-{}", chart.name);
             drawn.push(json!({ "id": id, "figure": figure }));
-            charts.push(ChartFrame { id, title: chart.title, caption: marked_up(chart.caption) });
+            charts.push(ChartFrame { id, title: chart.title, caption });
         }
     }
     let examples = stage.examples.most_changed.iter().take(N_EXAMPLES).map(|pair| Example {

@@ -192,8 +192,22 @@ fn the_page_of_two_evaluations_has_differences_and_the_items_that_changed() {
     assert_eq!(samples.len(), 21, "no item of ARC changed");
     let lost = samples.iter().find(|sample| sample["id"] == "0").unwrap();
     assert_eq!((&lost["runs"][0]["values"][0], &lost["runs"][1]["values"][0]), (&json!(1.0), &json!(0.0)));
-    let figure = &script_data(&html, "charts")[0]["figure"];
-    assert_eq!(figure["series"][0]["y"][0].as_f64(), Some(0.475));
+    let charts = script_data(&html, "charts");
+    assert_eq!(charts[0]["figure"]["series"][0]["y"][0].as_f64(), Some(0.475));
+    assert!(html.contains("40 pairs"));
+    // By category the values have no intervals of their own; those of the differences are of pairs.
+    let series = |id: &str| {
+        let chart = charts.as_array().unwrap().iter().find(|chart| chart["id"] == id).unwrap();
+        chart["figure"]["series"].clone()
+    };
+    let values = series("chart-0-0");
+    assert_eq!(values.as_array().unwrap().len(), 2);
+    assert!(values[0].get("low").is_none() && values[1].get("low").is_none(), "{values}");
+    let differences = series("chart-0-difference-0");
+    // Of the 20 even items 5 were right and 14 are (2 to 28), of the odd ones 5 and 15.
+    assert_eq!(differences[0]["y"], json!([0.45, 0.5]));
+    assert_eq!(differences[0]["words"][0], "20 pairs, 0.250 → 0.700");
+    assert!(differences[0]["low"][0].as_f64().unwrap() > 0.0);
     if let Some(keep) = std::env::var_os("TRUING_TEST_KEEP_PAGE") {
         fs::copy(&page, keep).unwrap();
     }

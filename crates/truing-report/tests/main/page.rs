@@ -123,6 +123,10 @@ fn a_pipelines_page_is_whole_and_escaped() {
     ] {
         assert!(html.contains(&format!("id=\"chart-0-{chart}\"")), "{chart}");
     }
+    assert!(
+        html.contains("<small class=\"change\">became correct</small>"),
+        "an edge's colour is in words too"
+    );
     assert!(!html.contains("<script>alert"), "an answer's markup must be escaped");
     assert!(!html.contains("smol <b>"), "the recipe's markup must be escaped");
     let own = &html[..html.find("<script type=\"application/json\"").unwrap()];
@@ -444,8 +448,9 @@ fn write_policy(folder: &Path, n_steps: u64, gain: f64) {
     fs::write(folder.join("plan.json"), plan.to_string()).unwrap();
     let scores = |step: u64, gain: f64| {
         let value = |i: u64| 0.4 + gain + 0.5 * gain.signum() * gain.abs().min(0.1) * ((i % 5) as f64 - 2.0);
-        json!({ "step": step, "measure": "reward", "values": (0..40).map(value).collect::<Vec<_>>() })
-            .to_string()
+        let values: Vec<f64> = (0..40).map(value).collect();
+        let of = |measure: &str| json!({ "step": step, "measure": measure, "values": values });
+        format!("{}\n{}", of("reward"), of("pass_rate"))
     };
     fs::write(folder.join("held_out.jsonl"), format!("{}\n{}\n", scores(0, 0.0), scores(n_steps, gain)))
         .unwrap();
@@ -474,7 +479,6 @@ fn a_policys_page_answers_with_intervals_and_plots_every_part() {
         "held-out reward",
         "40 items, paired",
         "held-out pass rate",
-        "40 items, unpaired",
         "trend over 60 steps",
         "finding good",
         "outside 10 %",
@@ -482,6 +486,8 @@ fn a_policys_page_answers_with_intervals_and_plots_every_part() {
         assert!(html.contains(expected), "{expected}");
     }
     assert!(!html.contains("first and last tenth"));
+    // Reward and pass rate are of the same prompts.
+    assert_eq!((html.matches("40 items, paired").count(), html.contains("unpaired")), (2, false));
     // Without a change nothing is coloured.
     write_policy(folder.path(), 60, 0.0);
     let html = render(&RunRecord::read(folder.path()).unwrap()).unwrap();
@@ -489,6 +495,30 @@ fn a_policys_page_answers_with_intervals_and_plots_every_part() {
     for coloured in ["finding good", "finding bad", "card good", "card bad"] {
         assert!(!html.contains(coloured), "{coloured}");
     }
+}
+
+#[test]
+fn a_chart_whose_values_are_all_equal_says_the_value() {
+    let folder = tempfile::tempdir().unwrap();
+    write_policy(folder.path(), 6, 0.2);
+    let varied = render(&RunRecord::read(folder.path()).unwrap()).unwrap();
+    // The share of completions that are cut off is 0.1 at every step.
+    let of_clipped = |html: &str| {
+        let chart = &html[html.find("id=\"chart-0-clipped_completions\"").unwrap()..];
+        chart[..chart.find("</figcaption>").unwrap()].ends_with("Every value is 10 %.")
+    };
+    assert!(of_clipped(&varied) && !varied.contains("Every value is 0.</figcaption>"));
+    let path = folder.path().join("metrics.jsonl");
+    let rows = fs::read_to_string(&path).unwrap().lines().fold(String::new(), |rows, line| {
+        let mut row: Value = serde_json::from_str(line).unwrap();
+        if let Some(kl) = row.get_mut("kl") {
+            *kl = json!(0.0);
+        }
+        format!("{rows}{row}\n")
+    });
+    fs::write(&path, rows).unwrap();
+    let html = render(&RunRecord::read(folder.path()).unwrap()).unwrap();
+    assert!(html.contains("is a sign of reward hacking. Every value is 0.</figcaption>"));
 }
 
 #[test]

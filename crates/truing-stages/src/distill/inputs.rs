@@ -9,7 +9,7 @@ use truing_run::samples::{Prompt, PromptsRead};
 use truing_run::{DataReport, Machine, Recipe as _, RunError, SkippedRow, inputs, model};
 use truing_store::{Digest, RunInputs};
 use truing_text::{ChatRenderer, RenderOptions, TextError};
-use truing_train::{Decoding, StepFlops, StepShape};
+use truing_train::{Decoding, MemoryPart, StepFlops, StepShape};
 use truing_types::{EventSink, Message, Role, Seed, TokenId};
 
 use super::config::{DistillationConfig, KlTokens, TeacherConfig, TeacherWeights};
@@ -485,9 +485,9 @@ impl TrainingInputs for DistillInputs {
         };
         BesideTraining {
             lasting: vec![
-                ("of which teacher", teacher.as_ref().map_or(0, |teacher| teacher.parameter_bytes)),
-                ("of which int8 rollout weights", quantized),
-                ("of which log-probabilities of the teacher", n_targets * k * TOP_TOKEN_BYTES),
+                MemoryPart::new("teacher", teacher.as_ref().map_or(0, |teacher| teacher.parameter_bytes)),
+                MemoryPart::new("int8 rollout weights", quantized),
+                MemoryPart::new("log-probabilities of the teacher", n_targets * k * TOP_TOKEN_BYTES),
             ],
             sampling_bytes: (cache + decoding).max(asking),
         }

@@ -1,6 +1,7 @@
 //! The memory of a step beside that of the policy's training: other models, caches, working memory.
 
 use truing_model::{ComputeDtype, DecoderSpec, DecodingWeights, Engine, ModelFiles, TrainableSpec};
+use truing_train::MemoryPart;
 use truing_train::completion_packs::{self as packs, GroupSizes};
 
 use super::{GrpoConfig, GrpoInputs, KlKind};
@@ -14,6 +15,9 @@ const MAX_LENGTHS: usize = 16;
 const LOGIT_BYTES: u64 = 4;
 /// Bytes of one of the reference's top tokens with its log-probability.
 const TOP_TOKEN_BYTES: u64 = 8;
+
+/// The part of a step's memory that the reference's top tokens take.
+pub(super) const TOP_TOKENS: &str = "top-k log-probabilities of the reference";
 
 /// Bytes of what a step holds beside what the policy's training needs.
 #[derive(Debug, Clone, Copy)]
@@ -77,7 +81,17 @@ impl StepBytes {
 
     /// What stays for all phases of a step.
     pub(super) fn lasting(&self) -> u64 {
-        self.reference + self.rewards + self.quantized + self.top_token
+        MemoryPart::total(&self.lasting_parts())
+    }
+
+    /// The same, part by part. The top tokens are not there yet while completions are sampled.
+    pub(super) fn lasting_parts(&self) -> [MemoryPart; 4] {
+        [
+            MemoryPart::new("reference model", self.reference),
+            MemoryPart::new("reward model and judge", self.rewards),
+            MemoryPart::new("int8 rollout weights", self.quantized),
+            MemoryPart::new(TOP_TOKENS, self.top_token),
+        ]
     }
 }
 

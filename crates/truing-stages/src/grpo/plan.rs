@@ -8,14 +8,17 @@ use truing_run::Machine;
 use truing_run::checks::DiskSpace;
 use truing_run::inputs::resume_key;
 use truing_store::Digest;
-use truing_train::{Amount, MemoryPlan, OptimizerConfig, PlanRow, Schedule, StepShape, plan_segments};
+use truing_train::{
+    Amount, MemoryPart, MemoryPlan, OptimizerConfig, PlanRow, Schedule, StepShape, plan_segments,
+};
 
 use super::check::{check, check_with_model, disk_space};
-use super::memory::{StepBytes, largest_pack, longest_prompt};
+use super::memory::{StepBytes, TOP_TOKENS, largest_pack, longest_prompt};
 use super::time::StepSecs;
 use super::{GrpoConfig, GrpoInputs, inputs};
 use crate::training::plan::{check_sampling, check_trainable};
 use crate::training::ranks;
+use crate::training::steps::{memory_rows, with_named};
 use crate::{StageError, StagePlan};
 
 /// A run as it will be.
@@ -130,12 +133,7 @@ impl GrpoPlan {
 
     /// Memory that no phase of a step gives back.
     fn lasting_bytes(&self) -> u64 {
-        let memory = &self.memory.memory;
-        memory.parameter_bytes
-            + memory.gradient_bytes
-            + memory.optimizer_bytes
-            + memory.fixed_bytes
-            + memory.head_fixed_bytes
+        self.memory.memory.lasting_bytes()
     }
 
     /// Memory while completions are sampled: everything that stays, the caches, and what decoding works in.
@@ -148,11 +146,37 @@ impl GrpoPlan {
     /// the next one does not need.
     #[must_use]
     pub fn peak_bytes(&self) -> u64 {
-        let comparing = self.lasting_bytes() + self.step_bytes.comparing;
-        self.memory.chosen.peak_bytes.max(self.generating_bytes()).max(comparing)
+        self.memory.chosen.peak_bytes.max(self.generating_bytes()).max(self.comparing_bytes())
     }
 
-    pub(super) fn to_json(&self) -> serde_json::Value {
+    /// Memory while policy and reference are compared.
+    fn comparing_bytes(&self) -> u64 {
+        self.lasting_bytes() + self.step_bytes.comparing
+    }
+
+    /// What is held at the peak, part by part; together [`Self::peak_bytes`].
+    #[must_use]
+    pub fn memory_parts(&self) -> Vec<MemoryPart> {
+        let of_step = &self.step_bytes;
+        let (generating, comparing) = (self.generating_bytes(), self.comparing_bytes());
+        if self.memory.chosen.peak_bytes >= generating.max(comparing) {
+            return with_named(self.memory.parts(), &of_step.lasting_parts());
+        }
+        let mut parts = with_named(self.memory.lasting_parts(), &of_step.lasting_parts());
+        if generating >= comparing {
+            // The reference is asked after completions are sampled.
+            parts.retain(|part| part.name != TOP_TOKENS);
+            parts.push(MemoryPart::new("KV cache", of_step.cache));
+            parts.push(MemoryPart::new("decoding", of_step.decoding));
+        } else {
+            parts.push(MemoryPart::new("comparing policy and reference", of_step.comparing));
+        }
+        parts
+    }
+
+    /// `plan.json` of the run directory.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
         json!({
             "peak_bytes": self.peak_bytes(),
             "budget_bytes": self.memory.budget_bytes,
@@ -160,6 +184,7 @@ impl GrpoPlan {
             "n_steps": self.n_steps,
             "reference_bytes": self.step_bytes.reference,
             "cache_bytes": self.step_bytes.cache,
+            "parts": self.memory_parts(),
         })
     }
 }
@@ -195,14 +220,8 @@ impl StagePlan for GrpoPlan {
         if let Some(rollouts) = &config.rollouts {
             rows.push(row("rollout servers", Amount::Count(rollouts.servers.len() as u64)));
         }
-        rows.extend(self.memory.table());
+        rows.extend(memory_rows(&self.memory_parts(), self.memory.budget_bytes));
         rows.extend([
-            row("of which reference model", Amount::Bytes(self.step_bytes.reference)),
-            row("of which int8 rollout weights", Amount::Bytes(self.step_bytes.quantized)),
-            row(
-                "of which top-k log-probabilities of the reference",
-                Amount::Bytes(self.step_bytes.top_token),
-            ),
             row("KV cache during generation", Amount::Bytes(self.step_bytes.cache)),
             row("total during generation", Amount::Bytes(self.generating_bytes())),
         ]);

@@ -9,12 +9,13 @@ use truing_model::{ComputeDtype, EncoderSpec, Engine, EngineMemory, TrainableSpe
 use truing_run::Machine;
 use truing_run::folder::DecisiveOf;
 use truing_store::Digest;
-use truing_train::{Amount, PlanError, PlanRow, Schedule, SegmentPlan};
+use truing_train::planner::OTHER;
+use truing_train::{Amount, MemoryPart, PlanError, PlanRow, Schedule, SegmentPlan};
 use truing_types::Seed;
 
 use super::{
     CheckpointSettings, EvaluationSettings, OptimizerSettings, ResourceSettings, RunPlan, RunSettings,
-    ScheduleSettings, StepPacks, ranks, steps::memory_parts,
+    ScheduleSettings, StepPacks, ranks, steps::memory_rows,
 };
 use crate::{StageError, StagePlan};
 
@@ -47,6 +48,7 @@ pub struct EncoderPlan {
     n_parameters: u64,
     n_ranks: usize,
     memory: EngineMemory,
+    sizes: Sizes,
 }
 
 /// Settings of a run of an encoder, from any recipe.
@@ -158,9 +160,16 @@ impl EncoderPlan {
             n_parameters: spec.n_parameters() as u64,
             n_ranks: machine.n_ranks,
             memory,
+            sizes,
             lengths,
             settings,
         })
+    }
+
+    /// What is held at the peak, part by part; together [`Self::peak_bytes`].
+    #[must_use]
+    pub fn memory_parts(&self) -> Vec<MemoryPart> {
+        self.sizes.parts(&self.memory, &self.segments, self.tokens_per_pack)
     }
 
     fn cut_into_packs(&self, samples: &[u32], lengths: &[u64]) -> Vec<Vec<u32>> {
@@ -220,7 +229,7 @@ impl RunPlan for EncoderPlan {
             "budget_bytes": self.budget_bytes,
             "reason": self.summary(),
             "n_steps": self.n_steps,
-            "parts": memory_parts(&self.table()),
+            "parts": self.memory_parts(),
         })
     }
 }
@@ -240,14 +249,8 @@ impl StagePlan for EncoderPlan {
             row("tokens of the largest pack", Amount::Count(self.tokens_per_pack)),
         ];
         rows.extend(ranks::rows(&self.settings.resources, self.n_ranks));
-        rows.extend([
-            row("weights", Amount::Bytes(self.memory.parameter_bytes)),
-            row("gradients", Amount::Bytes(self.memory.gradient_bytes)),
-            row("optimiser", Amount::Bytes(self.memory.optimizer_bytes)),
-            row("peak", Amount::Bytes(self.peak_bytes)),
-            row("budget", Amount::Bytes(self.budget_bytes)),
-            row("steps", Amount::Count(self.n_steps)),
-        ]);
+        rows.extend(memory_rows(&self.memory_parts(), self.budget_bytes));
+        rows.push(row("steps", Amount::Count(self.n_steps)));
         rows
     }
 
@@ -293,34 +296,44 @@ fn within(n_tokens: u64, samples: &[u32], lengths: &[u64]) -> Vec<Vec<u32>> {
 }
 
 /// What a pack's memory follows from.
+#[derive(Debug)]
 struct Sizes {
     n_layers: u64,
     resident_bytes: u64,
 }
 
 impl Sizes {
-    fn fixed_bytes(&self, memory: &EngineMemory) -> u64 {
-        let store = memory.parameter_bytes + memory.gradient_bytes + memory.optimizer_bytes;
-        store + memory.fixed_bytes + self.resident_bytes
-    }
-
-    fn bytes_per_token(&self, memory: &EngineMemory, segments: &SegmentPlan) -> u64 {
-        let always = memory.workspace_bytes_per_token + memory.head_bytes_per_token;
+    fn activation_bytes_per_token(&self, memory: &EngineMemory, segments: &SegmentPlan) -> u64 {
         match segments.n_recomputed_layers() {
-            0 => always + self.n_layers * memory.layer_bytes_per_token,
+            0 => self.n_layers * memory.layer_bytes_per_token,
             // One layer at a time is computed again.
-            _ => {
-                let inputs = self.n_layers * memory.segment_input_bytes_per_token;
-                always + inputs + memory.layer_bytes_per_token
-            }
+            _ => self.n_layers * memory.segment_input_bytes_per_token + memory.layer_bytes_per_token,
         }
     }
 
+    /// What is held while packs of so many tokens are trained on, part by part.
+    fn parts(&self, memory: &EngineMemory, segments: &SegmentPlan, tokens: u64) -> Vec<MemoryPart> {
+        let activations = self.activation_bytes_per_token(memory, segments) * tokens;
+        [
+            ("parameters", memory.parameter_bytes),
+            ("gradients", memory.gradient_bytes),
+            ("optimizer", memory.optimizer_bytes),
+            ("activations", activations),
+            ("head", memory.head_fixed_bytes + memory.head_bytes_per_token * tokens),
+            ("workspace of a layer", memory.workspace_bytes_per_token * tokens),
+            (OTHER, memory.fixed_bytes + self.resident_bytes),
+        ]
+        .map(|(name, bytes)| MemoryPart::new(name, bytes))
+        .to_vec()
+    }
+
     fn fitting_tokens(&self, memory: &EngineMemory, segments: &SegmentPlan, budget_bytes: u64) -> u64 {
-        budget_bytes.saturating_sub(self.fixed_bytes(memory)) / self.bytes_per_token(memory, segments)
+        let fixed = self.peak_bytes(memory, segments, 0);
+        let per_token = self.peak_bytes(memory, segments, 1) - fixed;
+        budget_bytes.saturating_sub(fixed) / per_token
     }
 
     fn peak_bytes(&self, memory: &EngineMemory, segments: &SegmentPlan, tokens: u64) -> u64 {
-        self.fixed_bytes(memory) + tokens * self.bytes_per_token(memory, segments)
+        MemoryPart::total(&self.parts(memory, segments, tokens))
     }
 }

@@ -8,16 +8,21 @@ use truing_run::inputs::resume_key;
 use truing_run::{Machine, Recipe, RunError, recipe, settings};
 use truing_store::Digest;
 use truing_train::{
-    Amount, MemoryPlan, OptimizerConfig, PlanError, PlanRow, Schedule, SegmentChoice, StepFlops, StepShape,
-    TrainError, plan_segments,
+    Amount, MemoryPart, MemoryPlan, OptimizerConfig, PlanError, PlanRow, Schedule, SegmentChoice, StepFlops,
+    StepShape, TrainError, plan_segments,
 };
 use truing_types::{Seed, StageName};
 
 use super::{
     BesideTraining, EvaluationSettings, LoraConfig, PackingMode, RunPlan, RunSettings, StepPacks,
-    TrainingConfig, TrainingData, TrainingInputs, ranks, steps::memory_parts, time,
+    TrainingConfig, TrainingData, TrainingInputs, ranks,
+    steps::{memory_rows, with_named},
+    time,
 };
 use crate::{StageError, StagePlan};
+
+/// The part of a plan's memory that a step needs while it samples, or while a teacher computes.
+const SAMPLING: &str = "during sampling, in place of activations";
 
 /// A run as it will be.
 #[derive(Debug)]
@@ -139,7 +144,7 @@ impl TrainingPlan {
             does_not_fit(error, fits_with_lora, n_dividing)
         })?;
         let step_flops = StepFlops::of(spec, &trainable, &step_shape, &memory.chosen.segments);
-        check_sampling(lasting_bytes(&memory) + beside.sampling_bytes, &memory)?;
+        check_sampling(memory.memory.lasting_bytes() + beside.sampling_bytes, &memory)?;
         let step = (&step_shape, &step_flops);
         Ok(Self {
             step_secs: time::of_step::<E, I>(&config, inputs, spec, step, machine),
@@ -168,7 +173,24 @@ impl TrainingPlan {
     /// The most memory of the run, as planned.
     #[must_use]
     pub fn peak_bytes(&self) -> u64 {
-        self.memory.chosen.peak_bytes.max(lasting_bytes(&self.memory) + self.beside.sampling_bytes)
+        self.memory.chosen.peak_bytes.max(self.sampling_peak_bytes())
+    }
+
+    /// The same while completions are sampled or a teacher computes.
+    fn sampling_peak_bytes(&self) -> u64 {
+        self.memory.memory.lasting_bytes() + self.beside.sampling_bytes
+    }
+
+    /// What is held at the peak, part by part; together [`Self::peak_bytes`].
+    #[must_use]
+    pub fn memory_parts(&self) -> Vec<MemoryPart> {
+        let lasting = &self.beside.lasting;
+        if self.sampling_peak_bytes() <= self.memory.chosen.peak_bytes {
+            return with_named(self.memory.parts(), lasting);
+        }
+        let mut parts = with_named(self.memory.lasting_parts(), lasting);
+        parts.push(MemoryPart::new(SAMPLING, self.beside.sampling_bytes));
+        parts
     }
 
     /// What packing makes of the first epoch.
@@ -240,7 +262,7 @@ impl RunPlan for TrainingPlan {
             "reason": self.summary(),
             "n_steps": self.n_steps,
             "flops_per_step": self.step_flops.total(),
-            "parts": memory_parts(&self.memory.table()),
+            "parts": self.memory_parts(),
         })
     }
 }
@@ -266,13 +288,11 @@ impl StagePlan for TrainingPlan {
             row(tokens_of_largest, Amount::Count(self.memory.tokens_per_pack)),
         ];
         rows.extend(ranks::rows(&self.config.resources, self.n_ranks));
-        rows.extend(self.memory.table());
-        rows.extend(self.beside.lasting.iter().map(|&(name, bytes)| row(name, Amount::Bytes(bytes))));
-        if self.beside.sampling_bytes > 0 {
-            rows.push(row(
-                "during sampling, in place of activations",
-                Amount::Bytes(self.beside.sampling_bytes),
-            ));
+        let parts = self.memory_parts();
+        rows.extend(memory_rows(&parts, self.memory.budget_bytes));
+        // Where it is not at the peak, it is not one of its parts.
+        if self.beside.sampling_bytes > 0 && parts.iter().all(|part| part.name != SAMPLING) {
+            rows.push(row(SAMPLING, Amount::Bytes(self.beside.sampling_bytes)));
         }
         rows.extend([
             row("tokens of a step", Amount::Count(self.step_shape.tokens.round() as u64)),
@@ -311,16 +331,6 @@ impl StagePlan for TrainingPlan {
             ),
         }
     }
-}
-
-/// Memory that activations take no part of.
-fn lasting_bytes(plan: &MemoryPlan) -> u64 {
-    let memory = &plan.memory;
-    memory.parameter_bytes
-        + memory.gradient_bytes
-        + memory.optimizer_bytes
-        + memory.fixed_bytes
-        + memory.head_fixed_bytes
 }
 
 /// Refuses a run whose memory outside of training, while completions are sampled and compared, exceeds the budget.

@@ -7,7 +7,8 @@ use truing_model::TrainableSpec;
 use truing_run::checks::DiskSpace;
 use truing_run::folder::DecisiveOf;
 use truing_store::Digest;
-use truing_train::{Amount, OptimizerConfig, PlanRow, Schedule, SegmentPlan};
+use truing_train::planner::OTHER;
+use truing_train::{Amount, MemoryPart, OptimizerConfig, PlanRow, Schedule, SegmentPlan};
 
 use super::{CheckpointSettings, EvaluationSettings, ResourceSettings, ScheduleSettings};
 
@@ -48,15 +49,21 @@ impl<'a> StepPacks<'a> {
     }
 }
 
-/// The rows of a plan that are parts of its memory, as JSON.
-pub(crate) fn memory_parts(rows: &[PlanRow]) -> Vec<serde_json::Value> {
-    rows.iter()
-        .filter(|row| !matches!(row.name.as_str(), "peak" | "budget"))
-        .filter_map(|row| match row.amount {
-            Amount::Bytes(bytes) => Some(serde_json::json!({"name": row.name, "bytes": bytes})),
-            _ => None,
-        })
-        .collect()
+/// Rows of a plan: what is held at the peak, part by part, then their sum and the budget.
+pub(crate) fn memory_rows(parts: &[MemoryPart], budget_bytes: u64) -> Vec<PlanRow> {
+    let sums = [("peak", MemoryPart::total(parts)), ("budget", budget_bytes)];
+    let rows = parts.iter().map(|part| (part.name, part.bytes)).chain(sums);
+    rows.map(|(name, bytes)| PlanRow::new(name, Amount::Bytes(bytes))).collect()
+}
+
+/// The parts of a plan whose fixed bytes contain `named`: these become parts of their own.
+pub(crate) fn with_named(mut parts: Vec<MemoryPart>, named: &[MemoryPart]) -> Vec<MemoryPart> {
+    let named_bytes = MemoryPart::total(named);
+    for part in parts.iter_mut().filter(|part| part.name == OTHER) {
+        part.bytes -= named_bytes;
+    }
+    parts.extend(named.iter().filter(|part| part.bytes > 0));
+    parts
 }
 
 /// What a run trains and how, where it writes, and how often it logs, evaluates and saves.

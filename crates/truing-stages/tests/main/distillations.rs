@@ -382,7 +382,7 @@ fn only_the_teacher_reads_what_is_privileged() {
     let config = config(folder.path(), &[]).unwrap();
     let inputs = load(folder.path(), &[]).unwrap();
     let plan = DistillStage::plan::<Cpu>(config, &inputs, &MACHINE).unwrap();
-    let teacher = plan.table().into_iter().find(|row| row.name == "of which teacher").unwrap();
+    let teacher = plan.table().into_iter().find(|row| row.name == "teacher").unwrap();
     assert!(matches!(teacher.amount, truing_train::Amount::Bytes(1..)), "{teacher:?}");
 }
 

@@ -7,6 +7,7 @@ mod distillations;
 mod embeddings;
 mod exports;
 mod judges;
+mod memory_parts;
 mod plans;
 mod policies;
 mod preferences;
