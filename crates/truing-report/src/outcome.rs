@@ -4,7 +4,7 @@
 
 use truing_eval::held_out::HeldOutScores;
 use truing_eval::pipeline::Evaluation;
-use truing_statistics::{Estimate, PairedPasses, ShareInterval};
+use truing_statistics::{Estimate, ShareInterval};
 
 use crate::names;
 use crate::run_record::{RunRecord, StageRecord};
@@ -365,11 +365,11 @@ fn pair_accuracy(stage: &StageRecord) -> Option<Outcome> {
             before: Some((before, "")),
             change: Estimate::difference_of_shares((before, first.diagnostics.all.n_pairs), (after, n)),
             basis: format!("{n} pairs, unpaired"),
-            ..against(name, after, None, (0.5, "chance"))
+            ..against("held-out pair accuracy", after, None, (0.5, "chance"))
         }),
         None => Some(Outcome {
             basis: format!("{n} pairs, Wilson"),
-            ..against(name, after, all.accuracy_interval, (0.5, "chance"))
+            ..against("held-out pair accuracy", after, all.accuracy_interval, (0.5, "chance"))
         }),
     }
 }

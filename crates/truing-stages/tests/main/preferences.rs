@@ -144,8 +144,8 @@ fn held_out_losses_are_kept_by_item() {
             let change = losses[0].change_to(losses[losses.len() - 1]).unwrap();
             assert!(change.value < 0.0, "{change:?}");
         }
-        let accuracies = all.iter().filter(|scores| scores.measure == HeldOutScores::ACCURACY);
-        let last = accuracies.last().and_then(HeldOutScores::mean);
+        let mut accuracies = all.iter().filter(|scores| scores.measure == HeldOutScores::ACCURACY);
+        let last = accuracies.next_back().and_then(HeldOutScores::mean);
         assert_eq!(last.is_some(), stage == Stage::Reward);
         if let (Some(last), Some(expected)) = (last, evaluations(&of_run).last()) {
             assert!((last - expected.diagnostics.all.accuracy.unwrap()).abs() < 1e-12);

@@ -24,8 +24,8 @@ use truing_stages::StageError;
 use truing_text::ChatRenderer;
 use truing_train::{Sft, TrainError, gradients};
 use truing_types::{
-    ChatError, ChatModel, ChatReply, ChatRequest, Communicator, Conversation, Event, Message, PackedBatch,
-    Role, RowOrigin, SamplingOptions, Seed, TokenizedSample, dealt,
+    ChatError, ChatModel, ChatReply, ChatRequest, Communicator, Conversation, Event, EventSink, Message,
+    PackedBatch, Role, RowOrigin, SamplingOptions, Seed, TokenizedSample, dealt,
 };
 
 use super::{QuickstartError, Work};
