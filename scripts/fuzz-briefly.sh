@@ -6,12 +6,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 host=$(rustc -vV | sed -n 's/^host: //p')
-# What `cargo fuzz --sanitizer none` sets, as far as the stable compiler takes it.
-export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
--Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
--Cllvm-args=-sanitizer-coverage-trace-compares"
+export RUSTFLAGS="--cfg fuzzing"
+export RUSTC_WRAPPER=$PWD/scripts/fuzz-rustc.sh
 # The build takes longer than the runs.
-export CARGO_PROFILE_RELEASE_OPT_LEVEL=1
+export CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_DEBUG=false
 # With --target the flags reach the targets and their libraries only, not build scripts.
 cargo build --release --locked --manifest-path fuzz/Cargo.toml --target "$host"
 
