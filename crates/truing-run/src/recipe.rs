@@ -454,7 +454,7 @@ fn read_recipe<R: Recipe>(text: &str, path: &Path) -> Result<R, RecipeError> {
         whole.insert(name.to_owned(), value.clone());
         seen.push(name);
     }
-    let error = match Value::Table(whole).try_into::<R>() {
+    let error = match from_value::<R>(&Value::Table(whole)) {
         Ok(recipe) => return Ok(recipe),
         Err(error) => error,
     };
@@ -469,7 +469,7 @@ fn read_recipe<R: Recipe>(text: &str, path: &Path) -> Result<R, RecipeError> {
     for (key, value) in table {
         let mut alone = to_table(&R::default());
         alone.insert(schema::own_name(&schema, &key).to_owned(), value);
-        if let Err(error) = Value::Table(alone).try_into::<R>() {
+        if let Err(error) = from_value::<R>(&Value::Table(alone)) {
             return Err(invalid(&[key], error.message()));
         }
     }
@@ -481,6 +481,12 @@ fn from_text<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, RecipeEr
         let line = error.span().map_or(1, |span| line_of(text, span.start));
         RecipeError::invalid(RecipePlace::Line { path: path.to_path_buf(), line }, error.message())
     })
+}
+
+/// Reads settings through their text: deserialisation of a recipe is much code, and is compiled for the format of texts
+/// anyway.
+fn from_value<R: DeserializeOwned>(value: &Value) -> Result<R, toml::de::Error> {
+    toml::from_str(&toml::to_string(value).expect("a table of settings is TOML"))
 }
 
 fn to_table(recipe: &impl Recipe) -> Table {

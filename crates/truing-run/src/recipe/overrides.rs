@@ -3,7 +3,7 @@
 use toml::{Table, Value};
 
 use super::schema::{self, UnknownKey};
-use super::{DUPLICATE, Recipe, to_table};
+use super::{DUPLICATE, Recipe, from_value, to_table};
 
 /// An override that cannot be applied.
 pub(super) enum OverrideError {
@@ -76,7 +76,7 @@ pub(super) fn apply_override<R: Recipe>(
             table.extend(default.map(|default| (schema::own_name(schema, key).to_owned(), default)));
         }
     }
-    match root.clone().try_into::<R>() {
+    match from_value::<R>(&root) {
         Ok(recipe) => Ok(recipe),
         Err(error) => {
             // An alias was typed: the setting is there under its own name too, which serde's message quotes.
@@ -86,7 +86,7 @@ pub(super) fn apply_override<R: Recipe>(
                 return Err(error.message().to_owned().into());
             };
             table.remove(own_name);
-            Ok(root.try_into().map_err(|error: toml::de::Error| error.message().to_owned())?)
+            Ok(from_value(&root).map_err(|error| error.message().to_owned())?)
         }
     }
 }
