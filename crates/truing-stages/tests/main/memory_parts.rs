@@ -88,11 +88,12 @@ fn the_parts_sum_to_the_peak_of_a_policy_at_whichever_moment_it_is() {
     let training = held(&["max_tokens_per_pack=2048"]);
     assert!(training.contains("activations") && training.contains("reference model"), "{training:?}");
     let generating = held(&[
-        "beta=0",
-        "num_generations=32",
-        "prompts_per_step=4",
+        "kl_top_k=1",
+        "layers_per_segment=1",
+        "num_generations=64",
+        "prompts_per_step=8",
         "generation_batch_size=1000",
-        "max_completion_length=1000",
+        "max_completion_length=200",
     ]);
     assert!(generating.contains("KV cache") && !generating.contains("activations"), "{generating:?}");
 }
@@ -104,6 +105,12 @@ fn the_parts_sum_to_the_peak_of_a_distillation_at_whichever_moment_it_is() {
         parts(&plan::<DistillStage>(distillations::RECIPE, folder.path(), overrides).to_json())
     };
     assert!(held(&[]).contains("teacher"));
-    let sampling = held(&["distillation.num_generations=32", "distillation.generation_batch_size=1000"]);
+    let sampling = held(&[
+        "max_length=431",
+        "layers_per_segment=1",
+        "distillation.kl_top_k=1",
+        "distillation.num_generations=32",
+        "distillation.generation_batch_size=1000",
+    ]);
     assert!(sampling.contains("during sampling, in place of activations"), "{sampling:?}");
 }
