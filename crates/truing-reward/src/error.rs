@@ -1,5 +1,7 @@
 //! Why rewards cannot be used.
 
+use std::path::PathBuf;
+
 use truing_types::RowOrigin;
 
 /// A reward that cannot be used.
@@ -13,6 +15,18 @@ pub enum RewardError {
         /// The setting.
         key: &'static str,
         /// What is wrong.
+        reason: String,
+    },
+    /// A file of a setting that cannot be read.
+    #[error("reward `{reward}`: `{key}` is {}: {reason}", .path.display())]
+    UnreadFile {
+        /// The kind.
+        reward: &'static str,
+        /// The setting.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
         reason: String,
     },
     /// Code that a model wrote runs in a sandbox, which needs a binary of ours.

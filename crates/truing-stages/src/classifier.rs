@@ -20,7 +20,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_data::SourceConfig;
 use truing_eval::classifier::ClassifierEvaluation;
-use truing_model::Engine;
+use truing_model::{EncoderFiles, Engine};
+use truing_run::checks::DiskSpace;
 use truing_run::inputs::resume_key;
 use truing_run::ranks::on_first_rank;
 use truing_run::{Ended, Machine, Recipe, RunError, recipe};
@@ -29,7 +30,7 @@ use truing_store::atomic;
 use truing_train::PlanRow;
 use truing_types::{Event, EventSink, PromptRow, StageName};
 
-use crate::training::plan::packs_per_step;
+use crate::training::plan::{disk_space_by_model, packs_per_step};
 use crate::training::{
     self, EncoderPlan, EncoderSettings, SampleLengths, StepSize, TrainingConfig, TrainingPlan, setup,
 };
@@ -207,6 +208,14 @@ impl Stage for ClassifierStage {
         config.classifier.clone().unwrap_or_default().check()?;
         setup::check(config)?;
         setup::check_sources(config, SourceConfig::check_as::<PromptRow>)
+    }
+
+    fn disk_space(config: &TrainingConfig) -> Result<Option<DiskSpace>, StageError> {
+        // An encoder has some hundred megabytes at most.
+        match EncoderFiles::is_encoder(Path::new(&config.model_name_or_path)) {
+            true => Ok(None),
+            false => disk_space_by_model(config),
+        }
     }
 
     fn load(config: &TrainingConfig, context: &mut PlanContext<'_>) -> Result<ClassifierInputs, StageError> {

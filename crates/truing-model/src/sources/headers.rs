@@ -103,8 +103,13 @@ fn fetch(
         done_bytes += n_bytes(&target);
         progress(DownloadProgress { file: &file.name, done_bytes, total_bytes: None });
     }
-    // What does not open is not remembered.
-    check_opens(&path)?;
+    // What does not open is not remembered: nothing but opening checks a header.
+    if let Err(error) = check_opens(&path) {
+        for file in files.iter().filter(is_weights) {
+            fs::remove_file(header_path(&path.join(&file.name))).ok();
+        }
+        return Err(error);
+    }
     let ref_file = ref_file(reference, options);
     let refs = ref_file.parent().unwrap_or(&path);
     fs::create_dir_all(refs).map_err(|source| ModelError::Io { path: refs.to_path_buf(), source })?;

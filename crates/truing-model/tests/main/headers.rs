@@ -171,6 +171,21 @@ fn an_interrupted_header_is_asked_for_again_and_a_broken_one_is_refused() {
 }
 
 #[test]
+fn a_header_that_does_not_open_is_fetched_anew() {
+    // As long as it says, and no JSON.
+    let broken = [&1000_u64.to_le_bytes()[..], &[b'x'; 2000]].concat();
+    let server = hub(
+        tiny_files(),
+        move |reply, _, n_before| {
+            if n_before == 0 { Reply::part(&broken, Some(0)) } else { reply }
+        },
+    );
+    let cache = tempfile::tempdir().unwrap();
+    assert!(find_to_plan(cache.path(), &server).is_err());
+    assert_is_planned(&find_to_plan(cache.path(), &server).unwrap());
+}
+
+#[test]
 fn a_path_and_a_gguf_file_are_what_they_are_for_a_run() {
     let server = hub(tiny_files(), |reply, _, _| reply);
     let cache = tempfile::tempdir().unwrap();

@@ -157,8 +157,12 @@ impl JsonSchema {
         let source = match (config.schema, config.file, config.column) {
             (Some(schema), None, None) => compile("schema", schema)?,
             (None, Some(file), None) => {
-                let text = std::fs::read_to_string(&file)
-                    .map_err(|error| bad("file", format!("is {}: {error}", file.display())))?;
+                let text = std::fs::read_to_string(&file).map_err(|error| RewardError::UnreadFile {
+                    reward: "json_schema",
+                    key: "file",
+                    path: file,
+                    reason: error.to_string(),
+                })?;
                 compile("file", Value::String(text))?
             }
             (None, None, Some(column)) => Source::Column(column, HashMap::new()),

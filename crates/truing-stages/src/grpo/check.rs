@@ -99,7 +99,6 @@ pub(super) fn check(config: &GrpoConfig, has_eval: bool) -> Result<(), StageErro
                         [reward_model] or a [judge]";
         return Err(RunError::MissingSetting { key: "reward", expected }.into());
     }
-    config.rewards().check()?;
     if let Some(shaping) = &config.shaping {
         shaping.check()?;
     }
@@ -115,7 +114,9 @@ pub(super) fn check(config: &GrpoConfig, has_eval: bool) -> Result<(), StageErro
     if let Some(rollouts) = &config.rollouts {
         rollouts.check(config)?;
     }
-    check_dependencies(config)
+    check_dependencies(config)?;
+    // Last: a file that a reward reads may be missing in a plan of a pipeline, and everything else is still checked.
+    config.rewards().check()
 }
 
 /// Checks settings that need others, and numbers whose limits the error explains.

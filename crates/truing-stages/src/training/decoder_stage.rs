@@ -3,13 +3,13 @@
 use std::borrow::Cow;
 
 use truing_ask::ChatModelConfig;
-use truing_model::{Engine, ModelFiles};
+use truing_model::Engine;
 use truing_run::checks::DiskSpace;
 use truing_run::{Ended, Machine};
 use truing_store::RunInputs;
 use truing_types::StageName;
 
-use super::plan::{check_trainable, disk_space};
+use super::plan::disk_space_by_model;
 use super::{TrainingConfig, TrainingInputs, TrainingPlan};
 use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
 
@@ -60,9 +60,7 @@ impl<T: DecoderStage> Stage for T {
     }
 
     fn disk_space(config: &TrainingConfig) -> Result<Option<DiskSpace>, StageError> {
-        let spec = ModelFiles::open(config.model_name_or_path.as_ref())?.spec;
-        let (n_parameters, n_trainable) = check_trainable(&spec, &config.trainable())?;
-        Ok(Some(disk_space(config, n_parameters, n_trainable)))
+        disk_space_by_model(config)
     }
 
     fn load(

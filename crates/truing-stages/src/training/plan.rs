@@ -2,7 +2,9 @@
 
 use serde_json::json;
 use truing_data::{Packing, PackingReport, PackingStrategy, epoch_order};
-use truing_model::{ComputeDtype, DecoderSpec, Engine, EngineError, LoraSpec, ParameterSpec, TrainableSpec};
+use truing_model::{
+    ComputeDtype, DecoderSpec, Engine, EngineError, LoraSpec, ModelFiles, ParameterSpec, TrainableSpec,
+};
 use truing_run::checks::{DiskSpace, require_output_dir};
 use truing_run::inputs::resume_key;
 use truing_run::{Machine, Recipe, RunError, recipe, settings};
@@ -423,8 +425,16 @@ pub(crate) fn check_with_model(config: &TrainingConfig, spec: &DecoderSpec) -> R
     check_trainable(spec, &config.trainable()).map(drop)
 }
 
+/// What a run saves, by the model as it is on disk. `None` where the recipe does not fit it, which reading the inputs
+/// reports: the head of a reward model or a classifier is still another one here.
+pub(crate) fn disk_space_by_model(config: &TrainingConfig) -> Result<Option<DiskSpace>, StageError> {
+    let spec = ModelFiles::open(config.model_name_or_path.as_ref())?.spec;
+    let counted = check_trainable(&spec, &config.trainable()).ok();
+    Ok(counted.map(|(n_parameters, n_trainable)| disk_space(config, n_parameters, n_trainable)))
+}
+
 /// What a run with so many parameters saves.
-pub(super) fn disk_space(config: &TrainingConfig, n_parameters: u64, n_trainable: u64) -> DiskSpace {
+fn disk_space(config: &TrainingConfig, n_parameters: u64, n_trainable: u64) -> DiskSpace {
     let is_adapter = config.lora.is_some();
     let saves = config.checkpoint.saves_before_end() || config.schedule.num_train_epochs > 1.0;
     let needed =

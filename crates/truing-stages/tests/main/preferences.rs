@@ -18,7 +18,7 @@ use truing_predict::RewardScorer;
 use truing_stages::dpo::DpoStage;
 use truing_stages::reward::RewardModelStage;
 use truing_stages::training::TrainingConfig;
-use truing_stages::{Ended, Recipe, RunContext, StageError, Start, TrainedModel};
+use truing_stages::{Ended, Recipe, RunContext, Stage as _, StageError, Start, TrainedModel};
 use truing_text::RenderOptions;
 use truing_types::{Event, Silent};
 
@@ -38,6 +38,20 @@ save_dtype = "f32"
 [[data]]
 path = "pairs.jsonl"
 "#;
+
+#[test]
+fn the_disk_space_of_a_reward_model_does_not_depend_on_what_learns_of_the_model_on_disk() {
+    let folder = folder();
+    let space = |overrides: &[&str]| {
+        let overrides: Vec<String> = overrides.iter().map(|&typed| typed.to_owned()).collect();
+        let config =
+            TrainingConfig::from_toml(RECIPE, &folder.path().join("recipe.toml"), &overrides).unwrap();
+        RewardModelStage::disk_space(&config)
+    };
+    assert!(space(&["stage=reward_model"]).unwrap().unwrap().needed > 0);
+    // The head alone learns; of the model as it is on disk there is no such head.
+    assert!(space(&["stage=reward_model", "freeze=[\"model\", \"lm_head\"]"]).is_ok());
+}
 
 /// A folder with a model, and pairs of which the better response is the one that says yes; scores say the same.
 pub(crate) fn folder() -> TempDir {

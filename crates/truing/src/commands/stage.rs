@@ -442,10 +442,11 @@ fn prepare_on<S: StageCommand>(
     })?;
     if purpose == Purpose::Run {
         ranks.first_before_others(|| {
-            if let Some(disk) = S::disk_space(&config)? {
-                disk.require()?;
+            // The first rank writes.
+            match ranks.is_first().then(|| S::disk_space(&config)).transpose()?.flatten() {
+                Some(disk) => Ok(disk.require()?),
+                None => Ok(()),
             }
-            Ok(())
         })?;
     }
     let folder = config.output_dir().to_path_buf();

@@ -14,6 +14,7 @@ use truing_construct::select::SelectStage;
 use truing_evaluate::evaluate::{self, EvaluateStage};
 use truing_evaluate::merge_search::{self, MergeSearchStage};
 use truing_pipeline::{Host, NamedOutput, Settings, SettleError, Settled, StageKind, settle};
+use truing_reward::RewardError;
 use truing_run::AsRunError as _;
 use truing_stages::classifier::ClassifierStage;
 use truing_stages::distill::DistillStage;
@@ -126,8 +127,8 @@ fn settle_stage<S: StageCommand>(settings: &Settings<'_>, host: &dyn Host) -> Re
             return Ok(());
         }
         match S::check(config) {
-            // A reward may read a file that another stage has yet to make.
-            Ok(()) | Err(StageError::Reward(_)) => Ok(()),
+            // Another stage may have yet to make the file.
+            Ok(()) | Err(StageError::Reward(RewardError::UnreadFile { .. })) => Ok(()),
             Err(error) => {
                 let key = error.as_run_error().and_then(RunError::setting);
                 Err(SettleError::Value { key, source: error.into() })

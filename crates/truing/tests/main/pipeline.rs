@@ -325,6 +325,19 @@ fn mistakes_and_gates_have_their_exit_statuses() {
     pipeline.run("plan", &[]).expect_status(2).expect_stderr(&[
         "songs.toml:4: stage `sft`: `uses` says \"dpo\", and this is a recipe of stage \"sft\"",
     ]);
+    // The schema may be made by a stage before; other values of the rewards and of the stage are known.
+    let policy = |learning_rate: &str, weight: &str| {
+        let text = format!(
+            "[stages.policy]\nuses = \"grpo\"\n[stages.policy.with]\nmodel_name_or_path = \"nobody/nothing\"\n\
+             learning_rate = {learning_rate}\ndata = [{{ path = \"sums.jsonl\" }}]\n\
+             reward = [{{ kind = {{ math_answer = {{}} }}, weight = {weight} }}, \
+             {{ kind = {{ json_schema = {{ file = \"later.json\" }} }} }}]\n"
+        );
+        fs::write(pipeline.0.path("songs.toml"), text).unwrap();
+        pipeline.run("plan", &[]).expect_status(2)
+    };
+    policy("-1.0", "1").expect_stderr(&["stage `policy`: `learning_rate` is -1: expected a number above 0"]);
+    policy("1e-5", "0").expect_stderr(&["stage `policy`", "`weight` is 0, expected a number other than 0"]);
     let gate =
         "[stages.review]\nuses = \"gate\"\nwith = { file = \"review.jsonl\", message = \"read them\" }\n";
     fs::write(pipeline.0.path("songs.toml"), gate).unwrap();
