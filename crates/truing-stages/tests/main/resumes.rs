@@ -273,7 +273,7 @@ fn a_longer_run_with_other_rates_before_is_said_not_to_be_bit_equal() {
     assert_eq!(told(true), (false, false));
 }
 
-/// A run of 10 steps and one of 15 have the same rates up to step 5, but the steps before may be those of a shorter one.
+/// Runs of 10 and of 15 steps have the same rates up to step 5, but the steps before may be those of a shorter run.
 #[test]
 fn a_run_that_is_made_longer_twice_keeps_the_rates_of_its_first_length() {
     let run = |folder: &Path, n: &str, start, stop: Box<dyn Fn(&Event) -> bool>| {
