@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use truing_statistics::{Estimate, PairedPasses, ShareInterval};
 
+use crate::held_out::HeldOutScores;
+
 /// One item with an answer that a program graded: a question, instructions, or a choice among options.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -115,12 +117,13 @@ impl Evaluation {
     /// conversation.
     #[must_use]
     pub fn loss_change_since(&self, earlier: &Self) -> Option<Estimate> {
-        let pairs = || earlier.heldout_items.iter().zip(&self.heldout_items);
-        let is_alike = earlier.heldout_items.len() == self.heldout_items.len()
-            && pairs().all(|(before, after)| before.0 == after.0);
-        let differences: Vec<(f64, f64)> =
-            pairs().map(|(before, after)| (after.0, after.1 - before.1)).collect();
-        Estimate::weighted_mean(&differences).filter(|_| is_alike)
+        let scores = |evaluation: &Self| HeldOutScores {
+            measure: HeldOutScores::LOSS.to_owned(),
+            values: evaluation.heldout_items.iter().map(|&(_, loss)| Some(loss)).collect(),
+            weights: evaluation.heldout_items.iter().map(|&(weight, _)| weight).collect(),
+            ..HeldOutScores::default()
+        };
+        Estimate::weighted_mean(&scores(earlier).differences(&scores(self))?)
     }
 
     /// How the items of a set went that an earlier evaluation has too.

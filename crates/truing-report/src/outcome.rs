@@ -9,6 +9,9 @@ use truing_statistics::{Estimate, ShareInterval};
 use crate::names;
 use crate::run_record::{RunRecord, StageRecord};
 
+/// Fewer steps of an evaluation give no interval: with few degrees of freedom Student's says next to nothing.
+const MIN_STEPS: usize = 5;
+
 /// What a change shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -18,6 +21,8 @@ pub(crate) enum Verdict {
     NotShown,
     /// All items changed by the same: their differences have no spread.
     NoSpread,
+    /// There is a single item, or the evaluation has few steps.
+    TooFew,
     /// The run does not keep what an interval needs.
     NoInterval,
 }
@@ -60,6 +65,19 @@ pub(crate) fn signed(value: f64, digits: usize) -> String {
     }
 }
 
+/// What an interval is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    /// Values of single items.
+    Values,
+    /// A second item.
+    Items,
+    /// Steps of the evaluation.
+    Steps,
+    /// Paired differences that differ.
+    Spread,
+}
+
 /// One measure of a stage.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Outcome {
@@ -70,8 +88,8 @@ pub(crate) struct Outcome {
     pub(crate) before: Option<(f64, &'static str)>,
     pub(crate) after: Option<f64>,
     pub(crate) change: Option<Estimate>,
-    /// Whether there is no interval because all paired differences are equal.
-    has_equal_differences: bool,
+    /// Why there is no interval, if there is none.
+    missing: Missing,
     is_lower_better: bool,
     /// What the interval comes from.
     pub(crate) basis: String,
@@ -81,8 +99,11 @@ pub(crate) struct Outcome {
 impl Outcome {
     pub(crate) fn verdict(&self) -> Verdict {
         match self.change {
-            None if self.has_equal_differences => Verdict::NoSpread,
-            None => Verdict::NoInterval,
+            None => match self.missing {
+                Missing::Values => Verdict::NoInterval,
+                Missing::Items | Missing::Steps => Verdict::TooFew,
+                Missing::Spread => Verdict::NoSpread,
+            },
             Some(change) if !change.is_shown() => Verdict::NotShown,
             Some(change) if (change.value < 0.0) == self.is_lower_better => Verdict::Better,
             Some(_) => Verdict::Worse,
@@ -96,6 +117,10 @@ impl Outcome {
             Verdict::Worse => "worse",
             Verdict::NotShown => "not shown: the interval contains 0",
             Verdict::NoSpread => "no interval: all differences are equal",
+            Verdict::TooFew if self.missing == Missing::Steps => {
+                "no interval: the evaluation has too few steps"
+            }
+            Verdict::TooFew => "no interval: it is a single item",
             Verdict::NoInterval => "no interval: the run keeps no values of single items",
         }
     }
@@ -105,7 +130,7 @@ impl Outcome {
         match self.verdict() {
             Verdict::Better => "good",
             Verdict::Worse => "bad",
-            Verdict::NotShown | Verdict::NoSpread | Verdict::NoInterval => "",
+            Verdict::NotShown | Verdict::NoSpread | Verdict::TooFew | Verdict::NoInterval => "",
         }
     }
 
@@ -156,21 +181,27 @@ pub(crate) fn of_pipeline(record: &RunRecord) -> Vec<(String, Vec<Outcome>)> {
 /// Of models as they were saved, which rounds their weights: it differs a little from that of the same step in
 /// training.
 fn heldout_loss(before: &Evaluation, after: &Evaluation) -> Option<Outcome> {
+    let change = after.loss_change_since(before);
+    let items = match (change, after.heldout_items.len()) {
+        // Only items that both evaluations have are paired: one of an earlier version has none.
+        (Some(_), n) => format!("{n} items of {} tokens, paired", after.n_heldout_tokens),
+        (None, _) => format!("{} tokens", after.n_heldout_tokens),
+    };
+    let is_single = before.heldout_items.len() == 1 && after.heldout_items.len() == 1;
+    let missing = match change {
+        Some(_) => Missing::Spread,
+        None if is_single => Missing::Items,
+        None => Missing::Values,
+    };
     Some(Outcome {
         measure: "held-out loss of the saved model".into(),
         unit: Unit::Number,
         before: Some((before.heldout_loss?, "")),
         after: Some(after.heldout_loss?),
-        change: after.loss_change_since(before),
-        has_equal_differences: false,
+        change: change.filter(|change| has_width(*change)),
+        missing,
         is_lower_better: true,
-        basis: match after.heldout_items.len() {
-            0 => format!("{} tokens; weights as saved (save_dtype)", after.n_heldout_tokens),
-            n => format!(
-                "{n} items of {} tokens, paired; weights as saved (save_dtype)",
-                after.n_heldout_tokens
-            ),
-        },
+        basis: format!("{items}; weights as saved (save_dtype)"),
         is_held_out: true,
     })
 }
@@ -186,7 +217,7 @@ fn answers(before: &Evaluation, after: &Evaluation, set: &str) -> Option<Outcome
         before: Some((share(passes.n_both + passes.n_lost), "")),
         after: Some(share(passes.n_both + passes.n_gained)),
         change: Estimate::difference_of_paired_shares(passes),
-        has_equal_differences: false,
+        missing: Missing::Values,
         is_lower_better: false,
         basis: format!("{n} items, paired: {} gained, {} lost", passes.n_gained, passes.n_lost),
         is_held_out: true,
@@ -202,6 +233,7 @@ pub(crate) fn of_stage(stage: &StageRecord) -> Vec<Outcome> {
             .into_iter()
             .collect(),
         "embed" => items(stage, HeldOutScores::ACCURACY_OF_STEPS, "held-out triplet accuracy")
+            .filter(|paired| paired.missing != Missing::Steps)
             .or_else(|| shares(stage, names::ACCURACY, "held-out triplet accuracy"))
             .into_iter()
             .collect(),
@@ -255,20 +287,35 @@ fn items(stage: &StageRecord, measure: &str, name: &str) -> Option<Outcome> {
         }
         _ => format!("{} {of}", differences.len()),
     };
+    let is_by_step = matches!(measure, HeldOutScores::LOSS_OF_STEPS | HeldOutScores::ACCURACY_OF_STEPS);
+    let missing = match differences.len() {
+        n if is_by_step && n < MIN_STEPS => Missing::Steps,
+        1 => Missing::Items,
+        0 => Missing::Values,
+        _ => Missing::Spread,
+    };
     // Differences that are all the same say nothing of how far others would spread; of items that pass or fail the
     // interval is known all the same.
-    let change = first.change_to(last).filter(|change| change.low < change.high);
+    let change = first.change_to(last).filter(|change| has_width(*change) && missing != Missing::Steps);
     Some(Outcome {
         measure: name.to_owned(),
-        has_equal_differences: change.is_none() && differences.len() > 1,
+        missing,
         unit,
         before: Some((first.mean()?, "")),
         after: Some(last.mean()?),
         change,
         is_lower_better,
-        basis: format!("{what}, paired; measured in training"),
+        basis: match missing {
+            Missing::Steps => format!("{what}; measured in training"),
+            _ => format!("{what}, paired; measured in training"),
+        },
         is_held_out: true,
     })
+}
+
+/// Whether an interval is wider than the rounding of equal differences makes it.
+fn has_width(change: Estimate) -> bool {
+    change.high - change.low > 1e-9 * change.value.abs()
 }
 
 /// First and last value of a held-out metric, of which no interval is known.
@@ -277,11 +324,11 @@ fn ends(stage: &StageRecord, metric: &str, name: &str, is_lower_better: bool) ->
     let (&(first, before), &(last, after)) = (series.first()?, series.last()?);
     (first < last).then(|| Outcome {
         measure: name.to_owned(),
-        unit: if metric == names::EVAL_PASS_RATE { Unit::Share } else { Unit::Number },
+        unit: Unit::Number,
         before: Some((before, "")),
         after: Some(after),
         change: None,
-        has_equal_differences: false,
+        missing: Missing::Values,
         is_lower_better,
         basis: format!("evaluations of steps {first} and {last}"),
         is_held_out: true,
@@ -308,7 +355,7 @@ fn shares(stage: &StageRecord, metric: &str, name: &str) -> Option<Outcome> {
         before: Some((before, "")),
         after: Some(after),
         change: n.and_then(|n| Estimate::difference_of_shares((before, n), (after, n))),
-        has_equal_differences: false,
+        missing: Missing::Values,
         is_lower_better: false,
         basis: n.map_or_else(String::new, |n| format!("{n} items, unpaired")),
         is_held_out: true,
@@ -344,7 +391,7 @@ fn against(
         before: Some(baseline),
         after: Some(after),
         change,
-        has_equal_differences: false,
+        missing: Missing::Values,
         is_lower_better: false,
         basis: String::new(),
         is_held_out: true,
@@ -391,7 +438,7 @@ fn labels_and_scores(stage: &StageRecord) -> Vec<Outcome> {
             before: Some((0.0, "none")),
             after: Some(after),
             change: Estimate::rank_correlation(after, score.n_texts),
-            has_equal_differences: false,
+            missing: Missing::Values,
             is_lower_better: false,
             basis: format!("{} texts, Spearman", score.n_texts),
             is_held_out: true,
@@ -411,7 +458,7 @@ fn trend(stage: &StageRecord, metric: &str, name: &str, is_lower_better: bool) -
         before: None,
         after: None,
         change: Some(change),
-        has_equal_differences: false,
+        missing: Missing::Values,
         is_lower_better,
         basis: format!("trend over {} steps", points.len()),
         is_held_out: false,

@@ -108,7 +108,8 @@ impl RunOutline<'_> {
             }
             let (opened, length) = self.open_here(start, events)?;
             let path = Some(opened.model_path()).filter(|model| start == Start::Resume && model.exists());
-            let planned = planned_steps(opened.path());
+            let mut lengths = Lengths::of_folder(opened.path());
+            let planned = lengths.last();
             // Killed between its model and `outcome.json`, or of an earlier version: it took the steps it planned.
             let taken = if path.is_some() { n_steps_of_outcome(opened.path())?.or(planned) } else { None };
             if path.is_some() {
@@ -136,8 +137,9 @@ impl RunOutline<'_> {
                         TrainedModel::of_finished_run(opened.path(), path)?
                             .save_outcome(opened.path(), taken)?;
                     }
+                    lengths.continue_from(step.unwrap_or(0), self.n_steps);
                     if let Some(change) = length {
-                        events.emit(self.changed_length(&change, step, planned));
+                        events.emit(self.changed_length(&change, step, &lengths));
                         opened.write_recipe(self.recipe)?;
                     }
                     if checkpoint.is_none() {
@@ -145,7 +147,7 @@ impl RunOutline<'_> {
                         opened.write_inputs(self.inputs)?;
                     }
                 }
-                atomic::write_json(&opened.path().join("plan.json"), &self.plan)?;
+                atomic::write_json(&opened.path().join("plan.json"), &lengths.added_to(self.plan.clone()))?;
                 write_skipped(opened.path(), self.skipped.iter().copied(), events)?;
             }
             let checkpoint = checkpoint.as_ref().map(|found| found.path().to_path_buf());
@@ -200,8 +202,8 @@ impl RunOutline<'_> {
     }
 
     /// Says that the recipe changes the length of the run, and what that changes of the learning rates. `change`: the
-    /// settings; `step`: that of the checkpoint; `planned`: the steps of the length before.
-    fn changed_length(&self, change: &str, step: Option<u64>, planned: Option<u64>) -> Event {
+    /// settings; `step`: that of the checkpoint; `lengths`: those under which its steps were taken.
+    fn changed_length(&self, change: &str, step: Option<u64>, lengths: &Lengths) -> Event {
         let mut text = format!("the length of the run has changed ({change})");
         // Without a checkpoint all steps are those of the new length.
         if let Some(step) = step.filter(|&step| step > 0) {
@@ -211,10 +213,11 @@ impl RunOutline<'_> {
                 step + 1
             );
             let updates = |n_steps: u64| n_steps * self.updates_per_step;
-            let is_same = |planned| {
-                self.schedule.has_same_rates(updates(step), updates(planned), updates(self.n_steps))
+            let is_same = |(after, until, planned): (u64, u64, u64)| {
+                let range = updates(after) + 1..=updates(until);
+                self.schedule.has_same_rates(range, updates(planned), updates(self.n_steps))
             };
-            if !planned.is_some_and(is_same) {
+            if !lengths.until(step).is_some_and(|mut parts| parts.all(is_same)) {
                 text += &format!(
                     ", but not in the steps before; the result is not bit-equal to that of a run of {run} from the \
                      start"
@@ -238,11 +241,66 @@ fn extending(taken: u64, step: u64) -> Event {
     ))
 }
 
-/// Steps that the run's folder plans; `None` where it says nothing yet.
-fn planned_steps(folder: &Path) -> Option<u64> {
-    let text = fs::read(folder.join("plan.json")).ok()?;
-    let plan: serde_json::Value = serde_json::from_slice(&text).ok()?;
-    plan.get("n_steps")?.as_u64()
+/// The lengths that the run of a folder has had. Steps follow the schedule of the length that was planned when they
+/// were taken, so a run that was made longer twice has steps of three schedules.
+#[derive(Debug, Default)]
+struct Lengths(Vec<Length>);
+
+/// A run's length, from a step on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Length {
+    /// The steps that were taken before.
+    after: u64,
+    n_steps: u64,
+}
+
+impl Lengths {
+    /// Where `plan.json` has them.
+    const KEY: &'static str = "lengths";
+
+    /// Those of `plan.json`; empty where it says nothing yet.
+    fn of_folder(folder: &Path) -> Self {
+        let plan = fs::read(folder.join("plan.json")).ok();
+        plan.and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok())
+            .map_or_else(Self::default, |plan| Self::of_plan(&plan))
+    }
+
+    fn of_plan(plan: &serde_json::Value) -> Self {
+        let several = plan.get(Self::KEY).and_then(|several| Vec::<Length>::deserialize(several).ok());
+        let only = || plan.get("n_steps")?.as_u64().map(|n_steps| vec![Length { after: 0, n_steps }]);
+        Self(several.filter(|several| !several.is_empty()).or_else(only).unwrap_or_default())
+    }
+
+    /// The length that is planned; `None` where nothing is known.
+    fn last(&self) -> Option<u64> {
+        self.0.last().map(|length| length.n_steps)
+    }
+
+    /// Notes that the steps after `step` are taken, or taken again, in a run of `n_steps`.
+    fn continue_from(&mut self, step: u64, n_steps: u64) {
+        // Steps that are taken again get the new length. Where nothing is known of the steps before, that stays so.
+        let is_known = !self.0.is_empty() || step == 0;
+        self.0.retain(|length| length.after < step);
+        if is_known && self.last() != Some(n_steps) {
+            self.0.push(Length { after: step, n_steps });
+        }
+    }
+
+    /// The steps up to `step` by length: (steps before, last step, length). `None` where nothing is known.
+    fn until(&self, step: u64) -> Option<impl Iterator<Item = (u64, u64, u64)>> {
+        let ends = self.0.iter().skip(1).map(|length| length.after).chain(std::iter::once(step));
+        let parts = self.0.iter().zip(ends).filter(move |(length, _)| length.after < step);
+        let parts = parts.map(move |(length, end)| (length.after, end.min(step), length.n_steps));
+        (!self.0.is_empty()).then_some(parts)
+    }
+
+    /// The plan with them, if there is more than the length that the plan has anyway.
+    fn added_to(&self, mut plan: serde_json::Value) -> serde_json::Value {
+        if let (2.., Some(fields)) = (self.0.len(), plan.as_object_mut()) {
+            fields.insert(Self::KEY.to_owned(), serde_json::json!(self.0));
+        }
+        plan
+    }
 }
 
 /// The settings that the other recipe does not have so.
@@ -255,4 +313,38 @@ fn changed_settings(settings: &Table, other: &Table) -> String {
 /// Says that a resume starts a run.
 pub fn nothing_to_resume(folder: &Path) -> Event {
     Event::Note(format!("{} holds no run yet: it starts from the beginning", folder.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn steps_belong_to_the_length_under_which_they_were_taken() {
+        let parts = |lengths: &Lengths, step| lengths.until(step).unwrap().collect::<Vec<_>>();
+        let mut lengths = Lengths::of_plan(&json!({"n_steps": 100}));
+        assert_eq!(lengths.added_to(json!({"n_steps": 100})), json!({"n_steps": 100}));
+        lengths.continue_from(90, 200);
+        assert_eq!(parts(&lengths, 90), [(0, 90, 100)]);
+        // Stopped at once, and made longer again: none of its steps were taken under the length of 200.
+        let mut lengths = Lengths::of_plan(&lengths.added_to(json!({"n_steps": 200})));
+        assert_eq!(lengths.last(), Some(200));
+        lengths.continue_from(90, 300);
+        assert_eq!(parts(&lengths, 90), [(0, 90, 100)]);
+        // Once it has taken steps, these stay with the length that they had.
+        lengths.continue_from(150, 300);
+        lengths.continue_from(150, 400);
+        assert_eq!(parts(&lengths, 150), [(0, 90, 100), (90, 150, 300)]);
+        // From an older checkpoint, and from the start.
+        lengths.continue_from(50, 400);
+        assert_eq!(parts(&lengths, 60), [(0, 50, 100), (50, 60, 400)]);
+        lengths.continue_from(0, 400);
+        assert_eq!(parts(&lengths, 60), [(0, 60, 400)]);
+        // A folder that does not say how its steps were taken.
+        let mut unknown = Lengths::of_plan(&json!({}));
+        unknown.continue_from(5, 10);
+        assert!(unknown.until(5).is_none());
+    }
 }

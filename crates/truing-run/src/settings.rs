@@ -1,6 +1,8 @@
 //! Sections of settings that every recipe of a training stage has, under the names of transformers and TRL. In a recipe
 //! their keys are in the one flat table; each recipe has its own defaults.
 
+use std::ops::RangeInclusive;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_model::{
@@ -148,12 +150,13 @@ impl Default for ResourceSettings {
 }
 
 impl ScheduleSettings {
-    /// Whether runs of `before` and of `now` updates have the same learning rate in each of their first `n_updates`.
+    /// Whether runs of `before` and of `now` updates have the same learning rate in each of these updates, which are
+    /// counted from 1.
     #[must_use]
-    pub fn has_same_rates(&self, n_updates: u64, before: u64, now: u64) -> bool {
+    pub fn has_same_rates(&self, mut updates: RangeInclusive<u64>, before: u64, now: u64) -> bool {
         let (before, now) = (self.schedule(before), self.schedule(now));
         // In bits, since the question is whether weights can be bit-equal.
-        (1..=n_updates).all(|n| before.learning_rate(n).to_bits() == now.learning_rate(n).to_bits())
+        updates.all(|n| before.learning_rate(n).to_bits() == now.learning_rate(n).to_bits())
     }
 
     /// The learning rate by step of a run of `n_steps` optimiser steps.
@@ -508,12 +511,16 @@ mod tests {
             decay_ratio: 0.1,
         };
         let constant = settings(ScheduleKind::Constant, Some(5));
-        assert!(constant.has_same_rates(100, 100, 200));
-        assert!(!settings(ScheduleKind::Constant, None).has_same_rates(100, 100, 200), "warm-up is longer");
-        assert!(!settings(ScheduleKind::Cosine, Some(5)).has_same_rates(7, 100, 200));
+        assert!(constant.has_same_rates(1..=100, 100, 200));
+        assert!(
+            !settings(ScheduleKind::Constant, None).has_same_rates(1..=100, 100, 200),
+            "warm-up is longer"
+        );
+        assert!(!settings(ScheduleKind::Cosine, Some(5)).has_same_rates(1..=7, 100, 200));
         // Of 100 steps the last 10 decay, and the first of these is at the peak.
         let wsd = settings(ScheduleKind::Wsd, Some(5));
-        assert_eq!([91, 92].map(|n| wsd.has_same_rates(n, 100, 200)), [true, false]);
+        assert_eq!([91, 92].map(|n| wsd.has_same_rates(1..=n, 100, 200)), [true, false]);
+        assert!(!wsd.has_same_rates(92..=92, 100, 200));
     }
 
     #[test]

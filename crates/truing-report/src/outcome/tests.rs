@@ -169,28 +169,53 @@ fn answers_are_paired_by_question() {
     assert!(rows[0].1[0].change_text().starts_with("+35.0 points (+"));
 }
 
+/// Sums of 0.1 are rounded in different ways: the differences are equal all the same.
 #[test]
-fn shares_of_the_same_items_are_compared_in_pairs() {
-    let scores = |step, measure: &str, values: [f64; 40]| HeldOutScores {
+fn equal_differences_are_told_in_spite_of_rounding() {
+    let scores = |step, shift: f64| HeldOutScores {
         step,
-        measure: measure.into(),
-        values: values.map(Some).to_vec(),
+        measure: HeldOutScores::REWARD.into(),
+        values: (0..10).map(|i| Some(f64::from(i) * 0.3 + shift)).collect(),
         weights: Vec::new(),
     };
-    let passed = |n: usize| std::array::from_fn(|i| f64::from(u8::from(i < n)));
-    for (kind, measure) in [
-        ("grpo", HeldOutScores::PASS_RATE),
-        ("reward_model", HeldOutScores::ACCURACY),
-        ("embed", HeldOutScores::ACCURACY_OF_STEPS),
-    ] {
-        // From 14 to 21 of 40, and none is lost: unpaired this shows nothing.
-        let held_out = vec![scores(0, measure, passed(14)), scores(9, measure, passed(21))];
-        let found = of_stage(&StageRecord { held_out, ..stage(kind, &[]) });
-        let unpaired = Estimate::difference_of_shares((0.35, 40), (0.525, 40)).unwrap();
-        assert!(!unpaired.is_shown(), "{unpaired:?}");
-        assert_eq!(found[0].verdict(), Verdict::Better, "{kind}: {found:?}");
-        assert!(found[0].basis.contains("paired") && !found[0].basis.contains("unpaired"), "{kind}");
-        assert_eq!(found[0].before_text(), "35.0 %");
+    let with = |held_out| StageRecord { held_out, ..stage("grpo", &[]) };
+    let (before, after) = (scores(0, 0.0), scores(9, 0.1));
+    let exact = before.change_to(&after).unwrap();
+    assert!(exact.low < exact.high, "{exact:?}");
+    check(&of_stage(&with(vec![before, after])), &[("held-out reward", Verdict::NoSpread)]);
+    let few = |step, value| HeldOutScores { values: vec![Some(value)], ..scores(step, 0.0) };
+    let found = of_stage(&with(vec![few(0, 0.3), few(9, 0.6)]));
+    check(&found, &[("held-out reward", Verdict::TooFew)]);
+    assert_eq!(found[0].words(), "no interval: it is a single item");
+}
+
+/// Accuracies of embedding models are kept by step of the evaluation; few steps have no interval of their own.
+#[test]
+fn steps_of_the_evaluation_are_compared_from_five_on() {
+    let with = |kind: &str, measure: &str, n: u32| {
+        let scores = |step, gain: f64| HeldOutScores {
+            step,
+            measure: measure.into(),
+            values: (0..n).map(|i| Some(0.5 + gain * (1.0 + 0.1 * f64::from(i)))).collect(),
+            weights: vec![8.0; n as usize],
+        };
+        let row = |accuracy| [("eval_accuracy", accuracy), ("eval_samples", f64::from(8 * n))];
+        let rows: [(u64, &[(&str, f64)]); 2] = [(0, &row(0.5)), (9, &row(0.625))];
+        of_stage(&StageRecord { held_out: vec![scores(0, 0.0), scores(9, 0.1)], ..stage(kind, &rows) })
+    };
+    let embed = |n| with("embed", HeldOutScores::ACCURACY_OF_STEPS, n);
+    let found = embed(5);
+    check(&found, &[("held-out triplet accuracy", Verdict::Better)]);
+    assert_eq!(found[0].basis, "5 steps of the evaluation, paired; measured in training");
+    for (n, n_items) in [(1, 8), (4, 32)] {
+        let found = embed(n);
+        check(&found, &[("held-out triplet accuracy", Verdict::NotShown)]);
+        assert_eq!(found[0].basis, format!("{n_items} items, unpaired"));
+        let found = with("dpo", HeldOutScores::LOSS_OF_STEPS, n);
+        let losses: Vec<&Outcome> = found.iter().filter(|one| one.measure == "held-out loss").collect();
+        assert_eq!(losses[0].verdict(), Verdict::TooFew);
+        assert_eq!(losses[0].words(), "no interval: the evaluation has too few steps");
+        assert!(!losses[0].basis.contains("paired"), "{}", losses[0].basis);
     }
 }
 
@@ -233,6 +258,10 @@ fn the_loss_of_a_saved_model_is_told_from_that_in_training() {
     assert_eq!(saved.measure, "held-out loss of the saved model");
     assert_eq!(saved.basis, "1252 tokens; weights as saved (save_dtype)");
     assert_eq!(saved.verdict(), Verdict::NoInterval);
+    // An evaluation of an earlier version has no items to pair those of the later one with.
+    let later = Evaluation { heldout_items: vec![(10.0, 2.0), (10.0, 2.5)], ..evaluation("sft", 2.25) };
+    let record = RunRecord { evaluations: vec![evaluation("before", 3.0), later], ..RunRecord::default() };
+    assert_eq!(of_pipeline(&record)[0].1[0].basis, "1252 tokens; weights as saved (save_dtype)");
     let with_items = |label: &str, losses: [f64; 3]| Evaluation {
         heldout_items: losses.map(|loss| (10.0, loss)).to_vec(),
         ..evaluation(label, losses.iter().sum::<f64>() / 3.0)
@@ -244,6 +273,11 @@ fn the_loss_of_a_saved_model_is_told_from_that_in_training() {
     let rows = of_pipeline(&record);
     assert_eq!(rows[0].1[0].verdict(), Verdict::Better);
     assert!(rows[0].1[0].basis.starts_with("3 items of 1252 tokens, paired"));
+    let record = RunRecord {
+        evaluations: vec![with_items("before", [3.0, 2.0, 4.0]), with_items("sft", [2.9, 1.9, 3.9])],
+        ..RunRecord::default()
+    };
+    assert_eq!(of_pipeline(&record)[0].1[0].verdict(), Verdict::NoSpread);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use truing_model::{ComputeDtype, Engine, TrainableSpec};
 use truing_run::{Machine, Recipe as _};
 use truing_train::{Amount, Decoding, PlanRow, SegmentPlan, StepFlops, StepShape};
 
-use super::{GrpoConfig, GrpoInputs};
+use super::{GrpoConfig, GrpoInputs, KlKind};
 use crate::sampling::bytes_per_weight;
 use crate::training::time::secs_of;
 
@@ -31,7 +31,8 @@ impl StepSecs {
         let spec = &inputs.model.spec;
         let (gigaflops, gigabytes_per_second) = (machine.gigaflops?, machine.gigabytes_per_second?);
         let shape = shape_of_step(config, inputs);
-        let n_passes = if config.needs_reference() { 2.0 } else { 1.0 };
+        // Without a KL divergence the reference reads the fine-tuning data alone.
+        let n_passes = if config.kl() == KlKind::None { 1.0 } else { 2.0 };
         let n_updates = config.updates_per_step() as f64;
         let of_completions = StepFlops::of(spec, trainable, &shape, segments).total();
         let ptx = ptx_of_update(config, inputs);

@@ -6,7 +6,7 @@ use truing_stages::classifier::ClassifierStage;
 use truing_stages::distill::DistillStage;
 use truing_stages::dpo::DpoStage;
 use truing_stages::embed::train::EmbedStage;
-use truing_stages::grpo::{GrpoPlan, GrpoStage, StepSecs};
+use truing_stages::grpo::{GrpoPlan, GrpoStage};
 use truing_stages::reward::RewardModelStage;
 use truing_stages::sft::SftStage;
 use truing_stages::training::RunPlan as _;
@@ -261,6 +261,8 @@ fn the_time_of_a_policy_step_is_that_of_its_parts() {
     assert_close(seconds(&plan(&[], &MACHINE), "time of the run"), 4.0 * found.total().unwrap());
     // The reference is half of the comparison, each iteration repeats the updates, and prompts are counted once.
     assert_close(secs(&["kl=none"]).comparing, found.comparing / 2.0);
+    let ptx = ["kl=none", "ptx_coefficient=0.5", "ptx_data=[{path=\"rows.jsonl\"}]"];
+    assert_close(secs(&ptx).comparing, found.comparing / 2.0);
     assert_close(secs(&["num_iterations=3"]).updating, 3.0 * found.updating);
     assert!(secs(&["share_prompts=false"]).updating > found.updating);
     assert!(secs(&["max_completion_length=24"]).sampling.unwrap() > 1.9 * sampling);
@@ -276,9 +278,25 @@ fn the_time_of_a_policy_step_is_that_of_its_parts() {
 }
 
 #[test]
-fn time_on_servers_is_not_known() {
-    let secs = StepSecs { sampling: None, comparing: 1.0, updating: 2.0 };
-    assert_eq!(secs.total(), None);
+fn the_time_of_sampling_on_servers_is_not_known() {
+    let folder = policies::folder();
+    let servers = ["rollouts.model=tiny", "rollouts.servers=[\"http://127.0.0.1:9\"]"];
+    let plan: GrpoPlan = planned::<GrpoStage>(policies::RECIPE, folder.path(), &servers, &MACHINE);
+    let secs = plan.step_secs.unwrap();
+    assert_eq!((secs.sampling, secs.total()), (None, None));
+    assert!(secs.comparing > 0.0 && secs.updating > 0.0);
+    let table = plan.table();
+    let unknown: Vec<&str> = table
+        .iter()
+        .filter(|row| matches!(row.amount, Amount::Unknown(_)))
+        .map(|row| row.name.as_str())
+        .collect();
+    let expected = [
+        "time of sampling, completions of full length",
+        "time of a step, without rewards",
+        "time of the run",
+    ];
+    assert_eq!(unknown, expected);
 }
 
 #[test]

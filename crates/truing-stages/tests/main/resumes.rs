@@ -273,6 +273,29 @@ fn a_longer_run_with_other_rates_before_is_said_not_to_be_bit_equal() {
     assert_eq!(told(true), (false, false));
 }
 
+/// Runs of 10 and of 15 steps have the same rates up to step 5, but the steps before may be those of a shorter run.
+#[test]
+fn a_run_that_is_made_longer_twice_keeps_the_rates_of_its_first_length() {
+    let run = |folder: &Path, n: &str, start, stop: Box<dyn Fn(&Event) -> bool>| {
+        let wsd = ["lr_scheduler_type=wsd", "decay_ratio=0.6", "warmup_steps=0"];
+        setup::run(folder, &[&wsd[..], &[n]].concat(), start, stop).unwrap().1
+    };
+    let is_told = |is_shorter_first: bool| {
+        let folder = setup::folder();
+        let mut start = Start::Fresh;
+        if is_shorter_first {
+            // Of 5 steps the fourth has a lower rate.
+            run(folder.path(), "max_steps=5", start, Box::new(is_metrics_of(4)));
+            start = Start::Resume;
+        }
+        run(folder.path(), "max_steps=10", start, Box::new(is_metrics_of(5)));
+        let events = run(folder.path(), "max_steps=15", Start::Resume, Box::new(is_metrics_of(6)));
+        assert!(has_note(&events, "from step 6 on the learning rate follows the schedule"), "{events:?}");
+        has_note(&events, "not bit-equal to that of a run of 15 steps from the start")
+    };
+    assert_eq!([true, false].map(is_told), [true, false]);
+}
+
 /// A run that was killed between its model and its outcome is extended from its checkpoint, as one that ended.
 #[test]
 fn a_finished_run_without_its_outcome_is_extended_too() {
