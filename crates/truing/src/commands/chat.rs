@@ -1,20 +1,13 @@
 //! `truing chat`: a conversation on the terminal. Lines from a pipe work as well, one turn a line.
 
-use std::cell::Cell;
 use std::io::{self, BufRead};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use clap::Args;
-use rustyline::completion::Completer;
+use rustyline::DefaultEditor;
 use rustyline::config::Configurer as _;
 use rustyline::error::ReadlineError;
-use rustyline::highlight::{CmdKind, Highlighter};
-use rustyline::hint::Hinter;
-use rustyline::history::DefaultHistory;
-use rustyline::validate::{ValidationContext, ValidationResult, Validator};
-use rustyline::{Editor, Helper};
 use truing_types::{ChatModel, ChatRequest, Conversation, FinishReason, Message, Role, SamplingOptions};
 
 use super::model::ModelArguments;
@@ -87,63 +80,10 @@ const MAX_HISTORY: usize = 1000;
 /// Their file in the cache folder. The editor makes it readable by its owner alone.
 const HISTORY_FILE: &str = "chat_history";
 
-/// Nobody types two keys within this time of each other; a paste brings all of its keys at once.
-const PASTE_GAP: Duration = Duration::from_millis(5);
-
-/// Notices pastes on terminals that do not mark them (bracketed paste): an Enter that follows another key at once is a
-/// line end of the text, and does not send it. Without that the editor returns the first line and drops the rest.
-#[derive(Debug, Default)]
-struct PasteWatch {
-    last_edit: Cell<Option<Instant>>,
-}
-
-impl PasteWatch {
-    fn edited(&self, now: Instant) {
-        self.last_edit.set(Some(now));
-    }
-
-    /// Whether an Enter that arrives `now` belongs to a paste.
-    fn is_inside_paste(&self, now: Instant) -> bool {
-        self.last_edit.get().is_some_and(|last| now.saturating_duration_since(last) < PASTE_GAP)
-    }
-}
-
-impl Highlighter for PasteWatch {
-    /// Called after every edit, and once more before a line is returned.
-    fn highlight_char(&self, _: &str, _: usize, kind: CmdKind) -> bool {
-        if kind != CmdKind::ForcedRefresh {
-            self.edited(Instant::now());
-        }
-        false
-    }
-}
-
-impl Validator for PasteWatch {
-    /// Asked at every Enter. Incomplete input gets a line end in place of being returned.
-    fn validate(&self, _: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
-        Ok(match self.is_inside_paste(Instant::now()) {
-            true => ValidationResult::Incomplete,
-            false => ValidationResult::Valid(None),
-        })
-    }
-}
-
-impl Completer for PasteWatch {
-    type Candidate = String;
-}
-
-impl Hinter for PasteWatch {
-    type Hint = String;
-}
-
-impl Helper for PasteWatch {}
-
-type LineEditor = Editor<PasteWatch, DefaultHistory>;
-
 /// Where the turns come from.
 enum Input {
-    /// A terminal, with line editing and history. A paste is one turn, however long.
-    Editor { editor: Box<LineEditor>, history: Option<PathBuf> },
+    /// A terminal, with line editing and history. A paste that the terminal marks is one turn, however long.
+    Editor { editor: Box<DefaultEditor>, history: Option<PathBuf> },
     /// A pipe, one turn per line.
     Pipe(io::Lines<io::StdinLock<'static>>),
 }
@@ -153,8 +93,7 @@ impl Input {
         if !(context.printer.stdout_is_terminal() && io::IsTerminal::is_terminal(&io::stdin())) {
             return Ok(Self::Pipe(io::stdin().lock().lines()));
         }
-        let mut editor = Box::new(LineEditor::new()?);
-        editor.set_helper(Some(PasteWatch::default()));
+        let mut editor = Box::new(DefaultEditor::new()?);
         editor.set_max_history_size(MAX_HISTORY)?;
         editor.set_auto_add_history(true);
         let cache = context.environment.model_cache.as_ref().filter(|_| keeps_history);
@@ -295,30 +234,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_enter_that_follows_a_key_at_once_belongs_to_a_paste() {
-        let watch = PasteWatch::default();
-        let start = Instant::now();
-        let after = |micros| start + Duration::from_micros(micros);
-        assert!(!watch.is_inside_paste(start), "nothing was typed yet");
-        watch.edited(start);
-        assert!(watch.is_inside_paste(after(200)));
-        assert!(!watch.is_inside_paste(after(30_000)), "typed by hand");
-        // The line end of the first Enter is an edit too, so that empty lines of a paste stay.
-        watch.edited(after(300));
-        assert!(watch.is_inside_paste(after(400)));
-        assert!(!watch.is_inside_paste(after(1_000_000)), "the Enter that sends the paste");
-    }
-
-    #[test]
-    fn a_refresh_before_a_line_is_returned_is_no_edit() {
-        let watch = PasteWatch::default();
-        watch.highlight_char("", 0, CmdKind::ForcedRefresh);
-        assert_eq!(watch.last_edit.get(), None);
-        watch.highlight_char("a", 1, CmdKind::Other);
-        assert!(watch.last_edit.get().is_some());
-    }
-
     #[cfg(unix)]
     #[test]
     fn the_history_is_readable_by_its_owner_alone() {
@@ -329,11 +244,11 @@ mod tests {
         // As an earlier version, or another program, may have left it.
         std::fs::write(&path, "").unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        let mut editor = LineEditor::new().unwrap();
+        let mut editor = DefaultEditor::new().unwrap();
         editor.add_history_entry("first line\nsecond line").unwrap();
         drop(Input::Editor { editor: Box::new(editor), history: Some(path.clone()) });
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        let mut again = LineEditor::new().unwrap();
+        let mut again = DefaultEditor::new().unwrap();
         again.load_history(&path).unwrap();
         assert_eq!(again.history().iter().collect::<Vec<_>>(), ["first line\nsecond line"]);
     }
