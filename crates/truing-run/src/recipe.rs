@@ -10,7 +10,7 @@ mod schema;
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 use truing_model::ComputeDtype;
@@ -483,10 +483,10 @@ fn from_text<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, RecipeEr
     })
 }
 
-/// Reads settings through their text: deserialisation of a recipe is much code, and is compiled for the format of texts
-/// anyway.
+/// Reads settings through their text. The deserialiser of a recipe is much code; so it is compiled for TOML text alone,
+/// and not for tables as well.
 fn from_value<R: DeserializeOwned>(value: &Value) -> Result<R, toml::de::Error> {
-    toml::from_str(&toml::to_string(value).expect("a table of settings is TOML"))
+    toml::from_str(&toml::to_string(value).map_err(toml::de::Error::custom)?)
 }
 
 fn to_table(recipe: &impl Recipe) -> Table {
