@@ -1,12 +1,12 @@
 //! Products in bf16: the copy of the weights that they read, its numbers and its bytes. The conformance suite runs in
 //! bf16 as in f32.
 
+use truing_conformance::engine::{adamw, models::bert};
 use truing_cpu::CpuEngine;
 use truing_kernels::Bf16Matrix;
 use truing_model::{
-    AdamWStep, Adapters, ComputeDtype, DecoderSpec, DecodingWeights, EncoderSpec, Engine, HeadKind,
-    ModelSpec, OptimizerStep, ParameterRole, ParameterStore, ParameterTensor, Pooling, SaveActivations,
-    TrainableSpec,
+    Adapters, ComputeDtype, DecoderSpec, DecodingWeights, EncoderSpec, Engine, HeadKind, ModelSpec,
+    ParameterRole, ParameterStore, ParameterTensor, SaveActivations, TrainableSpec,
 };
 use truing_types::{PackedBatch, RowOrigin, TokenId};
 
@@ -40,16 +40,7 @@ fn step_on(engine: &mut CpuEngine, batch: &PackedBatch, number: u64, learning_ra
     let (results, d_hidden) = engine.log_probs_backward(hidden, &targets, &d_log_probs).unwrap();
     let d_hidden = engine.segment_backward(&device, saved, d_hidden).unwrap();
     engine.embed_backward(&device, d_hidden).unwrap();
-    let step = AdamWStep {
-        step: number,
-        learning_rate,
-        beta1: 0.9,
-        beta2: 0.999,
-        epsilon: 1e-8,
-        weight_decay: 0.0,
-        gradient_scale: 1.0,
-    };
-    engine.optimizer_step(&OptimizerStep::AdamW(step)).unwrap();
+    engine.optimizer_step(&adamw(number, learning_rate)).unwrap();
     -results.log_probs.iter().map(|&l| f64::from(l)).sum::<f64>() / n as f64
 }
 
@@ -163,21 +154,7 @@ fn the_bytes_of_the_copy_are_known_before() {
         let [f32, bf16] = parameter_bytes(spec, &trainable);
         assert_eq!(bf16 - f32, copied);
     }
-    let encoder = EncoderSpec {
-        vocab_size: 40,
-        hidden_size: 12,
-        intermediate_size: 20,
-        n_layers: 2,
-        n_heads: 3,
-        max_position_embeddings: 32,
-        n_token_types: 2,
-        layer_norm_eps: 1e-5,
-        pooling: Pooling::Mean,
-        is_normalized: true,
-        max_sequence_length: 32,
-        is_lower_cased: false,
-        n_outputs: Some(3),
-    };
+    let encoder = EncoderSpec { n_layers: 2, n_outputs: Some(3), ..bert() };
     let copied = 2 * size(&encoder.parameters(), &[matrix]);
     let [f32, bf16] = parameter_bytes(encoder, &trainable);
     assert_eq!(bf16 - f32, copied);

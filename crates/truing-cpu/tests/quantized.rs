@@ -1,43 +1,14 @@
 //! The 8-bit copy of this engine: its numbers, bit for bit, and its bytes.
 
+pub(crate) use truing_conformance::engine::decoding::decoded;
+pub(crate) use truing_conformance::engine::models::untied_with_biases as spec;
 use truing_cpu::CpuEngine;
 use truing_kernels::Int8Matrix;
 use truing_model::{
-    ComputeDtype, DecoderSpec, DecodingWeights, Engine, EngineOptions, HeadKind, LoraSpec, ParameterRole,
+    ComputeDtype, DecoderSpec, DecodingWeights, Engine, EngineOptions, LoraSpec, ParameterRole,
     ParameterStore, ParameterTensor, PutWeight, TrainableSpec,
 };
 use truing_parallel::Solo;
-use truing_types::TokenId;
-
-const TOKENS: [TokenId; 7] = [3, 1, 4, 1, 5, 9, 2];
-
-/// A small untied decoder with every bias.
-pub(crate) fn spec() -> DecoderSpec {
-    DecoderSpec {
-        architecture: "LlamaForCausalLM".into(),
-        vocab_size: 24,
-        hidden_size: 12,
-        intermediate_size: 20,
-        n_layers: 3,
-        n_heads: 6,
-        n_kv_heads: 2,
-        head_dim: 4,
-        rms_norm_eps: 1e-5,
-        rope_theta: 10_000.0,
-        rope_scaling: None,
-        max_position_embeddings: 64,
-        head: HeadKind::LanguageModel,
-        tie_word_embeddings: false,
-        qkv_bias: true,
-        output_bias: true,
-        mlp_bias: true,
-        qk_norm: false,
-        sliding_windows: vec![None; 3],
-        variant: truing_model::DecoderVariant::default(),
-        bos_token_id: None,
-        eos_token_ids: vec![],
-    }
-}
 
 /// An engine whose weights are a fixed function of index and place.
 pub(crate) fn engine(spec: &DecoderSpec, trainable: &TrainableSpec) -> CpuEngine {
@@ -59,17 +30,6 @@ pub(crate) fn engine_in(dtype: ComputeDtype, spec: &DecoderSpec, trainable: &Tra
     };
     let options = EngineOptions { n_threads: 2, dtype, ..EngineOptions::default() };
     CpuEngine::load(spec.clone().into(), trainable.clone(), &options, &Solo::groups(), &mut weights).unwrap()
-}
-
-/// The logits after each token, one token at a time.
-pub(crate) fn decoded(engine: &mut CpuEngine, weights: DecodingWeights) -> Vec<f32> {
-    let mut cache = engine.new_cache(TOKENS.len()).unwrap();
-    let mut all = Vec::new();
-    for token in TOKENS {
-        let logits = engine.extend(&mut cache, &[token], weights).unwrap();
-        all.extend(engine.read_logits(&logits).unwrap());
-    }
-    all
 }
 
 /// Puts into every matrix the numbers that its 8-bit blocks encode.

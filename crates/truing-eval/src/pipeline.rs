@@ -123,7 +123,7 @@ impl Evaluation {
             weights: evaluation.heldout_items.iter().map(|&(weight, _)| weight).collect(),
             ..HeldOutScores::default()
         };
-        Estimate::weighted_mean(&scores(earlier).differences(&scores(self))?)
+        scores(earlier).change_to(&scores(self))
     }
 
     /// How the items of a set went that an earlier evaluation has too.

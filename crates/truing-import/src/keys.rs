@@ -222,7 +222,11 @@ fn named(key: &str) -> Option<Counterpart> {
             && names(tool).any(|name| name.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')));
         let table = Answer::Instead("`truing import` translates verl's tables");
         let Some(answer) = own.copied().or_else(|| is_table.then_some(table)) else { continue };
-        let is_same = matches!(answer, Answer::Key(same, _) if same == key);
+        let is_same = match answer {
+            Answer::Key(same, _) => same == key,
+            Answer::Becomes(what) => what == format!("it is `{key}`"),
+            _ => false,
+        };
         // Data sets of LLaMA-Factory and verl's `data` are tables that truing has as well.
         if is_same || ["data", "reward", "reward_model", "columns"].contains(&key) {
             continue;
@@ -283,7 +287,7 @@ mod tests {
              in float32; `compute_dtype = \"bf16\"` multiplies in bf16, and `save_dtype = \"bf16\"` saves the \
              model in half the size, rounded",
         );
-        for same in ["learning_rate", "max_grad_norm", "data", "no_such_key", "", "."] {
+        for same in ["learning_rate", "model_name_or_path", "max_grad_norm", "data", "no_such_key", "", "."] {
             assert_eq!(counterpart(same), None, "{same}");
         }
         assert_eq!(counterpart("cutoff_len").unwrap().key(), Some("max_length"));

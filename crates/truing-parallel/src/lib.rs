@@ -3,7 +3,7 @@
 //!
 //! Beside them is what a job of several processes needs: [`Rendezvous`] reads what a launcher says about the ranks, and
 //! a [`ControlChannel`] notices ranks that died, panicked or stopped. What every implementation has to do is a suite of
-//! checks, `conformance` (a feature).
+//! checks in the crate `truing-conformance`.
 
 mod call;
 mod control;

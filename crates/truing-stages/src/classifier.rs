@@ -211,7 +211,7 @@ impl Stage for ClassifierStage {
     }
 
     fn disk_space(config: &TrainingConfig) -> Result<Option<DiskSpace>, StageError> {
-        // An encoder has some hundred megabytes at most.
+        // Encoders are small: their space is not checked.
         match EncoderFiles::is_encoder(Path::new(&config.model_name_or_path)) {
             true => Ok(None),
             false => disk_space_by_model(config),

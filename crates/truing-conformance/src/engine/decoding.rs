@@ -16,8 +16,11 @@ use truing_model::{
 
 const TOKENS: [TokenId; 7] = [3, 1, 4, 1, 5, 9, 2];
 
-/// The logits after each of [`TOKENS`], one token at a time.
-fn decoded<E: Engine>(engine: &mut E, weights: DecodingWeights) -> Vec<f32> {
+/// The logits after each token of a short text, one token at a time.
+///
+/// # Panics
+/// When the engine returns an error.
+pub fn decoded<E: Engine>(engine: &mut E, weights: DecodingWeights) -> Vec<f32> {
     let mut cache = engine.new_cache(TOKENS.len()).unwrap();
     let mut all = Vec::new();
     for token in TOKENS {

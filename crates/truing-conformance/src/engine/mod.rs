@@ -21,7 +21,7 @@ pub mod forward;
 pub mod gradients;
 pub mod heads;
 pub mod loading;
-mod models;
+pub mod models;
 pub mod parameters;
 pub mod pytorch;
 pub mod ranks;
@@ -29,6 +29,8 @@ pub mod refusals;
 pub mod sampling;
 pub mod sequence_groups;
 mod support;
+
+pub use support::adamw;
 
 use truing_model::{ComputeDtype, Engine};
 

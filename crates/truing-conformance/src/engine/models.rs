@@ -36,7 +36,9 @@ pub(super) fn first_and_last_projection(spec: &DecoderSpec) -> Vec<String> {
     [all.first(), all.last()].into_iter().flatten().cloned().collect()
 }
 
-pub(super) fn llama() -> DecoderSpec {
+/// A small decoder with tied embeddings and grouped queries.
+#[must_use]
+pub fn llama() -> DecoderSpec {
     DecoderSpec {
         architecture: "LlamaForCausalLM".into(),
         vocab_size: 24,
@@ -63,7 +65,9 @@ pub(super) fn llama() -> DecoderSpec {
     }
 }
 
-pub(super) fn untied_with_biases() -> DecoderSpec {
+/// The same untied, with every bias.
+#[must_use]
+pub fn untied_with_biases() -> DecoderSpec {
     DecoderSpec { tie_word_embeddings: false, qkv_bias: true, output_bias: true, mlp_bias: true, ..llama() }
 }
 
@@ -75,7 +79,9 @@ pub(super) fn reward_model(n_outputs: usize) -> DecoderSpec {
     DecoderSpec { head: HeadKind::Score { n_outputs }, ..llama() }
 }
 
-pub(super) fn bert() -> EncoderSpec {
+/// A small encoder.
+#[must_use]
+pub fn bert() -> EncoderSpec {
     EncoderSpec {
         vocab_size: 40,
         hidden_size: 12,

@@ -267,7 +267,8 @@ pub(super) fn raise_adapters<E: Engine>(engine: &mut E) {
 }
 
 /// An AdamW step with PyTorch's defaults and without decay.
-pub(super) fn adamw(step: u64, learning_rate: f32) -> OptimizerStep {
+#[must_use]
+pub fn adamw(step: u64, learning_rate: f32) -> OptimizerStep {
     OptimizerStep::AdamW(AdamWStep {
         step,
         learning_rate,

@@ -1,4 +1,4 @@
-//! TOML files of this program that are no recipes of stages, told apart by their keys.
+//! TOML files of this program that are not recipes of stages. Their keys say which kind they are.
 
 use std::path::Path;
 

@@ -17,26 +17,26 @@ impl From<String> for OverrideError {
     }
 }
 
-/// Why a key leads nowhere. `way` is what comes before it.
+/// Why the key of an override cannot be found in a recipe. `parent` is the part of it that was found.
 enum NoPlace<'a> {
-    /// An entry of a list that has none.
-    EmptyList { way: &'a str },
+    /// `parent` is a list without entries.
+    EmptyList { parent: &'a str },
     /// Anything else, in a sentence.
     Other(String),
 }
 
 impl NoPlace<'_> {
-    /// What to tell of the override `keys=value`.
-    fn told(self, keys: &str, value: &Value) -> OverrideError {
+    /// The error of the override `keys=value`.
+    fn error(self, keys: &str, value: &Value) -> OverrideError {
         match self {
-            Self::EmptyList { way } => {
-                let inside = keys.strip_prefix(way).unwrap_or(keys).trim_start_matches('.');
+            Self::EmptyList { parent } => {
+                let inside = keys.strip_prefix(parent).unwrap_or(keys).trim_start_matches('.');
                 let entry = match inside.split_once('.') {
                     Some((_, key)) => format!("{{ {key} = {value} }}"),
                     None => value.to_string(),
                 };
-                let whole = format!("--set '{way}=[{entry}]'");
-                OverrideError::Invalid(format!("`{way}` is an empty list; `{whole}` gives it an entry"))
+                let whole = format!("--set '{parent}=[{entry}]'");
+                OverrideError::Invalid(format!("`{parent}` is an empty list; `{whole}` gives it an entry"))
             }
             Self::Other(reason) => OverrideError::Invalid(reason),
         }
@@ -56,10 +56,10 @@ pub(super) fn apply_override<R: Recipe>(
     let value = as_toml.unwrap_or_else(|| Value::String(text.trim().to_owned()));
     let mut root = Value::try_from(recipe).map_err(|error| error.to_string())?;
     let (tables, key) = keys.rsplit_once('.').unwrap_or(("", keys));
-    let told = |no_place: NoPlace<'_>| no_place.told(keys, &value);
-    let place = walk(&mut root, tables).map_err(told)?;
+    let failed = |no_place: NoPlace<'_>| no_place.error(keys, &value);
+    let place = walk(&mut root, tables).map_err(failed)?;
     let is_given_back = text.trim().is_empty() && place.is_table();
-    *step_into(place, key, tables).map_err(told)? = value.clone();
+    *step_into(place, key, tables).map_err(failed)? = value.clone();
     if let Some(unknown) =
         root.as_table().and_then(|table| schema::unknown_keys(schema, table).into_iter().next())
     {
@@ -71,7 +71,7 @@ pub(super) fn apply_override<R: Recipe>(
         } else {
             None
         };
-        if let Value::Table(table) = walk(&mut root, tables).map_err(told)? {
+        if let Value::Table(table) = walk(&mut root, tables).map_err(failed)? {
             table.remove(key);
             table.extend(default.map(|default| (schema::own_name(schema, key).to_owned(), default)));
         }
@@ -81,7 +81,7 @@ pub(super) fn apply_override<R: Recipe>(
         Err(error) => {
             // An alias was typed: the setting is there under its own name too, which serde's message quotes.
             let own_name = error.message().strip_prefix(DUPLICATE).and_then(|rest| rest.strip_suffix('`'));
-            let (Some(own_name), Value::Table(table)) = (own_name, walk(&mut root, tables).map_err(told)?)
+            let (Some(own_name), Value::Table(table)) = (own_name, walk(&mut root, tables).map_err(failed)?)
             else {
                 return Err(error.message().to_owned().into());
             };
@@ -102,21 +102,21 @@ fn walk<'a, 'k>(root: &'a mut Value, tables: &'k str) -> Result<&'a mut Value, N
     Ok(place)
 }
 
-/// The place of `key` in `place`, which `way` leads to. In a table it is made where it is not there.
-fn step_into<'a, 'k>(place: &'a mut Value, key: &str, way: &'k str) -> Result<&'a mut Value, NoPlace<'k>> {
+/// The place of `key` in `place`, whose own key is `parent`. In a table it is made where it is missing.
+fn step_into<'a, 'k>(place: &'a mut Value, key: &str, parent: &'k str) -> Result<&'a mut Value, NoPlace<'k>> {
     match place {
         Value::Table(table) => Ok(table.entry(key).or_insert_with(|| Value::Table(Table::new()))),
         Value::Array(list) => {
             let n_entries = list.len();
             let entry = key.parse::<usize>().ok().and_then(|idx| list.get_mut(idx));
             entry.ok_or_else(|| match n_entries {
-                0 => NoPlace::EmptyList { way },
+                0 => NoPlace::EmptyList { parent },
                 n => NoPlace::Other(format!(
-                    "`{key}` is not an entry of the list `{way}`, which has {n}: the last is `{way}.{}`",
+                    "`{key}` is not an entry of the list `{parent}`, which has {n}: the last is `{parent}.{}`",
                     n - 1
                 )),
             })
         }
-        _ => Err(NoPlace::Other(format!("`{key}` cannot be looked up in `{way}`, which is not a table"))),
+        _ => Err(NoPlace::Other(format!("`{key}` cannot be looked up in `{parent}`, which is not a table"))),
     }
 }

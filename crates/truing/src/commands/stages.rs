@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn no_recipe_of_a_stage_has_a_key_that_tells_another_kind_of_file() {
+    fn no_recipe_of_a_stage_has_a_key_of_another_kind_of_file() {
         for key in recipe::FileKind::ALL.into_iter().flat_map(recipe::FileKind::own_keys) {
             assert!(!is_setting(key), "{key}");
         }
